@@ -1,0 +1,372 @@
+"""Configuration: names, types, defaults, units and help of every choice, and how presets and overrides are merged.
+
+A config is a frozen dataclass, hashable, and complete: it alone reproduces a run. `load` starts from the defaults below
+(the published DreamerV3), applies presets from ``configs/`` left to right, then ``key=value`` overrides. Unknown keys and
+wrong types fail at once with the nearest valid name.
+"""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says what, got, expected and what to do."""
+
+
+def _field(default: Any, help: str, unit: str = "") -> Any:
+    metadata = {"help": help, "unit": unit}
+    if dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=type(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _require(condition: bool, key: str, got: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}={got} cannot be used: expected {expected}.")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """How environments are made and stepped."""
+
+    count: int = _field(16, "environments stepped in parallel", "environments")
+    workers: Literal["sync", "async"] = _field(
+        "sync", "step environments one after another in this process, or each in its own process over shared memory"
+    )
+    repeat: int = _field(1, "times each action is applied; rewards are summed", "env steps per agent step")
+    check: bool = _field(True, "refuse observations that are not finite, or outside their space")
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, "env.count", self.count, "at least 1")
+        _require(self.repeat >= 1, "env.repeat", self.repeat, "at least 1")
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Experience replay and the batches drawn from it."""
+
+    capacity: int = _field(5_000_000, "steps kept; the oldest are forgotten", "agent steps")
+    batch_size: int = _field(16, "sequences per update (B)", "sequences")
+    batch_length: int = _field(64, "steps per sequence (T)", "agent steps")
+    online: bool = _field(True, "use every fresh sequence once before sampling uniformly")
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "replay.batch_size", self.batch_size, "at least 1")
+        _require(self.batch_length >= 2, "replay.batch_length", self.batch_length, "at least 2")
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Recurrent state-space model: block GRU with categorical latents."""
+
+    deter: int = _field(8192, "width of the recurrent state (D)", "units")
+    hidden: int = _field(1024, "width of the layers around it", "units")
+    stoch: int = _field(32, "categorical variables (S)", "variables")
+    classes: int = _field(64, "classes of each variable (C)", "classes")
+    blocks: int = _field(8, "diagonal blocks of the recurrent matrix (G)", "blocks")
+    prior_layers: int = _field(2, "hidden layers of the prior", "layers")
+    posterior_layers: int = _field(1, "hidden layers of the posterior", "layers")
+    unimix: float = _field(0.01, "share of the uniform distribution mixed into prior and posterior", "probability")
+    free_nats: float = _field(1.0, "KL below this is free, per step, after summing the variables", "nats")
+
+    def __post_init__(self) -> None:
+        _require(self.deter % self.blocks == 0, "rssm.deter", self.deter, f"a multiple of rssm.blocks={self.blocks}")
+        _require(self.classes >= 2, "rssm.classes", self.classes, "at least 2")
+        _require(0 <= self.unimix < 1, "rssm.unimix", self.unimix, "a probability in [0, 1)")
+
+
+@dataclass(frozen=True)
+class NetsConfig:
+    """Encoder, decoder and heads."""
+
+    units: int = _field(1024, "width of every multilayer perceptron", "units")
+    depth: int = _field(64, "base channels of the convolutions", "channels")
+    mults: tuple[int, ...] = _field((2, 3, 4, 4), "channel multipliers, one per halving of the image")
+    kernel: int = _field(5, "kernel size of the convolutions", "pixels")
+    encoder_layers: int = _field(3, "hidden layers of the vector encoder", "layers")
+    decoder_layers: int = _field(3, "hidden layers of the vector decoder", "layers")
+    reward_layers: int = _field(1, "hidden layers of the reward head", "layers")
+    cont_layers: int = _field(1, "hidden layers of the continue head", "layers")
+    actor_layers: int = _field(3, "hidden layers of the actor", "layers")
+    critic_layers: int = _field(3, "hidden layers of the critic", "layers")
+    bins: int = _field(255, "bins of the symexp two-hot distribution; odd, so that one bin is exactly 0", "bins")
+    dtype: Literal["float32", "bfloat16"] = _field(
+        "bfloat16", "dtype of activations; parameters, norms, softmax, losses and moments are float32 always"
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.bins >= 3 and self.bins % 2 == 1, "nets.bins", self.bins, "an odd number of at least 3")
+        _require(len(self.mults) >= 1, "nets.mults", self.mults, "at least one multiplier")
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Actor and critic, learned in imagination."""
+
+    horizon: int = _field(15, "imagined steps (H)", "agent steps")
+    starts: int = _field(0, "imagination starts from the last this many states of each sequence; 0: from all", "states")
+    return_horizon: float = _field(333.0, "discount = 1 - 1 / return_horizon", "agent steps")
+    return_lambda: float = _field(0.95, "mixing of the lambda-return")
+    cont_discount: bool = _field(True, "train the continue head on (1 - terminal) * discount instead of 1 - terminal")
+    entropy: float = _field(3e-4, "scale of the entropy bonus")
+    actor_unimix: float = _field(
+        0.01, "share of the uniform distribution mixed into discrete actions (the paper's; official code: 0)"
+    )
+    min_std: float = _field(0.1, "smallest standard deviation of continuous actions")
+    max_std: float = _field(1.0, "largest standard deviation of continuous actions")
+    return_rate: float = _field(0.01, "rate of the moving average of return percentiles", "per update")
+    return_limit: float = _field(1.0, "returns are never scaled up: the divisor is at least this", "reward")
+    slow_rate: float = _field(0.02, "rate at which the slow critic follows the critic", "per update")
+    slow_regularizer: float = _field(1.0, "weight of the slow critic's prediction as a second target")
+
+    def __post_init__(self) -> None:
+        _require(self.horizon >= 1, "behavior.horizon", self.horizon, "at least 1")
+        _require(self.return_horizon > 1, "behavior.return_horizon", self.return_horizon, "more than 1")
+        _require(0 <= self.return_lambda <= 1, "behavior.return_lambda", self.return_lambda, "a number in [0, 1]")
+        _require(0 < self.min_std <= self.max_std, "behavior.min_std", self.min_std, "0 < min_std <= max_std")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of the one loss."""
+
+    reconstruction: float = _field(1.0, "weight of every observation key")
+    reward: float = _field(1.0, "weight of the reward head")
+    cont: float = _field(1.0, "weight of the continue head")
+    dyn: float = _field(1.0, "weight of KL(stop_gradient(posterior) || prior)")
+    rep: float = _field(0.1, "weight of KL(posterior || stop_gradient(prior))")
+    actor: float = _field(1.0, "weight of the policy gradient and the entropy bonus")
+    critic: float = _field(1.0, "weight of the critic on imagined returns")
+    replay_critic: float = _field(0.3, "weight of the critic on replayed rewards")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """LaProp with adaptive gradient clipping."""
+
+    lr: float = _field(4e-5, "learning rate")
+    warmup: int = _field(1000, "updates over which the learning rate rises from 0", "updates")
+    clip: float = _field(0.3, "largest ratio of gradient norm to parameter norm, per tensor; 0 disables")
+    clip_min: float = _field(1e-3, "parameter norms below this count as this")
+    beta1: float = _field(0.9, "decay of the momentum")
+    beta2: float = _field(0.999, "decay of the second moment")
+    eps: float = _field(1e-20, "added to the root of the second moment")
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
+        _require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train, and what to write down."""
+
+    env_steps: int = _field(1_000_000, "train until this many environment steps were taken", "env steps")
+    train_ratio: float = _field(32.0, "replayed steps per agent step", "replayed steps per agent step")
+    eval_episodes: int = _field(20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes")
+    log_every: float = _field(10.0, "seconds between lines of metrics", "seconds")
+    save_every: float = _field(600.0, "seconds between checkpoints", "seconds")
+    wandb: bool = _field(False, "send metrics to Weights & Biases as well")
+
+    def __post_init__(self) -> None:
+        _require(self.env_steps >= 1, "run.env_steps", self.env_steps, "at least 1")
+        _require(self.train_ratio > 0, "run.train_ratio", self.train_ratio, "a positive number")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    task: str = _field("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
+    seed: int = _field(0, "one seed from which all randomness is derived")
+    logdir: str = _field("", "directory of the run; empty: runs/TIME-TASK-SEED")
+    env: EnvConfig = _field(EnvConfig(), "environments")
+    replay: ReplayConfig = _field(ReplayConfig(), "replay")
+    rssm: RSSMConfig = _field(RSSMConfig(), "recurrent state-space model")
+    nets: NetsConfig = _field(NetsConfig(), "networks")
+    behavior: BehaviorConfig = _field(BehaviorConfig(), "actor and critic")
+    loss: LossConfig = _field(LossConfig(), "loss weights")
+    optimizer: OptimizerConfig = _field(OptimizerConfig(), "optimizer")
+    run: RunConfig = _field(RunConfig(), "run")
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "an integer in [0, 2**31)")
+        length, starts = self.replay.batch_length, self.behavior.starts
+        _require(0 <= starts <= length, "behavior.starts", starts, f"0 to replay.batch_length={length}")
+        steps = self.env.count * (length + 1)
+        _require(
+            self.replay.capacity >= steps,
+            "replay.capacity",
+            self.replay.capacity,
+            f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment",
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Presets and overrides
+
+
+def preset_directory() -> pathlib.Path:
+    """Directory of the preset files: ``configs/`` of a checkout, or its copy inside an installed package."""
+    here = pathlib.Path(__file__).resolve().parent
+    packaged = here / "configs"
+    return packaged if packaged.is_dir() else here.parent / "configs"
+
+
+def presets() -> dict[str, str]:
+    """Names of all presets (``size/12m``, ``cartpole``, ...) with the first line of their header comment."""
+    root = preset_directory()
+    found = {}
+    for path in sorted(root.rglob("*.yaml")):
+        first = path.read_text().splitlines()[0] if path.stat().st_size else ""
+        found[path.relative_to(root).with_suffix("").as_posix()] = first.lstrip("# ").strip()
+    return found
+
+
+def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
+    """Build a config from the defaults, then presets left to right, then overrides.
+
+    Args:
+        names: preset names relative to ``configs/``, without suffix.
+        overrides: strings ``key=value`` with dotted keys; values are YAML.
+
+    Returns:
+        The resolved, validated config.
+
+    Raises:
+        ConfigError: unknown preset or key (naming the nearest), wrong type, or values that do not fit together.
+    """
+    merged = OmegaConf.structured(Config)
+    for name in names:
+        merged = _merge(merged, _read_preset(name), f"preset {name}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"Override '{override}' is not of the form key=value, for example seed=3.")
+        merged = _merge(merged, _nest(key.strip(), _parse(value, override)), f"override '{override}'")
+    return _finish(merged)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Rebuild a config from `to_dict`, checking keys, types and ranges; raises `ConfigError`."""
+    return _finish(_merge(OmegaConf.structured(Config), values, "saved config"))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as nested plain dictionaries, lists and scalars, ready for YAML or JSON."""
+    return yaml.safe_load(to_yaml(config))
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML text that `load_yaml` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def load_yaml(path: str | os.PathLike[str]) -> Config:
+    """Read a resolved ``config.yaml`` of a run; raises `ConfigError` if it is not one."""
+    try:
+        values = yaml.safe_load(pathlib.Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable config: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, expected a mapping of config keys.")
+    return from_dict(values)
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, as ``{key: (old, new)}``."""
+    old_items, new_items = dict(flatten(old)), dict(flatten(new))
+    return {key: (old_items[key], new_items[key]) for key in old_items if old_items[key] != new_items[key]}
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a config as ``(dotted key, value)``, in the order of definition."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flatten(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def reference() -> str:
+    """Help text: every key with type, default, unit and meaning, one per line."""
+    lines: list[str] = []
+
+    def describe(cls: Any, prefix: str) -> None:
+        for field in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(field.type):
+                lines.append(f"\n{prefix}{field.name}: {field.metadata['help']}")
+                describe(field.type, f"{prefix}{field.name}.")
+                continue
+            kind = getattr(field.type, "__name__", "") if isinstance(field.type, type) else str(field.type)
+            kind = kind.replace("typing.", "")
+            default = f"'{field.default}'" if isinstance(field.default, str) else field.default
+            unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+            lines.append(f"  {prefix + field.name:<28} {kind} = {default}{unit}\n      {field.metadata['help']}")
+
+    describe(Config, "")
+    return "\n".join(lines)
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    root = preset_directory()
+    known = presets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"There is no preset '{name}'.{hint} The presets are: {', '.join(known)}.")
+    try:
+        values = yaml.safe_load((root / f"{name}.yaml").read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Preset '{name}' is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"Preset '{name}' holds a {type(values).__name__}, expected a mapping of config keys.")
+    return values
+
+
+def _parse(value: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value in '{override}' is not valid YAML: {error}") from error
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _reject_interpolation(value: Any, source: str) -> None:
+    if isinstance(value, dict):
+        for item in value.values():
+            _reject_interpolation(item, source)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"The {source} contains '{value}': interpolation is not allowed in configs.")
+
+
+def _merge(base: Any, values: dict[str, Any], source: str) -> Any:
+    _reject_interpolation(values, source)
+    try:
+        return OmegaConf.merge(base, values)
+    except OmegaConfBaseException as error:
+        lines = str(error).splitlines()
+        key = next((line.partition(":")[2].strip() for line in lines if "full_key" in line), "")
+        where = f" (key '{key}')" if key else ""
+        raise ConfigError(f"In the {source}: {lines[0].rstrip('.')}{where}. See --help for all keys.") from error
+
+
+def _finish(merged: Any) -> Config:
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config
