@@ -1,0 +1,381 @@
+"""The agent: one state, four pure verbs (`init`, `policy`, `update`, `report`), and the jit boundary around them.
+
+The verbs are plain functions of pytrees, so `jax.vmap(update)` over a leading axis trains a population. `Agent` compiles
+them and passes parameters as flat lists of arrays, because flattening module objects at every call costs more than a
+small network does.
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int32
+
+from dreamer import returns
+from dreamer.behavior import (
+    Actor,
+    Critic,
+    actor_loss,
+    critic_loss,
+    evaluate_trajectory,
+    imagination_metrics,
+    imagine_trajectory,
+    predict_values,
+    replay_critic_loss,
+)
+from dreamer.config import Config
+from dreamer.optimizer import learning_rate, make_optimizer
+from dreamer.rssm import features
+from dreamer.types import Action, Batch, Latent, Metrics, Observation, ReturnRange, Spaces, StoredLatent
+from dreamer.world_model import WorldModel, observe_batch, reconstruction_losses, world_model_loss
+
+
+class Networks(NamedTuple):
+    """All parameters that are trained."""
+
+    world_model: WorldModel
+    actor: Actor
+    critic: Critic
+
+
+class TrainState(NamedTuple):
+    """Everything that changes during training."""
+
+    step: Int32[Array, ""]
+    """Updates done."""
+    nets: Networks
+    slow_critic: Critic
+    return_range: ReturnRange
+    opt_state: Any
+
+
+class PolicyState(NamedTuple):
+    """What the acting policy remembers between steps of N environments."""
+
+    latent: Latent
+    prev_action: Float[Array, "N A"]
+
+
+Mode = Literal["sample", "mode"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The four verbs
+
+
+def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) -> TrainState:
+    """Fresh parameters and optimizer state; the slow critic starts as a copy of the critic."""
+    rngs = nnx.Rngs(params=key)
+    model = WorldModel(config, obs_spaces, action_spaces, rngs=rngs)
+    inputs = config.rssm.deter + config.rssm.stoch * config.rssm.classes
+    nets = Networks(model, Actor(config, inputs, action_spaces, rngs=rngs), Critic(config, inputs, rngs=rngs))
+    slow = jax.tree.map(jnp.copy, nets.critic)
+    span = ReturnRange(jnp.zeros(()), jnp.zeros(()))
+    return TrainState(jnp.zeros((), jnp.int32), nets, slow, span, make_optimizer(config.optimizer).init(nets))
+
+
+def policy(
+    nets: Networks, state: PolicyState, obs: Observation, is_first: Array, key: Array, mode: Mode
+) -> tuple[Action, PolicyState, StoredLatent]:
+    """Update the latent with an observation and choose an action, for N environments.
+
+    Args:
+        nets: parameters.
+        state: memory from the step before; ignored where ``is_first``.
+        obs: observations ``[N, ...]``.
+        is_first: bool ``[N]``, the observation comes from a reset.
+        key: random key.
+        mode: draw actions from the policy, or take its mode.
+
+    Returns:
+        Actions ``[N, ...]``, new memory, and the latent as replay keeps it.
+    """
+    latent_key, action_key = jax.random.split(key)
+    model = nets.world_model
+    embed = model.encoder(obs)
+    latent, _ = model.rssm.observe_step(state.latent, state.prev_action, embed, is_first, latent_key)
+    distribution = nets.actor(features(latent))
+    action = distribution.sample(seed=action_key) if mode == "sample" else distribution.mode()
+    return action, PolicyState(latent, model.rssm.flatten_action(action)), model.rssm.pack(latent)
+
+
+def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, StoredLatent, Metrics]:
+    """One gradient step on everything: world model, actor and critic.
+
+    Args:
+        state: parameters, optimizer and statistics.
+        batch: B sequences of T steps from replay.
+        key: the run's key; the update's own is ``fold_in(key, state.step)``.
+        config: the run's config.
+
+    Returns:
+        The next state, the refreshed latents ``[B, T, ...]`` for replay, and metrics.
+    """
+    key = jax.random.fold_in(key, state.step)
+    (total, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
+        state.nets, state.slow_critic, state.return_range, batch, key, config
+    )
+    updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
+    nets = optax.apply_updates(state.nets, updates)
+    slow_critic = optax.incremental_update(nets.critic, state.slow_critic, config.behavior.slow_rate)
+    metrics = aux.metrics | {
+        "loss/total": total,
+        "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
+        "optimizer/gradient_norm": optax.global_norm(gradient),
+        "optimizer/update_norm": optax.global_norm(updates),
+        "optimizer/parameter_norm": optax.global_norm(nets),
+    }
+    latents = nets.world_model.rssm.pack(aux.latent)
+    return TrainState(state.step + 1, nets, slow_critic, aux.return_range, opt_state), latents, metrics
+
+
+class LossOutput(NamedTuple):
+    """By-products of `loss`."""
+
+    losses: dict[str, Array]
+    """Every loss per element, unscaled."""
+    latent: Latent
+    """Posterior latents ``[B, T, ...]``."""
+    return_range: ReturnRange
+    metrics: Metrics
+
+
+def loss(
+    nets: Networks, slow_critic: Critic, span: ReturnRange, batch: Batch, key: Array, config: Config
+) -> tuple[Array, LossOutput]:
+    """The one scalar that is minimised: world-model, actor and critic losses, each averaged and scaled."""
+    model_key, imagine_key = jax.random.split(key)
+    behavior = config.behavior
+    frozen: Networks = jax.lax.stop_gradient(nets)
+
+    # World model: learn from what happened.
+    losses, world = world_model_loss(nets.world_model, batch, model_key, config)
+
+    # Imagination: from the last K states of every sequence, without gradient.
+    rows, steps = batch.reward.shape
+    starts = behavior.starts or steps
+    start = jax.tree.map(lambda x: x[:, -starts:].reshape(rows * starts, *x.shape[2:]), world.latent)
+    trajectory = imagine_trajectory(
+        frozen.world_model, frozen.actor, jax.lax.stop_gradient(start), behavior.horizon, imagine_key
+    )
+    feature = features(trajectory.latent)
+
+    # Behaviour: learn from what was imagined.
+    prediction, value = predict_values(nets.critic, feature)
+    imagined = evaluate_trajectory(frozen.world_model, value, slow_critic, feature, trajectory.action, behavior)
+    span = returns.update_return_range(span, imagined.returns, behavior.return_rate)
+    scale = returns.return_scale(span, behavior.return_limit)
+    actor_losses, actor_metrics = actor_loss(nets.actor, imagined, scale, behavior)
+    losses["actor"] = actor_losses.mean(0).reshape(rows, starts)
+    losses["critic"] = critic_loss(prediction, imagined, behavior).mean(0).reshape(rows, starts)
+
+    # The critic also learns from real rewards, falling back on the imagined return of each state.
+    losses["replay_critic"] = replay_critic_loss(
+        nets.critic,
+        slow_critic,
+        features(jax.tree.map(lambda x: x[:, -starts:], world.latent)),
+        batch,
+        imagined.returns[0].reshape(rows, starts),
+        behavior,
+    )
+
+    scales = loss_scales(config, tuple(batch.obs))
+    if scales.keys() != losses.keys():
+        raise ValueError(f"Losses {sorted(losses)} and scales {sorted(scales)} must have the same names.")
+    means = {name: value.mean() for name, value in losses.items()}
+    total = sum(scales[name] * mean for name, mean in means.items())
+    metrics = {f"loss/{name}": mean for name, mean in means.items()}
+    metrics |= world.metrics | actor_metrics | imagination_metrics(imagined, span, scale)
+    return total, LossOutput(losses, world.latent, span, metrics)
+
+
+def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, float]:
+    """Weight of every loss by name."""
+    c = config.loss
+    scales = {f"obs/{key}": c.reconstruction for key in obs_keys}
+    return scales | {
+        "reward": c.reward,
+        "cont": c.cont,
+        "dyn": c.dyn,
+        "rep": c.rep,
+        "actor": c.actor,
+        "critic": c.critic,
+        "replay_critic": c.replay_critic,
+    }
+
+
+def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:
+    """Open-loop prediction: see the first ``context`` steps of each sequence, then imagine the rest blindly.
+
+    The model is given the recorded actions but no observation after the context. Sequences that cross a reset after the
+    context count only up to it.
+
+    Args:
+        state: parameters.
+        batch: B sequences of T steps.
+        key: random key.
+        context: steps that are seen, less than T.
+
+    Returns:
+        Predicted observations ``[B, T, ...]`` (context reconstructed, rest imagined), and their errors: the loss of each
+        key averaged over the imagined steps, and the same for the prediction "as in the last step seen".
+    """
+    observe_key, imagine_key = jax.random.split(key)
+    model = state.nets.world_model
+    observed = observe_batch(model, batch, observe_key)
+    seen = jax.tree.map(lambda x: x[:context], observed.latent)
+    actions = model.rssm.flatten_action({k: jnp.swapaxes(v, 0, 1) for k, v in batch.prev_action.items()})
+
+    def body(latent: Latent, inputs: tuple[Array, Array]) -> tuple[Latent, Latent]:
+        following = model.rssm.imagine_step(latent, *inputs)
+        return following, following
+
+    keys = jax.random.split(imagine_key, len(actions) - context)
+    _, dreamt = jax.lax.scan(body, jax.tree.map(lambda x: x[-1], seen), (actions[context:], keys))
+    latent = jax.tree.map(lambda a, b: jnp.concatenate([a, b]).swapaxes(0, 1), seen, dreamt)
+    rows, steps = batch.reward.shape
+    flat = jax.tree.map(lambda x: x.reshape(rows * steps, *x.shape[2:]), latent)
+    predictions = jax.tree.map(lambda x: x.reshape(rows, steps, *x.shape[1:]), model.decoder(flat))
+    spaces = dict(model.decoder.spaces)
+    valid = jnp.cumprod(1.0 - jnp.asarray(batch.is_first, jnp.float32)[:, context:], 1)
+    repeated = jax.tree.map(lambda x: jnp.repeat(x[:, context - 1 : context], steps, 1), predictions)
+    metrics = {}
+    for name, guess in (("open_loop", predictions), ("repeat_last", repeated)):
+        for key_, error in reconstruction_losses(guess, batch.obs, spaces).items():
+            average = (error[:, context:] * valid).sum() / jnp.maximum(1, valid.sum())
+            metrics[f"report/{name}/{key_.removeprefix('obs/')}"] = average
+    return predictions, metrics
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The jit boundary
+
+
+class Agent:
+    """Compiled verbs and the state they work on.
+
+    Args:
+        config: the run's config.
+        obs_spaces: observation spaces.
+        action_spaces: action spaces.
+    """
+
+    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces):
+        self.config = config
+        self.obs_spaces = dict(sorted(obs_spaces.items()))
+        self.action_spaces = dict(sorted(action_spaces.items()))
+        seed = jax.random.key(config.seed)
+        self._init_key, self._update_key, self._policy_key, self._report_key = jax.random.split(seed, 4)
+        build = functools.partial(init, config, self.obs_spaces, self.action_spaces)
+        shapes = jax.eval_shape(build, self._init_key)
+        self._treedef = jax.tree.structure(shapes)
+        self._nets_treedef = jax.tree.structure(shapes.nets)
+        offset = len(jax.tree.leaves(shapes.step))
+        self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
+        self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
+        self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._init_key))
+        self.policy_steps = 0
+        self._update = jax.jit(self._flat_update, donate_argnums=0)
+        self._policy = jax.jit(self._flat_policy, static_argnames="mode")
+        self._report = jax.jit(self._flat_report, static_argnames="context")
+
+    @property
+    def state(self) -> TrainState:
+        """The training state as a typed pytree."""
+        return jax.tree.unflatten(self._treedef, self._leaves)
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self._leaves = jax.tree.leaves(state)
+
+    def initial(self, batch: int) -> PolicyState:
+        """Memory of the policy at the start of ``batch`` episodes."""
+        size = sum(max(1, s.classes) * int(np.prod(s.shape)) for s in self.action_spaces.values())
+        c, dtype = self.config.rssm, self.config.nets.dtype
+        latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
+        return PolicyState(latent, jnp.zeros((batch, size), dtype))
+
+    def policy(
+        self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode = "sample"
+    ) -> tuple[Action, PolicyState, StoredLatent]:
+        """See `policy`; draws a fresh key at every call. Returns device arrays without waiting for them."""
+        self.policy_steps += 1
+        nets = self._leaves[self._nets_slice]
+        return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
+
+    def act(
+        self, obs: Observation, state: PolicyState, mode: Mode = "mode"
+    ) -> tuple[dict[str, np.ndarray], PolicyState]:
+        """Choose actions for a batch of observations, for use outside training.
+
+        Args:
+            obs: observations by key, ``[N, ...]``, as the environment adapter gives them.
+            state: memory from the last call, or `initial` at the start of an episode.
+            mode: take the mode of the policy, or draw from it.
+
+        Returns:
+            Actions by key, ``[N, ...]`` on the host, as the environment adapter takes them; and the new memory.
+
+        Raises:
+            ValueError: keys or shapes of ``obs`` are not those the agent was trained on.
+        """
+        count = len(state.prev_action)
+        got = {key: np.shape(value) for key, value in obs.items()}
+        expected = {key: (count, *space.shape) for key, space in self.obs_spaces.items()}
+        if got != expected:
+            raise ValueError(
+                f"act() got observations of shapes {got}, expected {expected}. Make the environment with dreamer.make_env, "
+                "add a leading batch axis, and use agent.initial(batch) of the same batch."
+            )
+        action, state, _ = self.policy(state, obs, np.zeros(count, bool), mode)
+        return jax.device_get(action), state
+
+    def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
+        """See `update`; replaces the state. Returns device arrays without waiting for them."""
+        self._leaves, latents, metrics = self._update(self._leaves, batch, self._update_key)
+        return latents, metrics
+
+    def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
+        """See `report`."""
+        return self._report(self._leaves, batch, self._report_key, context=context)
+
+    def compile_update(self, batch: Batch) -> Any:
+        """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
+        return self._update.lower(self._leaves, batch, self._update_key).compile()
+
+    def latent_spec(self) -> StoredLatent:
+        """Shapes and dtypes of one stored latent, as `jax.ShapeDtypeStruct`."""
+        c = self.config.rssm
+        small = np.uint8 if c.classes <= 256 else np.uint16
+        dtype = jnp.dtype(self.config.nets.dtype)
+        return StoredLatent(jax.ShapeDtypeStruct((c.deter,), dtype), jax.ShapeDtypeStruct((c.stoch,), small))
+
+    def _flat_update(
+        self, leaves: list[Array], batch: Batch, key: Array
+    ) -> tuple[list[Array], StoredLatent, Metrics]:
+        state = jax.tree.unflatten(self._treedef, leaves)
+        state, latents, metrics = update(state, batch, key, self.config)
+        return jax.tree.leaves(state), latents, metrics
+
+    def _flat_policy(
+        self,
+        nets: list[Array],
+        state: PolicyState,
+        obs: Observation,
+        is_first: Array,
+        key: Array,
+        step: Array,
+        mode: Mode,
+    ) -> tuple[Action, PolicyState, StoredLatent]:
+        networks = jax.tree.unflatten(self._nets_treedef, nets)
+        return policy(networks, state, obs, is_first, jax.random.fold_in(key, step), mode)
+
+    def _flat_report(
+        self, leaves: list[Array], batch: Batch, key: Array, context: int
+    ) -> tuple[dict[str, Array], Metrics]:
+        state = jax.tree.unflatten(self._treedef, leaves)
+        return report(state, batch, jax.random.fold_in(key, state.step), context)

@@ -1,0 +1,171 @@
+"""Probability distributions of the latents, the heads and the actor, on distrax's interface.
+
+Every random number of Dreamer is drawn in this file, from `jax.random.uniform` (categorical variables, by inversion of
+the cumulative distribution) or `jax.random.normal` (continuous actions). All arithmetic is float32, whatever the
+compute dtype of the networks.
+"""
+
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from dreamer import transforms
+
+
+def unimix_log_probs(logits: Float[Array, "*batch C"], unimix: float) -> Float32[Array, "*batch C"]:
+    """Log of ``(1 - unimix) softmax(logits) + unimix / C``: no class is ever impossible, in sampling, KL and entropy."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+    if unimix == 0:
+        return log_probs
+    return jnp.log((1 - unimix) * jnp.exp(log_probs) + unimix / logits.shape[-1])
+
+
+def draw_class(key: Array, probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
+    """Draw class indices by inversion: the number of classes whose cumulative probability stays below a uniform draw."""
+    # Classes are few, so the running sum is a product with a triangle: one fast operation on every backend. Full
+    # precision, since accelerators would otherwise round the probabilities to ten bits.
+    triangle = np.triu(np.ones((probs.shape[-1],) * 2, np.float32))
+    cumulative = jnp.matmul(probs, triangle, precision=jax.lax.Precision.HIGHEST)
+    uniform = jax.random.uniform(key, probs.shape[:-1])[..., None]
+    # Rounding can leave the last sum below 1; the last class catches a draw that lands above it.
+    return (cumulative[..., :-1] < uniform).sum(-1)
+
+
+class Categorical(distrax.Distribution):
+    """Independent categorical variables, summed over ``event_ndims`` axes; samples are class indices.
+
+    Args:
+        log_probs: normalised log-probabilities ``[*batch, *event, C]``, for example from `unimix_log_probs`.
+        event_ndims: number of event axes before C that form one event.
+    """
+
+    def __init__(self, log_probs: Float32[Array, "*shape C"], event_ndims: int = 0):
+        super().__init__()
+        self.log_probs = log_probs
+        self.event_ndims = event_ndims
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.log_probs.shape[self.log_probs.ndim - 1 - self.event_ndims : -1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of `log_prob` and `entropy`."""
+        return self.log_probs.shape[: self.log_probs.ndim - 1 - self.event_ndims]
+
+    def _sum(self, x: Array) -> Array:
+        return x.sum(tuple(range(x.ndim - self.event_ndims, x.ndim)))
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        return jax.vmap(lambda key: draw_class(key, jnp.exp(self.log_probs)))(jax.random.split(key, n))
+
+    def sample(self, *, seed: Any, sample_shape: Any = ()) -> Array:
+        """Draw class indices, ``int32 [*sample_shape, *batch, *event]``."""
+        if sample_shape == ():
+            return draw_class(seed, jnp.exp(self.log_probs))
+        return super().sample(seed=seed, sample_shape=sample_shape)
+
+    def log_prob(self, value: Int[Array, "*shape"]) -> Float32[Array, "*batch"]:
+        """Log-probability of class indices, summed over the event axes."""
+        onehot = jax.nn.one_hot(value, self.log_probs.shape[-1], dtype=jnp.float32)
+        return self._sum((onehot * self.log_probs).sum(-1))
+
+    def entropy(self) -> Float32[Array, "*batch"]:
+        """Entropy in nats, summed over the event axes."""
+        return self._sum(-(jnp.exp(self.log_probs) * self.log_probs).sum(-1))
+
+    def mode(self) -> Int[Array, "*shape"]:
+        """Most probable class indices."""
+        return self.log_probs.argmax(-1)
+
+    def kl_to(self, other: "Categorical") -> Float32[Array, "*batch"]:
+        """``KL(self || other)`` in nats, summed over the event axes."""
+        return self._sum((jnp.exp(self.log_probs) * (self.log_probs - other.log_probs)).sum(-1))
+
+
+class OneHot(Categorical):
+    """As `Categorical` with samples as one-hot vectors that let gradients through to the probabilities."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.log_probs.shape[self.log_probs.ndim - 1 - self.event_ndims :]
+
+    def sample(self, *, seed: Any, sample_shape: Any = ()) -> Array:
+        """Draw one-hot vectors, ``float32 [*sample_shape, *batch, *event, C]``.
+
+        Straight-through gradient: the value is the sample, the derivative that of the (mixed) probabilities.
+        """
+        classes = super().sample(seed=seed, sample_shape=sample_shape)
+        onehot = jax.nn.one_hot(classes, self.log_probs.shape[-1], dtype=jnp.float32)
+        probs = jnp.exp(self.log_probs)
+        return jax.lax.stop_gradient(onehot) + (probs - jax.lax.stop_gradient(probs))
+
+    def log_prob(self, value: Float[Array, "*shape C"]) -> Float32[Array, "*batch"]:
+        """Log-probability of one-hot vectors, summed over the event axes."""
+        return self._sum((value * self.log_probs).sum(-1))
+
+
+class SymexpTwoHot(distrax.Distribution):
+    """Distribution of a real number over bins ``symexp(linspace(-20, 20))``: regression as classification.
+
+    The loss is the cross-entropy with the two-hot encoded target; it is indifferent to the scale of the target. The mean
+    is taken in raw units, without a further symexp.
+
+    Args:
+        logits: unnormalised log-probabilities ``[*batch, K]``.
+    """
+
+    def __init__(self, logits: Float[Array, "*batch K"]):
+        super().__init__()
+        self.logits = logits.astype(jnp.float32)
+        self.bins = transforms.symexp_bins(logits.shape[-1])
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: a scalar."""
+        return ()
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of `log_prob` and `mean`."""
+        return self.logits.shape[:-1]
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        keys = jax.random.split(key, n)
+        classes = jax.vmap(lambda key: draw_class(key, jax.nn.softmax(self.logits, -1)))(keys)
+        return jnp.asarray(self.bins)[classes]
+
+    def mean(self) -> Float32[Array, "*batch"]:
+        """Expected value in raw units; exactly 0 for equal logits."""
+        return transforms.two_hot_mean(jax.nn.softmax(self.logits, -1), self.bins)
+
+    def log_prob(self, value: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
+        """Negative cross-entropy with the two-hot encoding of ``value``; no gradient reaches ``value``."""
+        target = transforms.two_hot(jax.lax.stop_gradient(value), self.bins)
+        # Weights sum to 1, so the normaliser leaves the sum and no array of log-probabilities is needed.
+        return (target * self.logits).sum(-1) - jax.nn.logsumexp(self.logits, -1)
+
+
+def bounded_normal(
+    mean: Float[Array, "*shape"], std: Float[Array, "*shape"], low: float, high: float, event_ndims: int
+) -> distrax.Distribution:
+    """Normal with mean in (-1, 1) and standard deviation in (low, high), for continuous actions.
+
+    ``Normal(tanh(mean), (high - low) sigmoid(std + 2) + low)``. Samples are not squashed: the environment clips them, and
+    the log-probability is that of the unclipped sample.
+
+    Args:
+        mean: unbounded network output for the mean.
+        std: unbounded network output for the standard deviation.
+        low: smallest standard deviation.
+        high: largest standard deviation.
+        event_ndims: number of trailing axes that form one action.
+    """
+    std = (high - low) * jax.nn.sigmoid(std.astype(jnp.float32) + 2) + low
+    return distrax.Independent(distrax.Normal(jnp.tanh(mean.astype(jnp.float32)), std), event_ndims)

@@ -1,0 +1,301 @@
+"""Layers: linear, block-linear, RMSNorm, multilayer perceptron, and the convolutions of images.
+
+Modules only hold parameters (Flax NNX, built in ``__init__`` and never assigned afterwards). Parameters are float32; each
+layer computes in its own explicit ``dtype``. Norms are computed in float32.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+INIT_SCALE = 1.1368
+"""Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
+
+
+def fan_in_init(key: Array, shape: Sequence[int], fan_in: int, scale: float = 1.0) -> Float[Array, "*shape"]:
+    """Normal of standard deviation ``scale * 1.1368 / sqrt(fan_in)``, cut at two of them; float32."""
+    if scale == 0:
+        return jnp.zeros(shape, jnp.float32)
+    draw = jax.random.truncated_normal(key, -2, 2, tuple(shape), jnp.float32)
+    return draw * (scale * INIT_SCALE / math.sqrt(fan_in))
+
+
+class Linear(nnx.Module):
+    """``x W + b``.
+
+    Args:
+        inputs: size of the last axis of the argument.
+        outputs: size of the last axis of the result.
+        scale: factor on the initial kernel; 0 makes the initial output exactly 0.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, dtype: str, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.kernel = nnx.Param(fan_in_init(rngs.params(), (inputs, outputs), inputs, scale))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Apply the layer over the last axis."""
+        return add_bias(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype), self.bias[...])
+
+
+class BlockLinear(nnx.Module):
+    """Block-diagonal linear layer: G blocks, each with its own kernel over its own slice of the input.
+
+    With ``shared > 0`` every block also reads the same extra input. That is the first layer of the block GRU, whose
+    kernel sees ``concat([own slice, shared])``; here the two parts are multiplied separately, because the shared part of
+    all blocks is one large matrix product, and the own slices need not be copied next to G copies of the shared input.
+
+    Args:
+        inputs: size of the sliced input, a multiple of ``blocks``.
+        outputs: size of the result, a multiple of ``blocks``.
+        blocks: number of blocks G.
+        shared: size of the input that every block reads, 0 for none.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, shared: int = 0, dtype: str, rngs: nnx.Rngs):
+        self.blocks = blocks
+        self.own = inputs // blocks
+        self.shared = shared
+        self.dtype = dtype
+        shape = (blocks, self.own + shared, outputs // blocks)
+        # The official initializer counts the input of all blocks as the fan-in, not that of one.
+        self.kernel = nnx.Param(fan_in_init(rngs.params(), shape, blocks * (self.own + shared)))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(
+        self, x: Float[Array, "batch inputs"], shared: Float[Array, "batch shared"] | None = None
+    ) -> Float[Array, "batch outputs"]:
+        """Apply every block to its slice of ``x`` (and to all of ``shared``); results lie side by side."""
+        kernel = self.kernel[...].astype(self.dtype)
+        x = block_matmul(x.astype(self.dtype), kernel[:, : self.own])
+        if shared is not None:
+            common = kernel[:, self.own :].transpose(1, 0, 2).reshape(self.shared, -1)
+            x = x + shared.astype(self.dtype) @ common
+        return add_bias(x, self.bias[...])
+
+
+def block_matmul(x: Float[Array, "batch inputs"], kernel: Float[Array, "G k o"]) -> Float[Array, "batch outputs"]:
+    """``concat_g(x_g W_g)`` for the G equal slices ``x_g`` of the last axis of ``x``."""
+    blocks, size, _ = kernel.shape
+    if jax.default_backend() == "cpu":
+        # XLA's CPU backend runs a batched product several times slower than the same products one by one.
+        return jnp.concatenate([x[:, g * size : (g + 1) * size] @ kernel[g] for g in range(blocks)], -1)
+    result = jnp.einsum("ngk,gko->ngo", x.reshape(x.shape[0], blocks, size), kernel)
+    return result.reshape(x.shape[0], -1)
+
+
+class RMSNorm(nnx.Module):
+    """``x / sqrt(mean(x^2) + 1e-4) * scale`` over the last axis, in float32, without offset."""
+
+    def __init__(self, size: int):
+        self.scale = nnx.Param(jnp.ones(size, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        """Normalise over the last axis; the dtype stays."""
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-4)
+        return (wide * inverse * as_row(self.scale[...], x)).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """Linear, RMSNorm, SiLU: the block that everything is built from."""
+
+    def __init__(self, inputs: int, units: int, *, dtype: str, rngs: nnx.Rngs):
+        self.linear = Linear(inputs, units, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm(units)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
+        """Apply the three over the last axis."""
+        return jax.nn.silu(self.norm(self.linear(x)))
+
+
+class MLP(nnx.Module):
+    """``layers`` times `Layer`; with 0 layers the identity."""
+
+    def __init__(self, inputs: int, units: int, layers: int, *, dtype: str, rngs: nnx.Rngs):
+        sizes = [inputs] + [units] * layers
+        self.layers = nnx.List([Layer(sizes[i], units, dtype=dtype, rngs=rngs) for i in range(layers)])
+        self.outputs = sizes[-1]
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
+        """Apply all layers over the last axis."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Conv(nnx.Module):
+    """Convolution of stride 1 with zero padding that keeps the size, optionally after doubling the image.
+
+    Args:
+        inputs: input channels.
+        outputs: output channels.
+        kernel: odd side of the kernel in pixels.
+        upsample: double height and width by repetition first.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, upsample: bool = False, dtype: str, rngs: nnx.Rngs
+    ):
+        self.upsample = upsample
+        self.dtype = dtype
+        shape = (kernel, kernel, inputs, outputs)
+        self.kernel = nnx.Param(fan_in_init(rngs.params(), shape, kernel * kernel * inputs))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
+        """Convolve, ``[N, H, W, inputs]`` to ``[N, H, W, outputs]`` (twice H and W with ``upsample``)."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        x = upsampled_conv(x, kernel) if self.upsample else same_conv(x, kernel)
+        return add_bias(x, self.bias[...])
+
+
+def same_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
+    """Cross-correlation with zero padding, same height and width."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "batch h2 w2 o"]:
+    """`same_conv` of ``x`` doubled by repetition, without ever forming the doubled image.
+
+    Each of the four phases (even or odd row and column) of the result sees every input pixel through a sum of several
+    kernel taps, so one smaller convolution of the small image with four times the channels gives the same numbers: for a
+    5 x 5 kernel, 9 products for each output pixel in place of 25.
+    """
+    size, _, inputs, outputs = kernel.shape
+    phases = _phase_matrix(size).astype(kernel.dtype)
+    taps = phases.shape[1]
+    small = jnp.einsum("pak,qbl,klio->abipqo", phases, phases, kernel)
+    x = same_conv(x, small.reshape(taps, taps, inputs, 4 * outputs))
+    batch, height, width, _ = x.shape
+    x = x.reshape(batch, height, width, 2, 2, outputs).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _phase_matrix(size: int) -> np.ndarray:
+    """``[2, taps, size]``: which taps of a kernel of odd ``size`` fall on which pixel of the image before doubling."""
+    radius = size // 2
+    reach = (radius + 1) // 2
+    matrix = np.zeros((2, 2 * reach + 1, size), np.float32)
+    for phase in range(2):
+        for tap in range(size):
+            matrix[phase, (phase + tap - radius) // 2 + reach, tap] = 1
+    return matrix
+
+
+def halve(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
+    """Largest value of every 2 x 2 square."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+
+
+def halvings(height: int, width: int, most: int) -> int:
+    """How many times the convolutions halve an image: as often as possible, at most ``most``, to 3 pixels or more.
+
+    Raises:
+        ValueError: the remaining image is larger than 16 pixels or cannot be halved at all; names legal sizes.
+    """
+    count = 0
+    while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in (height, width)):
+        count += 1
+    if count == 0 or max(height, width) // 2**count > 16:
+        legal = sorted({small * 2**k for k in range(1, most + 1) for small in range(3, 17)})
+        raise ValueError(
+            f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between 1 "
+            f"and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, if "
+            "both sides allow the same number of halvings. Resize or pad the image."
+        )
+    return count
+
+
+class ImageEncoder(nnx.Module):
+    """Convolution, 2 x 2 maximum, RMSNorm, SiLU, repeated: ``[N, H, W, C]`` in [-0.5, 0.5] to ``[N, features]``."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], depths: Sequence[int], kernel: int, *, dtype: str, rngs: nnx.Rngs
+    ):
+        height, width, channels = shape
+        depths = depths[: halvings(height, width, len(depths))]
+        sizes = [channels, *depths]
+        self.convs = nnx.List([Conv(i, o, kernel, dtype=dtype, rngs=rngs) for i, o in zip(sizes, depths, strict=False)])
+        self.norms = nnx.List([RMSNorm(depth) for depth in depths])
+        self.outputs = height * width * depths[-1] // 4 ** len(depths)
+
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
+        """Encode images."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = jax.nn.silu(norm(halve(conv(x))))
+        return x.reshape(x.shape[0], -1)
+
+
+class ImageDecoder(nnx.Module):
+    """Latent to images in (0, 1): a spatial start from both parts of the latent, then upsampling convolutions."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        deter: int,
+        stoch: int,
+        units: int,
+        depths: Sequence[int],
+        kernel: int,
+        blocks: int,
+        *,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        height, width, channels = shape
+        depths = list(depths[: halvings(height, width, len(depths))])
+        factor = 2 ** len(depths)
+        self.start = (height // factor, width // factor, depths[-1])
+        self.blocks = math.gcd(blocks, depths[-1])
+        size = math.prod(self.start)
+        self.from_deter = BlockLinear(deter, size, self.blocks, dtype=dtype, rngs=rngs)
+        self.from_stoch = nnx.List(
+            [Layer(stoch, 2 * units, dtype=dtype, rngs=rngs), Linear(2 * units, size, dtype=dtype, rngs=rngs)]
+        )
+        self.start_norm = RMSNorm(depths[-1])
+        sizes = depths[::-1] + [channels]
+        self.convs = nnx.List(
+            [
+                Conv(i, o, kernel, upsample=True, dtype=dtype, rngs=rngs)
+                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            ]
+        )
+        self.norms = nnx.List([RMSNorm(depth) for depth in sizes[1:-1]])
+
+    def __call__(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
+        """Decode ``deter [N, D]`` and flattened ``stoch [N, S*C]`` to float32 images ``[N, H, W, C]``."""
+        height, width, depth = self.start
+        # Each block paints its own group of channels over the whole start image.
+        x = self.from_deter(deter).reshape(-1, self.blocks, height, width, depth // self.blocks)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, depth)
+        y = stoch
+        for layer in self.from_stoch:
+            y = layer(y)
+        x = jax.nn.silu(self.start_norm(x + y.reshape(x.shape)))
+        for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
+            x = jax.nn.silu(norm(conv(x)))
+        return jax.nn.sigmoid(self.convs[-1](x).astype(jnp.float32))
+
+
+def add_bias(x: Float[Array, "*batch size"], bias: Float[Array, "size"]) -> Float[Array, "*batch size"]:  # noqa: F821
+    """``x + bias`` over the last axis, in the dtype of ``x``."""
+    return x + as_row(bias, x).astype(x.dtype)
+
+
+def as_row(values: Float[Array, "size"], like: Array) -> Array:  # noqa: F821
+    """``values`` with leading axes of size 1 so that its rank equals that of ``like``."""
+    return values.reshape((1,) * (like.ndim - 1) + (-1,))

@@ -1,0 +1,64 @@
+"""Returns: the lambda-return, the weights of imagined states, and the running scale of returns."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32
+
+from dreamer.types import ReturnRange
+
+
+def lambda_return(
+    reward: Float32[Array, "H_plus_1 *batch"],
+    discount: Float32[Array, "H_plus_1 *batch"],
+    lambda_: Float32[Array, "H_plus_1 *batch"] | float,
+    value: Float32[Array, "H_plus_1 *batch"],
+) -> Float32[Array, "H *batch"]:
+    """Exponentially weighted average of all n-step returns, time first.
+
+    ``R[t] = r[t+1] + d[t+1] ((1 - l[t+1]) v[t+1] + l[t+1] R[t+1])`` with ``R[H] = v[H]``.
+
+    All arguments are aligned with states: entry t belongs to the state at time t, and the reward of leaving state t
+    is ``reward[t+1]``. The first entry of ``reward``, ``discount`` and ``lambda_`` is therefore never used.
+
+    Args:
+        reward: reward received on arriving in each state.
+        discount: discount times the probability of going on from each state.
+        lambda_: mixing per state, 0 where the recursion must not look past a state (an episode's last one).
+        value: bootstrap value of each state.
+
+    Source: Sutton and Barto, "Reinforcement Learning", 2nd edition, section 12.2, with per-step discounts.
+    """
+    lambda_ = jnp.broadcast_to(jnp.asarray(lambda_, reward.dtype), reward.shape)
+    immediate = reward[1:] + discount[1:] * (1 - lambda_[1:]) * value[1:]
+    passed_on = discount[1:] * lambda_[1:]
+
+    def backward(following: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        immediate, passed_on = now
+        current = immediate + passed_on * following
+        return current, current
+
+    _, returns = jax.lax.scan(backward, value[-1], (immediate, passed_on), reverse=True)
+    return returns
+
+
+def survival_weights(cont: Float32[Array, "time *batch"], discount: float) -> Float32[Array, "time *batch"]:
+    """Probability, with discount, that each imagined state is reached: ``cumprod(cont * discount) / discount``.
+
+    ``cont[0]`` belongs to the start state, so starts that already ended weigh nothing.
+
+    Args:
+        cont: probability of going on from each state; contains the discount already if ``discount`` is 1.
+        discount: factor per step, 1 if it is part of ``cont``.
+    """
+    return jnp.cumprod(cont * discount, 0) / discount
+
+
+def update_return_range(previous: ReturnRange, returns: Float32[Array, "*shape"], rate: float) -> ReturnRange:
+    """Move the 5th and 95th percentile towards those of all ``returns`` by ``rate``. Starts at 0, without debiasing."""
+    low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
+    return ReturnRange(previous.low + rate * (low - previous.low), previous.high + rate * (high - previous.high))
+
+
+def return_scale(span: ReturnRange, limit: float) -> Float32[Array, ""]:
+    """Divisor of advantages, ``max(limit, high - low)``: large returns are scaled down, small ones never up."""
+    return jnp.maximum(limit, span.high - span.low)
