@@ -1,0 +1,29 @@
+"""Dreamer: learn a world model from experience, and behaviour inside it.
+
+``train(env=make_env)`` trains, ``load(logdir)`` gives the trained agent, ``evaluate`` scores it, ``make_env(config)``
+makes its environment. Imports happen on first use, so that ``import dreamer`` is instant.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Agent": "agent",
+    "Config": "config",
+    "ConfigError": "config",
+    "load_config": "config",
+    "evaluate": "evaluate",
+    "load": "evaluate",
+    "make_env": "evaluate",
+    "train": "train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dreamer' has no attribute '{name}'. It has: {', '.join(sorted(_HOMES))}.")
+    module = importlib.import_module(f"dreamer.{_HOMES[name]}")
+    return getattr(module, "load" if name == "load_config" else name)
+
+
+__all__ = list(_HOMES)

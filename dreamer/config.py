@@ -1,8 +1,8 @@
 """Configuration: names, types, defaults, units and help of every choice, and how presets and overrides are merged.
 
-A config is a frozen dataclass, hashable, and complete: it alone reproduces a run. `load` starts from the defaults below
-(the published DreamerV3), applies presets from ``configs/`` left to right, then ``key=value`` overrides. Unknown keys and
-wrong types fail at once with the nearest valid name.
+A config is a frozen dataclass, hashable, and complete: it alone reproduces a run. `load` starts from the defaults
+below (the published DreamerV3), applies presets from ``configs/`` left to right, then ``key=value`` overrides. Unknown
+keys and wrong types fail at once with the nearest valid name.
 """
 
 import dataclasses
@@ -172,7 +172,9 @@ class RunConfig:
 
     env_steps: int = _field(1_000_000, "train until this many environment steps were taken", "env steps")
     train_ratio: float = _field(32.0, "replayed steps per agent step", "replayed steps per agent step")
-    eval_episodes: int = _field(20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes")
+    eval_episodes: int = _field(
+        20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes"
+    )
     log_every: float = _field(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = _field(600.0, "seconds between checkpoints", "seconds")
     wandb: bool = _field(False, "send metrics to Weights & Biases as well")
@@ -248,12 +250,12 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
     merged = OmegaConf.structured(Config)
     for name in names:
         merged = _merge(merged, _read_preset(name), f"preset {name}")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"Override '{override}' is not of the form key=value, for example seed=3.")
-        merged = _merge(merged, _nest(key.strip(), _parse(value, override)), f"override '{override}'")
-    return _finish(merged)
+    return _finish(_apply(merged, overrides))
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with ``key=value`` overrides applied, as in `load`."""
+    return _finish(_apply(OmegaConf.structured(config), overrides))
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -332,6 +334,15 @@ def _read_preset(name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"Preset '{name}' holds a {type(values).__name__}, expected a mapping of config keys.")
     return values
+
+
+def _apply(merged: Any, overrides: Sequence[str]) -> Any:
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.")
+        merged = _merge(merged, _nest(key.strip(), _parse(value, item)), f"override '{item}'")
+    return merged
 
 
 def _parse(value: str, override: str) -> Any:

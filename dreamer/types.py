@@ -4,9 +4,9 @@ Timing
 ------
 ::
 
-    t:        0          1          2            obs[t], reward[t], is_first[t], is_last[t], is_terminal[t] arrive together
-    obs    o0 r0=0    o1 r1      o2 r2           action[t] is chosen after obs[t]; reward[t+1] is its consequence
-    action a0         a1         a2              rssm.step at t uses action[t-1], zeroed where is_first[t]
+    t:        0          1          2         obs[t], reward[t], is_first[t], is_last[t], is_terminal[t] arrive together
+    obs    o0 r0=0    o1 r1      o2 r2        action[t] is chosen after obs[t]; reward[t+1] is its consequence
+    action a0         a1         a2           rssm.step at t uses action[t-1], zeroed where is_first[t]
 
 * ``is_first[t]``     obs[t] comes from a reset: reward[t] is 0 and action[t-1] belongs to another episode.
 * ``is_last[t]``      obs[t] is the final observation of its episode, whatever ended it. The action chosen after it is

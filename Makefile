@@ -1,0 +1,63 @@
+# Everything a user or a contributor types. Needs Python 3.11 or newer and make; the rest is installed into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := dreamer scripts tests
+TEST_ENV := JAX_PLATFORMS=cpu MPLBACKEND=Agg
+
+# The stamps are newer than what they were installed from, so an environment that is up to date costs nothing.
+USER_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench format clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "  Variables: ARGS (passed on, for example make run ARGS='--config pendulum seed=3'), PYTHON, VENV"
+
+run: $(USER_STAMP) ## train an agent; without ARGS, on CartPole
+	@$(PY) -m dreamer.train $(ARGS)
+
+test: $(DEV_STAMP) ## run every test
+	$(TEST_ENV) $(PY) -m pytest $(ARGS)
+
+check: $(DEV_STAMP) ## formatting, lint, types and the fast tests
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(TEST_ENV) $(PY) -m pytest -m "not slow" $(ARGS)
+
+bench: $(USER_STAMP) ## measure compile time, update time, acting latency and memory
+	@$(PY) scripts/bench.py $(ARGS)
+
+format: $(DEV_STAMP) ## rewrite the source files in the project's format
+	$(BIN)/ruff check --fix-only $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean: ## remove caches and build products; keeps runs/ and the environment
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Dreamer needs Python 3.11 or newer, but '$(PYTHON)' is not. Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(USER_STAMP): $(INPUTS) | $(PY)
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(DEV_STAMP): $(INPUTS) | $(PY)
+	@echo "Installing into $(VENV), with development tools; the first time takes a few minutes."
+	@$(INSTALL) -e '.[dev]'
+	@touch $(USER_STAMP) $@

@@ -1,0 +1,176 @@
+"""One environment, whatever its spaces, behind flat keys, checked values and one meaning of every flag."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamer.config import EnvConfig
+from dreamer.envs.errors import EnvError, Mismatch
+from dreamer.envs.spaces import action_codec, observation_codec
+from dreamer.types import Spaces
+
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
+
+
+class Adapter(gymnasium.Env):
+    """Wraps any Gymnasium environment; itself a Gymnasium environment with Dict spaces of flat, sorted keys.
+
+    Observations are dictionaries of new arrays as described by `obs_spaces`; actions are dictionaries as described by
+    `action_spaces`, continuous ones in [-1, 1]: clipped, and scaled to the environment's bounds, here and nowhere else.
+    See `dreamer.envs.spaces` for the names of keys and the supported spaces.
+
+    Every action is applied ``config.repeat`` times, or until the episode ends, and the rewards are summed.
+    ``info["env_steps"]`` tells how often it was really applied (0 at a reset).
+
+    ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
+    something else did, for example a time limit (``is_last`` only). They are passed on as the environment gives them.
+
+    Attributes:
+        name: what errors call the environment.
+        env: the wrapped environment.
+        obs_spaces, action_spaces: `Space` by flat key, sorted by key.
+    """
+
+    def __init__(self, env: object, config: EnvConfig, name: str = "") -> None:
+        """Wrap ``env``; raises `EnvError` if it is no Gymnasium environment or has a space that is not supported."""
+        if not isinstance(env, gymnasium.Env):
+            raise EnvError(
+                f"Got a {type(env).__module__}.{type(env).__qualname__} as environment, expected a gymnasium.Env: "
+                f"derive it from gymnasium.Env, or convert it with the package shimmy if it comes from another library."
+            )
+        self.env = env
+        self.name = name or (env.spec.id if env.spec else type(env.unwrapped).__qualname__)
+        self.metadata = env.metadata
+        self.render_mode = env.render_mode
+        self.spec = env.spec
+        for role in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, role, None), gymnasium.Space):
+                raise EnvError(
+                    f"Environment {self.name} has no {role}; expected a gymnasium.Space: set it in __init__."
+                )
+        self._observation = observation_codec(env.observation_space, self.name)
+        self._action = action_codec(env.action_space, self.name)
+        observations = sorted(self._observation.leaves(), key=lambda leaf: leaf.key)
+        actions = sorted(self._action.leaves(), key=lambda leaf: leaf.key)
+        self.obs_spaces: Spaces = {leaf.key: leaf.space for leaf in observations}
+        self.action_spaces: Spaces = {leaf.key: leaf.space for leaf in actions}
+        self.observation_space = gymnasium.spaces.Dict({leaf.key: leaf.flat for leaf in observations})
+        self.action_space = gymnasium.spaces.Dict({leaf.key: leaf.flat for leaf in actions})
+        self._repeat = config.repeat
+        self._check = config.check
+        self._episode = 0
+        self._step = 0
+        self._running = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; ``seed`` goes to the environment. Returns the observation and info; raises `EnvError`."""
+        self._episode += 1
+        self._step = 0
+        result = self.env.reset(seed=seed, options=options)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            raise self._error(
+                f"reset returned {_outline(result)}, expected the tuple (observation, info) of Gymnasium: "
+                f"return both, with info = {{}} if there is nothing to tell"
+            )
+        obs, info = result
+        self._running = True
+        return self._encode(obs), {**info, "env_steps": 0}
+
+    def step(self, action: dict[str, Any]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Apply an action ``config.repeat`` times.
+
+        Args:
+            action: one array or scalar per action key, in the agent's units; see `Space`.
+
+        Returns:
+            Observation, sum of rewards, terminated, truncated, and the last info with ``env_steps`` added.
+
+        Raises:
+            EnvError: the episode is over or was not started, the action does not fit `action_spaces`, or the
+                environment's answer does not fit its own spaces.
+        """
+        if not self._running:
+            raise self._error("step was called after the end of an episode, expected reset: call reset first")
+        try:
+            native = self._action.decode(action)
+        except Mismatch as error:
+            raise self._error(str(error)) from None
+        total, taken = 0.0, 0
+        while True:
+            result = self.env.step(native)
+            self._step += 1
+            taken += 1
+            if not (isinstance(result, tuple) and len(result) == 5):
+                raise self._error(
+                    f"step returned {_outline(result)}, expected the tuple (observation, reward, terminated, "
+                    f"truncated, info) of Gymnasium: return all five, with truncated = False if there is no time limit"
+                )
+            obs, reward, terminated, truncated, info = result
+            total += self._reward(reward)
+            if terminated or truncated:
+                self._running = False
+                break
+            if taken == self._repeat:
+                break
+        if not -_LARGEST_REWARD <= total <= _LARGEST_REWARD:
+            raise self._error(f"the rewards of {taken} repeats sum to {total}, expected what float32 holds: scale them")
+        return self._encode(obs), total, bool(terminated), bool(truncated), {**info, "env_steps": taken}
+
+    def render(self) -> Any:
+        """Whatever the wrapped environment renders."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.env.close()
+
+    @property
+    def unwrapped(self) -> gymnasium.Env:
+        """The innermost wrapped environment."""
+        return self.env.unwrapped
+
+    def where(self) -> str:
+        """Name, step and episode, for messages."""
+        return f"Environment {self.name}, step {self._step} of episode {self._episode}"
+
+    def _encode(self, obs: Any) -> dict[str, np.ndarray]:
+        out: dict[str, np.ndarray] = {}
+        try:
+            self._observation.encode(obs, out, self._check)
+        except Mismatch as error:
+            raise self._error(str(error)) from None
+        return out
+
+    def _reward(self, reward: Any) -> float:
+        try:
+            value = float(reward if isinstance(reward, (float, int)) else np.asarray(reward).item())
+        except (TypeError, ValueError):
+            raise self._error(f"the reward is {_outline(reward)}, expected one number: return a float") from None
+        if not math.isfinite(value):
+            raise self._error(f"the reward is {value}, expected a finite number: fix the environment")
+        return value
+
+    def _error(self, message: str) -> EnvError:
+        return EnvError(f"{self.where()}: {message}.")
+
+
+def adapt(make_env: Callable[[], object], config: EnvConfig) -> Adapter:
+    """Call ``make_env``; what is not an `Adapter` yet gets one. Raises `EnvError`."""
+    env = make_env()
+    return env if isinstance(env, Adapter) else Adapter(env, config)
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)} values"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {list(value.shape)}"
+    return f"{value!r:.60} ({type(value).__name__})"
+
+
+__all__ = ["Adapter", "adapt"]

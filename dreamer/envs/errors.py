@@ -1,0 +1,13 @@
+"""What goes wrong with environments, as sentences a user can act on."""
+
+
+class EnvError(RuntimeError):
+    """An environment that cannot be made, used or trusted.
+
+    The message says which environment (and step and episode), which key, what was got, what was expected and what to
+    do. It is one string, so that it travels between processes unchanged.
+    """
+
+
+class Mismatch(ValueError):
+    """A value that breaks its space; the adapter adds which environment it was, and when, and raises `EnvError`."""

@@ -1,0 +1,253 @@
+"""Conversion and checks of one observation or action key; `spaces` decides which class a space gets."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamer.envs.errors import Mismatch
+from dreamer.types import Space
+
+_TOLERANCE = 1e-5
+"""Bounds may be missed by this much, relative to the larger of 1 and the bound: rounding, not a wrong space."""
+
+_UNCHECK = "or env.check=false if the declared bounds are wrong and you cannot change them"
+
+
+class Codec:
+    """Converts the values of one part of a space; see `dreamer.envs.spaces`."""
+
+    key: str
+    space: Space
+    flat: gymnasium.Space
+    """The Gymnasium space of the flat arrays."""
+
+    def leaves(self) -> Iterable["Codec"]:
+        """Codecs of the single keys below this one."""
+        yield self
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+        """Put the checked observation into ``out`` as new arrays; ``check=False`` leaves out the bounds."""
+        raise NotImplementedError
+
+    def decode(self, flat: dict[str, Any]) -> Any:
+        """The part of an action that the environment expects, from the flat arrays in the agent's units."""
+        raise NotImplementedError
+
+
+class Vector(Codec):
+    """Box of any shape and real dtype, as float32 ``[n]``."""
+
+    flat: gymnasium.spaces.Box
+
+    def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
+        size = math.prod(space.shape)
+        self.key = key
+        self.space = Space("vector", (size,))
+        low, high = _float32(space.low).reshape(size), _float32(space.high).reshape(size)
+        self.flat = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self._shape, self._dtype = space.shape, space.dtype
+        self._exact = space.dtype.kind != "f"
+        slack_low, slack_high = (_TOLERANCE * np.maximum(1.0, np.abs(bound, dtype=np.float64)) for bound in (low, high))
+        self._low, self._high = _float32(low - slack_low), _float32(high + slack_high)
+        self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+        array = _array(self.key, value, self._shape, self._dtype)
+        flat = (array.astype(np.float32) if array.itemsize <= 4 else _float32(array)).reshape(-1)
+        if not self._exact:
+            infinite = ~np.isfinite(flat)
+            if _any(infinite):
+                self._refuse_nonfinite(array, infinite)
+        if check and self._bounded:
+            outside = (flat < self._low) | (flat > self._high)
+            if _any(outside):
+                _refuse_outside(self.key, array, outside, self.flat.low, self.flat.high)
+        out[self.key] = flat
+
+    def _refuse_nonfinite(self, array: np.ndarray, infinite: np.ndarray) -> None:
+        index, value = _first(array, infinite)
+        if np.isfinite(value):
+            raise Mismatch(
+                f"observation key '{self.key}' holds {value}{index}, expected a number that float32 can hold "
+                f"(up to 3.4e38): rescale it in the environment"
+            )
+        raise Mismatch(
+            f"observation key '{self.key}' holds {value}{index}, expected finite numbers: fix the environment "
+            f"(env.check=false does not accept them either)"
+        )
+
+
+class Image(Codec):
+    """Box uint8 ``[H, W, C]`` or ``[H, W]``, as uint8 ``[H, W, C]``."""
+
+    flat: gymnasium.spaces.Box
+
+    def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
+        shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
+        self.key = key
+        self.space = Space("image", shape)
+        self.flat = gymnasium.spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)
+        self._shape, self._dtype = space.shape, space.dtype
+        self._bounded = bool((space.low > 0).any() or (space.high < 255).any())
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+        array = _array(self.key, value, self._shape, self._dtype)
+        image = np.array(array, dtype=np.uint8).reshape(self.space.shape)
+        if check and self._bounded:
+            outside = (image < self.flat.low) | (image > self.flat.high)
+            if _any(outside):
+                _refuse_outside(self.key, array, outside, self.flat.low, self.flat.high)
+        out[self.key] = image
+
+
+class Discrete(Codec):
+    """Discrete (``dtype`` None), MultiBinary or MultiDiscrete with equal classes, as int32 classes from 0."""
+
+    def __init__(self, key: str, shape: tuple[int, ...], classes: int, start: Any, dtype: Any) -> None:
+        self.key = key
+        self.space = Space("discrete", tuple(shape), classes)
+        self.flat = (
+            gymnasium.spaces.MultiDiscrete(np.full(shape, classes), dtype=np.int32)
+            if shape
+            else gymnasium.spaces.Discrete(classes)
+        )
+        self._start, self._dtype = start, dtype
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+        array = _array(self.key, value, self.space.shape, np.dtype(np.int64))
+        # In int64, so that the subtraction cannot wrap around; and always checked, because no network input stands
+        # for a class that does not exist.
+        index = np.asarray(array.astype(np.int64) - self._start)
+        if not _in_range(index, self.space.classes):
+            outside = (index < 0) | (index >= self.space.classes)
+            where, got = _first(array, outside.reshape(-1))
+            start = np.broadcast_to(self._start, self.space.shape).reshape(-1)[np.argmax(outside.reshape(-1))]
+            raise Mismatch(
+                f"observation key '{self.key}' holds class {got}{where}, expected {start} to "
+                f"{start + self.space.classes - 1}: fix the environment or its space"
+            )
+        out[self.key] = index.astype(np.int32)  # of an array, which stays one even without axes
+
+    def decode(self, flat: dict[str, Any]) -> Any:
+        """Class indices in the dtype and counting of the original space."""
+        index = _action(self.key, flat, self.space.shape)
+        if index.dtype.kind not in "iu" or not _in_range(index, self.space.classes):
+            raise Mismatch(
+                f"action key '{self.key}' is {index.tolist()} ({index.dtype}), expected whole numbers from 0 to "
+                f"{self.space.classes - 1}: fix the policy"
+            )
+        if self._dtype is None:
+            return int(index) + self._start
+        return (index.astype(np.int64) + self._start).astype(self._dtype)
+
+
+class Entries(Codec):
+    """MultiDiscrete with unequal classes: one scalar key per entry."""
+
+    def __init__(self, key: str, nvec: np.ndarray, start: np.ndarray, dtype: Any) -> None:
+        self.key = key
+        self._shape, self._dtype = nvec.shape, dtype
+        self._entries = [
+            (index, Discrete(".".join([key, *map(str, index)]), (), int(nvec[index]), int(start[index]), None))
+            for index in np.ndindex(*nvec.shape)
+        ]
+
+    def leaves(self) -> Iterable[Codec]:
+        """One scalar codec per entry."""
+        return (entry for _, entry in self._entries)
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+        array = _array(self.key, value, self._shape, np.dtype(np.int64))
+        for index, entry in self._entries:
+            entry.encode(array[index], out, check)
+
+    def decode(self, flat: dict[str, Any]) -> np.ndarray:
+        """All entries together, in the shape of the original space."""
+        return np.array([entry.decode(flat) for _, entry in self._entries], dtype=self._dtype).reshape(self._shape)
+
+
+class Continuous(Codec):
+    """Bounded Box of floats; the agent's [-1, 1] stands for [low, high]."""
+
+    def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
+        self.key = key
+        self.space = Space("continuous", space.shape)
+        self.flat = gymnasium.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        self._dtype = space.dtype
+        self._low, self._high = space.low, space.high
+        self._center = self._low.astype(np.float64) / 2 + self._high.astype(np.float64) / 2
+        self._half = self._high.astype(np.float64) / 2 - self._low.astype(np.float64) / 2
+
+    def decode(self, flat: dict[str, Any]) -> np.ndarray:
+        """Clipped to [-1, 1], scaled to [low, high]."""
+        action = _action(self.key, flat, self.space.shape)
+        if not np.isfinite(action).all():
+            raise Mismatch(f"action key '{self.key}' is {action.tolist()}, expected finite numbers: fix the policy")
+        scaled = self._center + self._half * np.minimum(np.maximum(action, -1.0), 1.0)
+        # Rounding to the environment's dtype must not step over its bounds.
+        return np.asarray(np.minimum(np.maximum(scaled.astype(self._dtype), self._low), self._high))
+
+
+def _array(key: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The value as an array of the declared shape and a dtype of the declared kind; any width of it will do."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise Mismatch(f"observation key '{key}' is not an array ({error}), expected shape {list(shape)}") from error
+    if array.shape != shape:
+        raise Mismatch(
+            f"observation key '{key}' has shape {list(array.shape)}, expected {list(shape)} as in its space: "
+            f"fix the environment or its space"
+        )
+    if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise Mismatch(
+            f"observation key '{key}' has dtype {array.dtype}, expected {dtype} as in its space: "
+            f"fix the environment or its space"
+        )
+    return array
+
+
+def _action(key: str, flat: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    if key not in flat:
+        raise Mismatch(f"the action lacks the key '{key}' and has {sorted(flat)}, expected one array per action key")
+    action = np.asarray(flat[key])
+    if action.shape != shape:
+        raise Mismatch(f"action key '{key}' has shape {list(action.shape)}, expected {list(shape)}: fix the policy")
+    return action
+
+
+def _in_range(index: np.ndarray, classes: int) -> bool:
+    if not index.ndim:
+        return 0 <= int(index) < classes
+    return index.size == 0 or (int(index.min()) >= 0 and int(index.max()) < classes)
+
+
+def _any(mask: np.ndarray) -> bool:
+    return b"\x01" in mask.tobytes()  # a third of the time of mask.any() on short arrays, and no slower on images
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        return array.astype(np.float32)
+
+
+def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, Any]:
+    """The index (as text, empty for a scalar) and value of the first bad entry; ``bad`` is flat."""
+    index = np.unravel_index(int(np.argmax(bad)), array.shape)
+    return (f" at index {[int(i) for i in index]}" if index else ""), array[index]
+
+
+def _refuse_outside(key: str, array: np.ndarray, outside: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    outside = outside.reshape(-1)
+    where, value = _first(array, outside)
+    i = int(np.argmax(outside))
+    raise Mismatch(
+        f"observation key '{key}' holds {value}{where}, expected a value in [{low.reshape(-1)[i]}, "
+        f"{high.reshape(-1)[i]}] as in its space: fix the environment or its space, {_UNCHECK}"
+    )
+
+
+__all__ = ["Codec", "Continuous", "Discrete", "Entries", "Image", "Vector"]

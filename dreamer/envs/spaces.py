@@ -1,0 +1,195 @@
+"""Flat keys for any Gymnasium space, and the conversion of values to and from them.
+
+Names
+-----
+Nested keys are joined with '.', entries of a Tuple are named by their index: ``Dict(a=Tuple(x, y))`` has the keys
+``a.0`` and ``a.1``. An observation space that is neither Dict nor Tuple gets the name of its kind: ``image``,
+``vector`` or ``discrete``; such an action space is called ``action``.
+
+Kinds
+-----
+=====================================  ==========================================================================
+Box uint8 ``[H, W, C]`` or ``[H, W]``  observation: ``image`` ``[H, W, C]``, with C = 1 where it was missing
+any other Box                          observation: ``vector`` ``[n]`` float32, flattened in C order
+Box of floats, bounded                 action: ``continuous``, same shape; [-1, 1] stands for [low, high]
+Discrete                               ``discrete`` ``[]``, counted from 0 whatever its start
+MultiDiscrete, all classes equal       ``discrete``, same shape
+MultiDiscrete, unequal                 one scalar ``discrete`` key per entry, ``key.0``, ``key.1``, ... (``key.0.1``)
+MultiBinary                            ``discrete``, same shape, 2 classes
+=====================================  ==========================================================================
+
+A `Codec` belongs to one key or one container. ``encode`` turns an observation into flat arrays and checks it,
+``decode`` turns flat action arrays into what the environment expects. Both raise `Mismatch`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamer.envs.errors import EnvError, Mismatch
+from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Vector
+
+SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
+
+
+class Container(Codec):
+    """A Dict (children by name) or a Tuple (children by position)."""
+
+    def __init__(self, key: str, names: list[Any], children: list[Codec], is_dict: bool) -> None:
+        self.key = key
+        self.names = names
+        self.children = children
+        self.is_dict = is_dict
+        self._pairs = list(zip(names, children, strict=True))
+        self._expected = set(names)
+
+    def leaves(self) -> Iterable[Codec]:
+        for child in self.children:
+            yield from child.leaves()
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+        if self.is_dict:
+            if not isinstance(value, dict) or value.keys() != self._expected:
+                raise Mismatch(f"{self._label()} {_describe_keys(value, self._expected)}")
+        elif not isinstance(value, (tuple, list)) or len(value) != len(self.names):
+            got = f"{len(value)} entries" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+            raise Mismatch(f"{self._label()} is {got}, expected a tuple of {len(self.names)} as in the space")
+        for name, child in self._pairs:
+            child.encode(value[name], out, check)
+
+    def decode(self, flat: dict[str, Any]) -> Any:
+        if self.is_dict:
+            return {name: child.decode(flat) for name, child in self._pairs}
+        return tuple(child.decode(flat) for child in self.children)
+
+    def _label(self) -> str:
+        return f"the observation under '{self.key}'" if self.key else "the observation"
+
+
+def observation_codec(space: gymnasium.Space, env: str) -> Codec:
+    """Codec of an observation space; ``env`` names the environment in errors. Raises `EnvError` if unsupported."""
+    return _checked(_build(space, "", env, is_action=False), env, "observation")
+
+
+def action_codec(space: gymnasium.Space, env: str) -> Codec:
+    """Codec of an action space; ``env`` names the environment in errors. Raises `EnvError` if unsupported."""
+    return _checked(_build(space, "", env, is_action=True), env, "action")
+
+
+def _build(space: gymnasium.Space, key: str, env: str, is_action: bool) -> Codec:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return _container(key, list(space.spaces.items()), True, env, is_action)
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return _container(key, list(enumerate(space.spaces)), False, env, is_action)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return Discrete(key or _bare(is_action, "discrete"), (), int(space.n), int(space.start), None)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        return Discrete(key or _bare(is_action, "discrete"), space.shape, 2, 0, space.dtype)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return _multi_discrete(space, key or _bare(is_action, "discrete"))
+    if isinstance(space, gymnasium.spaces.Box):
+        return _box_action(space, key, env) if is_action else _box_observation(space, key, env)
+    raise _unsupported(
+        env,
+        key,
+        is_action,
+        f"the space {type(space).__name__}",
+        f"{SUPPORTED}, nested as you like",
+        "convert it with gymnasium.wrappers.TransformObservation or TransformAction",
+    )
+
+
+def _container(key: str, items: list[tuple[Any, Any]], is_dict: bool, env: str, is_action: bool) -> Container:
+    children = [_build(sub, f"{key}.{name}" if key else str(name), env, is_action) for name, sub in items]
+    return Container(key, [name for name, _ in items], children, is_dict)
+
+
+def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str) -> Codec:
+    start = np.zeros_like(space.nvec) if getattr(space, "start", None) is None else space.start
+    if space.nvec.size and (space.nvec == space.nvec.flat[0]).all():
+        return Discrete(key, space.shape, int(space.nvec.flat[0]), start, space.dtype)
+    return Entries(key, space.nvec, start, space.dtype)
+
+
+def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
+    if space.dtype.kind not in "biuf":
+        raise _unsupported(env, key, False, f"a Box of {space.dtype}", "bools, integers or floats", "convert its dtype")
+    if 0 in space.shape:
+        raise _unsupported(env, key, False, f"an empty Box {space.shape}", "at least one number", "leave it out")
+    if space.dtype == np.uint8 and len(space.shape) in (2, 3):
+        height, channels = space.shape[0], space.shape[2] if len(space.shape) == 3 else 1
+        if height <= 4 and channels > 16:
+            raise _unsupported(
+                env,
+                key,
+                False,
+                f"an image {list(space.shape)} that looks channel-first",
+                "[height, width, channels]",
+                "transpose it, for example with gymnasium.wrappers.TransformObservation",
+            )
+        return Image(key or "image", space)
+    return Vector(key or "vector", space)
+
+
+def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
+    if space.dtype.kind != "f":
+        raise _unsupported(
+            env,
+            key,
+            True,
+            f"a Box of {space.dtype}",
+            "a Box of floats",
+            "use Discrete or MultiDiscrete for whole numbers",
+        )
+    if 0 in space.shape:
+        raise _unsupported(env, key, True, f"an empty Box {space.shape}", "at least one number", "leave it out")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise _unsupported(
+            env,
+            key,
+            True,
+            f"a Box without bounds, from {space.low.min()} to {space.high.max()}",
+            "finite bounds, because actions in [-1, 1] are scaled to them",
+            "declare them, for example Box(-1, 1, shape)",
+        )
+    return Continuous(key or "action", space)
+
+
+def _checked(codec: Codec, env: str, role: str) -> Codec:
+    keys = [leaf.key for leaf in codec.leaves()]
+    if not keys:
+        raise EnvError(f"Environment {env} has an empty {role} space; expected at least one key: add one to the space.")
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise EnvError(
+            f"Environment {env} has two {role} keys that are both called '{twice[0]}' once nested keys are joined with "
+            f"'.'; expected distinct names: rename one of them."
+        )
+    return codec
+
+
+def _unsupported(env: str, key: str, is_action: bool, got: str, expected: str, todo: str) -> EnvError:
+    role = "action" if is_action else "observation"
+    where = f"{role} key '{key}'" if key else f"the {role} space"
+    return EnvError(f"Environment {env}: {where} has {got}; expected {expected}: {todo}.")
+
+
+def _bare(is_action: bool, kind: str) -> str:
+    return "action" if is_action else kind
+
+
+def _describe_keys(value: Any, expected: set[Any]) -> str:
+    if not isinstance(value, dict):
+        return f"is a {type(value).__name__}, expected a dict with the keys {sorted(map(str, expected))}"
+    missing = sorted(str(key) for key in expected - value.keys())
+    extra = sorted(str(key) for key in value.keys() - expected)
+    parts = [
+        f"lacks the key {missing}" if missing else "",
+        f"has the key {extra} that the space lacks" if extra else "",
+    ]
+    return " and ".join(part for part in parts if part) + f"; expected exactly {sorted(map(str, expected))}"
+
+
+__all__ = ["Codec", "action_codec", "observation_codec"]

@@ -1,0 +1,227 @@
+"""Writes down what happens: terminal, ``metrics.jsonl``, Weights & Biases, and the learning curve.
+
+Metrics of updates stay on the device as they come; they are fetched and averaged only when a line is due, so that
+nothing waits for the accelerator in between. A full disk never stops training: it is reported, and writing is tried
+again at the next line.
+"""
+
+import collections
+import json
+import math
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from dreamer.driver import Episode
+from dreamer.types import Metrics
+
+RECENT = 10
+"""Episodes in the mean return on display."""
+
+
+class Logger:
+    """Metrics of one run.
+
+    Args:
+        logdir: where ``metrics.jsonl`` and ``learning_curve.png`` go.
+        title: heading of the display.
+        total_env_steps: budget of the run, for the progress and the ETA.
+        quiet: print nothing.
+        wandb: keyword arguments of ``wandb.init``, or None to leave it out.
+    """
+
+    def __init__(
+        self,
+        logdir: pathlib.Path,
+        title: str,
+        total_env_steps: int,
+        quiet: bool = False,
+        wandb: dict[str, Any] | None = None,
+    ):
+        self.logdir = logdir
+        self.recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._title = title
+        self._total = total_env_steps
+        self._updates: list[Metrics] = []
+        self._unwritten: list[str] = []
+        self._failing = False
+        self._console = Console(file=sys.stderr, quiet=quiet)
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not quiet else None
+        if self._live:
+            self._live.start()
+        self._wandb = None
+        if wandb is not None:
+            import wandb as client  # Slow to import, and most runs do without.
+
+            self._wandb = client.init(dir=str(logdir), **wandb)
+
+    def say(self, message: str) -> None:
+        """Print a line, above the display if there is one."""
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def add_update(self, metrics: Metrics) -> None:
+        """Remember the metrics of one update, without fetching them."""
+        self._updates.append(metrics)
+
+    def add_episode(self, episode: Episode, counters: dict[str, Any]) -> None:
+        """Write down a finished episode."""
+        self.recent.append(episode.score)
+        self._write({**counters, "episode/score": episode.score, "episode/length": episode.length})
+
+    def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, float]:
+        """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.
+
+        Returns:
+            What was written.
+        """
+        fetched = jax.device_get(self._updates)
+        self._updates = []
+        means = {key: float(np.mean([m[key] for m in fetched])) for key in (fetched[0] if fetched else {})}
+        line = {**counters, **rates, **means}
+        if self.recent:
+            line["episode/recent_score"] = float(np.mean(self.recent))
+        self._write(line)
+        self._show(line)
+        return line
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Write a line of arbitrary values."""
+        self._write(values)
+
+    def close(self) -> None:
+        """Stop the display and flush."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+        self._flush()
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
+
+    def _write(self, values: dict[str, Any]) -> None:
+        # JSON has no NaN or infinity.
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._unwritten.append(json.dumps(clean))
+        self._flush()
+        if self._wandb is not None:
+            self._wandb.log({k: v for k, v in clean.items() if v is not None})
+
+    def _flush(self) -> None:
+        if not self._unwritten:
+            return
+        path = self.logdir / "metrics.jsonl"
+        try:
+            with open(path, "ab") as file:
+                start = file.tell()
+                try:
+                    file.write(("\n".join(self._unwritten) + "\n").encode())
+                    file.flush()
+                except OSError:
+                    file.truncate(start)  # No half line stays behind.
+                    raise
+        except OSError as error:
+            if not self._failing:
+                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; free space and the lines will follow.")
+            self._failing = True
+            del self._unwritten[:-100_000]
+        else:
+            self._unwritten.clear()
+            self._failing = False
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if self._live is None:
+            score = f"{line['episode/recent_score']:.1f}" if "episode/recent_score" in line else "-"
+            self.say(
+                f"env steps {line['env_steps']:>9,}  updates {line['updates']:>8,}  "
+                f"return {score:>8}  env steps/s {line['rate/env_steps']:8.1f}  "
+                f"updates/s {line['rate/updates']:6.1f}  ratio {line['train_ratio']:6.1f}  "
+                f"ETA {duration(line['eta_seconds'])}  limited by {line['bottleneck']}"
+            )
+            return
+        table = Table(title=self._title, title_justify="left", show_header=False, expand=False)
+        table.add_column(justify="left")
+        table.add_column(justify="right")
+        share = min(1.0, line["env_steps"] / self._total)
+        table.add_row("progress", f"{'#' * int(30 * share):<30} {share:6.1%}")
+        table.add_row("env steps", f"{line['env_steps']:,} of {self._total:,}")
+        table.add_row("agent steps", f"{line['agent_steps']:,}")
+        table.add_row("updates", f"{line['updates']:,}")
+        table.add_row("env steps/s", f"{line['rate/env_steps']:.1f}")
+        table.add_row("updates/s", f"{line['rate/updates']:.1f}")
+        table.add_row("train ratio", f"{line['train_ratio']:.1f}")
+        score = f"{line['episode/recent_score']:.1f}" if "episode/recent_score" in line else "no episode yet"
+        table.add_row(f"mean return of last {RECENT}", score)
+        table.add_row("limited by", line["bottleneck"])
+        table.add_row("elapsed", duration(line["seconds"]))
+        table.add_row("ETA", duration(line["eta_seconds"]))
+        self._live.update(table, refresh=True)
+
+
+class Speed:
+    """Rates over a sliding window, and where the time of the loop goes."""
+
+    def __init__(self, window: float = 60.0):
+        self._window = window
+        self._marks: collections.deque[tuple[float, int, int]] = collections.deque()
+        self.busy = {"environment": 0.0, "learner": 0.0}
+
+    def rates(self, env_steps: int, updates: int) -> dict[str, float]:
+        """Env steps and updates per second since the oldest mark inside the window."""
+        now = time.perf_counter()
+        self._marks.append((now, env_steps, updates))
+        while len(self._marks) > 2 and self._marks[0][0] < now - self._window:
+            self._marks.popleft()
+        then, old_steps, old_updates = self._marks[0]
+        elapsed = max(now - then, 1e-9)
+        return {"rate/env_steps": (env_steps - old_steps) / elapsed, "rate/updates": (updates - old_updates) / elapsed}
+
+    def bottleneck(self) -> str:
+        """Which of environment and learner the loop waited for longer, since the last call."""
+        name = max(self.busy, key=lambda key: self.busy[key])
+        self.busy = dict.fromkeys(self.busy, 0.0)
+        return name
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, ``2:03`` or ``-`` if not finite."""
+    if not math.isfinite(seconds):
+        return "-"
+    hours, rest = divmod(int(round(seconds)), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl``; an unfinished last line (the process was killed) is left out."""
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line.strip()]
+
+
+def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path:
+    """Draw every episode's return and their running mean over env steps; returns the path of the PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and needed once.
+    from matplotlib.figure import Figure
+
+    episodes = [line for line in read_metrics(logdir / "metrics.jsonl") if "episode/score" in line]
+    steps = np.array([line["env_steps"] for line in episodes], float)
+    scores = np.array([line["episode/score"] for line in episodes], float)
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(steps, scores, ".", color="#9bb7d4", markersize=4, label="episode")
+    if len(scores) >= RECENT:
+        mean = np.convolve(scores, np.ones(RECENT) / RECENT, "valid")
+        axes.plot(steps[RECENT - 1 :], mean, color="#1f4e79", label=f"mean of {RECENT}")
+    if len(scores):
+        axes.legend(frameon=False)
+    axes.set(xlabel="env steps", ylabel="return", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    path = logdir / "learning_curve.png"
+    figure.savefig(path)
+    return path

@@ -1,0 +1,490 @@
+"""Train an agent: ``python -m dreamer.train [--config PRESET ...] [key=value ...]``.
+
+The story of a run: config -> environments -> replay -> agent -> loop. Every turn of the loop, the policy acts, the row
+goes to replay, the learner is started, and the environments are stepped while it computes.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+import psutil
+
+from dreamer import checkpoint as checkpoints
+from dreamer import config as configs
+from dreamer import envs, logger
+from dreamer.agent import Agent
+from dreamer.config import Config, ConfigError
+from dreamer.driver import Driver
+from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
+from dreamer.types import StoredLatent
+
+DEFAULT_PRESET = "cartpole"
+
+FREE_TO_CHANGE = ("logdir", "run.", "env.workers", "env.check")
+"""Config keys, or prefixes of them, that a resumed run may change."""
+
+
+class LogdirInUse(RuntimeError):
+    """Another process trains in this directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run leaves."""
+
+    agent: Agent
+    logdir: pathlib.Path
+    evaluation: Evaluation | None
+    interrupted: bool
+
+
+class Learner:
+    """Runs updates on replayed batches without ever waiting for them.
+
+    The refreshed latents of an update are written back to replay after the next batch was drawn and its update started:
+    by then they are usually done, and the accelerator is never idle in between.
+    """
+
+    def __init__(self, agent: Agent, replay: Replay, ratio: TrainRatio):
+        self.agent = agent
+        self.replay = replay
+        self.ratio = ratio
+        self.updates = 0
+        self._pending: tuple[Ticket, StoredLatent] | None = None
+
+    def learn(self, agent_steps: int) -> Iterator[dict[str, jax.Array]]:
+        """Start the updates that ``agent_steps`` pay for; yields the metrics of each, still on the device."""
+        for _ in range(self.ratio.updates_due(agent_steps, self.replay.ready)):
+            batch, ticket = self.replay.sample()
+            latents, metrics = self.agent.update(batch)
+            self._write_back()
+            self._pending = ticket, latents
+            self.updates += 1
+            yield metrics
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able counters; the latents that are still to be written back are in `replay_state`."""
+        return {"updates": self.updates, "ratio": self.ratio.state()}
+
+    def replay_state(self) -> dict[str, Any]:
+        """Contents of replay and the latents not yet written back, so that a resumed run continues exactly."""
+        state = self.replay.state(copy=False)
+        fields = dict(state["fields"])
+        if self._pending is not None:
+            ticket, latents = self._pending
+            deter = np.asarray(jax.device_get(latents.deter))
+            fields |= {"pending/env": ticket.env, "pending/row": ticket.row}
+            # bfloat16 travels as its bits, like the latents in replay itself.
+            fields["pending/deter"] = deter.view(np.uint16) if deter.dtype.itemsize == 2 else deter
+            fields["pending/stoch"] = np.asarray(jax.device_get(latents.stoch))
+        return {**state, "fields": fields}
+
+    def restore(self, counters: dict[str, Any], replay: dict[str, Any]) -> None:
+        """Inverse of `state` and `replay_state`."""
+        fields = {key: np.asarray(value) for key, value in replay["fields"].items()}
+        pending = {key: fields.pop(f"pending/{key}", None) for key in ("env", "row", "deter", "stoch")}
+        self.replay.restore({**replay, "fields": fields})
+        if pending["env"] is not None:
+            deter = pending["deter"].view(self.agent.latent_spec().deter.dtype)
+            self._pending = Ticket(pending["env"], pending["row"]), StoredLatent(deter, pending["stoch"])
+        self.updates = counters["updates"]
+        self.ratio.restore(counters["ratio"])
+
+    def _write_back(self) -> None:
+        if self._pending is not None:
+            ticket, latents = self._pending
+            self.replay.update_latents(ticket, jax.device_get(latents))
+            self._pending = None
+
+
+class Run:
+    """One training run in one log directory.
+
+    Args:
+        config: the run's config, with ``logdir`` set.
+        make: makes an environment.
+        quiet: print nothing.
+
+    Raises:
+        LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing was changed.
+    """
+
+    def __init__(self, config: Config, make: Callable[[], gymnasium.Env], quiet: bool = False):
+        self.config = config
+        self.logdir = pathlib.Path(config.logdir)
+        self._make = make
+        self._stop = ""
+        self._cleanup = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._cleanup.close)
+            self._cleanup.enter_context(exclusive(self.logdir))
+            saved = checkpoints.load(self.logdir, with_replay=True) if checkpoints.exists(self.logdir) else None
+            if saved is not None:
+                refuse_other_config(saved.config, config, self.logdir)
+            resumes = saved.meta["resumes"] + 1 if saved is not None else 0
+            # Environments cannot be restored, so every resume plays new episodes, from seeds of its own.
+            env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes]).spawn(2)
+            vector = self._cleanup.enter_context(envs.VectorEnv(make, config.env, env_seed))
+            self.agent = Agent(config, vector.obs_spaces, vector.action_spaces)
+            spec = LatentSpec.of(
+                config.rssm.deter, config.rssm.stoch, config.rssm.classes, self.agent.latent_spec().deter.dtype
+            )
+            self.replay_bytes = required_bytes(
+                config.replay.capacity, vector.num_envs, vector.obs_spaces, vector.action_spaces, spec
+            )
+            replay = Replay(
+                config.replay,
+                vector.num_envs,
+                vector.obs_spaces,
+                vector.action_spaces,
+                spec,
+                np.random.default_rng(replay_seed),
+            )
+            replayed = config.replay.batch_size * config.replay.batch_length
+            self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
+            self.driver = Driver(vector, self.agent.policy, self.agent.initial(vector.num_envs))
+            self._resumes, self._seconds_before = resumes, 0.0
+            if saved is not None:
+                self._restore(saved)
+            (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+            wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
+            self.log = logger.Logger(
+                self.logdir, f"Dreamer on {config.task}", config.run.env_steps, quiet, wandb if config.run.wandb else None
+            )
+            self._cleanup.callback(self.log.close)
+            undo.pop_all()
+
+    def train(self) -> Result:
+        """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
+
+        Raises:
+            EnvError: an environment failed; everything up to then was saved.
+            CheckpointError: the last checkpoint could not be written.
+        """
+        with self._cleanup, self._signals():
+            self._announce()
+            try:
+                self._loop()
+            except envs.EnvError as error:
+                self._save()
+                raise envs.EnvError(
+                    f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Mend the environment, then "
+                    f"resume with: {resume_command(self.logdir)}"
+                ) from error
+            path = self._save()
+            if self._stop:
+                self.log.say(
+                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; saved {path}.\n"
+                    f"Resume with: {resume_command(self.logdir)}"
+                )
+                return Result(self.agent, self.logdir, None, interrupted=True)
+            evaluation = self._evaluate()
+            self._closing_words(path, evaluation)
+            return Result(self.agent, self.logdir, evaluation, interrupted=False)
+
+    def _loop(self) -> None:
+        config, driver, learner = self.config.run, self.driver, self.learner
+        self._begin = time.perf_counter()
+        speed = logger.Speed()
+        estimated = False
+        next_log = self._begin + min(config.log_every, 5.0)
+        next_save = self._begin + config.save_every
+        while driver.env_steps < config.env_steps and not self._stop:
+            start = time.perf_counter()
+            learner.replay.add(*driver.act())
+            for metrics in learner.learn(driver.agent_steps):
+                self.log.add_update(metrics)
+            middle = time.perf_counter()
+            for episode in driver.advance():
+                self.log.add_episode(episode, self._counters())
+            end = time.perf_counter()
+            speed.busy["learner"] += middle - start
+            speed.busy["environment"] += end - middle
+            if end >= next_log:
+                rates = speed.rates(driver.env_steps, learner.updates)
+                eta = (config.env_steps - driver.env_steps) / max(rates["rate/env_steps"], 1e-9)
+                steady = rates["rate/updates"] > 0
+                self.log.tick(
+                    self._counters(),
+                    {
+                        **rates,
+                        "train_ratio": learner.ratio.true_ratio,
+                        "eta_seconds": eta if steady else float("inf"),
+                        "bottleneck": speed.bottleneck(),
+                        "memory_bytes": psutil.Process().memory_info().rss,
+                    },
+                )
+                if steady and not estimated and end - self._begin > 20:
+                    estimated = True
+                    self._estimate(eta)
+                next_log = time.perf_counter() + config.log_every
+            if end >= next_save:
+                with contextlib.suppress(checkpoints.CheckpointError):
+                    self._save_and_report()
+                next_save = time.perf_counter() + config.save_every
+
+    def _counters(self) -> dict[str, Any]:
+        return {
+            "env_steps": self.driver.env_steps,
+            "agent_steps": self.driver.agent_steps,
+            "updates": self.learner.updates,
+            "episodes": self.driver.episodes,
+            "seconds": self._seconds_before + time.perf_counter() - self._begin,
+        }
+
+    def _save_and_report(self) -> None:
+        try:
+            self._save()
+        except checkpoints.CheckpointError as error:
+            self.log.say(f"{error} Training goes on, and the next save tries again.")
+            raise
+
+    def _save(self) -> pathlib.Path:
+        meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
+        meta["recent"] = list(self.log.recent)
+        return checkpoints.save(self.logdir, self.driver.env_steps, self.agent, self.learner.replay_state(), meta)
+
+    def _restore(self, saved: checkpoints.Checkpoint) -> None:
+        checkpoints.restore_agent(self.agent, saved)
+        self.learner.restore(saved.meta["learner"], saved.replay or {})
+        self.learner.replay.close_open_episodes()
+        for name in ("env_steps", "agent_steps", "episodes"):
+            setattr(self.driver, name, saved.meta[name])
+        self._seconds_before = saved.meta["seconds"]
+
+    def _evaluate(self) -> Evaluation | None:
+        episodes = self.config.run.eval_episodes
+        if not episodes:
+            return None
+        self.log.say(f"Closing evaluation over {episodes} fresh episodes with the policy's mode ...")
+        evaluation = evaluate(
+            self.agent, self._make, episodes, seed=self.config.seed, checkpoint_env_steps=self.driver.env_steps
+        )
+        self.log.write({**self._counters(), **{f"eval/{k}": v for k, v in evaluation.summary().items() if k != "task"}})
+        return evaluation
+
+    def _announce(self) -> None:
+        c, gigabytes = self.config, 1e-9
+        devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        again = f", resumed at {self.driver.env_steps:,} env steps" if self._resumes else ""
+        self.log.say(
+            f"Dreamer on {c.task}, seed {c.seed}, {c.run.env_steps:,} env steps, in {self.logdir}{again}\n"
+            f"  {self.agent.parameter_count:,} parameters in {c.nets.dtype} on {devices}; {c.env.count} environments; "
+            f"batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
+            f"  replay of {c.replay.capacity:,} steps takes up to {self.replay_bytes * gigabytes:.2f} GB. "
+            "The first update compiles; then the wall time is estimated."
+        )
+        if self._resumes:
+            self.log.say("  Environments cannot be restored: their open episodes count as truncated, all else is exact.")
+
+    def _estimate(self, eta: float) -> None:
+        memory = psutil.Process().memory_info().rss * 1e-9
+        total = self._seconds_before + time.perf_counter() - self._begin + eta
+        self.log.say(
+            f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here; {memory:.1f} GB of memory "
+            f"now, at most {memory + self.replay_bytes * 1e-9:.1f} GB with a full replay."
+        )
+
+    def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
+        curve = logger.plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
+        lines = [f"Trained for {self.driver.env_steps:,} env steps in {logger.duration(self._counters()['seconds'])}."]
+        if evaluation is not None:
+            lines.append(str(evaluation))
+        names = {"checkpoint": path, "metrics": self.logdir / "metrics.jsonl", "config": self.logdir / "config.yaml"}
+        lines += [f"  {name:<15} {where}" for name, where in {**names, "learning curve": curve}.items()]
+        lines.append(f"Score it again: python -m dreamer.evaluate {shlex.quote(str(self.logdir))} --episodes 20")
+        self.log.say("\n".join(lines))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the loop between two turns; a second SIGINT interrupts at once."""
+
+        def request(number: int, frame: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = signal.Signals(number).name
+
+        previous = {}
+        with contextlib.suppress(ValueError):  # Not in the main thread: then signals are not ours to handle.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, request)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def train(
+    env: Callable[[], gymnasium.Env] | None = None,
+    config: Config | None = None,
+    *,
+    presets: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> Result:
+    """Train an agent and return it.
+
+    Args:
+        env: makes the environment; any function without arguments that returns a Gymnasium environment. None: the one
+            named by ``config.task``.
+        config: a resolved config; or None to build it from presets and overrides, as on the command line.
+        presets: preset names; the default is ``cartpole``, or ``size/tiny`` when ``env`` is given.
+        overrides: ``key=value`` strings.
+        quiet: print nothing.
+
+    Raises:
+        ConfigError, EnvError, CheckpointError, ReplayMemoryError, LogdirInUse: see `Run`.
+    """
+    if config is None:
+        config = configs.load(presets or [DEFAULT_PRESET], overrides)
+    if env is not None:
+        name = getattr(env, "__name__", type(env).__name__)
+        config = dataclasses.replace(config, task=f"custom_{name}")
+    if not config.logdir:
+        config = dataclasses.replace(config, logdir=default_logdir(config))
+    return Run(config, env or make_env(config), quiet).train()
+
+
+def default_logdir(config: Config) -> str:
+    """``runs/TIME-TASK-SEED``, a directory that is not there yet."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = pathlib.Path("runs") / f"{stamp}-{config.task.replace('/', '_')}-{config.seed}"
+    path, number = base, 1
+    while path.exists():
+        path, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return str(path)
+
+
+@contextlib.contextmanager
+def exclusive(logdir: pathlib.Path) -> Iterator[None]:
+    """Create and lock a log directory; the lock goes with the process, however it ends.
+
+    Raises:
+        LogdirInUse: another process holds it.
+        ConfigError: the directory cannot be created or written.
+    """
+    try:
+        logdir.mkdir(parents=True, exist_ok=True)
+        lock = open(logdir / ".lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"logdir={logdir} cannot be used: {error.strerror}. Choose another logdir.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise LogdirInUse(
+                f"logdir={logdir} is in use by another run (process {owner}). Wait for it, stop it, or choose another "
+                "logdir."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> None:
+    """Raise `ConfigError` naming every key that a resumed run must not change but would."""
+    changed = configs.differences(saved, config)
+    wrong = [
+        f"{key}: {old} in the checkpoint, {new} now"
+        for key, (old, new) in changed.items()
+        if not key.startswith(FREE_TO_CHANGE)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:\n  " + "\n  ".join(wrong) + "\n"
+            f"Go on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
+        )
+
+
+def resume_command(logdir: pathlib.Path) -> str:
+    """The command that goes on with a run."""
+    return f"python -m dreamer.train --resume {shlex.quote(str(logdir))}"
+
+
+USAGE = """usage: python -m dreamer.train [--config PRESET ...] [key=value ...]
+       python -m dreamer.train --resume LOGDIR [key=value ...]
+
+Trains an agent. Presets are applied left to right, then key=value overrides; without --config, the preset is '{default}'.
+The same command with the same logdir=DIR resumes; --resume LOGDIR takes the config saved there.
+
+presets:
+{presets}
+
+config keys, with type, default, unit and meaning:
+{keys}"""
+
+
+def parse(argv: Sequence[str]) -> Config | None:
+    """Command line to config; None if help was asked for.
+
+    Raises:
+        ConfigError: an option, preset, key or value is wrong.
+    """
+    names: list[str] = []
+    overrides: list[str] = []
+    resume = ""
+    words = iter(argv)
+    reading = ""
+    for word in words:
+        if word in ("-h", "--help"):
+            return None
+        if word in ("--config", "--resume"):
+            reading = word
+        elif word.startswith("-"):
+            raise ConfigError(f"There is no option '{word}'. The options are --config, --resume and --help.")
+        elif "=" in word:
+            overrides.append(word)
+        elif reading == "--config":
+            names.append(word)
+        elif reading == "--resume" and not resume:
+            resume = word
+        else:
+            raise ConfigError(f"'{word}' is not of the form key=value. Name presets after --config.")
+    if not resume:
+        return configs.load(names or [DEFAULT_PRESET], overrides)
+    if names:
+        raise ConfigError("--resume takes the config saved in the log directory; leave out --config.")
+    saved = configs.to_dict(configs.load_yaml(pathlib.Path(resume) / "config.yaml"))
+    return configs.override(configs.from_dict({**saved, "logdir": resume}), overrides)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 done, 2 an error that was explained, 130 interrupted and saved."""
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv)
+        if config is None:
+            presets = "\n".join(f"  {name:<18} {what}" for name, what in configs.presets().items())
+            print(USAGE.format(default=DEFAULT_PRESET, presets=presets, keys=configs.reference()))
+            return 0
+        result = train(config=config)
+    except (
+        ConfigError,
+        LogdirInUse,
+        ReplayMemoryError,
+        checkpoints.CheckpointError,
+        envs.EnvError,
+    ) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 130 if result.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

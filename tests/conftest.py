@@ -1,0 +1,30 @@
+"""What holds in every test: JAX on the CPU with eight devices, no silent broadcasting, and fixed randomness."""
+
+import os
+
+# Read when JAX is first used, so they come before its import. The devices share the machine's cores: a program on one
+# of them runs as it would alone, and tests that spread work over several need no special machine.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Host randomness, the same in every run and every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """Device randomness, the same in every run and every test."""
+    return jax.random.key(0)

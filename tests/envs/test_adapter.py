@@ -1,0 +1,272 @@
+"""The adapter against the environment it wraps: values, flags, repeats, and the refusal of wrong values."""
+
+import itertools
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dreamer.config import EnvConfig
+from dreamer.envs import Adapter, EnvError, make, tasks
+
+
+class Answers(gymnasium.Env):
+    """Gives prepared answers: dictionaries with any of obs, reward, terminated, truncated; the first one to reset."""
+
+    def __init__(self, answers, observation_space=None):
+        self.observation_space = observation_space or spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self._answers = iter(answers)
+
+    def _next(self):
+        default = {"obs": np.zeros(self.observation_space.shape or (), self.observation_space.dtype)}
+        return {**default, "reward": 0.0, "terminated": False, "truncated": False, **next(self._answers)}
+
+    def reset(self, *, seed=None, options=None):
+        return self._next()["obs"], {}
+
+    def step(self, action):
+        return (*self._next().values(), {})
+
+
+def play(answers, space=None, **config):
+    """Reset, then step through all answers."""
+    env = Adapter(Answers(answers, space), EnvConfig(**config), name="mine")
+    results = [env.reset()]
+    results += [env.step({"action": np.int32(0)}) for _ in answers[1:]]
+    return results
+
+
+@pytest.mark.parametrize("repeat", [1, 2, 3])
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_same_as_the_raw_environment(task, repeat):
+    """Golden: several episodes with scripted actions, every field of every step."""
+    raw = gymnasium.make(task)
+    env = make(f"gym_{task}", EnvConfig(repeat=repeat))
+    rng = np.random.default_rng(0)
+    ends = 0
+    raw_obs, _ = raw.reset(seed=7)
+    obs, info = env.reset(seed=7)
+    np.testing.assert_array_equal(obs["vector"], raw_obs)
+    assert info == {"env_steps": 0}
+    for _ in range(450 // repeat):
+        if task == "CartPole-v1":
+            action = int(rng.integers(2))
+            raw_action = action
+        else:
+            action = rng.uniform(-1.3, 1.3, 1).astype(np.float32)
+            raw_action = 2 * np.clip(action, -1, 1)
+        rewards = []
+        for _ in range(repeat):
+            raw_obs, raw_reward, raw_terminated, raw_truncated, _ = raw.step(raw_action)
+            rewards.append(float(raw_reward))
+            if raw_terminated or raw_truncated:
+                break
+        obs, reward, terminated, truncated, info = env.step({"action": np.asarray(action)})
+        np.testing.assert_array_equal(obs["vector"], raw_obs)
+        assert reward == pytest.approx(sum(rewards), rel=1e-12)
+        assert (terminated, truncated, info["env_steps"]) == (raw_terminated, raw_truncated, len(rewards))
+        if terminated or truncated:
+            ends += 1
+            raw_obs, _ = raw.reset()
+            obs, _ = env.reset()
+            np.testing.assert_array_equal(obs["vector"], raw_obs)
+    assert ends >= 2
+
+
+def test_repeat_stops_at_the_end_and_counts():
+    rewards = [{}, {"reward": 1.0}, {"reward": 2.0}, {"reward": 4.0, "terminated": True}]
+    env = Adapter(Answers(rewards), EnvConfig(repeat=2))
+    env.reset()
+    assert env.step({"action": 0})[1:] == (3.0, False, False, {"env_steps": 2})
+    assert env.step({"action": 0})[1:] == (4.0, True, False, {"env_steps": 1})
+
+
+@pytest.mark.parametrize(("terminated", "truncated"), list(itertools.product([False, True], repeat=2)))
+def test_termination_and_truncation_are_never_mixed(terminated, truncated):
+    _, last = play([{}, {"terminated": np.bool_(terminated), "truncated": np.bool_(truncated)}])
+    assert last[2] is terminated and last[3] is truncated
+
+
+def test_observations_are_new_arrays():
+    buffer = np.zeros(3, np.float32)
+    env = Adapter(Answers([{"obs": buffer}]), EnvConfig())
+    obs, _ = env.reset()
+    buffer[:] = 1
+    np.testing.assert_array_equal(obs["vector"], 0)
+
+
+@pytest.mark.parametrize("value", [[1, 0, 0], [0.5, 0.0, 0.0], np.ones(3), np.ones(3, np.float16), np.ones(3, bool)])
+def test_harmless_dtypes_are_cast(value):
+    ((obs, _),) = play([{"obs": value}])
+    assert obs["vector"].dtype == np.float32
+    np.testing.assert_array_equal(obs["vector"], np.asarray(value, np.float32))
+
+
+def test_large_finite_values_pass():
+    ((obs, _),) = play([{"obs": [1e30, -1e30, 3.0]}], spaces.Box(-np.inf, np.inf, (3,), np.float64))
+    np.testing.assert_array_equal(obs["vector"], np.array([1e30, -1e30, 3], np.float32))
+
+
+def test_rounding_at_the_bounds_passes():
+    play([{"obs": np.array([1 + 3e-7, -1 - 3e-7, 0], np.float32)}])
+
+
+IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+BAD_OBS = [
+    (None, [0, np.nan, 0], r"'vector' holds nan at index \[1\], expected finite numbers.*env.check=false does not"),
+    (None, [0, 0, -np.inf], r"'vector' holds -inf at index \[2\], expected finite"),
+    (spaces.Box(-np.inf, np.inf, (2, 2)), [[0, 0], [np.inf, 0]], r"holds inf at index \[1, 0\]"),
+    (spaces.Box(-np.inf, np.inf, (), np.float64), 1e300, r"holds 1e\+300, expected a number that float32 can hold"),
+    (None, np.zeros(4, np.float32), r"'vector' has shape \[4\], expected \[3\]"),
+    (None, [0, "x", 0], r"'vector' has dtype <U\d+, expected float32"),
+    (None, [0, [1, 2], 0], r"'vector' is not an array"),
+    (IMAGE, np.zeros((8, 8, 3)), r"'image' has dtype float64, expected uint8"),
+    (IMAGE, np.zeros((3, 8, 8), np.uint8), r"'image' has shape \[3, 8, 8\], expected \[8, 8, 3\]"),
+    (spaces.Discrete(3, start=5), 4, r"'discrete' holds class 4, expected 5 to 7"),
+    (spaces.MultiDiscrete([3, 3]), [0, 3], r"'discrete' holds class 3 at index \[1\], expected 0 to 2"),
+    (spaces.MultiDiscrete([2, 3], start=[1, 4]), [1, 7], r"'discrete.1' holds class 7, expected 4 to 6"),
+    (
+        spaces.Dict(a=spaces.Discrete(2)),
+        {"b": 0},
+        r"lacks the key \['a'\] and has the key \['b'\] that the space lacks",
+    ),
+    (spaces.Dict(a=spaces.Dict(c=spaces.Discrete(2))), {"a": 0}, r"under 'a' is a int, expected a dict"),
+    (spaces.Tuple([spaces.Discrete(2)]), (0, 1), r"the observation is 2 entries, expected a tuple of 1"),
+]
+BAD_BOUNDS = [
+    (
+        None,
+        [0, 1.1, 0],
+        r"'vector' holds 1\.1 at index \[1\], expected a value in \[-1\.0, 1\.0\].*or env\.check=false",
+    ),
+    (spaces.Box(0, np.inf, (2, 1), np.float64), [[1e20], [-0.5]], r"holds -0\.5 at index \[1, 0\].* \[0\.0, inf\]"),
+    (spaces.Box(0, 9, (2, 2, 1), np.uint8), np.full((2, 2, 1), 10, np.uint8), r"'image' holds 10 at.* \[0, 9\]"),
+]
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(("space", "obs", "message"), BAD_OBS)
+def test_bad_observations_are_refused_always(space, obs, message, check):
+    with pytest.raises(EnvError, match=r"Environment mine, step 0 of episode 1: .*" + message):
+        play([{"obs": obs}], space, check=check)
+
+
+@pytest.mark.parametrize(("space", "obs", "message"), BAD_BOUNDS)
+def test_bounds_are_refused_if_checked(space, obs, message):
+    with pytest.raises(EnvError, match=message):
+        play([{"obs": obs}], space)
+    play([{"obs": obs}], space, check=False)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (np.nan, r"reward is nan, expected a finite number"),
+        (-np.inf, r"reward is -inf"),
+        (None, r"reward is None \(NoneType\), expected one number"),
+        (np.zeros(2), r"reward is an array of shape \[2\], expected one number"),
+        (1e300, r"rewards of 1 repeats sum to 1e\+300, expected what float32 holds"),
+    ],
+)
+def test_bad_rewards_say_when(reward, message):
+    with pytest.raises(EnvError, match=r"Environment mine, step 2 of episode 1: .*" + message):
+        play([{}, {}, {"reward": reward}], check=False)
+
+
+def test_one_number_in_an_array_is_a_reward():
+    assert play([{}, {"reward": np.array([1.5])}])[1][1] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({"action": 2}, r"action key 'action' is 2 .*expected whole numbers from 0 to 1: fix the policy"),
+        ({"action": 0.0}, r"is 0\.0 \(float64\), expected whole numbers"),
+        ({"action": np.zeros(1, np.int32)}, r"has shape \[1\], expected \[\]"),
+        ({"other": 0}, r"lacks the key 'action' and has \['other'\]"),
+    ],
+)
+def test_bad_actions_are_refused(action, message):
+    env = Adapter(Answers([{}, {}]), EnvConfig())
+    env.reset()
+    with pytest.raises(EnvError, match=message):
+        env.step(action)
+
+
+def test_nan_actions_are_refused():
+    env = make("gym_Pendulum-v1", EnvConfig())
+    env.reset(seed=0)
+    with pytest.raises(EnvError, match=r"gym_Pendulum-v1, step 0 of episode 1: action key 'action' is \[nan\].*policy"):
+        env.step({"action": np.array([np.nan], np.float32)})
+
+
+def test_order_of_calls_is_enforced():
+    env = Adapter(Answers([{}, {"terminated": True}]), EnvConfig())
+    with pytest.raises(EnvError, match="call reset first"):
+        env.step({"action": 0})
+    env.reset()
+    env.step({"action": 0})
+    with pytest.raises(EnvError, match="after the end of an episode"):
+        env.step({"action": 0})
+
+
+def test_the_old_gym_interface_is_recognised():
+    class Old(Answers):
+        def reset(self, *, seed=None, options=None):
+            return super().reset()[0] if old_reset else super().reset()
+
+        def step(self, action):
+            return super().step(action)[:4]
+
+    env = Old([{}] * 3)
+    old_reset = True
+    with pytest.raises(
+        EnvError, match=r"reset returned an array of shape \[3\], expected the tuple \(observation, info"
+    ):
+        Adapter(env, EnvConfig()).reset()
+    old_reset = False
+    adapter = Adapter(env, EnvConfig())
+    adapter.reset()
+    with pytest.raises(EnvError, match=r"step returned a tuple of 4 values, expected the tuple \(observation, reward"):
+        adapter.step({"action": 0})
+
+
+def test_what_is_no_environment_is_refused():
+    with pytest.raises(EnvError, match=r"Got a builtins\.str as environment, expected a gymnasium\.Env"):
+        Adapter("CartPole-v1", EnvConfig())
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("probe_cacth", r"There is no task 'probe_cacth'\. Did you mean 'probe_catch'.*Name a task gym_ID"),
+        ("CartPole-v1", r"Did you mean 'gym_CartPole-v1'\?"),
+        ("gym_CartPol-v1", r"Did you mean: `CartPole`"),
+        ("gym_CartPole-v9", r"'gym_CartPole-v9'.*`v1`"),
+        ("gym_ALE/Nothing-v5", r"There is no task 'gym_ALE/Nothing-v5'.*pip install \"gymnasium\[atari\]\""),
+        ("gym_no_such_module:Thing-v0", r"needs a package that is not installed.*no_such_module"),
+        ("gym_a b", r"Malformed environment ID"),
+    ],
+)
+def test_unknown_tasks_name_the_nearest(task, message):
+    with pytest.raises(EnvError, match=message):
+        make(task, EnvConfig())
+
+
+def test_a_missing_package_names_the_command(monkeypatch):
+    def needs(**kwargs):
+        raise ModuleNotFoundError("No module named 'simulator'", name="simulator")
+
+    gymnasium.register("NeedsPackage-v0", entry_point=needs)
+    try:
+        with pytest.raises(EnvError, match=r"'gym_NeedsPackage-v0' needs a package.*pip install simulator\."):
+            make("gym_NeedsPackage-v0", EnvConfig())
+    finally:
+        del gymnasium.registry["NeedsPackage-v0"]
+
+
+def test_tasks_lists_what_make_accepts():
+    assert {"probe_catch", "probe_dummy", "gym_CartPole-v1", "gym_Pendulum-v1"} <= set(tasks())
+    assert tasks() == sorted(tasks())

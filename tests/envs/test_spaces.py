@@ -1,0 +1,194 @@
+"""Any nested space: names, shapes, dtypes and ranges of flat keys, and the way back."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dreamer.config import EnvConfig
+from dreamer.envs import Adapter, EnvError, make
+from dreamer.types import Space
+
+LEAVES = 9
+
+
+class Spaced(gymnasium.Env):
+    """Random observations of a space; refuses actions that are not in the other; ends after five steps."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.taken = []
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), (self.action_space, action)
+        self.taken.append(action)
+        return self.observation_space.sample(), 0.0, False, len(self.taken) == 5, {}
+
+
+def random_leaf(rng, is_action):
+    shape = tuple(rng.integers(1, 4, rng.integers(0, 3)).tolist())
+    kind = rng.integers(LEAVES)
+    if kind == 0:
+        return spaces.Discrete(int(rng.integers(1, 6)), start=int(rng.integers(-5, 6)))
+    if kind == 1:
+        return spaces.MultiBinary(shape or 2)
+    if kind == 2:
+        return spaces.MultiDiscrete(np.full(shape or (2,), rng.integers(1, 6)))
+    if kind == 3:
+        nvec = rng.integers(1, 6, shape or (2,))
+        return spaces.MultiDiscrete(nvec, start=rng.integers(-3, 3, nvec.shape), dtype=np.int32)
+    dtype = [np.float16, np.float32, np.float64][rng.integers(3)]
+    if is_action or kind == 4:
+        low = rng.uniform(-9, 5, shape)
+        return spaces.Box(low.astype(dtype), (low + rng.uniform(0, 4, shape)).astype(dtype), dtype=dtype)
+    if kind == 5:
+        return spaces.Box(-np.inf, np.inf, shape, dtype)
+    if kind == 6:
+        return spaces.Box(0, 255, (*rng.integers(5, 9, 2).tolist(), *[[], [1], [3]][rng.integers(3)]), np.uint8)
+    if kind == 7:
+        return spaces.Box(-100, 1000, shape, np.int64)
+    return spaces.Box(0, 200, (3,), np.uint8)
+
+
+def random_space(rng, is_action, depth):
+    kind = rng.integers(4) if depth else 0
+    if kind == 2:
+        return spaces.Dict({name: random_space(rng, is_action, depth - 1) for name in "cab"[: rng.integers(1, 4)]})
+    if kind == 3:
+        return spaces.Tuple([random_space(rng, is_action, depth - 1) for _ in range(rng.integers(1, 4))])
+    return random_leaf(rng, is_action)
+
+
+def assert_described(obs, described: dict[str, Space]) -> None:
+    assert list(described) == sorted(described)
+    assert obs.keys() == described.keys()
+    for key, space in described.items():
+        assert isinstance(obs[key], np.ndarray)
+        assert (obs[key].shape, obs[key].dtype) == (space.shape, space.dtype), key
+        if space.kind == "discrete":
+            assert obs[key].min() >= 0 and obs[key].max() < space.classes
+        assert len(space.shape) == {"image": 3, "vector": 1}.get(space.kind, len(space.shape))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_nested_spaces_go_there_and_back(seed):
+    rng = np.random.default_rng(seed)
+    observation_space, action_space = random_space(rng, False, 3), random_space(rng, True, 3)
+    env = Adapter(Spaced(observation_space, action_space), EnvConfig())
+    env.action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    assert_described(obs, env.obs_spaces)
+    assert env.observation_space.contains({key: value if value.shape else int(value) for key, value in obs.items()})
+    assert env.action_spaces.keys() == env.action_space.spaces.keys()
+    for _ in range(5):
+        obs, *_ = env.step(env.action_space.sample())
+        assert_described(obs, env.obs_spaces)
+
+
+def test_every_kind_has_the_documented_name_and_space():
+    env = make("probe_dummy", EnvConfig())
+    assert env.obs_spaces == {
+        "body.joints": Space("vector", (6,)),
+        "body.pair.0": Space("discrete", (), 3),
+        "body.pair.1": Space("vector", (1,)),
+        "body.touch": Space("discrete", (4,), 2),
+        "camera": Space("image", (16, 16, 3)),
+        "cards": Space("discrete", (2,), 5),
+        "dice.0": Space("discrete", (), 2),
+        "dice.1": Space("discrete", (), 6),
+        "gray": Space("image", (16, 16, 1)),
+    }
+    assert env.action_spaces == {
+        "arm.0": Space("continuous", (3,)),
+        "arm.1": Space("discrete", (), 4),
+        "dials": Space("discrete", (2,), 4),
+        "keys": Space("discrete", (2,), 2),
+        "menu.0": Space("discrete", (), 3),
+        "menu.1": Space("discrete", (), 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (spaces.Box(-1, 1, (2, 2)), {"vector": Space("vector", (4,))}),
+        (spaces.Box(0, 1, (8, 8, 3), np.float32), {"vector": Space("vector", (192,))}),
+        (spaces.Box(0, 255, (8, 6), np.uint8), {"image": Space("image", (8, 6, 1))}),
+        (spaces.Box(0, 255, (2, 8, 6, 3), np.uint8), {"vector": Space("vector", (288,))}),
+        (spaces.Discrete(4), {"discrete": Space("discrete", (), 4)}),
+        (spaces.MultiDiscrete([[2, 2], [2, 3]]), {f"discrete.{k}": Space("discrete", (), 2 + (k == "1.1"))
+                                                   for k in ("0.0", "0.1", "1.0", "1.1")}),
+        (spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]), {"0": Space("discrete", (), 2),
+                                                                   "1": Space("discrete", (), 3)}),
+    ],
+)  # fmt: skip
+def test_names_of_bare_observations(space, expected):
+    assert Adapter(Spaced(space, spaces.Discrete(2)), EnvConfig()).obs_spaces == expected
+
+
+def test_bare_actions_are_called_action():
+    def names(space):
+        return list(Adapter(Spaced(spaces.Discrete(2), space), EnvConfig()).action_spaces)
+
+    assert names(spaces.Discrete(2)) == names(spaces.Box(-1, 1, (2,))) == names(spaces.MultiBinary(2)) == ["action"]
+    assert names(spaces.MultiDiscrete([2, 3])) == ["action.0", "action.1"]
+
+
+def test_nested_action_is_rebuilt_exactly():
+    space = spaces.Dict(
+        arm=spaces.Tuple([spaces.Box(-2.0, 6.0, (3,), np.float64), spaces.Discrete(4, start=1)]),
+        keys=spaces.MultiBinary(2),
+        menu=spaces.MultiDiscrete([3, 2], start=[5, 7]),
+    )
+    inner = Spaced(spaces.Discrete(2), space)
+    env = Adapter(inner, EnvConfig())
+    env.reset(seed=0)
+    arm = np.array([-1.0, 0.0, 0.5], np.float32)
+    env.step({"arm.0": arm, "arm.1": np.int32(3), "keys": np.array([1, 0], np.int32), "menu.0": 2, "menu.1": 0})
+    (action,) = inner.taken
+    np.testing.assert_array_equal(action["arm"][0], [-2.0, 2.0, 4.0])
+    assert action["arm"][1] == 4
+    np.testing.assert_array_equal(action["keys"], [1, 0])
+    np.testing.assert_array_equal(action["menu"], [7, 7])
+
+
+def test_continuous_actions_are_clipped_and_scaled_once():
+    inner = Spaced(
+        spaces.Discrete(2), spaces.Box(np.float32([-3, 0, -0.1]), np.float32([1, 10, 0.7]), dtype=np.float32)
+    )
+    env = Adapter(inner, EnvConfig())
+    env.reset(seed=0)
+    for action in ([-1, -1, -1], [1, 1, 1], [-7, 2, 0], [0, 0.5, 3]):
+        env.step({"action": np.array(action, np.float32)})
+    expected = np.float32([[-3, 0, -0.1], [1, 10, 0.7], [-3, 10, 0.3], [-1, 7.5, 0.7]])
+    np.testing.assert_allclose(inner.taken, expected, rtol=1e-6)
+    # The ends are hit exactly, whatever rounding does in between.
+    np.testing.assert_array_equal(inner.taken[:2], expected[:2])
+    assert inner.taken[0].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("obs", "action", "message"),
+    [
+        (spaces.Text(5), None, r"Spaced: the observation space has the space Text; expected Box, Discrete.*convert it"),
+        (spaces.Dict(a=spaces.Sequence(spaces.Discrete(2))), None, r"observation key 'a' has the space Sequence"),
+        (None, spaces.Graph(spaces.Discrete(2), None), r"action space has the space Graph"),
+        (None, spaces.Dict(b=spaces.Box(-np.inf, 1, (2,))), r"action key 'b' has a Box without bounds.*Box\(-1, 1"),
+        (None, spaces.Box(0, 9, (2,), np.int64), r"a Box of int64; expected a Box of floats: use Discrete or Multi"),
+        (spaces.Box(0, 255, (4, 84, 84), np.uint8), None, r"image \[4, 84, 84\] that looks channel-first; .*transpose"),
+        (spaces.Box(0, 1, (0,)), None, r"empty Box \(0,\)"),
+        (spaces.Dict(), None, r"empty observation space"),
+        (spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}), None, r"both called 'a\.b'"),
+    ],
+)
+def test_unsupported_spaces_are_named(obs, action, message):
+    env = Spaced(obs if obs is not None else spaces.Discrete(2), action if action is not None else spaces.Discrete(2))
+    with pytest.raises(EnvError, match=message):
+        Adapter(env, EnvConfig())

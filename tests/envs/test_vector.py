@@ -1,0 +1,338 @@
+"""Stepping N environments: exact timing across episode ends, equal results of both kinds of workers, and failures."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+
+import gymnasium
+import numpy as np
+import pytest
+
+from dreamer.config import EnvConfig
+from dreamer.envs import Adapter, EnvError, VectorEnv, make
+
+
+def scripted(episodes, **failures):
+    """A maker of environments that play episodes of rewards over and over; the last letter says how one ends.
+
+    The observation is [episode, time]. ``episodes`` are pairs such as ([1, 2, 3], "T") for terminated, "L" for a limit.
+    """
+
+    def make_env():
+        class Scripted(gymnasium.Env):
+            def __init__(self):
+                self.observation_space = gymnasium.spaces.Box(0, 99, (2,), np.float32)
+                self.action_space = gymnasium.spaces.Discrete(3)
+                self.episode = -1
+
+            def reset(self, *, seed=None, options=None):
+                self.episode += 1
+                self.time = 0
+                if self.episode == failures.get("reset"):
+                    raise LookupError("no such level")
+                return np.float32([self.episode, 0]), {"noise": object()}
+
+            def step(self, action):
+                rewards, end = episodes[self.episode % len(episodes)]
+                if self.time >= len(rewards):
+                    raise RuntimeError("stepped past the end")
+                reward = rewards[self.time]
+                self.time += 1
+                if action == 2:
+                    failures["do"]()
+                over = self.time == len(rewards)
+                obs = np.float32([self.episode, self.time])
+                return obs, reward, over and end == "T", over and end == "L", {"noise": object()}
+
+        return Scripted()
+
+    return make_env
+
+
+def run(env, actions):
+    """All steps: the reset and one per action; everything is copied, to notice overwriting."""
+    steps = [env.reset()]
+    copies = [_copy(steps[0])]
+    for action in actions:
+        steps.append(env.step(action))
+        copies.append(_copy(steps[-1]))
+    for step, copy in zip(steps, copies, strict=True):
+        _assert_equal(step, copy)
+    return steps
+
+
+def _copy(step):
+    return step._replace(
+        obs={k: v.copy() for k, v in step.obs.items()}, **{k: getattr(step, k).copy() for k in step._fields[1:]}
+    )
+
+
+def _assert_equal(one, two):
+    assert one.obs.keys() == two.obs.keys()
+    for key in one.obs:
+        np.testing.assert_array_equal(one.obs[key], two.obs[key], strict=True)
+    for field in one._fields[1:]:
+        np.testing.assert_array_equal(getattr(one, field), getattr(two, field), strict=True)
+
+
+def column(steps, field):
+    """One field of environment 0 over time."""
+    return [getattr(step, field)[0].item() for step in steps]
+
+
+ACTIONS = [{"action": np.zeros(1, np.int32)}] * 7
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_next_step_reset_is_exact(workers):
+    maker = scripted([([1.0, 2.0], "T"), ([4.0, 8.0, 16.0], "L")])
+    with VectorEnv(maker, EnvConfig(count=1, workers=workers), 0) as env:
+        steps = run(env, ACTIONS)
+    assert [step.obs["vector"][0].tolist() for step in steps] == [
+        [0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [1, 3], [2, 0],
+    ]  # fmt: skip
+    assert column(steps, "reward") == [0, 1, 2, 0, 4, 8, 16, 0]
+    assert column(steps, "is_first") == [True, False, False, True, False, False, False, True]
+    assert column(steps, "is_last") == [False, False, True, False, False, False, True, False]
+    assert column(steps, "is_terminal") == [False, False, True, False, False, False, False, False]
+    assert column(steps, "env_steps") == [0, 1, 1, 0, 1, 1, 1, 0]
+    for step in steps:
+        assert [getattr(step, f).dtype for f in step._fields[1:]] == [np.float32, bool, bool, bool, np.int32]
+        assert step.obs["vector"].dtype == np.float32
+
+
+def test_repeat_counts_the_steps_really_taken():
+    maker = scripted([([1.0, 2.0, 4.0], "T")])
+    with VectorEnv(maker, EnvConfig(count=2, repeat=2), 0) as env:
+        steps = run(env, [{"action": np.zeros(2, np.int32)}] * 5)
+    assert column(steps, "reward") == [0, 3, 4, 0, 3, 4]
+    assert column(steps, "env_steps") == [0, 2, 1, 0, 2, 1]
+    assert column(steps, "is_first") == [True, False, False, True, False, False]
+    assert column(steps, "is_last") == [False, False, True, False, False, True]
+
+
+def test_reset_starts_new_episodes_everywhere():
+    with VectorEnv(scripted([([1.0, 2.0], "T")]), EnvConfig(count=1), 0) as env:
+        run(env, ACTIONS[:2])
+        step = env.reset()
+        assert step.is_first.all() and not step.is_last.any() and step.obs["vector"].tolist() == [[1, 0]]
+        assert env.step(ACTIONS[0]).reward.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_same_as_raw_environments(task, repeat):
+    """Golden: every field of every step of three environments, over several episodes."""
+    config = EnvConfig(count=3, repeat=repeat)
+    rng = np.random.default_rng(1)
+    length = 460 // repeat
+    if task == "CartPole-v1":
+        actions = rng.integers(0, 2, (length, 3)).astype(np.int32)
+    else:
+        actions = rng.uniform(-1.2, 1.2, (length, 3, 1)).astype(np.float32)
+    with VectorEnv(lambda: make(f"gym_{task}", config), config, 11) as env:
+        steps = run(env, [{"action": action} for action in actions])
+    seeds = [int(word) >> 1 for word in np.random.SeedSequence(11).generate_state(3)]
+    ends = 0
+    for i in range(3):
+        raw = gymnasium.make(task)
+        obs, _ = raw.reset(seed=seeds[i])
+        expected = (obs, 0.0, True, False, False, 0)
+        for t, step in enumerate(steps):
+            np.testing.assert_array_equal(step.obs["vector"][i], expected[0])
+            assert step.reward[i] == np.float32(expected[1])
+            assert tuple(getattr(step, field)[i] for field in step._fields[2:]) == expected[2:], (t, i)
+            if t == length:
+                break
+            if step.is_last[i]:
+                ends += 1
+                expected = (raw.reset()[0], 0.0, True, False, False, 0)
+                continue
+            action = actions[t, i] if task == "CartPole-v1" else 2 * np.clip(actions[t, i], -1, 1)
+            total, taken = 0.0, 0
+            for _ in range(repeat):
+                obs, reward, terminated, truncated, _ = raw.step(action)
+                total, taken = total + reward, taken + 1
+                if terminated or truncated:
+                    break
+            expected = (obs, total, False, terminated or truncated, terminated, taken)
+    assert ends >= 6
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_async_equals_sync_on_every_kind_of_space(repeat):
+    results = []
+    for workers in ("sync", "async"):
+        config = EnvConfig(count=2, workers=workers, repeat=repeat)
+        with VectorEnv(lambda config=config: make("probe_dummy", config), config, np.random.SeedSequence(5)) as env:
+            space = gymnasium.vector.utils.batch_space(make("probe_dummy", config).action_space, 2)
+            space.seed(0)
+            results.append(run(env, [space.sample() for _ in range(25)]))
+            spaces = env.obs_spaces
+    for one, two in zip(*results, strict=True):
+        _assert_equal(one, two)
+        for key, value in one.obs.items():
+            assert (value.shape, value.dtype) == ((2, *spaces[key].shape), spaces[key].dtype)
+    assert sum(step.is_last.sum() for step in results[0]) >= 4
+
+
+def test_seeds_differ_between_environments_and_decide_all():
+    def first(seed):
+        with VectorEnv(lambda: gymnasium.make("CartPole-v1"), EnvConfig(count=4), seed) as env:
+            return env.reset().obs["vector"], env.reset().obs["vector"]
+
+    sequence = np.random.SeedSequence(3)
+    for one, two in zip(first(3), first(sequence), strict=True):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(first(sequence)[1], first(3)[1])
+    a, b = first(3)
+    assert len(np.unique(np.concatenate([a, b, first(4)[0]]), axis=0)) == 12
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_an_exception_of_the_environment_is_told(workers):
+    def fail():
+        raise ZeroDivisionError("100% odd")
+
+    env = VectorEnv(scripted([([0.0] * 9, "T")], do=fail), EnvConfig(count=2, workers=workers), 0)
+    children = multiprocessing.active_children()
+    env.reset()
+    env.step({"action": np.array([0, 1], np.int32)})
+    message = r"Scripted, step 1 of episode 1: ZeroDivisionError: 100% odd \(environment number 1\)"
+    with pytest.raises(EnvError, match=message) as caught:
+        env.step({"action": np.array([0, 2], np.int32)})
+    if workers == "async":
+        assert "in fail" in str(caught.value)  # the traceback of the worker
+        assert len(children) == 2 and not multiprocessing.active_children()
+    else:
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(EnvError, match="environments are closed"):
+        env.step({"action": np.array([0, 0], np.int32)})
+    env.close()
+
+
+def test_errors_of_the_adapter_travel_from_workers():
+    env = VectorEnv(scripted([([0.0, np.inf], "T")]), EnvConfig(count=2, workers="async"), 0)
+    env.reset()
+    env.step({"action": np.zeros(2, np.int32)})
+    with pytest.raises(EnvError, match=r"Scripted, step 2 of episode 1: the reward is inf.*\(environment number 0\)"):
+        env.step({"action": np.zeros(2, np.int32)})
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_failing_resets_are_told(workers):
+    env = VectorEnv(scripted([([0.0], "T")], reset=1), EnvConfig(count=1, workers=workers), 0)
+    env.reset()
+    env.step(ACTIONS[0])
+    with pytest.raises(EnvError, match=r"step 0 of episode 2: LookupError: no such level"):
+        env.step(ACTIONS[0])
+
+
+def test_failing_to_make_in_a_worker_is_told():
+    home = os.getpid()
+
+    def make_env():
+        if os.getpid() != home:
+            raise OSError("licence server unreachable")
+        return make("probe_constant", EnvConfig())
+
+    env = VectorEnv(make_env, EnvConfig(count=2, workers="async"), 0)
+    with pytest.raises(
+        EnvError, match=r"(?s)probe_constant, when it was made: OSError: licence.*worker process:.*make_env"
+    ):
+        env.reset()
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_vanishes_is_noticed():
+    env = VectorEnv(scripted([([0.0] * 9, "T")], do=lambda: os._exit(7)), EnvConfig(count=2, workers="async"), 0)
+    env.reset()
+    with pytest.raises(EnvError, match=r"worker process ended without a word \(exit codes \[7\]"):
+        env.step({"action": np.array([2, 0], np.int32)})
+    assert not multiprocessing.active_children()
+
+
+def test_close_ends_the_workers_and_may_be_repeated():
+    env = VectorEnv(scripted([([0.0], "T")]), EnvConfig(count=2, workers="async"), 0)
+    assert len(multiprocessing.active_children()) == 2
+    env.close()
+    env.close()
+    assert not multiprocessing.active_children()
+
+
+def test_what_cannot_be_sent_to_workers_is_told():
+    generator = (i for i in range(3))
+
+    def make_env():
+        next(generator)
+        return make("probe_constant", EnvConfig())
+
+    with pytest.raises(EnvError, match=r"make_env cannot be sent to worker processes.*generator.*env\.workers=sync"):
+        VectorEnv(make_env, EnvConfig(count=1, workers="async"), 0)
+    VectorEnv(make_env, EnvConfig(count=1), 0)
+
+
+def test_a_script_without_guard_can_start_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import gymnasium, numpy as np
+            from dreamer.config import EnvConfig
+            from dreamer.envs import VectorEnv
+            print("main", __name__, flush=True)
+
+            class Mine(gymnasium.Wrapper):
+                pass
+
+            def make_env():
+                return Mine(gymnasium.make("CartPole-v1"))
+
+            env = VectorEnv(make_env, EnvConfig(count=2, workers="async"), 0)
+            print(env.reset().obs["vector"].shape)
+            env.close()
+            """
+        )
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    result = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
+    )
+    assert (result.stdout, result.returncode) == ("main __main__\n(2, 4)\n", 0), result.stderr
+
+
+def test_environments_must_be_new_and_alike():
+    single = gymnasium.make("CartPole-v1")
+    with pytest.raises(EnvError, match="the same environment twice"):
+        VectorEnv(lambda: single, EnvConfig(count=2), 0)
+    ids = iter(["CartPole-v1", "Acrobot-v1"])
+    with pytest.raises(EnvError, match=r"made with the observation space .*make_env must return .* equal spaces"):
+        VectorEnv(lambda: gymnasium.make(next(ids)), EnvConfig(count=2), 0)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({"move": np.zeros(2, np.int32)}, r"has the keys \['move'\], expected exactly \['action'\]"),
+        ({"action": np.zeros(3, np.int32)}, r"'action' has shape \[3\], expected \[2\]"),
+    ],
+)
+def test_actions_must_fit(action, message):
+    with VectorEnv(scripted([([0.0] * 9, "T")]), EnvConfig(count=2), 0) as env:
+        with pytest.raises(EnvError, match="call reset first"):
+            env.step(action)
+        env.reset()
+        with pytest.raises(EnvError, match=message):
+            env.step(action)
+        env.step({"action": np.zeros(2, np.int32)})  # a refused action changes nothing
+
+
+def test_adapters_and_raw_environments_are_both_fine():
+    config = EnvConfig(count=1, repeat=2)
+    for maker in (scripted([([1.0, 1.0], "T")]), lambda: Adapter(scripted([([1.0, 1.0], "T")])(), config)):
+        with VectorEnv(maker, config, 0) as env:
+            env.reset()
+            assert env.step(ACTIONS[0]).reward.tolist() == [2.0]

@@ -1,0 +1,355 @@
+"""Presets stack, overrides are typed, a mistake is named in one sentence, and a config survives being written down."""
+
+import dataclasses
+import pathlib
+import re
+
+import pytest
+import yaml
+
+from dreamer import config as configuration
+from dreamer.config import Config, ConfigError, load
+
+PRESETS = sorted(configuration.presets())
+SIZES = {
+    "size/1m": (512, 64, 4, 4, 64),
+    "size/12m": (2048, 256, 16, 16, 256),
+    "size/25m": (3072, 384, 24, 24, 384),
+    "size/50m": (4096, 512, 32, 32, 512),
+    "size/100m": (6144, 768, 48, 48, 768),
+    "size/200m": (8192, 1024, 64, 64, 1024),
+    "size/400m": (12288, 1536, 96, 96, 1536),
+}
+
+
+@pytest.fixture
+def preset_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """An empty preset directory in place of ``configs/``."""
+    monkeypatch.setattr(configuration, "preset_directory", lambda: tmp_path)
+    return tmp_path
+
+
+def sentence(*names: str, overrides: tuple[str, ...] = ()) -> str:
+    """The message with which `load` refuses."""
+    with pytest.raises(ConfigError) as caught:
+        load(names, overrides)
+    return str(caught.value)
+
+
+# Defaults and presets
+
+
+def test_without_presets_the_config_is_the_default() -> None:
+    assert load() == Config()
+
+
+def test_defaults_are_the_published_ones() -> None:
+    config = Config()
+    assert (config.replay.batch_size, config.replay.batch_length, config.replay.capacity) == (16, 64, 5_000_000)
+    assert (config.behavior.horizon, config.behavior.return_lambda, config.behavior.entropy) == (15, 0.95, 3e-4)
+    assert (config.loss.dyn, config.loss.rep, config.loss.replay_critic) == (1.0, 0.1, 0.3)
+    assert (config.optimizer.lr, config.optimizer.warmup, config.optimizer.clip) == (4e-5, 1000, 0.3)
+    assert (config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps) == (0.9, 0.999, 1e-20)
+    assert load(["size/200m"]) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_says_how_to_run_it(name: str) -> None:
+    config = load([name])
+    assert configuration.from_dict(configuration.to_dict(config)) == config
+    assert "python -m dreamer.train" in (configuration.preset_directory() / f"{name}.yaml").read_text()
+    assert configuration.presets()[name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_holds_only_leaves_that_exist(name: str) -> None:
+    values = yaml.safe_load((configuration.preset_directory() / f"{name}.yaml").read_text())
+    known = {key for key, _ in configuration.flatten(Config())}
+
+    def leaves(tree: dict, prefix: str = "") -> set[str]:
+        found: set[str] = set()
+        for key, value in tree.items():
+            found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+        return found
+
+    assert leaves(values) <= known
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_the_published_ones(name: str) -> None:
+    config = load([name])
+    got = (config.rssm.deter, config.rssm.hidden, config.rssm.classes, config.nets.depth, config.nets.units)
+    assert got == SIZES[name]
+
+
+def test_presets_stack_left_to_right_and_overrides_come_last(preset_files: pathlib.Path) -> None:
+    (preset_files / "first.yaml").write_text("# first\nseed: 1\nrssm: {deter: 64, hidden: 32}\n")
+    (preset_files / "more").mkdir()
+    (preset_files / "more/second.yaml").write_text("# second\nrssm: {hidden: 48}\nnets: {units: 24}\n")
+    config = load(["first", "more/second"], ["nets.units=12"])
+    assert (config.seed, config.rssm.deter, config.rssm.hidden, config.nets.units) == (1, 64, 48, 12)
+    assert load(["more/second", "first"]).rssm.hidden == 32
+    assert configuration.presets() == {"first": "first", "more/second": "second"}
+
+
+def test_an_empty_preset_changes_nothing(preset_files: pathlib.Path) -> None:
+    (preset_files / "empty.yaml").touch()
+    assert load(["empty"]) == Config()
+    assert configuration.presets() == {"empty": ""}
+
+
+def test_ranges_are_judged_after_everything_is_merged() -> None:
+    overrides = ["behavior.starts=80", "replay.batch_length=80"]
+    assert load(overrides=overrides) == load(overrides=overrides[::-1])
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=3", 3),
+        ("seed=1_000", 1000),
+        (" seed =3", 3),
+        ("optimizer.lr=4e-4", 4e-4),
+        ("optimizer.lr=1", 1.0),
+        ("loss.rep=0", 0.0),
+        ("env.workers=async", "async"),
+        ("nets.dtype=float32", "float32"),
+        ("nets.mults=[2,3]", (2, 3)),
+        ("nets.mults=[1]", (1,)),
+        ("replay.online=false", False),
+        ("run.wandb=true", True),
+        ("task=gym_Pendulum-v1", "gym_Pendulum-v1"),
+        ("logdir=runs/x=1", "runs/x=1"),
+        ("logdir=", ""),
+    ],
+)
+def test_override(override: str, value: object) -> None:
+    got = dict(configuration.flatten(load(overrides=[override])))[override.partition("=")[0].strip()]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_an_override_may_be_a_group() -> None:
+    config = load(overrides=["rssm={deter: 64, blocks: 4}"])
+    assert (config.rssm.deter, config.rssm.blocks, config.rssm.hidden) == (64, 4, 1024)
+
+
+def test_the_last_override_wins() -> None:
+    assert load(overrides=["seed=1", "seed=2"]).seed == 2
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("rssm.decter=3", ["rssm.decter", "Did you mean: 'deter'"]),
+        ("rsm.deter=3", ["'rsm'", "Did you mean: 'rssm'"]),
+        ("sed=3", ["'sed'", "Did you mean: 'seed'"]),
+        ("zzz.b.c=1", ["'zzz'", "--help"]),
+        ("=3", ["=3", "--help"]),
+        ("seed=abc", ["(key 'seed')", "'abc'", "Integer"]),
+        ("seed=1.5", ["(key 'seed')", "1.5", "Integer"]),
+        ("seed=true", ["(key 'seed')", "bool", "Integer"]),
+        ("seed=", ["(key 'seed')", "Integer"]),
+        ("seed=null", ["(key 'seed')", "None", "int"]),
+        ("optimizer.lr=fast", ["(key 'optimizer.lr')", "'fast'", "Float"]),
+        ("env.workers=threads", ["(key 'env.workers')", "'threads'", "sync", "async"]),
+        ("nets.dtype=float16", ["(key 'nets.dtype')", "'float16'", "float32", "bfloat16"]),
+        ("nets.mults=3", ["(key 'nets.mults')", "int"]),
+        ("nets.mults=[a]", ["nets.mults=[a]", "Integer"]),
+        ("rssm.deter.x=3", ["(key 'rssm.deter')", "Integer"]),
+        ("env=3", ["env=3", "EnvConfig"]),
+        ("env=null", ["(key 'env')"]),
+    ],
+)
+def test_wrong_override_names_source_key_and_expectation(override: str, parts: list[str]) -> None:
+    message = sentence(overrides=(override,))
+    assert f"override '{override}'" in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=-1", "an integer in [0, 2**31)"),
+        ("seed=2147483648", "an integer in [0, 2**31)"),
+        ("env.count=0", "at least 1"),
+        ("env.repeat=0", "at least 1"),
+        ("replay.batch_size=0", "at least 1"),
+        ("replay.batch_length=1", "at least 2"),
+        ("replay.capacity=1039", "at least env.count * (replay.batch_length + 1) = 1040"),
+        ("rssm.deter=129", "a multiple of rssm.blocks=8"),
+        ("rssm.classes=1", "at least 2"),
+        ("rssm.unimix=1.0", "a probability in [0, 1)"),
+        ("nets.bins=4", "an odd number of at least 3"),
+        ("nets.bins=1", "an odd number of at least 3"),
+        ("behavior.horizon=0", "at least 1"),
+        ("behavior.starts=65", "0 to replay.batch_length=64"),
+        ("behavior.starts=-1", "0 to replay.batch_length=64"),
+        ("behavior.return_horizon=1.0", "more than 1"),
+        ("behavior.return_lambda=1.5", "a number in [0, 1]"),
+        ("behavior.min_std=2.0", "0 < min_std <= max_std"),
+        ("optimizer.lr=0.0", "a positive number"),
+        ("optimizer.lr=nan", "a positive number"),
+        ("optimizer.warmup=-1", "0 or more"),
+        ("run.env_steps=0", "at least 1"),
+        ("run.train_ratio=0.0", "a positive number"),
+    ],
+)
+def test_value_out_of_range(override: str, expected: str) -> None:
+    message = sentence(overrides=(override,))
+    assert message.startswith(f"{override} cannot be used: expected {expected}")
+
+
+def test_empty_mults() -> None:
+    assert sentence(overrides=("nets.mults=[]",)).endswith("expected at least one multiplier.")
+
+
+def test_capacity_may_hold_exactly_one_sequence_per_environment() -> None:
+    assert load(overrides=["replay.capacity=1040"]).replay.capacity == 1040
+
+
+def test_override_without_equals() -> None:
+    message = sentence(overrides=("seed",))
+    assert "'seed'" in message
+    assert "key=value" in message
+
+
+def test_override_that_is_not_yaml() -> None:
+    assert sentence(overrides=("seed=[1",)).startswith("The value in 'seed=[1' is not valid YAML")
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=${oc.env:HOME}", "task=${logdir}", "nets.mults=${x}", "env={count: '${x}'}"]
+)
+def test_interpolation_is_refused(override: str) -> None:
+    assert "interpolation is not allowed" in sentence(overrides=(override,))
+
+
+def test_unknown_preset_names_the_nearest_and_lists_all() -> None:
+    message = sentence("sise/12m")
+    assert "no preset 'sise/12m'" in message
+    assert "Did you mean 'size/12m'?" in message
+    assert all(name in message for name in PRESETS)
+
+
+def test_unknown_preset_without_a_near_one() -> None:
+    assert "Did you mean" not in sentence("qqqqqqqq")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("seed: [1\n", ["'bad'", "not valid YAML"]),
+        ("- seed\n", ["'bad'", "list", "expected a mapping"]),
+        ("sed: 1\n", ["preset bad", "Did you mean: 'seed'"]),
+        ("seed: x\n", ["preset bad", "(key 'seed')", "Integer"]),
+        ("logdir: ${task}\n", ["preset bad", "interpolation is not allowed"]),
+    ],
+)
+def test_broken_preset(preset_files: pathlib.Path, text: str, parts: list[str]) -> None:
+    (preset_files / "bad.yaml").write_text(text)
+    message = sentence("bad")
+    for part in parts:
+        assert part in message
+
+
+# Written down and read back
+
+
+def changed() -> Config:
+    return load(
+        ["size/tiny"], ["seed=3", "nets.mults=[2,3]", "optimizer.lr=1e-20", "logdir=runs/'1e3'", "run.wandb=true"]
+    )
+
+
+def test_round_trip_through_yaml(tmp_path: pathlib.Path) -> None:
+    config = changed()
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(config))
+    assert configuration.load_yaml(tmp_path / "config.yaml") == config
+    assert configuration.load_yaml(str(tmp_path / "config.yaml")) == config
+
+
+def test_to_dict_is_plain_and_complete() -> None:
+    config = changed()
+    values = configuration.to_dict(config)
+    assert values["nets"]["mults"] == [2, 3]
+    assert type(values["rssm"]) is dict
+    assert set(values) == {field.name for field in dataclasses.fields(Config)}
+    assert configuration.from_dict(values) == config
+
+
+def test_from_dict_fills_in_defaults_and_refuses_unknown_keys() -> None:
+    assert configuration.from_dict({}) == Config()
+    with pytest.raises(ConfigError, match=r"saved config.*'sed'.*'seed'"):
+        configuration.from_dict({"sed": 1})
+    with pytest.raises(ConfigError, match=re.escape("env.count=0 cannot be used")):
+        configuration.from_dict({"env": {"count": 0}})
+
+
+def test_load_yaml_refuses_what_is_no_config(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "config.yaml"
+    with pytest.raises(ConfigError, match=r"config\.yaml is not a readable config: .*No such file"):
+        configuration.load_yaml(path)
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml is not a readable config"):
+        configuration.load_yaml(path)
+    path.write_text("[1]")
+    with pytest.raises(ConfigError, match=r"config\.yaml holds a list, expected a mapping"):
+        configuration.load_yaml(path)
+
+
+def test_config_is_frozen_and_hashable() -> None:
+    config = changed()
+    assert hash(config) == hash(changed())
+    assert {config: 1}[changed()] == 1
+    assert config != Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 4  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.rssm.deter = 4  # type: ignore[misc]
+
+
+def test_differences() -> None:
+    new = load(overrides=["seed=3", "rssm.deter=64"])
+    assert configuration.differences(Config(), new) == {"seed": (0, 3), "rssm.deter": (8192, 64)}
+    assert configuration.differences(new, new) == {}
+
+
+def test_reference_describes_every_key() -> None:
+    text = configuration.reference()
+    lines = text.splitlines()
+    for key, value in configuration.flatten(Config()):
+        found = [index for index, line in enumerate(lines) if line.split()[:1] == [key]]
+        assert len(found) == 1, key
+        shown = f"'{value}'" if isinstance(value, str) else str(value)
+        assert f"= {shown}" in lines[found[0]]
+        assert len(lines[found[0] + 1].strip()) > 10, f"{key} has no help line"
+    assert "[replayed steps per agent step]" in text
+    assert "Literal['sync', 'async']" in text
+
+
+def test_every_group_has_a_docstring_and_a_help_line() -> None:
+    for field in dataclasses.fields(Config):
+        assert field.metadata["help"]
+        if dataclasses.is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            assert not (field.type.__doc__ or "").startswith(field.type.__name__), "dataclass signature, no docstring"
+
+
+def test_presets_are_found_beside_the_package_or_inside_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "dreamer"
+    (tmp_path / "configs").mkdir()
+    package.mkdir()
+    monkeypatch.setattr(configuration, "__file__", str(package / "config.py"))
+    assert configuration.preset_directory() == tmp_path / "configs"
+    (package / "configs").mkdir()
+    assert configuration.preset_directory() == package / "configs"

@@ -1,0 +1,158 @@
+"""The codebase keeps the shape it claims: layers, names, docstrings, and files that work on any machine."""
+
+import ast
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dreamer"
+
+# From the ground up: a file imports only from files before it.
+LAYERS = [
+    "types",
+    "config",
+    "transforms",
+    "returns",
+    "distributions",
+    "networks",
+    "rssm",
+    "world_model",
+    "behavior",
+    "optimizer",
+    "agent",
+    "replay",
+    "envs",
+    "driver",
+    "logger",
+    "checkpoint",
+    "evaluate",
+    "train",
+]
+# What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
+MODEL_FREE = ["replay", "envs", "driver", "logger"]
+MODEL = LAYERS[LAYERS.index("transforms") : LAYERS.index("agent") + 1]
+MODEL_LIBRARIES = {"flax", "distrax", "optax", "tensorflow_probability"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: pathlib.Path) -> str:
+    """``dreamer/replay/ring.py`` is ``replay.ring``, and ``dreamer/__init__.py`` is the empty string."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST, package: list[str]) -> set[str]:
+    """Absolute names of all modules that a file imports, wherever in it the statement stands."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join(start + (node.module.split(".") if node.module else []))
+            # What is imported may be a module itself: `from dreamer import config`.
+            found |= {f"{base}.{alias.name}" for alias in node.names} | {base}
+    return found
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    name = module_name(path)
+    package = ["dreamer", *name.split(".")] if name else ["dreamer"]
+    if path.name != "__init__.py":
+        package = package[:-1]
+    return imports(ast.parse(path.read_text()), package)
+
+
+def layers_used(path: pathlib.Path) -> set[str]:
+    """Top-level modules of the package that a file imports."""
+    split = [name.split(".") for name in imports_of(path)]
+    return {parts[1] for parts in split if parts[0] == "dreamer" and len(parts) > 1 and parts[1] in LAYERS}
+
+
+def tracked_files() -> list[pathlib.Path]:
+    """Files under version control or about to be; all that is not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import dreamer.rssm", {"dreamer.rssm"}),
+        ("from dreamer import rssm", {"dreamer", "dreamer.rssm"}),
+        ("from dreamer.rssm import RSSM as R", {"dreamer.rssm", "dreamer.rssm.RSSM"}),
+        ("from . import ratio", {"dreamer.replay", "dreamer.replay.ratio"}),
+        ("from ..rssm import RSSM", {"dreamer.rssm", "dreamer.rssm.RSSM"}),
+        ("def f():\n    import dreamer.train", {"dreamer.train"}),
+    ],
+)
+def test_the_reader_of_imports_sees_every_form(source: str, expected: set[str]) -> None:
+    assert imports(ast.parse(source), ["dreamer", "replay"]) == expected
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_file_imports_only_from_layers_below(path: pathlib.Path) -> None:
+    layer = module_name(path).split(".")[0]
+    if not layer:
+        return
+    assert layer in LAYERS, f"dreamer/{layer} has no place in the list of layers: add it where it belongs"
+    below = set(LAYERS[: LAYERS.index(layer)])
+    assert layers_used(path) - {layer} <= below
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_data_handling_knows_no_networks(path: pathlib.Path) -> None:
+    if module_name(path).split(".")[0] not in MODEL_FREE:
+        return
+    assert layers_used(path).isdisjoint(MODEL)
+    assert {name.split(".")[0] for name in imports_of(path)}.isdisjoint(MODEL_LIBRARIES)
+
+
+def test_the_package_imports_nothing_heavy_by_itself() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    # Type checkers may see everything; at run time the training program is loaded when it is asked for.
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = imports(ast.Module(body=list(top), type_ignores=[]), ["dreamer"])
+    assert not {name for name in names if name.startswith("dreamer.train")}
+
+
+def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = {"util", "utils", "tool", "tools", "common", "helpers", "misc"}
+    assert not [path for path in MODULES if drawers & set(module_name(path).split("."))]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_what_is_public_has_a_docstring(path: pathlib.Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the file itself"
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    public = [node for node in tree.body if isinstance(node, definitions) and not node.name.startswith("_")]
+    assert not [node.name for node in public if not ast.get_docstring(node)]
+
+
+def test_files_name_no_package_registry_and_no_place_on_one_machine() -> None:
+    # Spelled in halves, so that this file passes its own test.
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "npmjs" + ".org", "npmjs" + ".com", "anaconda" + ".org"]
+    places = ["/wor" + "k/", "/ro" + "ot/", "/ho" + "me/", "/Use" + "rs/", "/tm" + "p/", "/opt/" + "pypi"]
+    found = []
+    for path in tracked_files():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        text = data.decode("utf-8")
+        found += [f"{path.relative_to(ROOT)}: {word}" for word in hosts + places if word in text]
+    assert not found
+
+
+def test_constraints_are_exact_versions_and_nothing_else() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    names = [line.partition("==")[0].lower() for line in lines]
+    assert all(line.count("==") == 1 and set(line) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-=_") for line in lines)
+    assert len(set(names)) == len(names)
