@@ -125,9 +125,9 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
     metrics = aux.metrics | {
         "loss/total": total,
         "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
-        "optimizer/gradient_norm": optax.global_norm(gradient),
-        "optimizer/update_norm": optax.global_norm(updates),
-        "optimizer/parameter_norm": optax.global_norm(nets),
+        "optimizer/gradient_norm": optax.tree.norm(gradient),
+        "optimizer/update_norm": optax.tree.norm(updates),
+        "optimizer/parameter_norm": optax.tree.norm(nets),
     }
     latents = nets.world_model.rssm.pack(aux.latent)
     return TrainState(state.step + 1, nets, slow_critic, aux.return_range, opt_state), latents, metrics

@@ -24,10 +24,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-Observation = dict[str, Array]
+Observation = dict[str, Array | np.ndarray]
 """One array per observation key, with the same leading axes for all keys."""
 
-Action = dict[str, Array]
+Action = dict[str, Array | np.ndarray]
 """One array per action key: ``int32 [..., *shape]`` class indices or ``float32 [..., *shape]`` in [-1, 1]."""
 
 Metrics = dict[str, Array]

@@ -47,7 +47,7 @@ def golden_batch(data: dict[str, np.ndarray]) -> Batch:
     get = lambda key: data[f"batch/{key}"]  # noqa: E731
     stoch = get("latent/stoch")[:, 0]
     assert np.array_equal(stoch.max(-1), np.ones_like(stoch.max(-1))), "stored latents are one-hot"
-    return Batch(
+    batch = Batch(
         obs={key: get(key)[:, 1:] for key in OBS_SPACES},
         prev_action={key: get(key)[:, :-1] for key in ACTION_SPACES},
         reward=get("reward")[:, 1:],
@@ -56,6 +56,7 @@ def golden_batch(data: dict[str, np.ndarray]) -> Batch:
         is_terminal=get("is_terminal")[:, 1:],
         latent=StoredLatent(get("latent/deter")[:, 0], stoch.argmax(-1).astype(np.uint8)),
     )
+    return jax.tree.map(jnp.asarray, batch)
 
 
 def official_names() -> dict[str, str]:

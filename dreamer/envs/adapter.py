@@ -34,6 +34,9 @@ class Adapter(gymnasium.Env):
         obs_spaces, action_spaces: `Space` by flat key, sorted by key.
     """
 
+    observation_space: gymnasium.spaces.Dict
+    action_space: gymnasium.spaces.Dict
+
     def __init__(self, env: object, config: EnvConfig, name: str = "") -> None:
         """Wrap ``env``; raises `EnvError` if it is no Gymnasium environment or has a space that is not supported."""
         if not isinstance(env, gymnasium.Env):

@@ -186,9 +186,9 @@ class Continuous(Codec):
         action = _action(self.key, flat, self.space.shape)
         if not np.isfinite(action).all():
             raise Mismatch(f"action key '{self.key}' is {action.tolist()}, expected finite numbers: fix the policy")
-        scaled = self._center + self._half * np.minimum(np.maximum(action, -1.0), 1.0)
-        # Rounding to the environment's dtype must not step over its bounds.
-        return np.asarray(np.minimum(np.maximum(scaled.astype(self._dtype), self._low), self._high))
+        scaled = self._center + self._half * action
+        # After scaling, this clips the action to [-1, 1] and also the rounding of the line above.
+        return np.asarray(np.minimum(np.maximum(scaled, self._low), self._high).astype(self._dtype))
 
 
 def _array(key: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -33,7 +33,7 @@ class Answers(gymnasium.Env):
 def play(answers, space=None, **config):
     """Reset, then step through all answers."""
     env = Adapter(Answers(answers, space), EnvConfig(**config), name="mine")
-    results = [env.reset()]
+    results: list = [env.reset()]
     results += [env.step({"action": np.int32(0)}) for _ in answers[1:]]
     return results
 
@@ -52,8 +52,7 @@ def test_same_as_the_raw_environment(task, repeat):
     assert info == {"env_steps": 0}
     for _ in range(450 // repeat):
         if task == "CartPole-v1":
-            action = int(rng.integers(2))
-            raw_action = action
+            raw_action = action = np.asarray(rng.integers(2))
         else:
             action = rng.uniform(-1.3, 1.3, 1).astype(np.float32)
             raw_action = 2 * np.clip(action, -1, 1)
@@ -63,7 +62,7 @@ def test_same_as_the_raw_environment(task, repeat):
             rewards.append(float(raw_reward))
             if raw_terminated or raw_truncated:
                 break
-        obs, reward, terminated, truncated, info = env.step({"action": np.asarray(action)})
+        obs, reward, terminated, truncated, info = env.step({"action": action})
         np.testing.assert_array_equal(obs["vector"], raw_obs)
         assert reward == pytest.approx(sum(rewards), rel=1e-12)
         assert (terminated, truncated, info["env_steps"]) == (raw_terminated, raw_truncated, len(rewards))
@@ -89,12 +88,16 @@ def test_termination_and_truncation_are_never_mixed(terminated, truncated):
     assert last[2] is terminated and last[3] is truncated
 
 
-def test_observations_are_new_arrays():
-    buffer = np.zeros(3, np.float32)
-    env = Adapter(Answers([{"obs": buffer}]), EnvConfig())
-    obs, _ = env.reset()
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Box(-1, 1, (3,), np.float32), spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.MultiDiscrete([2, 2])],
+)
+def test_observations_are_new_arrays(space):
+    buffer = np.zeros(space.shape, space.dtype)
+    ((obs, _),) = play([{"obs": buffer}], space)
     buffer[:] = 1
-    np.testing.assert_array_equal(obs["vector"], 0)
+    (value,) = obs.values()
+    np.testing.assert_array_equal(value, 0)
 
 
 @pytest.mark.parametrize("value", [[1, 0, 0], [0.5, 0.0, 0.0], np.ones(3), np.ones(3, np.float16), np.ones(3, bool)])

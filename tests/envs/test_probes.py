@@ -90,6 +90,23 @@ def test_catch_shows_ball_and_paddle(channels):
     assert lengths == [False] * 27 + [True]
 
 
+def test_catch_bounces_off_the_walls():
+    env = PROBES["probe_catch"](size=8, drops=100)
+    image, _ = env.reset(seed=0)
+    paths = [[ball(image)[1]]]
+    for t in range(1, 700):
+        row, column = ball(env.step(1)[0])
+        assert row == t % 7
+        paths[-1].append(column)
+        if row == 0:
+            paths.append([paths[-1].pop()])
+    moves = [np.diff(path) for path in paths]
+    assert {int(move[0]) for move in moves} == {-1, 0, 1}
+    assert all(len(set(np.abs(move))) == 1 for move in moves)  # straight, or diagonal all the way
+    assert any(len(set(move)) == 2 for move in moves)  # some of them turned
+    assert {path[0] for path in paths} == set(range(8))
+
+
 def test_cartpole_without_velocities():
     raw = gymnasium.make("CartPole-v1")
     env = make("probe_cartpole_hidden", EnvConfig())

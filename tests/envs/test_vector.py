@@ -1,5 +1,6 @@
 """Stepping N environments: exact timing across episode ends, equal results of both kinds of workers, and failures."""
 
+import functools
 import multiprocessing
 import os
 import subprocess
@@ -32,7 +33,7 @@ def scripted(episodes, **failures):
                 self.time = 0
                 if self.episode == failures.get("reset"):
                     raise LookupError("no such level")
-                return np.float32([self.episode, 0]), {"noise": object()}
+                return np.array([self.episode, 0], np.float32), {"noise": object()}
 
             def step(self, action):
                 rewards, end = episodes[self.episode % len(episodes)]
@@ -43,7 +44,7 @@ def scripted(episodes, **failures):
                 if action == 2:
                     failures["do"]()
                 over = self.time == len(rewards)
-                obs = np.float32([self.episode, self.time])
+                obs = np.array([self.episode, self.time], np.float32)
                 return obs, reward, over and end == "T", over and end == "L", {"noise": object()}
 
         return Scripted()
@@ -154,7 +155,7 @@ def test_same_as_raw_environments(task, repeat):
             total, taken = 0.0, 0
             for _ in range(repeat):
                 obs, reward, terminated, truncated, _ = raw.step(action)
-                total, taken = total + reward, taken + 1
+                total, taken = total + float(reward), taken + 1
                 if terminated or truncated:
                     break
             expected = (obs, total, False, terminated or truncated, terminated, taken)
@@ -166,7 +167,7 @@ def test_async_equals_sync_on_every_kind_of_space(repeat):
     results = []
     for workers in ("sync", "async"):
         config = EnvConfig(count=2, workers=workers, repeat=repeat)
-        with VectorEnv(lambda config=config: make("probe_dummy", config), config, np.random.SeedSequence(5)) as env:
+        with VectorEnv(functools.partial(make, "probe_dummy", config), config, np.random.SeedSequence(5)) as env:
             space = gymnasium.vector.utils.batch_space(make("probe_dummy", config).action_space, 2)
             space.seed(0)
             results.append(run(env, [space.sample() for _ in range(25)]))
@@ -245,6 +246,17 @@ def test_failing_to_make_in_a_worker_is_told():
     ):
         env.reset()
     assert not multiprocessing.active_children()
+
+
+def test_workers_must_make_what_this_process_makes():
+    home = os.getpid()
+
+    def make_env():
+        return gymnasium.make("CartPole-v1" if os.getpid() == home else "Acrobot-v1")
+
+    env = VectorEnv(make_env, EnvConfig(count=1, workers="async"), 0)
+    with pytest.raises(EnvError, match=r"Acrobot-v1 was made with the observation space .*must return .* equal spaces"):
+        env.reset()
 
 
 def test_a_worker_that_vanishes_is_noticed():
