@@ -1,8 +1,8 @@
 """The agent: one state, four pure verbs (`init`, `policy`, `update`, `report`), and the jit boundary around them.
 
-The verbs are plain functions of pytrees, so `jax.vmap(update)` over a leading axis trains a population. `Agent` compiles
-them and passes parameters as flat lists of arrays, because flattening module objects at every call costs more than a
-small network does.
+The verbs are plain functions of pytrees, so `jax.vmap(update)` over a leading axis trains a population. `Agent`
+compiles them and passes parameters as flat lists of arrays, because flattening module objects at every call costs more
+than a small network does.
 """
 
 import functools
@@ -187,7 +187,7 @@ def loss(
     if scales.keys() != losses.keys():
         raise ValueError(f"Losses {sorted(losses)} and scales {sorted(scales)} must have the same names.")
     means = {name: value.mean() for name, value in losses.items()}
-    total = sum(scales[name] * mean for name, mean in means.items())
+    total = sum((scales[name] * mean for name, mean in means.items()), start=jnp.zeros(()))
     metrics = {f"loss/{name}": mean for name, mean in means.items()}
     metrics |= world.metrics | actor_metrics | imagination_metrics(imagined, span, scale)
     return total, LossOutput(losses, world.latent, span, metrics)
@@ -221,8 +221,8 @@ def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[d
         context: steps that are seen, less than T.
 
     Returns:
-        Predicted observations ``[B, T, ...]`` (context reconstructed, rest imagined), and their errors: the loss of each
-        key averaged over the imagined steps, and the same for the prediction "as in the last step seen".
+        Predicted observations ``[B, T, ...]`` (context reconstructed, rest imagined), and their errors: the loss of
+        each key averaged over the imagined steps, and the same for the prediction "as in the last step seen".
     """
     observe_key, imagine_key = jax.random.split(key)
     model = state.nets.world_model
@@ -284,6 +284,11 @@ class Agent:
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
     @property
+    def latent_dtype(self) -> np.dtype:
+        """Dtype of the recurrent state, in networks and in replay."""
+        return jnp.dtype(self.config.nets.dtype)
+
+    @property
     def state(self) -> TrainState:
         """The training state as a typed pytree."""
         return jax.tree.unflatten(self._treedef, self._leaves)
@@ -328,8 +333,8 @@ class Agent:
         expected = {key: (count, *space.shape) for key, space in self.obs_spaces.items()}
         if got != expected:
             raise ValueError(
-                f"act() got observations of shapes {got}, expected {expected}. Make the environment with dreamer.make_env, "
-                "add a leading batch axis, and use agent.initial(batch) of the same batch."
+                f"act() got observations of shapes {got}, expected {expected}. Make the environment with "
+                "dreamer.make_env, add a leading batch axis, and use agent.initial(batch) of the same batch."
             )
         action, state, _ = self.policy(state, obs, np.zeros(count, bool), mode)
         return jax.device_get(action), state
@@ -347,16 +352,7 @@ class Agent:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
         return self._update.lower(self._leaves, batch, self._update_key).compile()
 
-    def latent_spec(self) -> StoredLatent:
-        """Shapes and dtypes of one stored latent, as `jax.ShapeDtypeStruct`."""
-        c = self.config.rssm
-        small = np.uint8 if c.classes <= 256 else np.uint16
-        dtype = jnp.dtype(self.config.nets.dtype)
-        return StoredLatent(jax.ShapeDtypeStruct((c.deter,), dtype), jax.ShapeDtypeStruct((c.stoch,), small))
-
-    def _flat_update(
-        self, leaves: list[Array], batch: Batch, key: Array
-    ) -> tuple[list[Array], StoredLatent, Metrics]:
+    def _flat_update(self, leaves: list[Array], batch: Batch, key: Array) -> tuple[list[Array], StoredLatent, Metrics]:
         state = jax.tree.unflatten(self._treedef, leaves)
         state, latents, metrics = update(state, batch, key, self.config)
         return jax.tree.leaves(state), latents, metrics

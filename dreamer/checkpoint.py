@@ -104,8 +104,8 @@ def save(
                 shutil.rmtree(other, ignore_errors=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint is "
-            "untouched. Free disk space or choose another logdir, then resume."
+            f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
+            "is untouched. Free disk space or choose another logdir, then resume."
         ) from error
     return target
 
@@ -159,8 +159,8 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
         got, want = saved[name], expected[name]
         if got.shape != want.shape or got.dtype != want.dtype:
             raise CheckpointError(
-                f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} {list(want.shape)}: "
-                "the checkpoint belongs to another config. Use the config saved beside it."
+                f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} "
+                f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved beside it."
             )
     treedef = jax.tree.structure(agent.state)
     agent.state = jax.tree.unflatten(treedef, [jnp.array(saved[name]) for name in expected])

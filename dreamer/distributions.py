@@ -17,7 +17,7 @@ from dreamer import transforms
 
 
 def unimix_log_probs(logits: Float[Array, "*batch C"], unimix: float) -> Float32[Array, "*batch C"]:
-    """Log of ``(1 - unimix) softmax(logits) + unimix / C``: no class is ever impossible, in sampling, KL and entropy."""
+    """Log of ``(1 - unimix) softmax(logits) + unimix / C``: no class is impossible, in sampling, KL and entropy."""
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
     if unimix == 0:
         return log_probs
@@ -25,7 +25,7 @@ def unimix_log_probs(logits: Float[Array, "*batch C"], unimix: float) -> Float32
 
 
 def draw_class(key: Array, probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
-    """Draw class indices by inversion: the number of classes whose cumulative probability stays below a uniform draw."""
+    """Draw class indices by inversion: the number of classes whose cumulative probability is below a uniform draw."""
     # Classes are few, so the running sum is a product with a triangle: one fast operation on every backend. Full
     # precision, since accelerators would otherwise round the probabilities to ten bits.
     triangle = np.triu(np.ones((probs.shape[-1],) * 2, np.float32))
@@ -114,8 +114,8 @@ class OneHot(Categorical):
 class SymexpTwoHot(distrax.Distribution):
     """Distribution of a real number over bins ``symexp(linspace(-20, 20))``: regression as classification.
 
-    The loss is the cross-entropy with the two-hot encoded target; it is indifferent to the scale of the target. The mean
-    is taken in raw units, without a further symexp.
+    The loss is the cross-entropy with the two-hot encoded target; it is indifferent to the scale of the target. The
+    mean is taken in raw units, without a further symexp.
 
     Args:
         logits: unnormalised log-probabilities ``[*batch, K]``.
@@ -157,8 +157,8 @@ def bounded_normal(
 ) -> distrax.Distribution:
     """Normal with mean in (-1, 1) and standard deviation in (low, high), for continuous actions.
 
-    ``Normal(tanh(mean), (high - low) sigmoid(std + 2) + low)``. Samples are not squashed: the environment clips them, and
-    the log-probability is that of the unclipped sample.
+    ``Normal(tanh(mean), (high - low) sigmoid(std + 2) + low)``. Samples are not squashed: the environment clips them,
+    and the log-probability is that of the unclipped sample.
 
     Args:
         mean: unbounded network output for the mean.

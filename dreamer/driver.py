@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from dreamer.envs import VectorEnv
-from dreamer.types import Step, StoredLatent
+from dreamer.types import Observation, Step, StoredLatent
 
-Policy = Callable[[Any, dict[str, np.ndarray], np.ndarray], tuple[dict[str, Any], Any, StoredLatent]]
+Policy = Callable[[Any, Observation, np.ndarray], tuple[dict[str, Any], Any, StoredLatent]]
 """``(memory, obs [N, ...], is_first [N]) -> (action [N, ...], memory, stored latent [N, ...])``."""
 
 

@@ -49,9 +49,9 @@ class Evaluation:
     def __str__(self) -> str:
         s = self.summary()
         return (
-            f"{s['task']}: mean return {s['mean']:.1f} (std {s['std']:.1f}, min {s['min']:.1f}, max {s['max']:.1f}) over "
-            f"{s['episodes']} episodes of {s['lengths_mean']:.0f} steps on average, after {s['checkpoint_env_steps']:,} "
-            "env steps of training"
+            f"{s['task']}: mean return {s['mean']:.1f} (std {s['std']:.1f}, min {s['min']:.1f}, max {s['max']:.1f}) "
+            f"over {s['episodes']} episodes of {s['lengths_mean']:.0f} steps on average, after "
+            f"{s['checkpoint_env_steps']:,} env steps of training"
         )
 
 
@@ -117,8 +117,8 @@ def evaluate(
     with envs.VectorEnv(make_and_keep, config, np.random.SeedSequence([seed, 1])) as vector:
         if (vector.obs_spaces, vector.action_spaces) != (agent.obs_spaces, agent.action_spaces):
             raise ValueError(
-                f"The environment has observations {vector.obs_spaces} and actions {vector.action_spaces}, but the agent "
-                f"was trained on {agent.obs_spaces} and {agent.action_spaces}."
+                f"The environment has observations {vector.obs_spaces} and actions {vector.action_spaces}, but the "
+                f"agent was trained on {agent.obs_spaces} and {agent.action_spaces}."
             )
 
         def policy(memory: Any, obs: Any, is_first: Any) -> Any:
@@ -152,7 +152,8 @@ def evaluate_logdir(
         return evaluate(agent, make_env(saved.config), episodes, **options)
     import imageio.v2 as imageio  # Slow to import, and rarely needed.
 
-    with imageio.get_writer(video, fps=30, macro_block_size=1) as writer:
+    writer: Any = imageio.get_writer(video, fps=30, macro_block_size=1)
+    with writer:
         return evaluate(
             agent,
             make_env(saved.config, render=True),

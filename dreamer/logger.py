@@ -53,8 +53,9 @@ class Logger:
         self._unwritten: list[str] = []
         self._failing = False
         self._console = Console(file=sys.stderr, quiet=quiet)
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal and not quiet else None
-        if self._live:
+        self._live: Live | None = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
         self._wandb = None
         if wandb is not None:
@@ -128,7 +129,7 @@ class Logger:
                     raise
         except OSError as error:
             if not self._failing:
-                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; free space and the lines will follow.")
+                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; with space, the lines will follow.")
             self._failing = True
             del self._unwritten[:-100_000]
         else:
@@ -193,7 +194,7 @@ def duration(seconds: float) -> str:
     """``1:02:03``, ``2:03`` or ``-`` if not finite."""
     if not math.isfinite(seconds):
         return "-"
-    hours, rest = divmod(int(round(seconds)), 3600)
+    hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 

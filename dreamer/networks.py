@@ -1,9 +1,10 @@
 """Layers: linear, block-linear, RMSNorm, multilayer perceptron, and the convolutions of images.
 
-Modules only hold parameters (Flax NNX, built in ``__init__`` and never assigned afterwards). Parameters are float32; each
-layer computes in its own explicit ``dtype``. Norms are computed in float32.
+Modules only hold parameters (Flax NNX, built in ``__init__`` and never assigned afterwards). Parameters are float32;
+each layer computes in its own explicit ``dtype``. Norms are computed in float32.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -50,8 +51,9 @@ class BlockLinear(nnx.Module):
     """Block-diagonal linear layer: G blocks, each with its own kernel over its own slice of the input.
 
     With ``shared > 0`` every block also reads the same extra input. That is the first layer of the block GRU, whose
-    kernel sees ``concat([own slice, shared])``; here the two parts are multiplied separately, because the shared part of
-    all blocks is one large matrix product, and the own slices need not be copied next to G copies of the shared input.
+    kernel sees ``concat([own slice, shared])``; here the two parts are multiplied separately, because the shared part
+    of all blocks is one large matrix product, and the own slices need not be copied next to G copies of the shared
+    input.
 
     Args:
         inputs: size of the sliced input, a multiple of ``blocks``.
@@ -146,9 +148,7 @@ class Conv(nnx.Module):
         rngs: source of the initial kernel.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, upsample: bool = False, dtype: str, rngs: nnx.Rngs
-    ):
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, upsample: bool = False, dtype: str, rngs: nnx.Rngs):
         self.upsample = upsample
         self.dtype = dtype
         shape = (kernel, kernel, inputs, outputs)
@@ -171,8 +171,8 @@ def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o
     """`same_conv` of ``x`` doubled by repetition, without ever forming the doubled image.
 
     Each of the four phases (even or odd row and column) of the result sees every input pixel through a sum of several
-    kernel taps, so one smaller convolution of the small image with four times the channels gives the same numbers: for a
-    5 x 5 kernel, 9 products for each output pixel in place of 25.
+    kernel taps, so one smaller convolution of the small image with four times the channels gives the same numbers: for
+    a 5 x 5 kernel, 9 products for each output pixel in place of 25.
     """
     size, _, inputs, outputs = kernel.shape
     phases = _phase_matrix(size).astype(kernel.dtype)
@@ -207,15 +207,15 @@ def halvings(height: int, width: int, most: int) -> int:
     Raises:
         ValueError: the remaining image is larger than 16 pixels or cannot be halved at all; names legal sizes.
     """
-    count = 0
-    while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in (height, width)):
+    count, sides = 0, (height, width)
+    while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in sides):
         count += 1
     if count == 0 or max(height, width) // 2**count > 16:
         legal = sorted({small * 2**k for k in range(1, most + 1) for small in range(3, 17)})
         raise ValueError(
-            f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between 1 "
-            f"and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, if "
-            "both sides allow the same number of halvings. Resize or pad the image."
+            f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between "
+            f"1 and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, "
+            "if both sides allow the same number of halvings. Resize or pad the image."
         )
     return count
 
@@ -223,9 +223,7 @@ def halvings(height: int, width: int, most: int) -> int:
 class ImageEncoder(nnx.Module):
     """Convolution, 2 x 2 maximum, RMSNorm, SiLU, repeated: ``[N, H, W, C]`` in [-0.5, 0.5] to ``[N, features]``."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], depths: Sequence[int], kernel: int, *, dtype: str, rngs: nnx.Rngs
-    ):
+    def __init__(self, shape: tuple[int, int, int], depths: Sequence[int], kernel: int, *, dtype: str, rngs: nnx.Rngs):
         height, width, channels = shape
         depths = depths[: halvings(height, width, len(depths))]
         sizes = [channels, *depths]
@@ -267,12 +265,9 @@ class ImageDecoder(nnx.Module):
             [Layer(stoch, 2 * units, dtype=dtype, rngs=rngs), Linear(2 * units, size, dtype=dtype, rngs=rngs)]
         )
         self.start_norm = RMSNorm(depths[-1])
-        sizes = depths[::-1] + [channels]
+        sizes = [*depths[::-1], channels]
         self.convs = nnx.List(
-            [
-                Conv(i, o, kernel, upsample=True, dtype=dtype, rngs=rngs)
-                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-            ]
+            [Conv(i, o, kernel, upsample=True, dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes)]
         )
         self.norms = nnx.List([RMSNorm(depth) for depth in sizes[1:-1]])
 
@@ -291,11 +286,11 @@ class ImageDecoder(nnx.Module):
         return jax.nn.sigmoid(self.convs[-1](x).astype(jnp.float32))
 
 
-def add_bias(x: Float[Array, "*batch size"], bias: Float[Array, "size"]) -> Float[Array, "*batch size"]:  # noqa: F821
+def add_bias(x: Float[Array, "*batch size"], bias: Float[Array, "size"]) -> Float[Array, "*batch size"]:
     """``x + bias`` over the last axis, in the dtype of ``x``."""
     return x + as_row(bias, x).astype(x.dtype)
 
 
-def as_row(values: Float[Array, "size"], like: Array) -> Array:  # noqa: F821
+def as_row(values: Float[Array, "size"], like: Array) -> Array:
     """``values`` with leading axes of size 1 so that its rank equals that of ``like``."""
     return values.reshape((1,) * (like.ndim - 1) + (-1,))

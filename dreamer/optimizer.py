@@ -47,7 +47,9 @@ def clip_by_tensor_norm(clip: float, smallest: float) -> optax.GradientTransform
         norm = jnp.sqrt(jnp.sum(jnp.square(gradient)))
         return gradient / jnp.maximum(1.0, norm / limit)
 
-    def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None):  # noqa: ANN202
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
         if params is None:
             raise ValueError("clip_by_tensor_norm needs the parameters: call update(gradients, state, parameters).")
         return (jax.tree.map(clip_one, updates, params) if clip else updates), state

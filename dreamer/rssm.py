@@ -100,10 +100,10 @@ class RSSM(nnx.Module):
         latent: Latent,
         action: Float[Array, "batch A"],
         embed: Float[Array, "batch E"],
-        is_first: Bool[Array, "batch"],  # noqa: F821
+        is_first: Bool[Array, "batch"],
         key: Array,
     ) -> Observed:
-        """One step with an observation: ``latent`` and ``action`` of the step before, ``embed`` and ``is_first`` of this.
+        """One step with an observation: ``latent``, ``action`` of the step before, ``embed``, ``is_first`` of this one.
 
         Where ``is_first``, both parts of the latent and the action are reset to zero first.
         """
@@ -136,14 +136,12 @@ class RSSM(nnx.Module):
         _, observed = jax.lax.scan(body, start, (prev_action, embed, is_first, keys))
         return observed
 
-    def imagine(
-        self, start: Latent, policy: Callable[[Latent, Array], Action], horizon: int, key: Array
-    ) -> Trajectory:
+    def imagine(self, start: Latent, policy: Callable[[Latent, Array], Action], horizon: int, key: Array) -> Trajectory:
         """Roll out ``policy(latent, key) -> action`` inside the model, `imagine_step` scanned over the horizon.
 
         Args:
             start: latents ``[N, ...]`` to start from.
-            policy: chooses actions ``[N, ...]`` for latents ``[N, ...]``. To replay recorded actions, ignore the latent.
+            policy: chooses actions ``[N, ...]`` for latents ``[N, ...]``. To replay recorded ones, ignore the latent.
             horizon: steps H to take.
             key: random key.
 

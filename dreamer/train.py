@@ -95,11 +95,11 @@ class Learner:
     def restore(self, counters: dict[str, Any], replay: dict[str, Any]) -> None:
         """Inverse of `state` and `replay_state`."""
         fields = {key: np.asarray(value) for key, value in replay["fields"].items()}
-        pending = {key: fields.pop(f"pending/{key}", None) for key in ("env", "row", "deter", "stoch")}
+        pending = {key: fields.pop(key) for key in tuple(fields) if key.startswith("pending/")}
         self.replay.restore({**replay, "fields": fields})
-        if pending["env"] is not None:
-            deter = pending["deter"].view(self.agent.latent_spec().deter.dtype)
-            self._pending = Ticket(pending["env"], pending["row"]), StoredLatent(deter, pending["stoch"])
+        if pending:
+            latents = StoredLatent(pending["pending/deter"].view(self.agent.latent_dtype), pending["pending/stoch"])
+            self._pending = Ticket(pending["pending/env"], pending["pending/row"]), latents
         self.updates = counters["updates"]
         self.ratio.restore(counters["ratio"])
 
@@ -119,7 +119,7 @@ class Run:
         quiet: print nothing.
 
     Raises:
-        LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing was changed.
+        LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing changed.
     """
 
     def __init__(self, config: Config, make: Callable[[], gymnasium.Env], quiet: bool = False):
@@ -139,9 +139,8 @@ class Run:
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes]).spawn(2)
             vector = self._cleanup.enter_context(envs.VectorEnv(make, config.env, env_seed))
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces)
-            spec = LatentSpec.of(
-                config.rssm.deter, config.rssm.stoch, config.rssm.classes, self.agent.latent_spec().deter.dtype
-            )
+            rssm = config.rssm
+            spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, self.agent.latent_dtype)
             self.replay_bytes = required_bytes(
                 config.replay.capacity, vector.num_envs, vector.obs_spaces, vector.action_spaces, spec
             )
@@ -161,8 +160,9 @@ class Run:
                 self._restore(saved)
             (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
             wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
+            title = f"Dreamer on {config.task}"
             self.log = logger.Logger(
-                self.logdir, f"Dreamer on {config.task}", config.run.env_steps, quiet, wandb if config.run.wandb else None
+                self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None
             )
             self._cleanup.callback(self.log.close)
             undo.pop_all()
@@ -288,14 +288,14 @@ class Run:
             "The first update compiles; then the wall time is estimated."
         )
         if self._resumes:
-            self.log.say("  Environments cannot be restored: their open episodes count as truncated, all else is exact.")
+            self.log.say("  Environments cannot be restored: open episodes count as truncated, all else is exact.")
 
     def _estimate(self, eta: float) -> None:
         memory = psutil.Process().memory_info().rss * 1e-9
         total = self._seconds_before + time.perf_counter() - self._begin + eta
         self.log.say(
-            f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here; {memory:.1f} GB of memory "
-            f"now, at most {memory + self.replay_bytes * 1e-9:.1f} GB with a full replay."
+            f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here; {memory:.1f} GB of "
+            f"memory now, at most {memory + self.replay_bytes * 1e-9:.1f} GB with a full replay."
         )
 
     def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
@@ -408,8 +408,8 @@ def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> 
     ]
     if wrong:
         raise ConfigError(
-            f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:\n  " + "\n  ".join(wrong) + "\n"
-            f"Go on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
+            "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
+            + f"\nGo on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
         )
 
 
@@ -421,8 +421,8 @@ def resume_command(logdir: pathlib.Path) -> str:
 USAGE = """usage: python -m dreamer.train [--config PRESET ...] [key=value ...]
        python -m dreamer.train --resume LOGDIR [key=value ...]
 
-Trains an agent. Presets are applied left to right, then key=value overrides; without --config, the preset is '{default}'.
-The same command with the same logdir=DIR resumes; --resume LOGDIR takes the config saved there.
+Trains an agent. Presets are applied left to right, then key=value overrides; without --config, the preset is
+'{default}'. The same command with the same logdir=DIR resumes; --resume LOGDIR takes the config saved there.
 
 presets:
 {presets}

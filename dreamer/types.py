@@ -19,12 +19,13 @@ No other file redefines this. `driver` produces it, `replay` stores it, `world_m
 Shape letters are listed in ``docs/shapes.md``.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-Observation = dict[str, Array | np.ndarray]
+Observation = Mapping[str, Array | np.ndarray]
 """One array per observation key, with the same leading axes for all keys."""
 
 Action = dict[str, Array | np.ndarray]

@@ -1,4 +1,4 @@
-"""World model: encoder, RSSM, decoder, reward and continue heads, and the loss that trains them on replayed sequences."""
+"""World model: encoder, RSSM, decoder, reward and continue heads, and the loss that trains them on replay."""
 
 import math
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class Encoder(nnx.Module):
         parts = []
         for key, space in self.spaces:
             if space.kind == "vector":
-                parts.append(symlog(obs[key].astype(jnp.float32)))
+                parts.append(symlog(jnp.asarray(obs[key], jnp.float32)))
             elif space.kind == "discrete":
                 onehot = jax.nn.one_hot(obs[key], space.classes, dtype=jnp.float32)
                 parts.append(onehot.reshape(onehot.shape[0], -1))
@@ -62,8 +62,8 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latent to predictions of every observation key, float32.
 
-    ``vector``: mean in symlog space, ``[N, n]``. ``discrete``: logits ``[N, *shape, classes]``. ``image``: mean in [0, 1],
-    ``[N, H, W, C]``.
+    ``vector``: mean in symlog space, ``[N, n]``. ``discrete``: logits ``[N, *shape, classes]``. ``image``: mean in
+    [0, 1], ``[N, H, W, C]``.
     """
 
     def __init__(self, config: NetsConfig, spaces: Spaces, deter: int, stoch: int, blocks: int, *, rngs: nnx.Rngs):
@@ -173,9 +173,9 @@ def world_model_loss(
     predictions = jax.tree.map(lambda x: x.reshape(rows, steps, *x.shape[1:]), model.decoder(flat))
     losses = reconstruction_losses(predictions, batch.obs, dict(model.decoder.spaces))
     feature = features(latent)
-    losses["reward"] = -model.reward(feature).log_prob(batch.reward.astype(jnp.float32))
+    losses["reward"] = -model.reward(feature).log_prob(jnp.asarray(batch.reward, jnp.float32))
     discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
-    losses["cont"] = binary_cross_entropy(model.cont_logit(feature), (1.0 - batch.is_terminal) * discount)
+    losses["cont"] = binary_cross_entropy(model.cont_logit(feature), (1.0 - jnp.asarray(batch.is_terminal)) * discount)
     prior = model.rssm.prior(latent.deter)
     losses["dyn"], losses["rep"] = kl_losses(model.rssm, logits, prior)
     metrics = {
@@ -201,7 +201,7 @@ def reconstruction_losses(
     """``obs/KEY``: squared error (vectors in symlog space, images in 0..1) or cross-entropy, summed over the event."""
     losses = {}
     for key, prediction in predictions.items():
-        space, target = spaces[key], obs[key]
+        space, target = spaces[key], jnp.asarray(obs[key])
         if space.kind == "discrete":
             log_probs = jax.nn.log_softmax(prediction, -1)
             losses[f"obs/{key}"] = -distributions.Categorical(log_probs, len(space.shape)).log_prob(target)

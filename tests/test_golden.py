@@ -1,6 +1,5 @@
 """The official update, number by number, through the real code with only the random draws replaced."""
 
-import golden_values as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from dreamer.distributions import Categorical, OneHot, SymexpTwoHot, unimix_log_
 from dreamer.rssm import features
 from dreamer.transforms import symexp_bins
 from dreamer.world_model import observe_batch, world_model_loss
+from tests import golden_values as golden
 
 OFFICIAL_LOSSES = {
     "reward": "rew",
@@ -186,7 +186,8 @@ def test_pieces_lambda_return():
     d = golden.load("v3_pieces")
     live = (1 - d["lambda_return/term"].astype(np.float32)) * np.float32(1 - 1 / 333)
     mixing = (1 - d["lambda_return/last"].astype(np.float32)) * np.float32(0.95)
-    ours = returns.lambda_return(*(jnp.asarray(x.T) for x in (d["lambda_return/rew"], live, mixing, d["lambda_return/boot"])))
+    arguments = (d["lambda_return/rew"], live, mixing, d["lambda_return/boot"])
+    ours = returns.lambda_return(*(jnp.asarray(x.T) for x in arguments))
     close(ours.T, d["lambda_return/ret_disc0.997_lam0.95"])
 
 

@@ -138,7 +138,7 @@ def test_add_copies():
 def test_every_start_is_equally_likely(total):
     replay = make(num_envs=3, rows=12, batch=6, length=4)
     fill(replay, 3, 0, total)
-    counts = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     for _ in range(500):
         _, ticket = replay.sample()
         counts.update(zip(ticket.env.tolist(), ticket.row.tolist(), strict=True))
@@ -289,8 +289,8 @@ def test_memory_of_this_machine_is_asked(monkeypatch):
 
 
 def test_index_dtype_follows_the_number_of_classes():
-    assert LatentSpec.of(8, 4, 256, np.float32).stoch == ((4,), np.uint8)
-    assert LatentSpec.of(8, 4, 257, np.float32).stoch == ((4,), np.uint16)
+    assert LatentSpec.of(8, 4, 256, np.float32).stoch == ((4,), np.dtype(np.uint8))
+    assert LatentSpec.of(8, 4, 257, np.float32).stoch == ((4,), np.dtype(np.uint16))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Distributions against distrax, scipy and float64 numpy; how they are drawn, and where gradients go."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from dreamer import distributions, transforms
+
+
+def logits(rng, *shape):
+    return jnp.asarray(rng.normal(size=shape) * 2, jnp.float32)
+
+
+def test_unimix_mixes_probabilities(rng):
+    x = logits(rng, 5, 4)
+    mixed = jnp.exp(distributions.unimix_log_probs(x, 0.2))
+    np.testing.assert_allclose(mixed, 0.8 * jax.nn.softmax(x) + 0.2 / 4, rtol=1e-5)
+    extreme = distributions.unimix_log_probs(jnp.array([1000.0, 0.0, 0.0, 0.0]), 0.01)
+    np.testing.assert_allclose(jnp.exp(extreme), [0.9925, 0.0025, 0.0025, 0.0025], rtol=1e-5)
+
+
+def test_unimix_of_zero_is_log_softmax(rng):
+    x = logits(rng, 3, 6)
+    np.testing.assert_array_equal(distributions.unimix_log_probs(x, 0.0), jax.nn.log_softmax(x))
+
+
+def test_categorical_agrees_with_distrax(rng, key):
+    p, q = logits(rng, 7, 3, 5), logits(rng, 7, 3, 5)
+    ours, other = (distributions.Categorical(jax.nn.log_softmax(x), event_ndims=1) for x in (p, q))
+    theirs, theirs_other = (distrax.Independent(distrax.Categorical(logits=x), 1) for x in (p, q))
+    sample = ours.sample(seed=key)
+    assert sample.shape == (7, 3) and ours.batch_shape == (7,) and ours.event_shape == (3,)
+    np.testing.assert_allclose(ours.log_prob(sample), theirs.log_prob(sample), rtol=1e-5)
+    np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-5)
+    np.testing.assert_allclose(ours.kl_to(other), theirs.kl_divergence(theirs_other), rtol=1e-4)
+    np.testing.assert_array_equal(ours.mode(), theirs.mode())
+
+
+def test_kl_of_equal_distributions_is_zero(rng):
+    p = distributions.OneHot(distributions.unimix_log_probs(logits(rng, 4, 2, 3), 0.01), event_ndims=1)
+    assert (np.asarray(p.kl_to(p)) == 0).all()
+
+
+def test_draws_have_the_right_frequencies(key):
+    probs = jnp.array([0.5, 0.05, 0.3, 0.15])
+    draws = distributions.draw_class(key, jnp.broadcast_to(probs, (20_000, 4)))
+    counts = np.bincount(np.asarray(draws), minlength=4)
+    assert scipy.stats.chisquare(counts, np.asarray(probs) * 20_000).pvalue > 1e-3
+
+
+def test_draws_invert_the_cumulative_distribution(monkeypatch):
+    probs = jnp.array([[0.2, 0.3, 0.5]] * 5)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.array([0.0, 0.19, 0.21, 0.51, 0.9999999]))
+    np.testing.assert_array_equal(distributions.draw_class(jax.random.key(0), probs), [0, 0, 1, 2, 2])
+
+
+def test_a_draw_above_the_rounded_sum_is_the_last_class(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.ones(shape))
+    assert int(distributions.draw_class(jax.random.key(0), jnp.full(10, 0.0999))) == 9
+
+
+def test_straight_through(rng, key):
+    x = logits(rng, 6, 4)
+    direction = logits(rng, 6, 4)
+
+    def through_sample(x):
+        return (distributions.OneHot(distributions.unimix_log_probs(x, 0.01)).sample(seed=key) * direction).sum()
+
+    def through_probs(x):
+        return (jnp.exp(distributions.unimix_log_probs(x, 0.01)) * direction).sum()
+
+    sample = distributions.OneHot(distributions.unimix_log_probs(x, 0.01)).sample(seed=key)
+    np.testing.assert_array_equal(np.sort(sample, -1), np.array([[0, 0, 0, 1]] * 6))
+    np.testing.assert_allclose(jax.grad(through_sample)(x), jax.grad(through_probs)(x), rtol=1e-5)
+
+
+def test_one_hot_log_prob_is_that_of_its_class(rng, key):
+    one_hot = distributions.OneHot(jax.nn.log_softmax(logits(rng, 5, 2, 3)), event_ndims=1)
+    classes = distributions.Categorical(one_hot.log_probs, event_ndims=1)
+    sample = one_hot.sample(seed=key)
+    np.testing.assert_allclose(one_hot.log_prob(sample), classes.log_prob(sample.argmax(-1)), rtol=1e-6)
+
+
+def test_two_hot_loss_against_float64(rng):
+    x = logits(rng, 9, 255)
+    target = jnp.asarray(rng.normal(size=9) * 30, jnp.float32)
+    log_probs = np.asarray(x, np.float64) - np.log(np.exp(np.asarray(x, np.float64)).sum(-1, keepdims=True))
+    weights = np.asarray(transforms.two_hot(target, transforms.symexp_bins(255)), np.float64)
+    expected = (weights * log_probs).sum(-1)
+    np.testing.assert_allclose(distributions.SymexpTwoHot(x).log_prob(target), expected, rtol=1e-5)
+
+
+def test_two_hot_loss_is_least_at_the_target():
+    target = jnp.float32(3.7)
+    loss = lambda x: -distributions.SymexpTwoHot(x[None]).log_prob(target[None])[0]  # noqa: E731
+    x = jax.lax.fori_loop(0, 200, lambda _, x: x - 5.0 * jax.grad(loss)(x), jnp.zeros(255))
+    np.testing.assert_allclose(distributions.SymexpTwoHot(x).mean(), target, rtol=0.05)
+
+
+def test_no_gradient_reaches_the_target():
+    grad = jax.grad(lambda y: distributions.SymexpTwoHot(jnp.ones((1, 255))).log_prob(y)[0])(jnp.array([1.5]))
+    assert float(grad[0]) == 0
+
+
+def test_bounded_normal_agrees_with_scipy(rng, key):
+    mean, std = logits(rng, 6, 3), logits(rng, 6, 3)
+    ours = distributions.bounded_normal(mean, std, 0.1, 1.0, event_ndims=1)
+    scale = 0.9 / (1 + np.exp(-(np.asarray(std, np.float64) + 2))) + 0.1
+    sample = ours.sample(seed=key)
+    expected = scipy.stats.norm.logpdf(np.asarray(sample, np.float64), np.tanh(np.asarray(mean, np.float64)), scale)
+    np.testing.assert_allclose(ours.log_prob(sample), expected.sum(-1), rtol=1e-4)
+    np.testing.assert_allclose(ours.entropy(), scipy.stats.norm.entropy(scale=scale).sum(-1), rtol=1e-4)
+    np.testing.assert_allclose(ours.mode(), jnp.tanh(mean), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda x: distributions.unimix_log_probs(x, 0.01), lambda x: distributions.SymexpTwoHot(x).logits])
+def test_arithmetic_is_float32_for_bfloat16_input(make):
+    assert make(jnp.ones((2, 5), jnp.bfloat16)).dtype == jnp.float32

@@ -1,0 +1,72 @@
+"""Squashing and two-hot encoding, by hand and against float64 numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer import transforms
+
+
+def test_symlog_by_hand():
+    x = jnp.array([-np.e + 1, 0.0, np.e - 1, np.e**2 - 1])
+    np.testing.assert_allclose(transforms.symlog(x), [-1, 0, 1, 2], rtol=1e-6)
+
+
+def test_symexp_inverts_symlog(rng):
+    x = jnp.asarray(rng.normal(size=200) * 10 ** rng.uniform(-3, 4, 200), jnp.float32)
+    np.testing.assert_allclose(transforms.symexp(transforms.symlog(x)), x, rtol=2e-5)
+
+
+def test_bins_are_antisymmetric_with_an_exact_zero():
+    bins = transforms.symexp_bins(255)
+    assert bins[127] == 0
+    np.testing.assert_array_equal(bins, -bins[::-1])
+    assert (np.diff(bins) > 0).all()
+    np.testing.assert_allclose(bins[-1], np.expm1(20.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 254])
+def test_bins_refuse_counts_without_a_middle(count):
+    with pytest.raises(ValueError, match=f"count={count}, expected an odd number"):
+        transforms.symexp_bins(count)
+
+
+def numpy_two_hot(x: float, bins: np.ndarray) -> np.ndarray:
+    """The textbook form: weights of the two neighbours, in float64."""
+    bins = bins.astype(np.float64)
+    weights = np.zeros(len(bins))
+    x = np.clip(x, bins[0], bins[-1])
+    above = int(np.clip(np.searchsorted(bins, x, "right"), 1, len(bins) - 1))
+    share = (x - bins[above - 1]) / (bins[above] - bins[above - 1])
+    weights[above - 1], weights[above] = 1 - share, share
+    return weights
+
+
+def test_two_hot_by_hand():
+    bins = np.array([-4, -1, 0, 1, 4], np.float32)
+    x = jnp.array([0.0, 0.25, 2.5, -9.0, 4.0, -3.4])
+    expected = [[0, 0, 1, 0, 0], [0, 0, 0.75, 0.25, 0], [0, 0, 0, 0.5, 0.5], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0.8, 0.2, 0, 0, 0]]
+    np.testing.assert_allclose(transforms.two_hot(x, bins), expected, atol=1e-6)
+
+
+def test_two_hot_against_float64(rng):
+    bins = transforms.symexp_bins(255)
+    x = np.concatenate([rng.normal(size=50), rng.normal(size=50) * 1e3, bins[[0, 3, 127, 254]], [1e12, -1e12]])
+    x = x.astype(np.float32)
+    ours = np.asarray(jax.jit(lambda x: transforms.two_hot(x, bins))(x))
+    np.testing.assert_allclose(ours, [numpy_two_hot(float(v), bins) for v in x], atol=2e-6)
+    np.testing.assert_allclose(ours.sum(-1), 1, atol=2e-6)
+
+
+def test_mean_of_the_encoding_is_the_number(rng):
+    bins = transforms.symexp_bins(255)
+    x = jnp.asarray(rng.normal(size=100) * 10 ** rng.uniform(-2, 5, 100), jnp.float32)
+    np.testing.assert_allclose(transforms.two_hot_mean(transforms.two_hot(x, bins), bins), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, -7.0])
+def test_uniform_prediction_is_exactly_zero_under_jit(level):
+    bins = transforms.symexp_bins(255)
+    mean = jax.jit(lambda x: transforms.two_hot_mean(jax.nn.softmax(x, -1), bins))(jnp.full((64, 255), level))
+    assert (np.asarray(mean) == 0).all()
