@@ -5,6 +5,7 @@ makes its environment. Imports happen on first use, so that ``import dreamer`` i
 """
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 _HOMES = {
@@ -19,10 +20,23 @@ _HOMES = {
 }
 
 
+class CallableModule(ModuleType):
+    """A module that can be called like its function of the same name.
+
+    Once the module is imported, Python itself makes ``dreamer.train`` name it. So that ``dreamer.train()`` works before
+    and after, the name always means the module, and the module is of this class.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dreamer' has no attribute '{name}'. It has: {', '.join(sorted(_HOMES))}.")
     module = importlib.import_module(f"dreamer.{_HOMES[name]}")
+    if name == _HOMES[name]:
+        return module
     return getattr(module, "load" if name == "load_config" else name)
 
 

@@ -7,11 +7,14 @@ keys and wrong types fail at once with the nearest valid name.
 
 import dataclasses
 import difflib
+import functools
+import math
+import operator
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -22,16 +25,25 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message says what, got, expected and what to do."""
 
 
-def _field(default: Any, help: str, unit: str = "") -> Any:
-    metadata = {"help": help, "unit": unit}
+_ORDER = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+
+
+def _field(default: Any, help: str, unit: str = "", **bounds: Any) -> Any:
+    """A field of a config.
+
+    Args:
+        default: its default.
+        help: one line that says what it is.
+        unit: unit of the value.
+        bounds: smallest and largest value, by the names in `_ORDER`; of every element of a tuple. Without a lower one,
+            integers are at least 1, as they count something, and other numbers at least 0.
+    """
+    if not bounds.keys() & {"at_least", "above"}:
+        bounds = {"at_least": 0 if isinstance(default, float) else 1, **bounds}
+    metadata = {"help": help, "unit": unit, "bounds": bounds}
     if dataclasses.is_dataclass(default):
         return dataclasses.field(default_factory=type(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def _require(condition: bool, key: str, got: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key}={got} cannot be used: expected {expected}.")
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,6 @@ class EnvConfig:
     repeat: int = _field(1, "times each action is applied; rewards are summed", "env steps per agent step")
     check: bool = _field(True, "refuse observations that are not finite, or outside their space")
 
-    def __post_init__(self) -> None:
-        _require(self.count >= 1, "env.count", self.count, "at least 1")
-        _require(self.repeat >= 1, "env.repeat", self.repeat, "at least 1")
-
 
 @dataclass(frozen=True)
 class ReplayConfig:
@@ -56,12 +64,8 @@ class ReplayConfig:
 
     capacity: int = _field(5_000_000, "steps kept; the oldest are forgotten", "agent steps")
     batch_size: int = _field(16, "sequences per update (B)", "sequences")
-    batch_length: int = _field(64, "steps per sequence (T)", "agent steps")
+    batch_length: int = _field(64, "steps per sequence (T)", "agent steps", at_least=2)
     online: bool = _field(True, "use every fresh sequence once before sampling uniformly")
-
-    def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "replay.batch_size", self.batch_size, "at least 1")
-        _require(self.batch_length >= 2, "replay.batch_length", self.batch_length, "at least 2")
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,14 @@ class RSSMConfig:
     deter: int = _field(8192, "width of the recurrent state (D)", "units")
     hidden: int = _field(1024, "width of the layers around it", "units")
     stoch: int = _field(32, "categorical variables (S)", "variables")
-    classes: int = _field(64, "classes of each variable (C)", "classes")
+    classes: int = _field(64, "classes of each variable (C)", "classes", at_least=2, at_most=2**16)
     blocks: int = _field(8, "diagonal blocks of the recurrent matrix (G)", "blocks")
-    prior_layers: int = _field(2, "hidden layers of the prior", "layers")
-    posterior_layers: int = _field(1, "hidden layers of the posterior", "layers")
-    unimix: float = _field(0.01, "share of the uniform distribution mixed into prior and posterior", "probability")
+    prior_layers: int = _field(2, "hidden layers of the prior", "layers", at_least=0)
+    posterior_layers: int = _field(1, "hidden layers of the posterior", "layers", at_least=0)
+    unimix: float = _field(
+        0.01, "share of the uniform distribution mixed into prior and posterior", "probability", below=1
+    )
     free_nats: float = _field(1.0, "KL below this is free, per step, after summing the variables", "nats")
-
-    def __post_init__(self) -> None:
-        _require(self.deter % self.blocks == 0, "rssm.deter", self.deter, f"a multiple of rssm.blocks={self.blocks}")
-        _require(self.classes >= 2, "rssm.classes", self.classes, "at least 2")
-        _require(0 <= self.unimix < 1, "rssm.unimix", self.unimix, "a probability in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,18 @@ class NetsConfig:
     depth: int = _field(64, "base channels of the convolutions", "channels")
     mults: tuple[int, ...] = _field((2, 3, 4, 4), "channel multipliers, one per halving of the image")
     kernel: int = _field(5, "kernel size of the convolutions", "pixels")
-    encoder_layers: int = _field(3, "hidden layers of the vector encoder", "layers")
-    decoder_layers: int = _field(3, "hidden layers of the vector decoder", "layers")
-    reward_layers: int = _field(1, "hidden layers of the reward head", "layers")
-    cont_layers: int = _field(1, "hidden layers of the continue head", "layers")
-    actor_layers: int = _field(3, "hidden layers of the actor", "layers")
-    critic_layers: int = _field(3, "hidden layers of the critic", "layers")
-    bins: int = _field(255, "bins of the symexp two-hot distribution; odd, so that one bin is exactly 0", "bins")
+    encoder_layers: int = _field(3, "hidden layers of the vector encoder", "layers", at_least=0)
+    decoder_layers: int = _field(3, "hidden layers of the vector decoder", "layers", at_least=0)
+    reward_layers: int = _field(1, "hidden layers of the reward head", "layers", at_least=0)
+    cont_layers: int = _field(1, "hidden layers of the continue head", "layers", at_least=0)
+    actor_layers: int = _field(3, "hidden layers of the actor", "layers", at_least=0)
+    critic_layers: int = _field(3, "hidden layers of the critic", "layers", at_least=0)
+    bins: int = _field(
+        255, "bins of the symexp two-hot distribution; odd, so that one bin is exactly 0", "bins", at_least=3
+    )
     dtype: Literal["float32", "bfloat16"] = _field(
         "bfloat16", "dtype of activations; parameters, norms, softmax, losses and moments are float32 always"
     )
-
-    def __post_init__(self) -> None:
-        _require(self.bins >= 3 and self.bins % 2 == 1, "nets.bins", self.bins, "an odd number of at least 3")
-        _require(len(self.mults) >= 1, "nets.mults", self.mults, "at least one multiplier")
 
 
 @dataclass(frozen=True)
@@ -113,26 +112,22 @@ class BehaviorConfig:
     """Actor and critic, learned in imagination."""
 
     horizon: int = _field(15, "imagined steps (H)", "agent steps")
-    starts: int = _field(0, "imagination starts from the last this many states of each sequence; 0: from all", "states")
-    return_horizon: float = _field(333.0, "discount = 1 - 1 / return_horizon", "agent steps")
-    return_lambda: float = _field(0.95, "mixing of the lambda-return")
+    starts: int = _field(
+        0, "imagination starts from the last this many states of each sequence; 0: from all", "states", at_least=0
+    )
+    return_horizon: float = _field(333.0, "discount = 1 - 1 / return_horizon", "agent steps", above=1)
+    return_lambda: float = _field(0.95, "mixing of the lambda-return", at_most=1)
     cont_discount: bool = _field(True, "train the continue head on (1 - terminal) * discount instead of 1 - terminal")
     entropy: float = _field(3e-4, "scale of the entropy bonus")
     actor_unimix: float = _field(
-        0.01, "share of the uniform distribution mixed into discrete actions (the paper's; official code: 0)"
+        0.01, "share of the uniform distribution mixed into discrete actions (the paper's; official code: 0)", below=1
     )
-    min_std: float = _field(0.1, "smallest standard deviation of continuous actions")
-    max_std: float = _field(1.0, "largest standard deviation of continuous actions")
-    return_rate: float = _field(0.01, "rate of the moving average of return percentiles", "per update")
-    return_limit: float = _field(1.0, "returns are never scaled up: the divisor is at least this", "reward")
-    slow_rate: float = _field(0.02, "rate at which the slow critic follows the critic", "per update")
+    min_std: float = _field(0.1, "smallest standard deviation of continuous actions", above=0)
+    max_std: float = _field(1.0, "largest standard deviation of continuous actions", above=0)
+    return_rate: float = _field(0.01, "rate of the moving average of return percentiles", "per update", at_most=1)
+    return_limit: float = _field(1.0, "returns are never scaled up: the divisor is at least this", "reward", above=0)
+    slow_rate: float = _field(0.02, "rate at which the slow critic follows the critic", "per update", at_most=1)
     slow_regularizer: float = _field(1.0, "weight of the slow critic's prediction as a second target")
-
-    def __post_init__(self) -> None:
-        _require(self.horizon >= 1, "behavior.horizon", self.horizon, "at least 1")
-        _require(self.return_horizon > 1, "behavior.return_horizon", self.return_horizon, "more than 1")
-        _require(0 <= self.return_lambda <= 1, "behavior.return_lambda", self.return_lambda, "a number in [0, 1]")
-        _require(0 < self.min_std <= self.max_std, "behavior.min_std", self.min_std, "0 < min_std <= max_std")
 
 
 @dataclass(frozen=True)
@@ -153,17 +148,13 @@ class LossConfig:
 class OptimizerConfig:
     """LaProp with adaptive gradient clipping."""
 
-    lr: float = _field(4e-5, "learning rate")
-    warmup: int = _field(1000, "updates over which the learning rate rises from 0", "updates")
+    lr: float = _field(4e-5, "learning rate", above=0)
+    warmup: int = _field(1000, "updates over which the learning rate rises from 0", "updates", at_least=0)
     clip: float = _field(0.3, "largest ratio of gradient norm to parameter norm, per tensor; 0 disables")
-    clip_min: float = _field(1e-3, "parameter norms below this count as this")
-    beta1: float = _field(0.9, "decay of the momentum")
-    beta2: float = _field(0.999, "decay of the second moment")
-    eps: float = _field(1e-20, "added to the root of the second moment")
-
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
-        _require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
+    clip_min: float = _field(1e-3, "parameter norms below this count as this", above=0)
+    beta1: float = _field(0.9, "decay of the momentum", below=1)
+    beta2: float = _field(0.999, "decay of the second moment", below=1)
+    eps: float = _field(1e-20, "added to the root of the second moment", above=0)
 
 
 @dataclass(frozen=True)
@@ -171,17 +162,13 @@ class RunConfig:
     """How long to train, and what to write down."""
 
     env_steps: int = _field(1_000_000, "train until this many environment steps were taken", "env steps")
-    train_ratio: float = _field(32.0, "replayed steps per agent step", "replayed steps per agent step")
+    train_ratio: float = _field(32.0, "replayed steps per agent step", "replayed steps per agent step", above=0)
     eval_episodes: int = _field(
-        20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes"
+        20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes", at_least=0
     )
     log_every: float = _field(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = _field(600.0, "seconds between checkpoints", "seconds")
     wandb: bool = _field(False, "send metrics to Weights & Biases as well")
-
-    def __post_init__(self) -> None:
-        _require(self.env_steps >= 1, "run.env_steps", self.env_steps, "at least 1")
-        _require(self.train_ratio > 0, "run.train_ratio", self.train_ratio, "a positive number")
 
 
 @dataclass(frozen=True)
@@ -189,7 +176,7 @@ class Config:
     """Everything that decides a run."""
 
     task: str = _field("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
-    seed: int = _field(0, "one seed from which all randomness is derived")
+    seed: int = _field(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = _field("", "directory of the run; empty: runs/TIME-TASK-SEED")
     env: EnvConfig = _field(EnvConfig(), "environments")
     replay: ReplayConfig = _field(ReplayConfig(), "replay")
@@ -201,16 +188,74 @@ class Config:
     run: RunConfig = _field(RunConfig(), "run")
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, "seed", self.seed, "an integer in [0, 2**31)")
+        for key, field, value in _walk(self):
+            _require(_has_type(field.type, value) and _in_range(field, value), key, value, _expected(field))
+        deter, blocks = self.rssm.deter, self.rssm.blocks
+        _require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
+        for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
+            _require(value % 2 == 1, key, value, "an odd number")
+        _require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
+        low, high = self.behavior.min_std, self.behavior.max_std
+        _require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
         length, starts = self.replay.batch_length, self.behavior.starts
-        _require(0 <= starts <= length, "behavior.starts", starts, f"0 to replay.batch_length={length}")
-        steps = self.env.count * (length + 1)
-        _require(
-            self.replay.capacity >= steps,
-            "replay.capacity",
-            self.replay.capacity,
-            f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment",
-        )
+        _require(starts <= length, "behavior.starts", starts, f"0 to replay.batch_length={length}")
+        capacity, steps = self.replay.capacity, self.env.count * (length + 1)
+        why = f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment"
+        _require(capacity >= steps, "replay.capacity", capacity, why)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Types and ranges
+
+
+def _walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf of a config as ``(dotted key, field, value)``, in the order of definition."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field, value
+
+
+@functools.cache
+def _leaves() -> dict[str, Any]:
+    """Field of every leaf by dotted key."""
+    return {key: field for key, field, _ in _walk(Config())}
+
+
+def _require(condition: bool, key: str, got: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}={got} cannot be used: expected {expected}.")
+
+
+def _has_type(kind: Any, value: Any) -> bool:
+    """Whether a value is of the type of its field; an integer is a number, a boolean is not."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_has_type(get_args(kind)[0], item) for item in value)
+    return type(value) in (int, float) if kind is float else type(value) is kind
+
+
+def _in_range(field: Any, value: Any) -> bool:
+    """Whether a value of the right type is finite and within the bounds of its field; so for every item of a tuple."""
+    if isinstance(value, bool | str):
+        return True
+    items = value if isinstance(value, tuple) else (value,)
+    bounds = field.metadata["bounds"].items()
+    return all(abs(item) < math.inf and all(_ORDER[word](item, limit) for word, limit in bounds) for item in items)
+
+
+def _expected(field: Any) -> str:
+    """What a field takes, in words."""
+    kind, bounds = field.type, field.metadata["bounds"].items()
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if kind in (int, float) or get_origin(kind) is tuple:
+        name = {int: "an integer,", float: "a finite number,"}.get(kind, "a list of integers, each")
+        return f"{name} {' and '.join(f'{word} {limit}' for word, limit in bounds).replace('_', ' ')}"
+    return {bool: "true or false", str: "text"}.get(kind, kind.__name__)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -239,7 +284,8 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
 
     Args:
         names: preset names relative to ``configs/``, without suffix.
-        overrides: strings ``key=value`` with dotted keys; values are YAML.
+        overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
+            taken as they stand: ``logdir=007`` is no number.
 
     Returns:
         The resolved, validated config.
@@ -277,11 +323,14 @@ def load_yaml(path: str | os.PathLike[str]) -> Config:
     """Read a resolved ``config.yaml`` of a run; raises `ConfigError` if it is not one."""
     try:
         values = yaml.safe_load(pathlib.Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a readable config: {error}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable config: {_in_one_line(error)}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}, expected a mapping of config keys.")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not a usable config. {error}") from error
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -290,14 +339,9 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (old_items[key], new_items[key]) for key in old_items if old_items[key] != new_items[key]}
 
 
-def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Config) -> Iterator[tuple[str, Any]]:
     """Every leaf of a config as ``(dotted key, value)``, in the order of definition."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from flatten(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value
+    return ((key, value) for key, _, value in _walk(config))
 
 
 def reference() -> str:
@@ -329,8 +373,8 @@ def _read_preset(name: str) -> dict[str, Any]:
         raise ConfigError(f"There is no preset '{name}'.{hint} The presets are: {', '.join(known)}.")
     try:
         values = yaml.safe_load((root / f"{name}.yaml").read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Preset '{name}' is not valid YAML: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"Preset '{name}' is not valid YAML: {_in_one_line(error)}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"Preset '{name}' holds a {type(values).__name__}, expected a mapping of config keys.")
     return values
@@ -341,15 +385,24 @@ def _apply(merged: Any, overrides: Sequence[str]) -> Any:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.")
-        merged = _merge(merged, _nest(key.strip(), _parse(value, item)), f"override '{item}'")
+        merged = _merge(merged, _nest(key.strip(), _parse(key.strip(), value)), f"override '{item}'")
     return merged
 
 
-def _parse(value: str, override: str) -> Any:
+def _parse(key: str, value: str) -> Any:
+    if not value or (key in _leaves() and isinstance(_leaves()[key].default, str)):
+        return value
     try:
-        return yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The value in '{override}' is not valid YAML: {error}") from error
+        return yaml.safe_load(value)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"The value in '{key}={value}' is not valid YAML: {_in_one_line(error)}.") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message of an error without its drawing of the place; says line and column instead."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:
@@ -366,11 +419,33 @@ def _reject_interpolation(value: Any, source: str) -> None:
         raise ConfigError(f"The {source} contains '{value}': interpolation is not allowed in configs.")
 
 
+def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -> None:
+    """OmegaConf would convert some values without a word, and has no message for others."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if field := _leaves().get(key):
+            given = tuple(value) if isinstance(value, list) else value
+            # YAML takes 4e-4 for text, as it has no point.
+            if not _has_type(field.type, given) and not (field.type is float and _is_number(given)):
+                raise ConfigError(f"In the {source}: {key} is {value!r}, expected {_expected(field)}.")
+        elif isinstance(value, dict):
+            _reject_wrong_types(value, source, f"{key}.")
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(text, str)
+
+
 def _merge(base: Any, values: dict[str, Any], source: str) -> Any:
     _reject_interpolation(values, source)
+    _reject_wrong_types(values, source)
     try:
         return OmegaConf.merge(base, values)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError) as error:
         lines = str(error).splitlines()
         key = next((line.partition(":")[2].strip() for line in lines if "full_key" in line), "")
         where = f" (key '{key}')" if key else ""

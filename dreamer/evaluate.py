@@ -11,13 +11,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from dreamer import CallableModule, envs
 from dreamer import checkpoint as checkpoints
-from dreamer import envs
 from dreamer.agent import Agent, Mode
 from dreamer.config import Config, ConfigError
 from dreamer.driver import Driver, Episode
 
 MakeEnv = Callable[[], gymnasium.Env]
+
+sys.modules[__name__].__class__ = CallableModule  # dreamer.evaluate(...) calls the function below.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,15 +21,17 @@ import jax
 import numpy as np
 import psutil
 
+from dreamer import CallableModule, envs, logger
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
-from dreamer import envs, logger
 from dreamer.agent import Agent
 from dreamer.config import Config, ConfigError
 from dreamer.driver import Driver
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
 from dreamer.types import StoredLatent
+
+sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
 DEFAULT_PRESET = "cartpole"
 
@@ -342,7 +344,8 @@ def train(
         env: makes the environment; any function without arguments that returns a Gymnasium environment. None: the one
             named by ``config.task``.
         config: a resolved config; or None to build it from presets and overrides, as on the command line.
-        presets: preset names; the default is ``cartpole``, or ``size/tiny`` when ``env`` is given.
+        presets: preset names. Without any, ``cartpole``, whose sizes and rates suit small problems on a CPU; with
+            ``env``, they are used on that environment.
         overrides: ``key=value`` strings.
         quiet: print nothing.
 

@@ -1,7 +1,7 @@
 """Train on the small tasks with several seeds and write the results page: ``python scripts/learning.py --help``.
 
-Each run is the plain command a user would type, in its own process. Wall time counts from the start of that process to the
-start of the closing evaluation, so imports and compilation are included. A run writes its figures to
+Each run is the plain command a user would type, in its own process. Wall time counts from the start of that process to
+the start of the closing evaluation, so imports and compilation are included. A run writes its figures to
 ``docs/results/cpu/TASK-SEED.json``; the page and the pictures are made from all files that are there.
 """
 
@@ -105,17 +105,17 @@ def write_page() -> None:
             at = f"{run['bar_env_steps']:,}, {run['bar_seconds'] / 60:.1f}" if run["bar_env_steps"] else "not reached"
             rows.append(
                 f"| {run['seed']} | {run['eval_mean']:.1f} ({run['eval_std']:.1f}, {run['eval_min']:.1f}) | "
-                f"{run['train_seconds'] / 60:.1f} | {run['env_steps']:,} | {run['updates']:,} | {at} | {run['cores']} | "
-                f"{run['commit']} |"
+                f"{run['train_seconds'] / 60:.1f} | {run['env_steps']:,} | {run['updates']:,} | {at} | "
+                f"{run['cores']} | {run['commit']} |"
             )
     hardware = sorted({run["processor"] for run in stored})
     head = f"""# Learning on a CPU
 
 Made by `python scripts/learning.py`, which runs `python -m dreamer.train --config PRESET seed=SEED` for every row, on
-{", ".join(hardware)}. "cores" says how many the run was given. Training time counts from the start of the process to the
-start of the closing evaluation: imports and compilation are in it, installation is not. The closing evaluation plays 20
-fresh episodes with the policy's mode. The bar is "first reached" when the mean of the last ten training episodes, whose
-actions are sampled, is at least the bar. All presets share one set of hyper-parameters.
+{", ".join(hardware)}. "cores" says how many the run was given. Training time counts from the start of the process to
+the start of the closing evaluation: imports and compilation are in it, installation is not. The closing evaluation
+plays 20 fresh episodes with the policy's mode. The bar is "first reached" when the mean of the last ten training
+episodes, whose actions are sampled, is at least the bar. All presets share one set of hyper-parameters.
 """
     (RESULTS / "cpu.md").write_text(head + "\n".join(rows) + "\n")
 

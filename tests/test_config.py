@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -124,6 +126,12 @@ def test_ranges_are_judged_after_everything_is_merged() -> None:
         ("task=gym_Pendulum-v1", "gym_Pendulum-v1"),
         ("logdir=runs/x=1", "runs/x=1"),
         ("logdir=", ""),
+        ("logdir=007", "007"),
+        ("logdir=2024-01-01", "2024-01-01"),
+        ("logdir=1e3", "1e3"),
+        ("logdir=[1", "[1"),
+        ("logdir=runs: x", "runs: x"),
+        ("task=null", "null"),
     ],
 )
 def test_override(override: str, value: object) -> None:
@@ -152,17 +160,26 @@ def test_the_last_override_wins() -> None:
         ("sed=3", ["'sed'", "Did you mean: 'seed'"]),
         ("zzz.b.c=1", ["'zzz'", "--help"]),
         ("=3", ["=3", "--help"]),
-        ("seed=abc", ["(key 'seed')", "'abc'", "Integer"]),
-        ("seed=1.5", ["(key 'seed')", "1.5", "Integer"]),
-        ("seed=true", ["(key 'seed')", "bool", "Integer"]),
-        ("seed=", ["(key 'seed')", "Integer"]),
-        ("seed=null", ["(key 'seed')", "None", "int"]),
-        ("optimizer.lr=fast", ["(key 'optimizer.lr')", "'fast'", "Float"]),
-        ("env.workers=threads", ["(key 'env.workers')", "'threads'", "sync", "async"]),
-        ("nets.dtype=float16", ["(key 'nets.dtype')", "'float16'", "float32", "bfloat16"]),
-        ("nets.mults=3", ["(key 'nets.mults')", "int"]),
-        ("nets.mults=[a]", ["nets.mults=[a]", "Integer"]),
-        ("rssm.deter.x=3", ["(key 'rssm.deter')", "Integer"]),
+        ("seed=abc", ["seed is 'abc'", "an integer, at least 0 and below 2147483648"]),
+        ("seed=1.5", ["seed is 1.5", "an integer"]),
+        ("seed=true", ["seed is True", "an integer"]),
+        ("seed=", ["seed is ''", "an integer"]),
+        ("seed=null", ["seed is None", "an integer"]),
+        ("optimizer.lr=fast", ["optimizer.lr is 'fast'", "a finite number, above 0"]),
+        ("optimizer.lr=true", ["optimizer.lr is True", "a finite number"]),
+        (f"optimizer.lr={'9' * 400}", ["too large"]),
+        ("env.workers=threads", ["env.workers is 'threads'", "one of sync, async"]),
+        ("nets.dtype=float16", ["nets.dtype is 'float16'", "one of float32, bfloat16"]),
+        ("nets.mults=3", ["nets.mults is 3", "a list of integers, each at least 1"]),
+        ("nets.mults=[a]", ["nets.mults is ['a']", "a list of integers, each at least 1"]),
+        ("nets.mults=[[1]]", ["nets.mults is [[1]]", "a list of integers"]),
+        ("nets.mults=[1.5]", ["nets.mults is [1.5]", "a list of integers"]),
+        ("nets.mults=2024-01-01", ["nets.mults is", "a list of integers"]),
+        ("run.wandb=2", ["run.wandb is 2", "true or false"]),
+        ("env.check='false'", ["env.check is 'false'", "true or false"]),
+        ("env={check: 0}", ["env.check is 0", "true or false"]),
+        ("rssm.deter.x=3", ["rssm.deter is {'x': 3}", "an integer, at least 1"]),
+        ("logdir.x=3", ["logdir is {'x': 3}", "expected text"]),
         ("env=3", ["env=3", "EnvConfig"]),
         ("env=null", ["(key 'env')"]),
     ],
@@ -177,29 +194,45 @@ def test_wrong_override_names_source_key_and_expectation(override: str, parts: l
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("seed=-1", "an integer in [0, 2**31)"),
-        ("seed=2147483648", "an integer in [0, 2**31)"),
-        ("env.count=0", "at least 1"),
-        ("env.repeat=0", "at least 1"),
-        ("replay.batch_size=0", "at least 1"),
-        ("replay.batch_length=1", "at least 2"),
+        ("seed=-1", "an integer, at least 0 and below 2147483648"),
+        ("seed=2147483648", "an integer, at least 0 and below 2147483648"),
+        ("env.count=0", "an integer, at least 1"),
+        ("env.repeat=0", "an integer, at least 1"),
+        ("replay.batch_size=0", "an integer, at least 1"),
+        ("replay.batch_length=1", "an integer, at least 2"),
         ("replay.capacity=1039", "at least env.count * (replay.batch_length + 1) = 1040"),
+        ("rssm.deter=0", "an integer, at least 1"),
         ("rssm.deter=129", "a multiple of rssm.blocks=8"),
-        ("rssm.classes=1", "at least 2"),
-        ("rssm.unimix=1.0", "a probability in [0, 1)"),
-        ("nets.bins=4", "an odd number of at least 3"),
-        ("nets.bins=1", "an odd number of at least 3"),
-        ("behavior.horizon=0", "at least 1"),
+        ("rssm.stoch=0", "an integer, at least 1"),
+        ("rssm.blocks=0", "an integer, at least 1"),
+        ("rssm.classes=1", "an integer, at least 2 and at most 65536"),
+        ("rssm.classes=65537", "an integer, at least 2 and at most 65536"),
+        ("rssm.prior_layers=-1", "an integer, at least 0"),
+        ("rssm.unimix=1.0", "a finite number, at least 0 and below 1"),
+        ("rssm.unimix=-0.1", "a finite number, at least 0 and below 1"),
+        ("nets.units=0", "an integer, at least 1"),
+        ("nets.kernel=4", "an odd number"),
+        ("nets.bins=4", "an odd number"),
+        ("nets.bins=1", "an integer, at least 3"),
+        ("behavior.horizon=0", "an integer, at least 1"),
         ("behavior.starts=65", "0 to replay.batch_length=64"),
-        ("behavior.starts=-1", "0 to replay.batch_length=64"),
-        ("behavior.return_horizon=1.0", "more than 1"),
-        ("behavior.return_lambda=1.5", "a number in [0, 1]"),
-        ("behavior.min_std=2.0", "0 < min_std <= max_std"),
-        ("optimizer.lr=0.0", "a positive number"),
-        ("optimizer.lr=nan", "a positive number"),
-        ("optimizer.warmup=-1", "0 or more"),
-        ("run.env_steps=0", "at least 1"),
-        ("run.train_ratio=0.0", "a positive number"),
+        ("behavior.starts=-1", "an integer, at least 0"),
+        ("behavior.return_horizon=1.0", "a finite number, above 1"),
+        ("behavior.return_lambda=1.5", "a finite number, at least 0 and at most 1"),
+        ("behavior.entropy=nan", "a finite number, at least 0"),
+        ("behavior.min_std=2.0", "at most behavior.max_std=1.0"),
+        ("behavior.min_std=0.0", "a finite number, above 0"),
+        ("loss.rep=-0.1", "a finite number, at least 0"),
+        ("optimizer.lr=0.0", "a finite number, above 0"),
+        ("optimizer.lr=nan", "a finite number, above 0"),
+        ("optimizer.lr=inf", "a finite number, above 0"),
+        ("optimizer.clip=-1.0", "a finite number, at least 0"),
+        ("optimizer.beta1=1.0", "a finite number, at least 0 and below 1"),
+        ("optimizer.warmup=-1", "an integer, at least 0"),
+        ("run.env_steps=0", "an integer, at least 1"),
+        ("run.eval_episodes=-1", "an integer, at least 0"),
+        ("run.train_ratio=0.0", "a finite number, above 0"),
+        ("run.log_every=inf", "a finite number, at least 0"),
     ],
 )
 def test_value_out_of_range(override: str, expected: str) -> None:
@@ -207,8 +240,54 @@ def test_value_out_of_range(override: str, expected: str) -> None:
     assert message.startswith(f"{override} cannot be used: expected {expected}")
 
 
-def test_empty_mults() -> None:
+def numbers() -> list[tuple[str, int | float]]:
+    return [(key, value) for key, value in configuration.flatten(Config()) if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize(("key", "default"), numbers())
+def test_every_number_has_a_lower_bound_and_is_finite(key: str, default: int | float) -> None:
+    values = [-1] if isinstance(default, int) else [-1.0, "nan", "inf", "-inf"]
+    for value in values:
+        assert sentence(overrides=(f"{key}={value}",)).startswith(f"{key}={value} cannot be used: expected ")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("behavior.starts=0", 0),
+        ("behavior.return_lambda=1.0", 1.0),
+        ("nets.reward_layers=0", 0),
+        ("optimizer.warmup=0", 0),
+        ("optimizer.clip=0.0", 0.0),
+        ("run.eval_episodes=0", 0),
+        ("run.log_every=0.0", 0.0),
+        ("seed=2147483647", 2147483647),
+    ],
+)
+def test_bounds_belong_to_the_range_where_they_mean_something(override: str, value: object) -> None:
+    assert dict(configuration.flatten(load(overrides=[override])))[override.partition("=")[0]] == value
+
+
+def test_mults() -> None:
     assert sentence(overrides=("nets.mults=[]",)).endswith("expected at least one multiplier.")
+    assert sentence(overrides=("nets.mults=[2,0]",)).endswith("expected a list of integers, each at least 1.")
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("Config(logdir=pathlib.Path('runs'))", "logdir=runs cannot be used: expected text."),
+        ("Config(seed=1.0)", "seed=1.0 cannot be used: expected an integer, "),
+        ("Config(env=3)", "env=3 cannot be used: expected EnvConfig."),
+        ("Config(run=RunConfig(wandb=2))", "run.wandb=2 cannot be used: expected true or false."),
+        ("Config(optimizer=OptimizerConfig(lr=0))", "optimizer.lr=0 cannot be used: expected a finite number, "),
+    ],
+)
+def test_a_config_built_in_python_is_checked_as_well(expression: str, message: str) -> None:
+    # In a process of its own, where no annotation is checked before the config checks itself.
+    code = f"import pathlib\nfrom dreamer.config import *\ntry: {expression}\nexcept ConfigError as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(message)
 
 
 def test_capacity_may_hold_exactly_one_sequence_per_environment() -> None:
@@ -222,7 +301,11 @@ def test_override_without_equals() -> None:
 
 
 def test_override_that_is_not_yaml() -> None:
-    assert sentence(overrides=("seed=[1",)).startswith("The value in 'seed=[1' is not valid YAML")
+    message = sentence(overrides=("seed=[1",))
+    assert message.startswith("The value in 'seed=[1' is not valid YAML: expected ',' or ']'")
+    assert message.endswith("in line 1, column 3.")
+    assert "\n" not in message
+    assert "month must be in 1..12" in sentence(overrides=("seed=2024-13-01",))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +332,9 @@ def test_unknown_preset_without_a_near_one() -> None:
         ("seed: [1\n", ["'bad'", "not valid YAML"]),
         ("- seed\n", ["'bad'", "list", "expected a mapping"]),
         ("sed: 1\n", ["preset bad", "Did you mean: 'seed'"]),
-        ("seed: x\n", ["preset bad", "(key 'seed')", "Integer"]),
+        ("seed: x\n", ["preset bad", "seed is 'x'", "an integer"]),
+        ("task: 2024-01-01\n", ["preset bad", "task is datetime.date(2024, 1, 1)", "expected text"]),
+        ("run: {wandb: 2}\n", ["preset bad", "run.wandb is 2", "true or false"]),
         ("logdir: ${task}\n", ["preset bad", "interpolation is not allowed"]),
     ],
 )
@@ -258,15 +343,14 @@ def test_broken_preset(preset_files: pathlib.Path, text: str, parts: list[str]) 
     message = sentence("bad")
     for part in parts:
         assert part in message
+    assert "\n" not in message
 
 
 # Written down and read back
 
 
 def changed() -> Config:
-    return load(
-        ["size/tiny"], ["seed=3", "nets.mults=[2,3]", "optimizer.lr=1e-20", "logdir=runs/'1e3'", "run.wandb=true"]
-    )
+    return load(["size/tiny"], ["seed=3", "nets.mults=[2,3]", "optimizer.lr=1e-20", "logdir=007", "run.wandb=true"])
 
 
 def test_round_trip_through_yaml(tmp_path: pathlib.Path) -> None:
@@ -297,12 +381,31 @@ def test_load_yaml_refuses_what_is_no_config(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "config.yaml"
     with pytest.raises(ConfigError, match=r"config\.yaml is not a readable config: .*No such file"):
         configuration.load_yaml(path)
-    path.write_text("a: [")
-    with pytest.raises(ConfigError, match=r"config\.yaml is not a readable config"):
+    path.write_text("a: [\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml is not a readable config: .* in line 2, column 1\.$"):
+        configuration.load_yaml(path)
+    path.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ConfigError, match=r"config\.yaml is not a readable config: .*decode"):
         configuration.load_yaml(path)
     path.write_text("[1]")
     with pytest.raises(ConfigError, match=r"config\.yaml holds a list, expected a mapping"):
         configuration.load_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("sed: 1", "Did you mean: 'seed'"),
+        ("seed: x", "seed is 'x', expected an integer"),
+        ("env: {count: 0}", "env.count=0 cannot be used: expected an integer, at least 1"),
+    ],
+)
+def test_load_yaml_names_the_file_and_what_is_wrong_in_it(tmp_path: pathlib.Path, text: str, part: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(part)) as caught:
+        configuration.load_yaml(path)
+    assert str(caught.value).startswith(f"{path} is not a usable config. ")
 
 
 def test_config_is_frozen_and_hashable() -> None:

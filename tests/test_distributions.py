@@ -116,6 +116,8 @@ def test_bounded_normal_agrees_with_scipy(rng, key):
     np.testing.assert_allclose(ours.mode(), jnp.tanh(mean), rtol=1e-6)
 
 
-@pytest.mark.parametrize("make", [lambda x: distributions.unimix_log_probs(x, 0.01), lambda x: distributions.SymexpTwoHot(x).logits])
+@pytest.mark.parametrize(
+    "make", [lambda x: distributions.unimix_log_probs(x, 0.01), lambda x: distributions.SymexpTwoHot(x).logits]
+)
 def test_arithmetic_is_float32_for_bfloat16_input(make):
     assert make(jnp.ones((2, 5), jnp.bfloat16)).dtype == jnp.float32

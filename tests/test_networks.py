@@ -47,7 +47,10 @@ def test_upsampled_convolution_equals_repeat_then_convolve(rng, size):
 
     np.testing.assert_allclose(networks.upsampled_conv(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-4)
     weight = jnp.asarray(rng.normal(size=(2, 12, 8, 5)), jnp.float32)
-    ours, theirs = (jax.grad(lambda x, k, f=f: (f(x, k) * weight).sum(), (0, 1))(x, kernel) for f in (networks.upsampled_conv, plain))
+    ours, theirs = (
+        jax.grad(lambda x, k, f=f: (f(x, k) * weight).sum(), (0, 1))(x, kernel)
+        for f in (networks.upsampled_conv, plain)
+    )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
@@ -101,7 +104,8 @@ def test_image_encoder_and_decoder_shapes(shape, channels):
         return y
 
     def decode(deter, stoch):
-        return networks.ImageDecoder(shape, 32, 12, 16, [8, 8, 16, 16], 5, 8, dtype="float32", rngs=rngs())(deter, stoch)
+        decoder = networks.ImageDecoder(shape, 32, 12, 16, [8, 8, 16, 16], 5, 8, dtype="float32", rngs=rngs())
+        return decoder(deter, stoch)
 
     jax.eval_shape(encode, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     deter, stoch = jax.ShapeDtypeStruct((2, 32), jnp.float32), jax.ShapeDtypeStruct((2, 12), jnp.float32)

@@ -39,7 +39,7 @@ def test_lambda_0_is_temporal_difference_and_1_is_monte_carlo(rng):
     reward, discount, value = (jnp.asarray(x, jnp.float32) for x in rng.uniform(size=(3, 6)))
     one_step = returns.lambda_return(reward, discount, 0.0, value)
     np.testing.assert_allclose(one_step, reward[1:] + discount[1:] * value[1:], rtol=1e-6)
-    total, weight = 0.0, 1.0
+    total, weight = jnp.zeros(()), jnp.ones(())
     for t in range(1, 6):
         total, weight = total + weight * reward[t], weight * discount[t]
     monte_carlo = returns.lambda_return(reward, discount, 1.0, value)
@@ -61,7 +61,9 @@ def test_a_truncated_episode_bootstraps_at_its_last_state():
 
 def test_gradient(rng):
     args = tuple(jnp.asarray(x, jnp.float32) for x in rng.uniform(0.2, 0.9, size=(4, 5)))
-    check_grads(lambda *xs: returns.lambda_return(*map(jnp.asarray, xs)), args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    check_grads(
+        lambda *xs: returns.lambda_return(*map(jnp.asarray, xs)), args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2
+    )
 
 
 def test_survival_weights_by_hand():

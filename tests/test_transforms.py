@@ -46,8 +46,15 @@ def numpy_two_hot(x: float, bins: np.ndarray) -> np.ndarray:
 def test_two_hot_by_hand():
     bins = np.array([-4, -1, 0, 1, 4], np.float32)
     x = jnp.array([0.0, 0.25, 2.5, -9.0, 4.0, -3.4])
-    expected = [[0, 0, 1, 0, 0], [0, 0, 0.75, 0.25, 0], [0, 0, 0, 0.5, 0.5], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0.8, 0.2, 0, 0, 0]]
-    np.testing.assert_allclose(transforms.two_hot(x, bins), expected, atol=1e-6)
+    expected = [
+        [0, 0, 1, 0, 0],
+        [0, 0, 0.75, 0.25, 0],
+        [0, 0, 0, 0.5, 0.5],
+        [1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1],
+        [0.8, 0.2, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(transforms.two_hot(x, bins), np.array(expected), atol=1e-6)
 
 
 def test_two_hot_against_float64(rng):

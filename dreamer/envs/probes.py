@@ -15,22 +15,24 @@ from gymnasium import spaces
 class Catch(gymnasium.Env):
     """A ball falls, a paddle catches it: +1 for a catch, -1 for a miss, ``drops`` drops per episode.
 
-    Observation: uint8 image ``[size, size, channels]``. The ball is one bright pixel that starts in a random column of
-    the top row, falls one row per step, moves sideways by a random -1, 0 or +1 column per step during the whole drop,
-    and bounces off the walls. The paddle is 3 pixels wide, in the bottom row; it stays where it is between drops.
+    Observation: uint8 image ``[size * cell, size * cell, channels]`` of a grid of ``size x size`` cells. Cells are larger
+    than a pixel on purpose: an object of one pixel adds so little to the squared error that a world model is right to
+    ignore it. The ball is one bright cell that starts in a random column of the top row, falls one row per step, moves
+    sideways by a random -1, 0 or +1 column per step during the whole drop, and bounces off the walls. The paddle is 3
+    cells wide, in the bottom row; it stays where it is between drops.
     Actions: 0 left, 1 stay, 2 right, one column per step.
     Ends: terminated after ``drops * (size - 1)`` steps. Highest return: ``drops``, because the paddle can always be in
     time: it moves as fast as the ball does, ``size - 1`` steps are enough to cross the image.
     """
 
-    def __init__(self, size: int = 16, channels: int = 1, drops: int = 4, render_mode: str | None = None) -> None:
+    def __init__(
+        self, size: int = 8, cell: int = 2, channels: int = 1, drops: int = 4, render_mode: str | None = None
+    ) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
-        self.observation_space = spaces.Box(0, 255, (size, size, channels), np.uint8)
+        self.observation_space = spaces.Box(0, 255, (size * cell, size * cell, channels), np.uint8)
         self.action_space = spaces.Discrete(3)
         self.render_mode = render_mode
-        self._size = size
-        self._shape = (size, size, channels)
-        self._drops = drops
+        self._size, self._cell, self._channels, self._drops = size, cell, channels, drops
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -55,19 +57,23 @@ class Catch(gymnasium.Env):
         return image if not self._left else self._image(), reward, not self._left, False, {}
 
     def render(self) -> np.ndarray:
-        """The observation as RGB ``[size * 8, size * 8, 3]``."""
-        return np.broadcast_to(self._image()[..., :1].repeat(8, 0).repeat(8, 1), (self._size * 8, self._size * 8, 3))
+        """The grid as RGB, 16 pixels per cell."""
+        return self._grid()[..., None].repeat(16, 0).repeat(16, 1).repeat(3, 2)
 
     def _drop(self) -> None:
         self._row = 0
         self._column = int(self.np_random.integers(self._size))
         self._drift: int = int(self.np_random.integers(-1, 2))
 
+    def _grid(self) -> np.ndarray:
+        grid = np.zeros((self._size, self._size), np.uint8)
+        grid[-1, self._paddle - 1 : self._paddle + 2] = 128
+        grid[self._row, self._column] = 255
+        return grid
+
     def _image(self) -> np.ndarray:
-        image = np.zeros(self._shape, np.uint8)
-        image[-1, self._paddle - 1 : self._paddle + 2] = 128
-        image[self._row, self._column] = 255
-        return image
+        image = self._grid().repeat(self._cell, 0).repeat(self._cell, 1)
+        return image[..., None].repeat(self._channels, 2)
 
 
 class HideVelocities(gymnasium.ObservationWrapper):

@@ -61,12 +61,12 @@ def ball(image):
 
 def catch(history):
     """Play `probe_catch` from the last two images alone."""
-    image = history[-1]["image"]
+    image, previous = (step["image"][::2, ::2] for step in (history[-1], history[-2:][0]))  # cells of 2 x 2 pixels
     size = len(image)
     row, column = ball(image)
     if row == 0:
         return 1  # its direction is not known yet
-    drift = column - ball(history[-2]["image"])[1] if len(history) > 1 and row else 0
+    drift = column - ball(previous)[1]
     for _ in range(size - 1 - row):
         if not 0 <= column + drift < size:
             drift = -drift
@@ -82,7 +82,7 @@ def test_catch_can_always_be_caught():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_catch_shows_ball_and_paddle(channels):
-    env = PROBES["probe_catch"](size=8, channels=channels)
+    env = PROBES["probe_catch"](cell=1, channels=channels)
     image, _ = env.reset(seed=1)
     assert image.shape == (8, 8, channels) and image.dtype == np.uint8
     assert (image[0] == 255).all(-1).sum() == 1 and (image[-1] == 128).all(-1).sum() == 3
@@ -90,8 +90,14 @@ def test_catch_shows_ball_and_paddle(channels):
     assert lengths == [False] * 27 + [True]
 
 
+def test_catch_cells_are_squares_of_pixels():
+    small, large = (PROBES["probe_catch"](cell=cell).reset(seed=1)[0] for cell in (1, 2))
+    assert large.shape == (16, 16, 1)
+    np.testing.assert_array_equal(large, small.repeat(2, 0).repeat(2, 1))
+
+
 def test_catch_bounces_off_the_walls():
-    env = PROBES["probe_catch"](size=8, drops=100)
+    env = PROBES["probe_catch"](cell=1, drops=100)
     image, _ = env.reset(seed=0)
     paths = [[ball(image)[1]]]
     for t in range(1, 700):

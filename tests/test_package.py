@@ -1,0 +1,80 @@
+"""What `import dreamer` gives: the verbs, quickly, and by the same names whatever was imported before."""
+
+import subprocess
+import sys
+
+import pytest
+
+import dreamer
+
+
+def output(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_import_is_light() -> None:
+    heavy = "['jax', 'numpy', 'yaml', 'gymnasium', 'dreamer.train']"
+    assert output(f"import dreamer, sys; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize("name", dreamer.__all__)
+def test_every_name_exists(name: str) -> None:
+    assert callable(getattr(dreamer, name))
+
+
+def test_names_mean_what_they_say() -> None:
+    from dreamer import agent, config, evaluate
+
+    assert dreamer.Agent is agent.Agent
+    assert (dreamer.Config, dreamer.ConfigError) == (config.Config, config.ConfigError)
+    assert dreamer.load_config is config.load
+    assert (dreamer.load, dreamer.make_env) == (evaluate.load, evaluate.make_env)
+
+
+def test_modules_of_the_package_hide_behind_no_other_name() -> None:
+    assert output("from dreamer import types, config; print(types.__name__, config.__name__)") == (
+        "dreamer.types dreamer.config"
+    )
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_verb_can_be_called_and_is_a_module_before_and_after_it_was_imported(name: str) -> None:
+    code = f"""
+import warnings
+warnings.simplefilter("ignore")  # Of the libraries.
+import dreamer
+
+before = dreamer.{name}
+import dreamer.{name} as module
+from dreamer import {name} as imported
+
+assert before is dreamer.{name} is module is imported
+assert module.main and module.{name} is not module
+module.{name} = lambda *args, **kwargs: (args, kwargs)
+print(dreamer.{name}(1, two=2))
+"""
+    assert output(code) == "((1,), {'two': 2})"
+
+
+def test_errors_of_a_verb_are_those_of_the_function() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'enviroment'"):
+        dreamer.train(enviroment=None)
+    with pytest.raises(dreamer.ConfigError, match="There is no preset 'cartpol'"):
+        dreamer.train(presets=["cartpol"])
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_verb_runs_as_a_program(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"dreamer.{name}", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"usage: python -m dreamer.{name}")
+    assert not done.stderr
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'trian'\. It has: .*evaluate, load, .*train\."):
+        dreamer.trian  # noqa: B018
