@@ -174,6 +174,7 @@ def world_model_loss(
     losses = reconstruction_losses(predictions, batch.obs, dict(model.decoder.spaces))
     feature = features(latent)
     losses["reward"] = -model.reward(feature).log_prob(jnp.asarray(batch.reward, jnp.float32))
+    # Differs from the paper: the discount is part of the target, as in the official code, and not of the return.
     discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
     losses["cont"] = binary_cross_entropy(model.cont_logit(feature), (1.0 - jnp.asarray(batch.is_terminal)) * discount)
     prior = model.rssm.prior(latent.deter)

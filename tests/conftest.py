@@ -1,6 +1,7 @@
 """What holds in every test: JAX on the CPU with eight devices, no silent broadcasting, and fixed randomness."""
 
 import os
+import pathlib
 
 # Read when JAX is first used, so they come before its import. The devices share the machine's cores: a program on one
 # of them runs as it would alone, and tests that spread work over several need no special machine.
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
+# Nearly all of the suite's time is compilation; programs that several tests, or runs of the suite, share compile once.
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -48,7 +48,9 @@ def test_without_presets_the_config_is_the_default() -> None:
 def test_defaults_are_the_published_ones() -> None:
     config = Config()
     assert (config.replay.batch_size, config.replay.batch_length, config.replay.capacity) == (16, 64, 5_000_000)
+    assert (config.env.count, config.run.train_ratio) == (16, 32.0)
     assert (config.behavior.horizon, config.behavior.return_lambda, config.behavior.entropy) == (15, 0.95, 3e-4)
+    assert (config.behavior.return_horizon, config.behavior.starts) == (333.0, 0)
     assert (config.loss.dyn, config.loss.rep, config.loss.replay_critic) == (1.0, 0.1, 0.3)
     assert (config.optimizer.lr, config.optimizer.warmup, config.optimizer.clip) == (4e-5, 1000, 0.3)
     assert (config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps) == (0.9, 0.999, 1e-20)

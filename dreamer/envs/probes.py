@@ -15,11 +15,11 @@ from gymnasium import spaces
 class Catch(gymnasium.Env):
     """A ball falls, a paddle catches it: +1 for a catch, -1 for a miss, ``drops`` drops per episode.
 
-    Observation: uint8 image ``[size * cell, size * cell, channels]`` of a grid of ``size x size`` cells. Cells are larger
-    than a pixel on purpose: an object of one pixel adds so little to the squared error that a world model is right to
-    ignore it. The ball is one bright cell that starts in a random column of the top row, falls one row per step, moves
-    sideways by a random -1, 0 or +1 column per step during the whole drop, and bounces off the walls. The paddle is 3
-    cells wide, in the bottom row; it stays where it is between drops.
+    Observation: uint8 image ``[size * cell, size * cell, channels]`` of a grid of ``size x size`` cells. Cells are
+    larger than a pixel on purpose: an object of one pixel adds so little to the squared error that a world model is
+    right to ignore it. The ball is one bright cell that starts in a random column of the top row, falls one row per
+    step, moves sideways by a random -1, 0 or +1 column per step during the whole drop, and bounces off the walls. The
+    paddle is 3 cells wide, in the bottom row; it stays where it is between drops.
     Actions: 0 left, 1 stay, 2 right, one column per step.
     Ends: terminated after ``drops * (size - 1)`` steps. Highest return: ``drops``, because the paddle can always be in
     time: it moves as fast as the ball does, ``size - 1`` steps are enough to cross the image.
