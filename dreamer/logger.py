@@ -76,7 +76,7 @@ class Logger:
         self.recent.append(episode.score)
         self._write({**counters, "episode/score": episode.score, "episode/length": episode.length})
 
-    def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, float]:
+    def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
         """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.
 
         Returns:

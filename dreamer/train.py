@@ -204,7 +204,7 @@ class Run:
         estimated = False
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
-        while driver.env_steps < config.env_steps and not self._stop:
+        while driver.env_steps < config.env_steps and not self._stop and not self._solved():
             start = time.perf_counter()
             learner.replay.add(*driver.act())
             for metrics in learner.learn(driver.agent_steps):
@@ -237,6 +237,10 @@ class Run:
                 with contextlib.suppress(checkpoints.CheckpointError):
                     self._save_and_report()
                 next_save = time.perf_counter() + config.save_every
+
+    def _solved(self) -> bool:
+        recent = self.log.recent
+        return len(recent) == recent.maxlen and float(np.mean(recent)) >= self.config.run.stop_score
 
     def _counters(self) -> dict[str, Any]:
         return {

@@ -105,8 +105,8 @@ class Adapter(gymnasium.Env):
             raise self._error(str(error)) from None
         total, taken = 0.0, 0
         while True:
-            result = self.env.step(native)
             self._step += 1
+            result = self.env.step(native)
             taken += 1
             if not (isinstance(result, tuple) and len(result) == 5):
                 raise self._error(
