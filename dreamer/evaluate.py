@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +156,9 @@ def evaluate_logdir(
     import imageio.v2 as imageio  # Slow to import, and rarely needed.
 
     writer: Any = imageio.get_writer(video, fps=30, macro_block_size=1)
-    with writer:
+    with writer, warnings.catch_warnings():
+        # The encoder's process is forked and replaced at once, which the threads of JAX do not mind.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         return evaluate(
             agent,
             make_env(saved.config, render=True),

@@ -176,6 +176,8 @@ class Speed:
     def rates(self, env_steps: int, updates: int) -> dict[str, float]:
         """Env steps and updates per second since the oldest mark inside the window."""
         now = time.perf_counter()
+        if self._marks and updates and not self._marks[-1][2]:
+            self._marks.clear()  # The first update compiled: what came before says nothing about the speed.
         self._marks.append((now, env_steps, updates))
         while len(self._marks) > 2 and self._marks[0][0] < now - self._window:
             self._marks.popleft()

@@ -167,6 +167,7 @@ class Run:
                 self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None
             )
             self._cleanup.callback(self.log.close)
+            self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
             undo.pop_all()
 
     def train(self) -> Result:

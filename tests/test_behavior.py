@@ -1,0 +1,110 @@
+"""Actor and critic losses, by hand and by their effect."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dreamer.behavior import Actor, Critic, Imagined, actor_loss, critic_loss, predict_values, replay_critic_loss
+from dreamer.types import Batch, Space, StoredLatent
+from tests.small import small_config
+
+F, H, N = 6, 3, 4
+DISCRETE = {"move": Space("discrete", (), 3)}
+SPACES = {
+    "buttons": Space("discrete", (4,), 2),
+    "move": Space("discrete", (), 3),
+    "push": Space("continuous", (2,)),
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return small_config("behavior.actor_unimix=0.01")
+
+
+def imagined(rng, action, returns, weight=None):
+    array = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return Imagined(
+        feature=array(H + 1, N, F),
+        action=action,
+        reward=array(H + 1, N),
+        cont=jnp.ones((H + 1, N)),
+        value=jnp.zeros((H + 1, N)),
+        slow_value=array(H + 1, N),
+        returns=jnp.broadcast_to(jnp.float32(returns), (H, N)),
+        weight=jnp.ones((H, N)) if weight is None else weight,
+    )
+
+
+def test_the_policy_is_a_joint_distribution_over_all_keys(config):
+    actor = Actor(config, F, SPACES, rngs=nnx.Rngs(params=0))
+    policy = actor(jnp.ones((5, F)))
+    sample = policy.sample(seed=jax.random.key(0))
+    assert {k: v.shape for k, v in sample.items()} == {"buttons": (5, 4), "move": (5,), "push": (5, 2)}
+    assert policy.log_prob(sample).shape == policy.entropy().shape == (5,)
+    uniform = 4 * np.log(2) + np.log(3)
+    normal = 2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(0.9 / (1 + np.exp(-2)) + 0.1))
+    np.testing.assert_allclose(policy.entropy(), uniform + normal, rtol=0.01)
+
+
+def test_the_discrete_policy_keeps_a_share_of_every_action(config):
+    actor = Actor(config, F, DISCRETE, rngs=nnx.Rngs(params=0))
+    actor.heads["move"].bias[...] = jnp.array([50.0, 0.0, 0.0])
+    log_prob = actor(jnp.ones((1, F))).log_prob({"move": jnp.array([1])})
+    np.testing.assert_allclose(jnp.exp(log_prob), 0.01 / 3, rtol=1e-3)
+
+
+def test_actor_loss_by_hand(config, rng):
+    actor = Actor(config, F, DISCRETE, rngs=nnx.Rngs(params=0))
+    action = {"move": jnp.asarray(rng.integers(0, 3, (H + 1, N)), jnp.int32)}
+    weight = jnp.asarray(rng.uniform(size=(H, N)), jnp.float32)
+    rollout = imagined(rng, action, 6.0, weight)
+    loss, metrics = actor_loss(actor, rollout, jnp.float32(2.0), config.behavior)
+    policy = actor(rollout.feature[:-1])
+    expected = -weight * (policy.log_prob({"move": action["move"][:-1]}) * 3.0 + 3e-4 * policy.entropy())
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["actor/advantage_mean"], 3.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("returns", "sign"), [(5.0, 1), (-5.0, -1)])
+def test_the_actor_moves_towards_actions_with_a_positive_advantage(config, rng, returns, sign):
+    actor = Actor(config, F, SPACES, rngs=nnx.Rngs(params=0))
+    action = jax.jit(lambda: actor(jnp.ones((H + 1, N, F))).sample(seed=jax.random.key(1)))()
+    rollout = imagined(rng, action, returns)
+    chosen = jax.tree.map(lambda x: x[:-1], action)
+
+    def likelihood(actor):
+        return actor(rollout.feature[:-1]).log_prob(chosen).mean()
+
+    @jax.jit
+    def step(actor):
+        gradient = jax.grad(lambda a: actor_loss(a, rollout, jnp.float32(1.0), config.behavior)[0].mean())(actor)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, actor, gradient)
+
+    assert sign * (likelihood(step(actor)) - likelihood(actor)) > 0
+
+
+def test_critic_loss_by_hand(config, rng):
+    critic = Critic(config, F, rngs=nnx.Rngs(params=0))
+    weight = jnp.asarray(rng.uniform(size=(H, N)), jnp.float32)
+    rollout = imagined(rng, {}, 2.5, weight)
+    prediction, values = predict_values(critic, rollout.feature)
+    np.testing.assert_array_equal(values, jnp.zeros((H + 1, N)))
+    expected = -weight * (prediction.log_prob(rollout.returns) + prediction.log_prob(rollout.slow_value[:-1]))
+    np.testing.assert_allclose(critic_loss(prediction, rollout, config.behavior), expected, rtol=1e-6)
+
+
+def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episode(config, rng):
+    critic = Critic(config, F, rngs=nnx.Rngs(params=0))
+    feature = jnp.asarray(rng.normal(size=(1, 4, F)), jnp.float32)
+    is_last = np.array([[False, True, False, False]])
+    batch = Batch({}, {}, np.array([[9.0, 3.0, 0.0, 5.0]], np.float32), is_last, is_last, is_last, StoredLatent(0, 0))
+    bootstrap = jnp.array([[7.0, 100.0, 100.0, 20.0]])
+    loss = replay_critic_loss(critic, critic, feature, batch, bootstrap, config.behavior)
+    prediction = critic(feature[:, :-1])
+    # Step 0: terminal next, so only its reward. Step 1 ends the episode: no loss. Step 2: reward and discounted bootstrap.
+    target = jnp.array([[3.0, 0.0, 5.0 + (1 - 1 / 333) * 20.0]])
+    expected = -(prediction.log_prob(target) + prediction.log_prob(jnp.zeros((1, 3)))) * np.array([[1.0, 0.0, 1.0]])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
