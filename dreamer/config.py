@@ -163,7 +163,10 @@ class RunConfig:
 
     env_steps: int = _field(1_000_000, "train until this many environment steps were taken", "env steps")
     stop_score: float = _field(
-        1e9, "stop early once the mean return of the last ten training episodes is at least this", "reward", at_least=-1e9
+        1e9,
+        "stop early once the mean return of the last ten training episodes is at least this",
+        "reward",
+        at_least=-1e9,
     )
     train_ratio: float = _field(32.0, "replayed steps per agent step", "replayed steps per agent step", above=0)
     eval_episodes: int = _field(

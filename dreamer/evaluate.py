@@ -129,12 +129,17 @@ def evaluate(
 
         driver = Driver(vector, policy, agent.initial(count))
         finished: list[list[Episode]] = [[] for _ in range(count)]
-        while min(map(len, finished)) < episodes // count:
-            if on_frame:
-                on_frame(np.asarray(made[-1].render()))
-            driver.act()
-            for episode in driver.advance():
-                finished[episode.env].append(episode)
+        # The same seed draws the same numbers, whatever the agent did before; and what it does next is not disturbed.
+        before, agent.policy_steps = agent.policy_steps, (seed % 2**12) << 20
+        try:
+            while min(map(len, finished)) < episodes // count:
+                if on_frame:
+                    on_frame(np.asarray(made[-1].render()))
+                driver.act()
+                for episode in driver.advance():
+                    finished[episode.env].append(episode)
+        finally:
+            agent.policy_steps = before
     chosen = [episode for env in finished for episode in env[: episodes // count]]
     return Evaluation(
         agent.config.task, tuple(e.score for e in chosen), tuple(e.length for e in chosen), checkpoint_env_steps

@@ -56,3 +56,9 @@ def same_tree(one, two) -> bool:
     """Whether two pytrees hold exactly the same bits."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def run_config(logdir, *overrides: str) -> configs.Config:
+    """Config of a run of the small agent that is over in seconds and writes metrics at every turn."""
+    run = "run={env_steps: 60, train_ratio: 4, eval_episodes: 2, log_every: 0}"
+    return small_config("task=probe_action", run, f"logdir={logdir}", *overrides)

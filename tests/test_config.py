@@ -288,7 +288,8 @@ def test_mults() -> None:
 def test_a_config_built_in_python_is_checked_as_well(expression: str, message: str) -> None:
     # In a process of its own, where no annotation is checked before the config checks itself.
     code = f"import pathlib\nfrom dreamer.config import *\ntry: {expression}\nexcept ConfigError as e: print(e)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command, root = [sys.executable, "-c", code], pathlib.Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(message)
 
 

@@ -1,5 +1,6 @@
 """What `import dreamer` gives: the verbs, quickly, and by the same names whatever was imported before."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -7,10 +8,13 @@ import pytest
 
 import dreamer
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 
 def output(code: str) -> str:
     """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -68,9 +72,8 @@ def test_errors_of_a_verb_are_those_of_the_function() -> None:
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_a_verb_runs_as_a_program(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"dreamer.{name}", "--help"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", f"dreamer.{name}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: python -m dreamer.{name}")
     assert not done.stderr
 

@@ -201,7 +201,7 @@ def test_an_exception_of_the_environment_is_told(workers):
     children = multiprocessing.active_children()
     env.reset()
     env.step({"action": np.array([0, 1], np.int32)})
-    message = r"Scripted, step 1 of episode 1: ZeroDivisionError: 100% odd \(environment number 1\)"
+    message = r"Scripted, step 2 of episode 1: ZeroDivisionError: 100% odd \(environment number 1\)"
     with pytest.raises(EnvError, match=message) as caught:
         env.step({"action": np.array([0, 2], np.int32)})
     if workers == "async":

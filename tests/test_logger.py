@@ -1,0 +1,153 @@
+"""Metrics on disk: valid JSON lines, means over updates, and writing that survives a full disk."""
+
+import errno
+import json
+import math
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer import logger
+from dreamer.driver import Episode
+from dreamer.logger import Logger, Speed, duration, plot_learning_curve, read_metrics
+
+COUNTERS = {"env_steps": 10, "agent_steps": 5, "updates": 2, "episodes": 1, "seconds": 3.0}
+RATES = {"rate/env_steps": 1.0, "rate/updates": 2.0, "train_ratio": 4.0, "eta_seconds": 9.0, "bottleneck": "learner"}
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = Logger(tmp_path, "test", 100, quiet=True)
+    yield log
+    log.close()
+
+
+def lines(log):
+    return [json.loads(line) for line in (log.logdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_holds_counters_rates_and_means_over_the_updates_since_the_last_line(log):
+    for value in (1.0, 2.0, 6.0):
+        log.add_update({"loss/total": jnp.float32(value), "loss/reward": jnp.float32(-value)})
+    returned = log.tick(COUNTERS, RATES)
+    log.add_update({"loss/total": jnp.float32(7), "loss/reward": jnp.float32(8)})
+    log.tick(COUNTERS, RATES)
+    log.tick(COUNTERS, RATES)
+    expected = {**COUNTERS, **RATES}
+    assert lines(log) == [
+        expected | {"loss/total": 3.0, "loss/reward": -3.0},
+        expected | {"loss/total": 7.0, "loss/reward": 8.0},
+        expected,
+    ]
+    assert returned == expected | {"loss/total": 3.0, "loss/reward": -3.0}
+
+
+def test_episodes_are_written_at_once_and_averaged_over_the_recent_ones(log):
+    for score in range(12):
+        log.add_episode(Episode(float(score), 3, 0), COUNTERS)
+    assert lines(log)[4] == COUNTERS | {"episode/score": 4.0, "episode/length": 3}
+    assert log.tick(COUNTERS, RATES)["episode/recent_score"] == np.mean(range(2, 12))
+
+
+def test_what_json_cannot_say_becomes_null(log):
+    log.add_update({"nan": jnp.float32(math.nan), "inf": jnp.float32(math.inf), "fine": jnp.float32(1)})
+    log.tick(COUNTERS, RATES | {"eta_seconds": -math.inf})
+    text = (log.logdir / "metrics.jsonl").read_text()
+    (line,) = [json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))]
+    assert (line["nan"], line["inf"], line["fine"], line["eta_seconds"]) == (None, None, 1.0, None)
+
+
+def test_an_unfinished_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}\n{"a": 3')
+    assert read_metrics(path) == [{"a": 1}, {"a": 2}]
+
+
+class FullDisk:
+    """Stands for `open` in the logger: writes half of what it is given, then the disk is full."""
+
+    def __init__(self, path, mode):
+        self.file = open(path, mode)  # noqa: SIM115
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_with_space_again_no_line_is_lost_or_doubled(log, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(log, "say", said.append)
+    log.write({"number": 0})
+    with monkeypatch.context() as full:
+        full.setattr(logger, "open", FullDisk, raising=False)
+        for number in (1, 2, 3):
+            log.write({"number": number})
+        assert [line["number"] for line in lines(log)] == [0]
+    assert len(said) == 1 and "No space left on device" in said[0] and str(log.logdir) in said[0]
+    log.write({"number": 4})
+    assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4]
+    with monkeypatch.context() as full:
+        full.setattr(logger, "open", FullDisk, raising=False)
+        log.write({"number": 5})
+    assert len(said) == 2, "a second failure is told again"
+    log.close()
+    assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_rates_over_a_window(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    speed = Speed(window=10.0)
+    assert speed.rates(50, 7) == {"rate/env_steps": 0.0, "rate/updates": 0.0}
+    now[0] = 104.0
+    assert speed.rates(58, 8) == {"rate/env_steps": 2.0, "rate/updates": 0.25}
+    now[0] = 112.0  # The first mark has left the window.
+    assert speed.rates(90, 16) == {"rate/env_steps": 4.0, "rate/updates": 1.0}
+
+
+def test_the_bottleneck_is_what_took_longer_since_the_last_call():
+    speed = Speed()
+    speed.busy["learner"] += 2.0
+    speed.busy["environment"] += 1.0
+    assert speed.bottleneck() == "learner"
+    speed.busy["environment"] += 0.1
+    assert speed.bottleneck() == "environment"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (123, "2:03"), (3723, "1:02:03"), (math.inf, "-"), (math.nan, "-")],
+)
+def test_duration(seconds, text):
+    assert duration(float(seconds)) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("episodes", [0, 3, 25])
+def test_the_learning_curve_is_drawn_from_any_number_of_episodes(log, episodes):
+    log.tick(COUNTERS, RATES)
+    for number in range(episodes):
+        log.add_episode(Episode(float(number), 3, 0), COUNTERS | {"env_steps": number})
+    path = plot_learning_curve(log.logdir, "title")
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+def test_the_table_line_is_printed_where_there_is_no_terminal(tmp_path, capsys):
+    log = Logger(tmp_path, "test", 100)
+    log.tick(COUNTERS, RATES)
+    log.close()
+    printed = capsys.readouterr().err
+    for part in ("env steps        10", "updates        2", "ratio    4.0", "ETA 0:09", "limited by learner"):
+        assert part in printed

@@ -1,0 +1,342 @@
+"""Runs from start to end: their files, resuming, interruption, failures, and the command line."""
+
+import errno
+import os
+import shutil
+import signal
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+
+import dreamer
+from dreamer import checkpoint as checkpoints
+from dreamer import config as configs
+from dreamer import logger
+from dreamer import train as training
+from dreamer.config import ConfigError
+from dreamer.envs import EnvError
+from dreamer.envs.probes import Action
+from dreamer.logger import read_metrics
+from tests.small import OVERRIDES, run_config, same_tree
+
+pytestmark = pytest.mark.slow
+
+
+def train(logdir, *overrides, env=None):
+    return training.train(env, run_config(logdir, *overrides), quiet=True)
+
+
+def metrics(logdir):
+    return read_metrics(logdir / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; copy its directory before changing it."""
+    return train(tmp_path_factory.mktemp("runs") / "one")
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished.logdir, tmp_path / "copy")
+
+
+class Faulty(Action):
+    """The probe, which calls ``fault`` with its answer at step number ``at`` of the process."""
+
+    def __init__(self, at, fault):
+        super().__init__()
+        self.at, self.fault, self.steps = at, fault, 0
+
+    def step(self, action):
+        self.steps += 1
+        answer = super().step(action)
+        return self.fault(answer) if self.steps == self.at else answer
+
+
+def faulty(at, fault):
+    def probe():
+        return Faulty(at, fault)
+
+    return probe
+
+
+# ----------------------------------------------------------------------------------------------- files and counters
+
+
+def test_a_run_leaves_its_files(finished):
+    logdir = finished.logdir
+    assert not finished.interrupted
+    assert configs.load_yaml(logdir / "config.yaml") == finished.agent.config
+    assert (logdir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    saved = checkpoints.load(logdir, with_replay=True)
+    assert saved.config == finished.agent.config
+    assert same_tree(saved.state, {k: np.asarray(v) for k, v in checkpoints.state_arrays(finished.agent).items()})
+    # The task's episodes are one step long, so every second turn of the two environments is a reset.
+    assert (saved.meta["env_steps"], saved.meta["agent_steps"], saved.meta["episodes"]) == (60, 60, 60)
+    assert saved.meta["replay"]["rows_total"] == 59
+    assert finished.evaluation.checkpoint_env_steps == 60 and len(finished.evaluation.scores) == 2
+
+
+def test_metrics_tell_the_run(finished):
+    lines = metrics(finished.logdir)
+    episodes = [line for line in lines if "episode/score" in line]
+    ticks = [line for line in lines if "rate/env_steps" in line]
+    assert len(episodes) == 60 and {line["episode/length"] for line in episodes} == {1}
+    assert {line["episode/score"] for line in episodes} <= {-1.0, 1.0}
+    assert len(ticks) == 59 and [line["env_steps"] for line in ticks] == sorted(line["env_steps"] for line in ticks)
+    last = ticks[-1]
+    # Replay is ready after five rows, in which 4 steps were taken; each later step replays 4 of the 8 of an update.
+    assert last["updates"] == finished.agent.state.step == (58 - 4) * 4 // 8
+    assert last["train_ratio"] == 4.0
+    for name in ("loss/total", "optimizer/gradient_norm"):
+        values = [line[name] for line in ticks if name in line]
+        assert len(values) == last["updates"] / 1 and np.isfinite(values).all()
+    assert lines[-1]["eval/episodes"] == 2 and lines[-1]["env_steps"] == 60
+
+
+# ---------------------------------------------------------------------------------------------------------- resuming
+
+
+def test_a_resumed_run_continues(copy):
+    updates = metrics(copy)[-1]["updates"]
+    before = len(metrics(copy))
+    result = train(copy, "run.env_steps=90", "run.eval_episodes=0")
+    assert result.evaluation is None
+    added = metrics(copy)[before:]
+    assert [line["env_steps"] for line in added if "rate/env_steps" in line][:2] == [62, 62]
+    saved = checkpoints.load(copy, with_replay=True)
+    assert (saved.meta["env_steps"], saved.meta["episodes"], saved.meta["resumes"]) == (90, 90, 1)
+    # The run paid for 27 updates in 58 steps before; two steps were taken after its last update.
+    assert result.agent.state.step == saved.meta["learner"]["updates"] == (88 - 4) * 4 // 8 > updates
+    assert saved.meta["replay"]["rows_total"] == 59 + 29
+    assert min(line["seconds"] for line in added) > 0
+    assert configs.load_yaml(copy / "config.yaml").run.env_steps == 90
+
+
+def test_a_run_that_is_over_is_only_evaluated(copy):
+    before = checkpoints.load(copy)
+    result = train(copy)
+    assert len(result.evaluation.scores) == 2
+    assert same_tree(before.state, checkpoints.load(copy).state)
+    assert checkpoints.load(copy).meta["env_steps"] == 60
+
+
+def test_another_architecture_is_refused(copy):
+    before = (copy / "config.yaml").read_text()
+    with pytest.raises(ConfigError) as caught:
+        train(copy, "rssm.deter=32", "seed=4", "run.env_steps=90")
+    message = str(caught.value)
+    for part in ("2 key(s) differ", "rssm.deter: 16 in the checkpoint, 32 now", "seed: 0 in the checkpoint, 4 now"):
+        assert part in message
+    assert "run.env_steps" not in message and f"--resume {copy}" in message
+    assert (copy / "config.yaml").read_text() == before
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_does_not(finished, tmp_path):
+    def comparable(logdir):
+        vary = ("seconds", "rate/env_steps", "rate/updates", "eta_seconds", "memory_bytes", "bottleneck")
+        return [{k: v for k, v in line.items() if k not in vary} for line in metrics(logdir)]
+
+    train(tmp_path / "same")
+    assert comparable(tmp_path / "same") == comparable(finished.logdir)
+    train(tmp_path / "other", "seed=1", "run.env_steps=20", "run.eval_episodes=0")
+    other = comparable(tmp_path / "other")
+    assert other != comparable(finished.logdir)[: len(other)]
+
+
+# -------------------------------------------------------------------------------------------------- trouble on the way
+
+
+def test_a_logdir_in_use(tmp_path):
+    with (
+        training.exclusive(tmp_path),
+        pytest.raises(training.LogdirInUse, match=rf"in use by another run \(process {os.getpid()}\)\. Wait for it"),
+    ):
+        train(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
+
+
+def test_a_logdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"logdir=.*file/run cannot be used: Not a directory\. Choose another logdir"):
+        train(tmp_path / "file" / "run")
+
+
+def _with(position, value):
+    def fault(answer):
+        return (*answer[:position], value, *answer[position + 1 :])
+
+    return fault
+
+
+def _raise(answer):
+    raise LookupError("no such level")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (_with(0, np.full(1, np.nan, np.float32)), "nan"),
+        (_with(1, float("inf")), "the reward is inf"),
+        (_with(0, np.zeros(1, np.complex64)), "complex64"),
+        (_with(0, np.zeros(2, np.float32)), "shape"),
+        (_raise, "LookupError: no such level"),
+    ],
+)
+def test_a_failing_environment_saves_the_run(tmp_path, fault, message):
+    with pytest.raises(EnvError) as caught:
+        train(tmp_path, env=faulty(3, fault))
+    text = str(caught.value)
+    assert message.lower() in text.lower() and "step 1 of episode 3" in text
+    assert "The run was saved after 4 env steps" in text and f"--resume {tmp_path}" in text
+    saved = checkpoints.load(tmp_path, with_replay=True)
+    assert (saved.meta["env_steps"], saved.meta["replay"]["rows_total"]) == (4, 5)
+
+
+def test_a_mended_environment_goes_on(tmp_path):
+    with pytest.raises(EnvError):
+        train(tmp_path, env=faulty(3, _raise))
+    # The directory belongs to the run again, and open episodes count as truncated.
+    result = train(tmp_path, "run.env_steps=8", "run.eval_episodes=0", env=faulty(0, None))
+    assert not result.interrupted and checkpoints.load(tmp_path).meta["env_steps"] == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(tmp_path, number, capsys):
+    def interrupt(answer):
+        # Two environments, one signal: a second one would mean "at once".
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), number)
+        return answer
+
+    sent = []
+    handler = signal.getsignal(number)
+    result = training.train(faulty(2, interrupt), run_config(tmp_path))
+    assert result.interrupted and result.evaluation is None
+    assert signal.getsignal(number) is handler
+    saved = checkpoints.load(tmp_path, with_replay=True)
+    assert (saved.meta["env_steps"], saved.meta["replay"]["rows_total"]) == (4, 3)
+    said = capsys.readouterr().err
+    assert f"Stopped by {number.name} after 4 env steps" in said
+    assert f"Resume with: python -m dreamer.train --resume {tmp_path}" in said
+    with training.exclusive(tmp_path):
+        pass  # The lock was given back.
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, capsys):
+    def full(path, mode):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger, "open", full, raising=False)
+        # The disk has space again by the time that the environment takes its third step.
+        config = run_config(tmp_path, "run.env_steps=8", "run.eval_episodes=0")
+        result = training.train(faulty(3, lambda answer: (patch.undo(), answer)[1]), config)
+    assert not result.interrupted
+    assert capsys.readouterr().err.count("No space left on device. Training goes on") == 1
+    assert len([line for line in metrics(tmp_path) if "episode/score" in line]) == 8
+
+
+def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch, capsys):
+    real, calls = checkpoints.save, []
+
+    def save(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise checkpoints.CheckpointError("The checkpoint could not be written.")
+        return real(*args)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    training.train(None, run_config(tmp_path, "run={env_steps: 6, save_every: 0, eval_episodes: 0}"))
+    assert len(calls) > 3
+    assert "The checkpoint could not be written. Training goes on" in capsys.readouterr().err
+    assert checkpoints.load(tmp_path).meta["env_steps"] == 6
+
+
+# --------------------------------------------------------------------------------------------------------- interfaces
+
+
+def test_a_custom_environment(tmp_path):
+    class Count(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.left = 3
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            self.left -= 1
+            return np.ones(1, np.float32), 1.0, False, self.left == 0, {}
+
+    def make_count():
+        return Count()
+
+    overrides = [*OVERRIDES, "behavior.starts=0", f"logdir={tmp_path}", "run={env_steps: 6, eval_episodes: 2}"]
+    run: Any = dreamer.train
+    result = run(env=make_count, presets=["cartpole"], overrides=overrides, quiet=True)
+    assert result.evaluation.task == "custom_make_count"
+    assert result.evaluation.scores == (3.0, 3.0) and result.evaluation.lengths == (3, 3)
+
+
+def test_help(capsys):
+    assert training.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for name in [*configs.presets(), *(key for key, _ in configs.flatten(configs.Config()))]:
+        assert f"  {name} " in said, name
+    assert "recurrent state" in said and "[env steps]" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config", "cartpol"], "There is no preset 'cartpol'. Did you mean 'cartpole'?"),
+        (["rssm.detre=3"], "detre"),
+        (["rssm.deter=many"], "rssm.deter is 'many', expected an integer"),
+        (["--fast"], "There is no option '--fast'. The options are --config, --resume and --help."),
+        (["cartpole"], "'cartpole' is not of the form key=value. Name presets after --config."),
+        (["--config", "cartpole", "--resume", "runs/x"], "leave out --config"),
+        (["--resume", "/nowhere/at/all"], "/nowhere/at/all/config.yaml is not a readable config"),
+        (["task=probe_acton"], "There is no task 'probe_acton'. Did you mean 'probe_action' or"),
+    ],
+)
+def test_wrong_command_lines(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert training.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("Error: ") and message in err
+    assert "Traceback" not in err and err.count("\n") == 1
+
+
+def test_the_command_line_builds_the_config(tmp_path):
+    config = training.parse(["--config", "cartpole", "size/12m", "seed=3", "task=probe_action"])
+    assert config == configs.load(["cartpole", "size/12m"], ["seed=3", "task=probe_action"])
+    assert training.parse([]) == configs.load([training.DEFAULT_PRESET])
+    (tmp_path / "config.yaml").write_text(configs.to_yaml(config))
+    resumed = training.parse(["--resume", str(tmp_path), "run.env_steps=5"])
+    assert config is not None and resumed is not None
+    expected = {"logdir": ("", str(tmp_path)), "run.env_steps": (config.run.env_steps, 5)}
+    assert configs.differences(config, resumed) == expected
+
+
+def test_main_resumes_and_tells_by_its_status(copy, capsys):
+    assert training.main(["--resume", str(copy), "run.env_steps=62"]) == 0
+    said = capsys.readouterr().err
+    assert "resumed at 60 env steps" in said and "Trained for 62 env steps" in said
+    assert f"python -m dreamer.evaluate {copy}" in said
+    assert yaml.safe_load((copy / "config.yaml").read_text())["logdir"] == str(copy)
+
+
+def test_the_default_logdir_is_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training.time, "strftime", lambda _: "NOW")
+    config = configs.load([], ["task=gym_ALE/Pong-v5", "seed=7"])
+    assert training.default_logdir(config) == "runs/NOW-gym_ALE_Pong-v5-7"
+    os.makedirs("runs/NOW-gym_ALE_Pong-v5-7")
+    assert training.default_logdir(config) == "runs/NOW-gym_ALE_Pong-v5-7-1"
