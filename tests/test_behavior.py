@@ -104,7 +104,7 @@ def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episod
     bootstrap = jnp.array([[7.0, 100.0, 100.0, 20.0]])
     loss = replay_critic_loss(critic, critic, feature, batch, bootstrap, config.behavior)
     prediction = critic(feature[:, :-1])
-    # Step 0: terminal next, so only its reward. Step 1 ends the episode: no loss. Step 2: reward and discounted bootstrap.
+    # Step 0: terminal next, so only its reward. Step 1 ends the episode: no loss. Step 2: reward and bootstrap.
     target = jnp.array([[3.0, 0.0, 5.0 + (1 - 1 / 333) * 20.0]])
     expected = -(prediction.log_prob(target) + prediction.log_prob(jnp.zeros((1, 3)))) * np.array([[1.0, 0.0, 1.0]])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
