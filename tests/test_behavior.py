@@ -100,7 +100,9 @@ def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episod
     critic = Critic(config, F, rngs=nnx.Rngs(params=0))
     feature = jnp.asarray(rng.normal(size=(1, 4, F)), jnp.float32)
     is_last = np.array([[False, True, False, False]])
-    batch = Batch({}, {}, np.array([[9.0, 3.0, 0.0, 5.0]], np.float32), is_last, is_last, is_last, StoredLatent(0, 0))
+    batch = Batch(
+        {}, {}, np.array([[9.0, 3.0, 0.0, 5.0]], np.float32), is_last, is_last, is_last, StoredLatent(is_last, is_last)
+    )
     bootstrap = jnp.array([[7.0, 100.0, 100.0, 20.0]])
     loss = replay_critic_loss(critic, critic, feature, batch, bootstrap, config.behavior)
     prediction = critic(feature[:, :-1])
