@@ -28,6 +28,7 @@ class Puppet(Agent):
         self.obs_spaces = {"vector": Space("vector", (1,))}
         self.action_spaces = {"action": Space("discrete", (), 2)}
         self.modes = set()
+        self.policy_steps = 0
 
     def initial(self, batch):
         return batch
