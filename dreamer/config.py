@@ -47,15 +47,60 @@ def _field(default: Any, help: str, unit: str = "", **bounds: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class DMCConfig:
+    """DeepMind Control suite."""
+
+    obs: Literal["proprio", "pixels", "both"] = _field("proprio", "what the agent sees; only pixels are rendered")
+    size: tuple[int, ...] = _field((64, 64), "height and width of the image", "pixels")
+    camera: int = _field(-1, "camera of the image; -1: the usual one of the domain", at_least=-1)
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """Arcade Learning Environment; the defaults are the protocol of the 100k benchmark."""
+
+    size: tuple[int, ...] = _field((64, 64), "height and width of the image", "pixels")
+    gray: bool = _field(False, "one channel of luminance instead of three of colour")
+    sticky: float = _field(0.0, "probability that a frame repeats the action before", "probability", below=1)
+    noops: int = _field(30, "an episode starts after 0 to this many frames without action", "frames", at_least=0)
+    actions: Literal["needed", "all"] = _field("needed", "actions the game distinguishes, or all 18")
+    lives: Literal["ignore", "terminal", "reset"] = _field(
+        "ignore", "a lost life is nothing, is terminal in what the agent learns while the game goes on, or starts anew"
+    )
+    max_frames: int = _field(108_000, "frames after which an episode is truncated", "frames")
+
+
+@dataclass(frozen=True)
+class MiniGridConfig:
+    """MiniGrid."""
+
+    obs: Literal["symbolic", "image"] = _field("symbolic", "what lies in the agent's view, as classes or as pixels")
+    size: tuple[int, ...] = _field((64, 64), "height and width of the image", "pixels")
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """How environments are made and stepped."""
 
     count: int = _field(16, "environments stepped in parallel", "environments")
     workers: Literal["sync", "async"] = _field(
-        "sync", "step environments one after another in this process, or each in its own process over shared memory"
+        "sync", "step environments one after another in this process, or in worker processes over shared memory"
+    )
+    per_worker: int = _field(1, "environments in each worker process", "environments")
+    timeout: float = _field(
+        60.0, "a worker that takes longer for a step is stopped and started anew", "seconds", above=0
+    )
+    failures: int = _field(
+        10, "failures in a row, without a good episode between them, that end the run", "failures", at_least=0
     )
     repeat: int = _field(1, "times each action is applied; rewards are summed", "env steps per agent step")
+    clip_reward: float = _field(
+        0.0, "rewards are cut off at plus and minus this, after summing repeats; 0: not", "reward"
+    )
     check: bool = _field(True, "refuse observations that are not finite, or outside their space")
+    dmc: DMCConfig = _field(DMCConfig(), "DeepMind Control")
+    atari: AtariConfig = _field(AtariConfig(), "Atari")
+    minigrid: MiniGridConfig = _field(MiniGridConfig(), "MiniGrid")
 
 
 @dataclass(frozen=True)

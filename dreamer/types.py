@@ -20,6 +20,7 @@ Shape letters are listed in ``docs/shapes.md``.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,7 +83,8 @@ class Step(NamedTuple):
 
     ``obs`` maps each key to ``[N, ...]``; the other fields have shape ``[N]``: ``reward`` float32, the flags bool.
     ``env_steps`` (int32) counts the simulator steps behind this answer: 0 for a reset, otherwise the number of times
-    the action was really applied (at most ``env.repeat``).
+    the action was really applied (at most ``env.repeat``). ``log`` holds, by index of the environment, the numbers that
+    an environment has to report about the episode that ends here.
     """
 
     obs: dict[str, np.ndarray]
@@ -91,6 +93,7 @@ class Step(NamedTuple):
     is_last: np.ndarray
     is_terminal: np.ndarray
     env_steps: np.ndarray
+    log: Mapping[int, Mapping[str, float]] = MappingProxyType({})
 
 
 class Batch(NamedTuple):

@@ -1,50 +1,89 @@
 """Environments: `make` one by name, or wrap your own in an `Adapter`; a `VectorEnv` steps many.
 
+A task is ``SUITE_NAME`` (``dmc_walker_walk``), or ``package.module:function`` for a function without arguments that
+returns a Gymnasium environment. Each suite is one file here, imported when it is needed, with two functions:
+``tasks() -> list of names`` and ``make(name, config, render_mode) -> gymnasium.Env``. An environment may have more than
+Gymnasium asks for:
+
+* an attribute ``action_repeat``: it applies every action that often itself, adds the rewards up, and reports how often
+  it really did in ``info["env_steps"]``;
+* ``info["log"]`` at the last step of an episode: numbers by name, which the run logs;
+* an observation key ``action_mask``: which classes of a discrete action are allowed now.
+
 Nothing here knows networks.
 """
 
 import difflib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import gymnasium
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.errors import EnvError
-from dreamer.envs.probes import PROBES
+from dreamer.envs.errors import EnvError, UnknownTask
 from dreamer.envs.vector import VectorEnv
 
-_PREFIX = "gym_"
+_SUITES = {
+    "gym": "gym",
+    "dmc": "dmc",
+    "atari": "atari",
+    "crafter": "crafter",
+    "minigrid": "minigrid",
+    "memory": "memory_maze",
+    "probe": "probes",
+}
+"""File of each suite by its prefix."""
+
+_EXTRAS = {"ale_py": "atari", "crafter": "crafter", "minigrid": "minigrid", "memory_maze": "memory"}
+"""Extra of this package that installs a module."""
+
 _HOW = (
-    "Name a task gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), or use a built-in: "
-    + ", ".join(PROBES)
+    "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
+    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, probe_NAME, or your.module:function for a function that "
+    "returns a Gymnasium environment"
 )
-# Packages that bring a namespace of ids, for those who have not installed it.
-_NAMESPACES = {"ALE": 'pip install "gymnasium[atari]"', "dm_control": 'pip install "shimmy[dm-control]"'}
 
 
 def tasks() -> list[str]:
-    """Names that `make` accepts, sorted: the built-in tasks, and ``gym_ID`` for every registered Gymnasium id."""
-    return sorted([*PROBES, *(_PREFIX + task for task in gymnasium.registry)])
+    """Names that `make` accepts, sorted, of all suites that are installed."""
+    found = []
+    for prefix in _SUITES:
+        try:
+            found += [f"{prefix}_{name}" for name in _suite(prefix).tasks()]
+        except EnvError:
+            continue  # not installed
+    return sorted(found)
 
 
 def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     """Make the environment of a task.
 
     Args:
-        task: ``gym_ID``, or the name of a built-in task; see `tasks`.
-        config: action repeat and checks.
+        task: ``SUITE_NAME`` or ``package.module:function``; see `tasks`.
+        config: action repeat, checks, and the options of the suites.
         render: whether ``render()`` of the result returns frames, uint8 ``[H, W, 3]``.
 
     Raises:
         EnvError: there is no such task (names the nearest), a package is missing (names the command that installs it),
             it cannot render, or its spaces are not supported.
     """
+    prefix, _, name = task.partition("_")
     render_mode = "rgb_array" if render else None
-    if task in PROBES:
-        env = PROBES[task](render_mode=render_mode)
-    elif task.startswith(_PREFIX):
-        env = _make_gymnasium(task, render_mode)
+    if prefix in _SUITES and name:
+        try:
+            env = _suite(prefix).make(name, config, render_mode)
+        except UnknownTask as error:
+            raise EnvError(f"There is no task '{task}': {error}{_nearest(task)} {_HOW}.") from error
+        except ImportError as error:
+            raise _not_installed(f"Task '{task}'", error) from error
+    elif ":" in task:
+        env = _call(task)
     else:
         raise EnvError(f"There is no task '{task}'.{_nearest(task)} {_HOW}.")
     if render and env.render_mode != "rgb_array":
@@ -55,30 +94,55 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     return Adapter(env, config, name=task)
 
 
-def _make_gymnasium(task: str, render_mode: str | None) -> gymnasium.Env:
-    name = task.removeprefix(_PREFIX)
+@functools.cache
+def _suite(prefix: str) -> ModuleType:
+    """The module of a suite; raises `EnvError` that names the extra if its package is missing."""
     try:
-        kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
-        # The adapter checks more than Gymnasium's checker, at every step and not only at the first.
-        return gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
-        package = _NAMESPACES.get(name.partition("/")[0])
-        hint = f" Install it with: {package}." if package else _nearest(task)
-        raise EnvError(f"There is no task '{task}': {error}{hint} {_HOW}.") from error
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        command = f"pip install {(getattr(error, 'name', None) or 'PACKAGE').partition('.')[0]}"
-        hint = "" if "pip install" in str(error) else f" Install it with: {command}."
+        return importlib.import_module(f"dreamer.envs.{_SUITES[prefix]}")
+    except ImportError as error:
+        raise _not_installed(f"The suite '{prefix}'", error) from error
+
+
+def _not_installed(what: str, error: ImportError) -> EnvError:
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(module)
+    command = f"pip install 'dreamer[{extra}]'" if extra else f"pip install {module or 'PACKAGE'}"
+    return EnvError(
+        f"{what} needs a package that is not installed: {str(error).rstrip('.')}. Install it with: {command}."
+    )
+
+
+def _call(task: str) -> Any:
+    """Make the environment of ``package.module:function``, importing also from the working directory."""
+    module_name, _, path = task.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
         raise EnvError(
-            f"Task '{task}' needs a package that is not installed: {str(error).rstrip('.')}.{hint}"
+            f"Task '{task}' cannot be made: importing {module_name} failed with {type(error).__name__}: {error}. Expected "
+            f"package.module:function, with the package installed or in the working directory."
         ) from error
-    except gymnasium.error.Error as error:
-        raise EnvError(f"Task '{task}' cannot be made: {error} {_HOW}.") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = [name for name in dir(found) if callable(getattr(found, name)) and not name.startswith("_")]
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise EnvError(f"Task '{task}' cannot be made: {module_name} has no '{part}'.{hint}")
+        found = getattr(found, part)
+    if not isinstance(found, Callable):  # type: ignore[arg-type]
+        raise EnvError(
+            f"Task '{task}' names a {type(found).__name__}, expected a function that returns an environment."
+        )
+    return found()
 
 
 def _nearest(task: str) -> str:
     known = tasks()
     # Somebody who forgot the prefix should hear about it first.
-    near = [_PREFIX + task] if _PREFIX + task in known else difflib.get_close_matches(task, known, n=3)
+    prefixed = [f"{prefix}_{task}" for prefix in _SUITES if f"{prefix}_{task}" in known]
+    near = prefixed or difflib.get_close_matches(task, known, n=3)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 

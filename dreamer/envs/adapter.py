@@ -22,8 +22,9 @@ class Adapter(gymnasium.Env):
     `action_spaces`, continuous ones in [-1, 1]: clipped, and scaled to the environment's bounds, here and nowhere else.
     See `dreamer.envs.spaces` for the names of keys and the supported spaces.
 
-    Every action is applied ``config.repeat`` times, or until the episode ends, and the rewards are summed.
-    ``info["env_steps"]`` tells how often it was really applied (0 at a reset).
+    Every action is applied ``config.repeat`` times, or until the episode ends, and the rewards are summed; then the sum
+    is cut off at plus and minus ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0
+    at a reset). An environment with an attribute ``action_repeat`` does this itself: it knows what to leave out.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
     something else did, for example a time limit (``is_last`` only). They are passed on as the environment gives them.
@@ -62,7 +63,14 @@ class Adapter(gymnasium.Env):
         self.action_spaces: Spaces = {leaf.key: leaf.space for leaf in actions}
         self.observation_space = gymnasium.spaces.Dict({leaf.key: leaf.flat for leaf in observations})
         self.action_space = gymnasium.spaces.Dict({leaf.key: leaf.flat for leaf in actions})
-        self._repeat = config.repeat
+        own_repeat = getattr(env.unwrapped, "action_repeat", None)
+        if own_repeat not in (None, config.repeat):
+            raise EnvError(
+                f"Environment {self.name} has action_repeat={own_repeat}, expected env.repeat={config.repeat}: set the "
+                f"one to the other."
+            )
+        self._repeat = config.repeat if own_repeat is None else 1
+        self._clip = config.clip_reward or math.inf
         self._check = config.check
         self._episode = 0
         self._step = 0
@@ -103,11 +111,10 @@ class Adapter(gymnasium.Env):
             native = self._action.decode(action)
         except Mismatch as error:
             raise self._error(str(error)) from None
-        total, taken = 0.0, 0
+        total, repeats, taken = 0.0, 0, 0
         while True:
             self._step += 1
             result = self.env.step(native)
-            taken += 1
             if not (isinstance(result, tuple) and len(result) == 5):
                 raise self._error(
                     f"step returned {_outline(result)}, expected the tuple (observation, reward, terminated, "
@@ -115,13 +122,16 @@ class Adapter(gymnasium.Env):
                 )
             obs, reward, terminated, truncated, info = result
             total += self._reward(reward)
+            repeats += 1
+            taken += int(info.get("env_steps", 1))
             if terminated or truncated:
                 self._running = False
                 break
-            if taken == self._repeat:
+            if repeats == self._repeat:
                 break
         if not -_LARGEST_REWARD <= total <= _LARGEST_REWARD:
             raise self._error(f"the rewards of {taken} repeats sum to {total}, expected what float32 holds: scale them")
+        total = min(max(total, -self._clip), self._clip)
         return self._encode(obs), total, bool(terminated), bool(truncated), {**info, "env_steps": taken}
 
     def render(self) -> Any:

@@ -9,5 +9,9 @@ class EnvError(RuntimeError):
     """
 
 
+class UnknownTask(EnvError):
+    """A suite has no task of this name; whoever asked adds the nearest names that exist."""
+
+
 class Mismatch(ValueError):
     """A value that breaks its space; the adapter adds which environment it was, and when, and raises `EnvError`."""

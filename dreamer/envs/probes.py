@@ -11,6 +11,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer.config import EnvConfig
+from dreamer.envs.errors import UnknownTask
+
 
 class Catch(gymnasium.Env):
     """A ball falls, a paddle catches it: +1 for a catch, -1 for a miss, ``drops`` drops per episode.
@@ -240,15 +243,27 @@ class Dummy(gymnasium.Env):
         return self.observation_space.sample(), 1.0, terminal, over and not terminal, {"time": self._time}
 
 
-PROBES: dict[str, Callable[..., gymnasium.Env]] = {
-    "probe_action": Action,
-    "probe_cartpole_hidden": HideVelocities,
-    "probe_catch": Catch,
-    "probe_constant": Constant,
-    "probe_dummy": Dummy,
-    "probe_memory": Memory,
-    "probe_two_step": TwoStep,
+_PROBES: dict[str, Callable[..., gymnasium.Env]] = {
+    "action": Action,
+    "cartpole_hidden": HideVelocities,
+    "catch": Catch,
+    "constant": Constant,
+    "dummy": Dummy,
+    "memory": Memory,
+    "two_step": TwoStep,
 }
-"""Constructors of the built-in tasks by name; all take ``render_mode``."""
 
-__all__ = ["PROBES", "Action", "Catch", "Constant", "Dummy", "HideVelocities", "Memory", "TwoStep"]
+
+def tasks() -> list[str]:
+    """Names of all probes."""
+    return sorted(_PROBES)
+
+
+def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
+    """Make a probe; raises `UnknownTask`."""
+    if name not in _PROBES:
+        raise UnknownTask(f"There is no probe '{name}'.")
+    return _PROBES[name](render_mode=render_mode)
+
+
+__all__ = ["Action", "Catch", "Constant", "Dummy", "HideVelocities", "Memory", "TwoStep", "make", "tasks"]

@@ -6,7 +6,7 @@ import pytest
 
 from dreamer.config import EnvConfig
 from dreamer.envs import EnvError, make
-from dreamer.envs.probes import PROBES
+from dreamer.envs.probes import Catch, tasks
 
 
 def returns(task, policy, episodes=50):
@@ -82,7 +82,7 @@ def test_catch_can_always_be_caught():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_catch_shows_ball_and_paddle(channels):
-    env = PROBES["probe_catch"](cell=1, channels=channels)
+    env = Catch(cell=1, channels=channels)
     image, _ = env.reset(seed=1)
     assert image.shape == (8, 8, channels) and image.dtype == np.uint8
     assert (image[0] == 255).all(-1).sum() == 1 and (image[-1] == 128).all(-1).sum() == 3
@@ -91,13 +91,13 @@ def test_catch_shows_ball_and_paddle(channels):
 
 
 def test_catch_cells_are_squares_of_pixels():
-    small, large = (PROBES["probe_catch"](cell=cell).reset(seed=1)[0] for cell in (1, 2))
+    small, large = (Catch(cell=cell).reset(seed=1)[0] for cell in (1, 2))
     assert large.shape == (16, 16, 1)
     np.testing.assert_array_equal(large, small.repeat(2, 0).repeat(2, 1))
 
 
 def test_catch_bounces_off_the_walls():
-    env = PROBES["probe_catch"](cell=1, drops=100)
+    env = Catch(cell=1, drops=100)
     image, _ = env.reset(seed=0)
     paths = [[ball(image)[1]]]
     for t in range(1, 700):
