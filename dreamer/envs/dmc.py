@@ -121,7 +121,7 @@ class DMEnv(gymnasium.Env):
 
     def _view(self, size: tuple[int, ...]) -> np.ndarray:
         try:
-            return self._env.physics.render(*size, camera_id=self._camera)  # type: ignore[attr-defined]
+            return self._env.physics.render(*size, camera_id=self._camera)
         except Exception as error:
             # Every rendering backend fails in a way of its own.
             raise EnvError(f"MuJoCo cannot render here ({type(error).__name__}: {error}). {_NO_RENDERER}.") from error
