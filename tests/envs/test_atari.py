@@ -138,6 +138,13 @@ def test_noops_are_frames_of_the_game_that_nobody_counts():
     np.testing.assert_array_equal(obs, raw.observe(64, 64))
 
 
+def test_a_game_that_noops_lose_starts_anew():
+    env = Atari("assault", AtariConfig(noops=2000))  # over after 642 frames without a defence
+    for seed in range(3):
+        env.reset(seed=seed)
+        assert not env.ale.game_over() and env.ale.getEpisodeFrameNumber() < 642
+
+
 def test_a_step_stops_where_the_episode_does():
     env = Atari("breakout", dataclasses.replace(CALM, max_frames=10), repeat=4)
     env.reset(seed=0)
@@ -177,7 +184,9 @@ def test_terminal_lives_continue_the_game():
 def test_a_seed_starts_a_new_game_even_after_a_lost_life():
     env = Atari("breakout", dataclasses.replace(CALM, lives="terminal"))
     first, _ = env.reset(seed=0)
-    until_the_end(env)
+    env.step(FIRE)
+    moved = until_the_end(env, action=2)[-1][0]
+    assert (moved != first).any()
     np.testing.assert_array_equal(env.reset(seed=0)[0], first)
     assert env.ale.lives() == 5
 
@@ -241,5 +250,6 @@ def test_games_by_name():
 
 
 def test_the_emulator_keeps_quiet(capfd):
+    ALEInterface.setLoggerMode(LoggerMode.Info)
     Atari("pong", CALM).reset(seed=0)
     assert capfd.readouterr() == ("", "")

@@ -155,7 +155,7 @@ def test_rendering_disturbs_nothing(meadow):
 def test_score():
     names = [f"achievement_{name}" for name in crafter.constants.achievements]
     none, every = dict.fromkeys(names, 0.0), dict.fromkeys(names, 7.0)
-    one = none | {names[3]: 2.0}
+    one = none | {names[3]: 1.0}
     assert score([none]) == 0 and score([every, every]) == pytest.approx(100)
     assert score([one]) == pytest.approx(101 ** (1 / 22) - 1)
     # Rates of 75 % for one achievement and 50 % for the other 21.
