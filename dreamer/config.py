@@ -62,12 +62,14 @@ class AtariConfig:
     size: tuple[int, ...] = _field((64, 64), "height and width of the image", "pixels")
     gray: bool = _field(False, "one channel of luminance instead of three of colour")
     sticky: float = _field(0.0, "probability that a frame repeats the action before", "probability", below=1)
-    noops: int = _field(30, "an episode starts after 0 to this many frames without action", "frames", at_least=0)
+    noops: int = _field(30, "a game starts with 0 to this many frames without action", "frames", at_least=0)
     actions: Literal["needed", "all"] = _field("needed", "actions the game distinguishes, or all 18")
     lives: Literal["ignore", "terminal", "reset"] = _field(
-        "ignore", "a lost life is nothing, is terminal in what the agent learns while the game goes on, or starts anew"
+        "ignore",
+        "a lost life means nothing, ends the episode as terminal and the next one continues the game, or ends both "
+        "episode and game; unless ignored, scores are those of single lives",
     )
-    max_frames: int = _field(108_000, "frames after which an episode is truncated", "frames")
+    max_frames: int = _field(108_000, "frames of a game, no-ops not counted, after which it is truncated", "frames")
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,12 @@ class Config:
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
             _require(value % 2 == 1, key, value, "an odd number")
         _require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
+        for key, size in (
+            ("dmc", self.env.dmc.size),
+            ("atari", self.env.atari.size),
+            ("minigrid", self.env.minigrid.size),
+        ):
+            _require(len(size) == 2, f"env.{key}.size", size, "two numbers, height and width")
         low, high = self.behavior.min_std, self.behavior.max_std
         _require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
         length, starts = self.replay.batch_length, self.behavior.starts

@@ -3,7 +3,8 @@
 The driver knows no networks: a policy is any function with the signature of `Policy`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +26,12 @@ class Row(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """A finished episode: sum of rewards, and length in env steps."""
+    """A finished episode: sum of rewards, length in env steps, and the numbers its environment had to report."""
 
     score: float
     length: int
     env: int
+    log: Mapping[str, float] = MappingProxyType({})
 
 
 class Driver:
@@ -74,6 +76,6 @@ class Driver:
         # A reset is no step: the agent's action was ignored.
         self.agent_steps += int((~step.is_first).sum())
         self.env_steps += int(step.env_steps.sum())
-        ended = np.flatnonzero(step.is_last)
+        ended = np.flatnonzero(step.is_last).tolist()
         self.episodes += len(ended)
-        return [Episode(float(self._score[i]), int(self._length[i]), int(i)) for i in ended]
+        return [Episode(float(self._score[i]), int(self._length[i]), i, step.log.get(i, {})) for i in ended]

@@ -11,6 +11,7 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,9 @@ from dreamer.types import Metrics
 RECENT = 10
 """Episodes in the mean return on display."""
 
+Summarize = Callable[[list[Mapping[str, float]]], Mapping[str, float]]
+"""Turns the logs of a run's episodes so far, at least one, into further numbers by name."""
+
 
 class Logger:
     """Metrics of one run.
@@ -35,6 +39,7 @@ class Logger:
         total_env_steps: budget of the run, for the progress and the ETA.
         quiet: print nothing.
         wandb: keyword arguments of ``wandb.init``, or None to leave it out.
+        summarize: adds numbers about all episodes to the line of each; or None.
     """
 
     def __init__(
@@ -44,9 +49,12 @@ class Logger:
         total_env_steps: int,
         quiet: bool = False,
         wandb: dict[str, Any] | None = None,
+        summarize: Summarize | None = None,
     ):
         self.logdir = logdir
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self.episode_logs: list[Mapping[str, float]] = []
+        self._summarize = summarize
         self._title = title
         self._total = total_env_steps
         self._updates: list[Metrics] = []
@@ -74,7 +82,12 @@ class Logger:
     def add_episode(self, episode: Episode, counters: dict[str, Any]) -> None:
         """Write down a finished episode."""
         self.recent.append(episode.score)
-        self._write({**counters, "episode/score": episode.score, "episode/length": episode.length})
+        numbers = dict(episode.log)
+        if self._summarize is not None and numbers:
+            self.episode_logs.append(episode.log)
+            numbers.update(self._summarize(self.episode_logs))
+        logs = {f"episode/log/{name}": number for name, number in numbers.items()}
+        self._write({**counters, "episode/score": episode.score, "episode/length": episode.length, **logs})
 
     def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
         """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.

@@ -163,11 +163,13 @@ class Run:
             (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
             wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
             title = f"Dreamer on {config.task}"
+            summarize = envs.summarizer(config.task)
             self.log = logger.Logger(
-                self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None
+                self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None, summarize
             )
             self._cleanup.callback(self.log.close)
             self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
+            self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
             undo.pop_all()
 
     def train(self) -> Result:
@@ -262,6 +264,7 @@ class Run:
     def _save(self) -> pathlib.Path:
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
         meta["recent"] = list(self.log.recent)
+        meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
         return checkpoints.save(self.logdir, self.driver.env_steps, self.agent, self.learner.replay_state(), meta)
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:

@@ -272,6 +272,13 @@ def test_bounds_belong_to_the_range_where_they_mean_something(override: str, val
     assert dict(configuration.flatten(load(overrides=[override])))[override.partition("=")[0]] == value
 
 
+@pytest.mark.parametrize("suite", ["atari", "dmc", "minigrid"])
+@pytest.mark.parametrize("size", ["[64]", "[64,64,3]", "[]"])
+def test_images_have_two_sides(suite: str, size: str) -> None:
+    message = sentence(overrides=(f"env.{suite}.size={size}",))
+    assert message.endswith("expected two numbers, height and width.")
+
+
 def test_mults() -> None:
     assert sentence(overrides=("nets.mults=[]",)).endswith("expected at least one multiplier.")
     assert sentence(overrides=("nets.mults=[2,0]",)).endswith("expected a list of integers, each at least 1.")

@@ -86,6 +86,20 @@ def test_the_row_shows_what_the_policy_saw():
     assert [row.step.reward.tolist() for row in rows] == [[0.0], [7.0], [0.0]]
 
 
+class Reporting(VectorEnv):
+    """Reports the number of the environment at the end of its episodes."""
+
+    def step(self, action):
+        step = super().step(action)
+        return step._replace(log={int(i): {"number": float(i)} for i in np.flatnonzero(step.is_last)})
+
+
+def test_episodes_carry_what_their_environments_report(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.VectorEnv", Reporting)
+    found = turns(drive(Scripted([1, 2, None]), Scripted([5, None])), 2)
+    assert found == [[Episode(5.0, 1, 1, {"number": 1.0})], [Episode(3.0, 2, 0, {"number": 0.0})]]
+
+
 def test_a_failing_environment_leaves_the_counters():
     driver = drive(Scripted([1, "the simulator broke", None]))
     turns(driver, 1)

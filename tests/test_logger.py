@@ -51,6 +51,28 @@ def test_episodes_are_written_at_once_and_averaged_over_the_recent_ones(log):
     assert log.tick(COUNTERS, RATES)["episode/recent_score"] == np.mean(range(2, 12))
 
 
+def test_what_environments_report_is_written_and_summarized_over_all_episodes(tmp_path):
+    def summarize(logs):
+        return {"share": np.mean([log["wood"] > 0 for log in logs]).item()}
+
+    log = Logger(tmp_path, "test", 100, quiet=True, summarize=summarize)
+    for report in ({"wood": 2.0}, {}, {"wood": 0.0}):
+        log.add_episode(Episode(1.0, 3, 0, report), COUNTERS)
+    log.close()
+    episode = COUNTERS | {"episode/score": 1.0, "episode/length": 3}
+    assert lines(log) == [
+        episode | {"episode/log/wood": 2.0, "episode/log/share": 1.0},
+        episode,
+        episode | {"episode/log/wood": 0.0, "episode/log/share": 0.5},
+    ]
+
+
+def test_without_a_summary_only_the_reports_are_written(log):
+    log.add_episode(Episode(1.0, 3, 0, {"wood": 2.0}), COUNTERS)
+    assert lines(log) == [COUNTERS | {"episode/score": 1.0, "episode/length": 3, "episode/log/wood": 2.0}]
+    assert not log.episode_logs
+
+
 def test_what_json_cannot_say_becomes_null(log):
     log.add_update({"nan": jnp.float32(math.nan), "inf": jnp.float32(math.inf), "fine": jnp.float32(1)})
     log.tick(COUNTERS, RATES | {"eta_seconds": -math.inf})

@@ -17,7 +17,7 @@ from dreamer import config as configs
 from dreamer import logger
 from dreamer import train as training
 from dreamer.config import ConfigError
-from dreamer.envs import EnvError
+from dreamer.envs import EnvError, VectorEnv
 from dreamer.envs.probes import Action
 from dreamer.logger import read_metrics
 from tests.small import OVERRIDES, run_config, same_tree
@@ -115,6 +115,24 @@ def test_a_resumed_run_continues(copy):
     assert saved.meta["replay"]["rows_total"] == 59 + 29
     assert min(line["seconds"] for line in added) > 0
     assert configs.load_yaml(copy / "config.yaml").run.env_steps == 90
+
+
+class Reporting(VectorEnv):
+    """Reports the number 2 about every episode."""
+
+    def step(self, action):
+        step = super().step(action)
+        return step._replace(log={int(i): {"two": 2.0} for i in np.flatnonzero(step.is_last)})
+
+
+def test_a_resumed_run_summarizes_the_episodes_before_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer.envs.VectorEnv", Reporting)
+    monkeypatch.setattr("dreamer.envs.summarizer", lambda task: lambda logs: {"sum": sum(log["two"] for log in logs)})
+    for steps in (20, 30):
+        train(tmp_path, f"run.env_steps={steps}", "run.eval_episodes=0")
+    episodes = [line for line in metrics(tmp_path) if "episode/score" in line]
+    assert [line["episode/log/two"] for line in episodes] == [2.0] * 30
+    assert [line["episode/log/sum"] for line in episodes] == [2.0 * (i + 1) for i in range(30)]
 
 
 def test_a_run_that_is_over_is_only_evaluated(copy):

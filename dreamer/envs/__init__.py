@@ -10,6 +10,8 @@ Gymnasium asks for:
 * ``info["log"]`` at the last step of an episode: numbers by name, which the run logs;
 * an observation key ``action_mask``: which classes of a discrete action are allowed now.
 
+A suite may also have ``summarize(logs) -> numbers by name``: what to log about all ``info["log"]`` of a run so far.
+
 Nothing here knows networks.
 """
 
@@ -18,7 +20,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -30,15 +32,15 @@ from dreamer.envs.errors import EnvError, UnknownTask
 from dreamer.envs.vector import VectorEnv
 
 _SUITES = {
-    "gym": "gym",
     "dmc": "dmc",
     "atari": "atari",
     "crafter": "crafter",
     "minigrid": "minigrid",
     "memory": "memory_maze",
     "probe": "probes",
+    "gym": "gym",
 }
-"""File of each suite by its prefix."""
+"""File of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
 
 _EXTRAS = {"ale_py": "atari", "crafter": "crafter", "minigrid": "minigrid", "memory_maze": "memory"}
 """Extra of this package that installs a module."""
@@ -94,6 +96,12 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     return Adapter(env, config, name=task)
 
 
+def summarizer(task: str) -> Callable[[list[Mapping[str, float]]], Mapping[str, float]] | None:
+    """The function ``summarize`` of a task's suite, or None: most have none."""
+    prefix = task.partition("_")[0]
+    return getattr(_suite(prefix), "summarize", None) if prefix in _SUITES else None
+
+
 @functools.cache
 def _suite(prefix: str) -> ModuleType:
     """The module of a suite; raises `EnvError` that names the extra if its package is missing."""
@@ -146,4 +154,4 @@ def _nearest(task: str) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-__all__ = ["Adapter", "EnvError", "VectorEnv", "make", "tasks"]
+__all__ = ["Adapter", "EnvError", "VectorEnv", "make", "summarizer", "tasks"]
