@@ -144,7 +144,7 @@ def actor_loss(
         config: behaviour config.
     """
     action, masks = jax.tree.map(lambda x: x[:-1], (imagined.action, imagined.masks))
-    # What was chosen was allowed, even if the mask, computed a second time and in another shape, is rounded differently.
+    # What was chosen was allowed, even if the mask, computed again and in another shape, is now rounded differently.
     masks = {key: mask | jax.nn.one_hot(action[key], mask.shape[-1], dtype=bool) for key, mask in masks.items()}
     policy = actor(imagined.feature[:-1], masks)
     advantage = (imagined.returns - imagined.value[:-1]) / scale

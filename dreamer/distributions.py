@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from dreamer import transforms
 
-
 _LOG_ZERO = -1e9
 """Log-probability of a forbidden class: its exponential is exactly 0, and 0 times it is 0 and not NaN."""
 

@@ -64,7 +64,7 @@ MASK = "action_mask"
 """Observation key that says which classes of a discrete action are allowed now; see `mask_keys`."""
 
 Masks = Mapping[str, Array]
-"""``bool [..., *shape, classes]`` by action key: true for the classes that are allowed. Keys without a mask are absent."""
+"""``bool [..., *shape, classes]`` by action key, true for allowed classes; what has no mask has no key."""
 
 
 def is_mask(key: str) -> bool:
@@ -175,9 +175,9 @@ class ReturnRange(NamedTuple):
 
 
 __all__ = [
+    "MASK",
     "Action",
     "Batch",
-    "MASK",
     "Latent",
     "Masks",
     "Metrics",

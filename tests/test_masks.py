@@ -92,7 +92,7 @@ def test_a_population_has_masks_of_its_own():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """An agent after a short run on `probe_masked`, which refuses what it forbids: sampled first, its mode at the end."""
+    """An agent after a run on `probe_masked`, which refuses forbidden actions: sampled, and at the end its mode."""
     logdir = tmp_path_factory.mktemp("masked")
     overrides = (
         "task=probe_masked",

@@ -23,8 +23,9 @@ class Adapter(gymnasium.Env):
     See `dreamer.envs.spaces` for the names of keys and the supported spaces.
 
     Every action is applied ``config.repeat`` times, or until the episode ends or an action mask (see
-    `dreamer.types.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0
-    at a reset). An environment with an attribute ``action_repeat`` does this itself: it knows what to leave out.
+    `dreamer.types.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus
+    ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0 at a reset). An environment
+    with an attribute ``action_repeat`` does this itself: it knows what to leave out.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
     something else did, for example a time limit (``is_last`` only). They are passed on as the environment gives them.
@@ -166,8 +167,9 @@ class Adapter(gymnasium.Env):
             # After the last observation nothing is done, and many games then have no legal move.
             if not is_last and not out[mask].any(-1).all():
                 raise self._error(
-                    f"observation key '{mask}' forbids every class of action key '{key}', expected at least one 1 along "
-                    f"its last axis: end the episode where nothing can be done, or allow an action without effect"
+                    f"observation key '{mask}' forbids every class of action key '{key}', expected at least one 1 "
+                    f"along its last axis: end the episode where nothing can be done, or allow an action that does "
+                    f"nothing"
                 )
         return out
 
