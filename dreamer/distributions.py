@@ -41,9 +41,8 @@ def _masked_unimix(
 ) -> Float32[Array, "*batch C"]:
     log_probs = jax.nn.log_softmax(jnp.where(mask, logits, _LOG_ZERO), -1)
     if unimix:
-        mixed = (1 - unimix) * jnp.exp(log_probs) + unimix / mask.sum(-1, keepdims=True)
-        # The inner choice keeps log(0), whose gradient is NaN, from being computed at all.
-        log_probs = jnp.log(jnp.where(mask, mixed, 1.0))
+        # Forbidden classes get their share here too, and lose it below: log(0) would have a gradient of NaN.
+        log_probs = jnp.log((1 - unimix) * jnp.exp(log_probs) + unimix / mask.sum(-1, keepdims=True))
     return jnp.where(mask, log_probs, _LOG_ZERO)
 
 

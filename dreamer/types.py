@@ -89,14 +89,14 @@ def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
         key = discrete[0] if mask == MASK and len(discrete) == 1 else mask.removeprefix(f"{MASK}.")
         if key not in discrete or key in found:
             raise ValueError(
-                f"observation key '{mask}' is the only mask of no discrete action key; the actions are "
-                f"{sorted(action_spaces)}, of which {discrete} are discrete, expected {MASK}.KEY for one of these, or "
-                f"{MASK} if it is the only one: rename it"
+                f"observation key '{mask}' is an action mask that belongs to no discrete action key, or to one that has "
+                f"a mask already, expected {MASK}.KEY with KEY among {discrete}, or {MASK} if there is only one: "
+                f"rename it"
             )
         expected = Space("discrete", (*action_spaces[key].shape, action_spaces[key].classes), 2)
         if space != expected:
             raise ValueError(
-                f"observation key '{mask}' is {space.kind} {list(space.shape)} with {space.classes} classes, expected "
+                f"observation key '{mask}' is of the kind {space.kind}, shape {list(space.shape)}, expected "
                 f"0 or 1 in the shape {list(expected.shape)} for the classes of action key '{key}': declare it as "
                 f"MultiBinary, or as Box(0, 1) of bools or integers"
             )

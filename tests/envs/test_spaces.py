@@ -227,20 +227,20 @@ def test_the_mask_of_the_only_discrete_action_needs_no_name(key):
 @pytest.mark.parametrize(
     ("masks", "action", "message"),
     [
-        ({"action_mask": spaces.MultiBinary(4)}, spaces.Discrete(3), r"discrete \[4\] .*expected .*\[3\] .*'action'"),
-        ({"action_mask": spaces.Box(0, 1, (3,))}, spaces.Discrete(3), r"vector \[3\].*declare it as MultiBinary"),
-        ({"action_mask": spaces.Box(0, 2, (3,), np.int8)}, spaces.Discrete(3), r"vector \[3\].*declare it as Multi"),
-        ({"action_mask": spaces.MultiBinary(2)}, spaces.Box(-1, 1, (2,)), r"the only mask of no discrete action key"),
-        ({"action_mask.b": spaces.MultiBinary(3)}, spaces.Discrete(3), r"'action_mask\.b' is the only mask of no"),
+        ({"action_mask": spaces.MultiBinary(4)}, spaces.Discrete(3), r"discrete, shape \[4\], expected .*\[3\] .*'action'"),
+        ({"action_mask": spaces.Box(0, 1, (3,))}, spaces.Discrete(3), r"vector, shape \[3\].*declare it as MultiBinary"),
+        ({"action_mask": spaces.Box(0, 2, (3,), np.int8)}, spaces.Discrete(3), r"vector, shape \[3\].*declare it as Multi"),
+        ({"action_mask": spaces.MultiBinary(2)}, spaces.Box(-1, 1, (2,)), r"belongs to no discrete action.* among \[\],"),
+        ({"action_mask.b": spaces.MultiBinary(3)}, spaces.Discrete(3), r"'action_mask\.b' is an action mask that belongs to no.*rename it"),
         (
             {"action_mask": spaces.MultiBinary(3)},
             spaces.Dict(a=spaces.Discrete(3), b=spaces.Discrete(3)),
-            r"the actions are \['a', 'b'\], of which .* expected action_mask\.KEY for one of these",
+            r"expected action_mask\.KEY with KEY among \['a', 'b'\]",
         ),
         (
             {"action_mask": spaces.MultiBinary(3), "action_mask.action": spaces.MultiBinary(3)},
             spaces.Discrete(3),
-            r"'action_mask\.action' is the only mask of no discrete action key",
+            r"'action_mask\.action' is an action mask .* to one that has a mask already",
         ),
     ],
 )  # fmt: skip
