@@ -81,7 +81,7 @@ def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) 
 def policy(
     nets: Networks, state: PolicyState, obs: Observation, is_first: Array, key: Array, mode: Mode
 ) -> tuple[Action, PolicyState, StoredLatent]:
-    """Update the latent with an observation and choose an action, for N environments.
+    """Update the latent with an observation and choose an action that it allows, for N environments.
 
     Args:
         nets: parameters.
@@ -98,7 +98,7 @@ def policy(
     model = nets.world_model
     embed = model.encoder(obs)
     latent, _ = model.rssm.observe_step(state.latent, state.prev_action, embed, is_first, latent_key)
-    distribution = nets.actor(features(latent))
+    distribution = nets.actor(features(latent), model.observed_masks(obs))
     action = distribution.sample(seed=action_key) if mode == "sample" else distribution.mode()
     return action, PolicyState(latent, model.rssm.flatten_action(action)), model.rssm.pack(latent)
 

@@ -16,7 +16,7 @@ from dreamer import distributions, returns
 from dreamer.config import BehaviorConfig, Config
 from dreamer.networks import MLP, Linear
 from dreamer.rssm import features
-from dreamer.types import Action, Batch, Latent, Metrics, ReturnRange, Space, Spaces, Trajectory
+from dreamer.types import Action, Batch, Latent, Masks, Metrics, ReturnRange, Space, Spaces, Trajectory
 from dreamer.world_model import WorldModel
 
 
@@ -37,16 +37,22 @@ class Actor(nnx.Module):
         self.heads = nnx.Dict({key: head(space) for key, space in self.spaces})
         self.stds = nnx.Dict({key: head(space) for key, space in self.spaces if space.kind == "continuous"})
 
-    def __call__(self, feature: Float[Array, "*batch F"]) -> distrax.Joint:
-        """Distribution of the action; `sample`, `mode` and `log_prob` take and give dicts by key."""
-        hidden, batch, config = self.mlp(feature), feature.shape[:-1], self.config
+    def __call__(self, feature: Float[Array, "*batch F"], masks: Masks | None = None) -> distrax.Joint:
+        """Distribution of the action; `sample`, `mode` and `log_prob` take and give dicts by key.
+
+        Args:
+            feature: features of the states.
+            masks: classes that are allowed there, by action key; at least one of each. The others have probability 0.
+        """
+        hidden, batch, config, masks = self.mlp(feature), feature.shape[:-1], self.config, masks or {}
         parts = {}
         for key, space in self.spaces:
             out, rank = self.heads[key](hidden), len(space.shape)
             if space.kind == "discrete":
                 logits = out.reshape(*batch, *space.shape, space.classes)
-                log_probs = distributions.unimix_log_probs(logits, config.actor_unimix)
-                parts[key] = distributions.Categorical(log_probs, rank)
+                mask = masks.get(key)
+                log_probs = distributions.unimix_log_probs(logits, config.actor_unimix, mask)
+                parts[key] = distributions.Categorical(log_probs, rank, mask)
             else:
                 mean, std = (x.reshape(*batch, *space.shape) for x in (out, self.stds[key](hidden)))
                 parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
@@ -77,13 +83,18 @@ class Imagined(NamedTuple):
     slow_value: Float32[Array, "H_plus_1 N"]
     returns: Float32[Array, "H N"]
     weight: Float32[Array, "H N"]
+    masks: Masks
 
 
 def imagine_trajectory(model: WorldModel, actor: Actor, start: Latent, horizon: int, key: Array) -> Trajectory:
-    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``; time first, the start included."""
+    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``; time first, the start included.
+
+    It chooses among the actions that the model expects to be allowed.
+    """
 
     def policy(latent: Latent, key: Array) -> Action:
-        return actor(features(latent)).sample(seed=key)
+        feature = features(latent)
+        return actor(feature, model.action_masks(feature)).sample(seed=key)
 
     return model.rssm.imagine(start, policy, horizon, key)
 
@@ -96,7 +107,7 @@ def evaluate_trajectory(
     action: Action,
     config: BehaviorConfig,
 ) -> Imagined:
-    """Predict reward, continuation and slow value of every imagined state, and the lambda-returns that follow.
+    """Predict reward, continuation, slow value and masks of every imagined state, and the lambda-returns that follow.
 
     The reward of leaving state t is predicted from state t+1. A start state from a terminal step has a low
     continuation, so its whole trajectory weighs little.
@@ -115,7 +126,8 @@ def evaluate_trajectory(
     discount = 1.0 if config.cont_discount else 1 - 1 / config.return_horizon
     target = returns.lambda_return(reward, cont * discount, config.return_lambda, value)
     weight = returns.survival_weights(cont, discount)[:-1]
-    return Imagined(feature, action, reward, cont, value, slow_value, target, weight)
+    masks = model.action_masks(feature)
+    return Imagined(feature, action, reward, cont, value, slow_value, target, weight, masks)
 
 
 def actor_loss(
@@ -131,8 +143,10 @@ def actor_loss(
         scale: divisor of the advantages, see `returns.return_scale`.
         config: behaviour config.
     """
-    policy = actor(imagined.feature[:-1])
-    action = jax.tree.map(lambda x: x[:-1], imagined.action)
+    action, masks = jax.tree.map(lambda x: x[:-1], (imagined.action, imagined.masks))
+    # What was chosen was allowed, even if the mask, computed a second time and in another shape, is rounded differently.
+    masks = {key: mask | jax.nn.one_hot(action[key], mask.shape[-1], dtype=bool) for key, mask in masks.items()}
+    policy = actor(imagined.feature[:-1], masks)
     advantage = (imagined.returns - imagined.value[:-1]) / scale
     entropy = policy.entropy()
     loss = -imagined.weight * (policy.log_prob(action) * advantage + config.entropy * entropy)

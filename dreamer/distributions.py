@@ -11,17 +11,41 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from dreamer import transforms
 
 
-def unimix_log_probs(logits: Float[Array, "*batch C"], unimix: float) -> Float32[Array, "*batch C"]:
-    """Log of ``(1 - unimix) softmax(logits) + unimix / C``: no class is impossible, in sampling, KL and entropy."""
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+_LOG_ZERO = -1e9
+"""Log-probability of a forbidden class: its exponential is exactly 0, and 0 times it is 0 and not NaN."""
+
+
+def unimix_log_probs(
+    logits: Float[Array, "*batch C"], unimix: float, mask: Bool[Array, "*batch C"] | None = None
+) -> Float32[Array, "*batch C"]:
+    """Log of ``(1 - unimix) softmax(logits) + unimix / C``: no class is impossible, in sampling, KL and entropy.
+
+    With a mask, C counts the allowed classes, of which there must be one, and no other class has any share: its
+    probability is exactly 0, its log-probability large, negative and finite, and no gradient reaches its logit.
+    """
+    logits = logits.astype(jnp.float32)
+    if mask is not None:
+        return _masked_unimix(logits, unimix, mask)
+    log_probs = jax.nn.log_softmax(logits, -1)
     if unimix == 0:
         return log_probs
     return jnp.log((1 - unimix) * jnp.exp(log_probs) + unimix / logits.shape[-1])
+
+
+def _masked_unimix(
+    logits: Float32[Array, "*batch C"], unimix: float, mask: Bool[Array, "*batch C"]
+) -> Float32[Array, "*batch C"]:
+    log_probs = jax.nn.log_softmax(jnp.where(mask, logits, _LOG_ZERO), -1)
+    if unimix:
+        mixed = (1 - unimix) * jnp.exp(log_probs) + unimix / mask.sum(-1, keepdims=True)
+        # The inner choice keeps log(0), whose gradient is NaN, from being computed at all.
+        log_probs = jnp.log(jnp.where(mask, mixed, 1.0))
+    return jnp.where(mask, log_probs, _LOG_ZERO)
 
 
 def draw_class(key: Array, probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
@@ -41,12 +65,16 @@ class Categorical(distrax.Distribution):
     Args:
         log_probs: normalised log-probabilities ``[*batch, *event, C]``, for example from `unimix_log_probs`.
         event_ndims: number of event axes before C that form one event.
+        mask: classes that may be drawn, if not all; those that ``log_probs`` was made with.
     """
 
-    def __init__(self, log_probs: Float32[Array, "*shape C"], event_ndims: int = 0):
+    def __init__(
+        self, log_probs: Float32[Array, "*shape C"], event_ndims: int = 0, mask: Bool[Array, "*shape C"] | None = None
+    ):
         super().__init__()
         self.log_probs = log_probs
         self.event_ndims = event_ndims
+        self.mask = mask
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -61,13 +89,21 @@ class Categorical(distrax.Distribution):
     def _sum(self, x: Array) -> Array:
         return x.sum(tuple(range(x.ndim - self.event_ndims, x.ndim)))
 
+    def _draw(self, key: Array) -> Array:
+        drawn = draw_class(key, jnp.exp(self.log_probs))
+        if self.mask is None:
+            return drawn
+        # A draw of exactly 0, or above a sum that was rounded down, lands on a first or last class of probability 0.
+        allowed = jnp.take_along_axis(self.mask, drawn[..., None], -1)[..., 0]
+        return jnp.where(allowed, drawn, self.mode())
+
     def _sample_n(self, key: Array, n: int) -> Array:
-        return jax.vmap(lambda key: draw_class(key, jnp.exp(self.log_probs)))(jax.random.split(key, n))
+        return jax.vmap(self._draw)(jax.random.split(key, n))
 
     def sample(self, *, seed: Any, sample_shape: Any = ()) -> Array:
         """Draw class indices, ``int32 [*sample_shape, *batch, *event]``."""
         if sample_shape == ():
-            return draw_class(seed, jnp.exp(self.log_probs))
+            return self._draw(seed)
         return super().sample(seed=seed, sample_shape=sample_shape)
 
     def log_prob(self, value: Int[Array, "*shape"]) -> Float32[Array, "*batch"]:

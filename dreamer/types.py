@@ -60,6 +60,49 @@ class Space(NamedTuple):
 Spaces = dict[str, Space]
 """Spaces by key, sorted by key."""
 
+MASK = "action_mask"
+"""Observation key that says which classes of a discrete action are allowed now; see `mask_keys`."""
+
+Masks = Mapping[str, Array]
+"""``bool [..., *shape, classes]`` by action key: true for the classes that are allowed. Keys without a mask are absent."""
+
+
+def is_mask(key: str) -> bool:
+    """Whether an observation key holds an action mask."""
+    return key == MASK or key.startswith(f"{MASK}.")
+
+
+def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
+    """Observation key of the mask of every action key that has one.
+
+    ``action_mask`` belongs to the only discrete action key, ``action_mask.KEY`` to the action key KEY. A mask holds 1
+    for an allowed class and 0 for a forbidden one, with the shape of the action and a last axis of its classes.
+
+    Raises:
+        ValueError: a mask belongs to no discrete action key, two belong to the same, or its space is another.
+    """
+    found: dict[str, str] = {}
+    discrete = [key for key, space in action_spaces.items() if space.kind == "discrete"]
+    for mask, space in obs_spaces.items():
+        if not is_mask(mask):
+            continue
+        key = discrete[0] if mask == MASK and len(discrete) == 1 else mask.removeprefix(f"{MASK}.")
+        if key not in discrete or key in found:
+            raise ValueError(
+                f"observation key '{mask}' is the only mask of no discrete action key; the actions are "
+                f"{sorted(action_spaces)}, of which {discrete} are discrete, expected {MASK}.KEY for one of these, or "
+                f"{MASK} if it is the only one: rename it"
+            )
+        expected = Space("discrete", (*action_spaces[key].shape, action_spaces[key].classes), 2)
+        if space != expected:
+            raise ValueError(
+                f"observation key '{mask}' is {space.kind} {list(space.shape)} with {space.classes} classes, expected "
+                f"0 or 1 in the shape {list(expected.shape)} for the classes of action key '{key}': declare it as "
+                f"MultiBinary, or as Box(0, 1) of bools or integers"
+            )
+        found[key] = mask
+    return found
+
 
 class Latent(NamedTuple):
     """State of the RSSM: everything it remembers.
@@ -134,7 +177,9 @@ class ReturnRange(NamedTuple):
 __all__ = [
     "Action",
     "Batch",
+    "MASK",
     "Latent",
+    "Masks",
     "Metrics",
     "Observation",
     "ReturnRange",
@@ -143,4 +188,6 @@ __all__ = [
     "Step",
     "StoredLatent",
     "Trajectory",
+    "is_mask",
+    "mask_keys",
 ]

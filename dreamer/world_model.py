@@ -1,19 +1,20 @@
 """World model: encoder, RSSM, decoder, reward and continue heads, and the loss that trains them on replay."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
 from dreamer import distributions
 from dreamer.config import Config, NetsConfig
 from dreamer.networks import MLP, ImageDecoder, ImageEncoder, Linear
 from dreamer.rssm import RSSM, Observed, features, kl_losses
 from dreamer.transforms import symlog
-from dreamer.types import Batch, Latent, Metrics, Observation, Spaces
+from dreamer.types import Batch, Latent, Masks, Metrics, Observation, Spaces, mask_keys
 
 
 class Encoder(nnx.Module):
@@ -89,13 +90,8 @@ class Decoder(nnx.Module):
 
     def __call__(self, latent: Latent) -> dict[str, Float32[Array, "batch *shape"]]:
         """Predict observations for latents with one leading axis."""
-        spaces, predictions = dict(self.spaces), {}
-        if self.mlp is not None:
-            hidden = self.mlp(features(latent))
-            for key, head in self.heads.items():
-                space, out = spaces[key], head(hidden).astype(jnp.float32)
-                classes = (space.classes,) if space.kind == "discrete" else ()
-                predictions[key] = out.reshape(out.shape[0], *space.shape, *classes)
+        spaces = dict(self.spaces)
+        predictions = self.vectors(features(latent), list(self.heads))
         stoch = latent.stoch.reshape(latent.stoch.shape[0], -1)
         for network, (_, keys) in zip(self.images, self.groups, strict=True):
             images, start = network(latent.deter, stoch), 0
@@ -103,6 +99,17 @@ class Decoder(nnx.Module):
                 channels = spaces[key].shape[-1]
                 predictions[key] = images[..., start : start + channels]
                 start += channels
+        return predictions
+
+    def vectors(self, feature: Float[Array, "*batch F"], keys: Sequence[str]) -> dict[str, Float32[Array, "..."]]:
+        """Predictions ``[*batch, ...]`` of some keys that are no images; no other head is computed."""
+        if self.mlp is None or not keys:
+            return {}
+        spaces, hidden, predictions = dict(self.spaces), self.mlp(feature), {}
+        for key in keys:
+            space, out = spaces[key], self.heads[key](hidden).astype(jnp.float32)
+            classes = (space.classes,) if space.kind == "discrete" else ()
+            predictions[key] = out.reshape(*out.shape[:-1], *space.shape, *classes)
         return predictions
 
 
@@ -114,9 +121,13 @@ class WorldModel(nnx.Module):
         obs_spaces: observation spaces.
         action_spaces: action spaces.
         rngs: source of initial parameters.
+
+    Raises:
+        ValueError: an observation key is an action mask that does not fit, see `dreamer.types.mask_keys`.
     """
 
     def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, *, rngs: nnx.Rngs):
+        self.mask_keys = tuple(mask_keys(obs_spaces, action_spaces).items())
         nets, rssm = config.nets, config.rssm
         stoch = rssm.stoch * rssm.classes
         inputs, dtype = rssm.deter + stoch, nets.dtype
@@ -135,6 +146,27 @@ class WorldModel(nnx.Module):
     def cont_logit(self, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
         """Logit of the probability that the episode goes on from a state (times the discount, if so trained)."""
         return self.cont_head(self.cont_mlp(feature)).astype(jnp.float32)[..., 0]
+
+    def observed_masks(self, obs: Observation) -> Masks:
+        """The action masks in an observation.
+
+        A mask that forbids everything, as it may after the end of an episode, counts as none.
+        """
+        masks = {action: jnp.asarray(obs[key]) > 0 for action, key in self.mask_keys}
+        return {action: mask | ~mask.any(-1, keepdims=True) for action, mask in masks.items()}
+
+    def action_masks(self, feature: Float[Array, "*batch F"]) -> Masks:
+        """The action masks that the decoder expects in a state.
+
+        A class is allowed if that is more probable than not, and so is the class that is most probably allowed: there
+        is always one.
+        """
+        logits = self.decoder.vectors(feature, [key for _, key in self.mask_keys])
+        masks = {}
+        for action, key in self.mask_keys:
+            log_odds = logits[key][..., 1] - logits[key][..., 0]
+            masks[action] = (log_odds > 0) | (log_odds == log_odds.max(-1, keepdims=True))
+        return masks
 
 
 class WorldModelOutput(NamedTuple):

@@ -24,7 +24,7 @@ def config():
     return small_config("behavior.actor_unimix=0.01")
 
 
-def imagined(rng, action, returns, weight=None):
+def imagined(rng, action, returns, weight=None, masks=None):
     array = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     return Imagined(
         feature=array(H + 1, N, F),
@@ -35,6 +35,7 @@ def imagined(rng, action, returns, weight=None):
         slow_value=array(H + 1, N),
         returns=jnp.broadcast_to(jnp.float32(returns), (H, N)),
         weight=jnp.ones((H, N)) if weight is None else weight,
+        masks=masks or {},
     )
 
 
@@ -66,6 +67,21 @@ def test_actor_loss_by_hand(config, rng):
     expected = -weight * (policy.log_prob({"move": action["move"][:-1]}) * 3.0 + 3e-4 * policy.entropy())
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["actor/advantage_mean"], 3.0, rtol=1e-6)
+
+
+def test_actor_loss_counts_allowed_actions_only(config, rng):
+    actor = Actor(config, F, DISCRETE, rngs=nnx.Rngs(params=0))
+    # With equal probabilities, so that the entropy is the logarithm of the number of allowed classes.
+    actor.heads["move"].kernel[...] = jnp.zeros_like(actor.heads["move"].kernel[...])
+    action = {"move": jnp.full((H + 1, N), 2)}
+    masks = {"move": jnp.broadcast_to(jnp.array([True, False, True]), (H + 1, N, 3))}
+    loss, metrics = actor_loss(actor, imagined(rng, action, 6.0, masks=masks), jnp.float32(2.0), config.behavior)
+    np.testing.assert_allclose(loss, (3.0 - 3e-4) * np.full((H, N), np.log(2)), rtol=1e-5)
+    np.testing.assert_allclose(metrics["actor/entropy"], np.log(2), rtol=1e-5)
+    # A mask that is rounded to forbid what was chosen allows it all the same.
+    changed = {"move": jnp.broadcast_to(jnp.array([True, False, False]), (H + 1, N, 3))}
+    same, _ = actor_loss(actor, imagined(rng, action, 6.0, masks=changed), jnp.float32(2.0), config.behavior)
+    np.testing.assert_array_equal(same, loss)
 
 
 @pytest.mark.parametrize(("returns", "sign"), [(5.0, 1), (-5.0, -1)])

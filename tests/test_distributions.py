@@ -27,6 +27,48 @@ def test_unimix_of_zero_is_log_softmax(rng):
     np.testing.assert_array_equal(distributions.unimix_log_probs(x, 0.0), jax.nn.log_softmax(x))
 
 
+MASK = jnp.array([[True, False, True, True], [False, True, False, False], [True, True, True, True]])
+
+
+@pytest.mark.parametrize("unimix", [0.0, 0.2])
+def test_a_mask_leaves_the_distribution_over_the_allowed_classes(unimix, rng):
+    x = logits(rng, 3, 4)
+    masked = distributions.unimix_log_probs(x, unimix, MASK)
+    for row in range(3):
+        allowed = np.flatnonzero(MASK[row])
+        expected = distributions.unimix_log_probs(x[row, allowed], unimix)
+        np.testing.assert_allclose(masked[row, allowed], expected, rtol=1e-5, atol=1e-6)
+    assert (np.asarray(jnp.exp(masked))[~np.asarray(MASK)] == 0).all()
+    entropy = distributions.Categorical(masked).entropy()
+    np.testing.assert_allclose(entropy, scipy.stats.entropy(np.exp(masked), axis=-1), rtol=1e-5, atol=1e-6)
+    assert float(entropy[1]) == 0
+
+
+@pytest.mark.parametrize("unimix", [0.0, 0.01])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_no_gradient_of_a_masked_distribution_is_nan(unimix, scale, rng):
+    x, y = scale * logits(rng, 3, 4), scale * logits(rng, 3, 4)
+
+    def value(x):
+        p, q = (distributions.Categorical(distributions.unimix_log_probs(z, unimix, MASK), mask=MASK) for z in (x, y))
+        return jnp.stack([p.log_prob(p.mode()), p.log_prob(jnp.zeros(3, int)), p.entropy(), p.kl_to(q), q.kl_to(p)])
+
+    gradient = jax.jacobian(value)(x)
+    assert np.isfinite(value(x)).all() and np.isfinite(gradient).all()
+    assert (np.asarray(gradient).sum((0, 1))[~np.asarray(MASK)] == 0).all()
+    assert scale > 1 or np.abs(gradient).max() > 0.1
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0])
+def test_a_draw_at_the_ends_is_an_allowed_class(uniform, monkeypatch, rng):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform))
+    mask = jnp.array([[False, True, True, False]])
+    log_probs = distributions.unimix_log_probs(logits(rng, 1, 4), 0.01, mask)
+    masked = distributions.Categorical(log_probs, mask=mask)
+    assert int(masked.sample(seed=jax.random.key(0))[0]) in (1, 2)
+    assert set(np.asarray(masked.sample(seed=jax.random.key(0), sample_shape=(3,))).ravel().tolist()) <= {1, 2}
+
+
 def test_categorical_agrees_with_distrax(rng, key):
     p, q = logits(rng, 7, 3, 5), logits(rng, 7, 3, 5)
     ours, other = (distributions.Categorical(jax.nn.log_softmax(x), event_ndims=1) for x in (p, q))

@@ -36,6 +36,47 @@ def config():
     return small_config()
 
 
+MASK_SPACES = {"action_mask": Space("discrete", (2, 3), 2)}
+
+
+def build(config, obs_spaces):
+    return wm.WorldModel(config, obs_spaces, {"move": Space("discrete", (2,), 3)}, rngs=nnx.Rngs(params=0))
+
+
+@pytest.fixture(scope="module")
+def masked(config):
+    """A world model whose decoder predicts the same masks in every state: its biases."""
+    model = jax.jit(lambda: build(config, MASK_SPACES))()
+    head = model.decoder.heads["action_mask"]
+    head.kernel[...] = jnp.zeros_like(head.kernel[...])
+    head.bias[...] = jnp.array([[[0, 1], [1, 0], [5, 5.1]], [[2, 0], [1, 0], [2, 0]]], jnp.float32).reshape(-1)
+    return model
+
+
+def test_a_class_is_allowed_if_that_is_probable_or_the_most_probable(masked):
+    masks = masked.action_masks(jnp.ones((5, 4, 28)))
+    assert masks.keys() == {"move"}
+    expected = np.broadcast_to([[True, False, True], [False, True, False]], (5, 4, 2, 3))
+    np.testing.assert_array_equal(masks["move"], expected)
+
+
+def test_predicting_masks_decodes_nothing_else(config):
+    def program(obs_spaces, function, argument):
+        model = jax.eval_shape(lambda: build(config, obs_spaces))
+        return jax.make_jaxpr(lambda model, x: function(model)(x))(model, argument)
+
+    feature, latent = jnp.ones((5, 28)), Latent(jnp.zeros((2, 16)), jnp.zeros((2, 3, 4)))
+    assert "conv" not in str(program(SPACES | MASK_SPACES, lambda model: model.action_masks, feature))
+    assert "conv" in str(program(SPACES | MASK_SPACES, lambda model: model.decoder, latent))
+    assert not program(SPACES, lambda model: model.action_masks, feature).eqns
+
+
+def test_an_observed_mask_that_forbids_everything_counts_as_none(masked):
+    obs = {"action_mask": np.array([[[1, 0, 0], [0, 0, 0]]], np.int32)}
+    expected = [[[True, False, False], [True, True, True]]]
+    np.testing.assert_array_equal(masked.observed_masks(obs)["move"], expected)
+
+
 @pytest.mark.parametrize("keys", [["joints"], ["class"], ["back", "front"], ["joints", "tall"], sorted(SPACES)])
 def test_any_mix_of_observations_is_encoded_and_decoded(keys, config, rng):
     spaces = {key: SPACES[key] for key in keys}

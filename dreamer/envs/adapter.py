@@ -10,7 +10,7 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.types import Spaces
+from dreamer.types import Spaces, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -22,8 +22,8 @@ class Adapter(gymnasium.Env):
     `action_spaces`, continuous ones in [-1, 1]: clipped, and scaled to the environment's bounds, here and nowhere else.
     See `dreamer.envs.spaces` for the names of keys and the supported spaces.
 
-    Every action is applied ``config.repeat`` times, or until the episode ends, and the rewards are summed; then the sum
-    is cut off at plus and minus ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0
+    Every action is applied ``config.repeat`` times, or until the episode ends or an action mask (see
+    `dreamer.types.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0
     at a reset). An environment with an attribute ``action_repeat`` does this itself: it knows what to leave out.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
@@ -63,6 +63,10 @@ class Adapter(gymnasium.Env):
         self.action_spaces: Spaces = {leaf.key: leaf.space for leaf in actions}
         self.observation_space = gymnasium.spaces.Dict({leaf.key: leaf.flat for leaf in observations})
         self.action_space = gymnasium.spaces.Dict({leaf.key: leaf.flat for leaf in actions})
+        try:
+            self._masks = mask_keys(self.obs_spaces, self.action_spaces)
+        except ValueError as error:
+            raise EnvError(f"Environment {self.name}: {error}.") from None
         own_repeat = getattr(env.unwrapped, "action_repeat", None)
         if own_repeat not in (None, config.repeat):
             raise EnvError(
@@ -127,12 +131,13 @@ class Adapter(gymnasium.Env):
             if terminated or truncated:
                 self._running = False
                 break
-            if repeats == self._repeat:
+            if repeats == self._repeat or (self._masks and self._forbidden(obs, action)):
                 break
         if not -_LARGEST_REWARD <= total <= _LARGEST_REWARD:
             raise self._error(f"the rewards of {taken} repeats sum to {total}, expected what float32 holds: scale them")
         total = min(max(total, -self._clip), self._clip)
-        return self._encode(obs), total, bool(terminated), bool(truncated), {**info, "env_steps": taken}
+        flat = self._encode(obs, is_last=not self._running)
+        return flat, total, bool(terminated), bool(truncated), {**info, "env_steps": taken}
 
     def render(self) -> Any:
         """Whatever the wrapped environment renders."""
@@ -151,13 +156,29 @@ class Adapter(gymnasium.Env):
         """Name, step and episode, for messages."""
         return f"Environment {self.name}, step {self._step} of episode {self._episode}"
 
-    def _encode(self, obs: Any) -> dict[str, np.ndarray]:
+    def _encode(self, obs: Any, is_last: bool = False) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
         try:
             self._observation.encode(obs, out, self._check)
         except Mismatch as error:
             raise self._error(str(error)) from None
+        for key, mask in self._masks.items():
+            # After the last observation nothing is done, and many games then have no legal move.
+            if not is_last and not out[mask].any(-1).all():
+                raise self._error(
+                    f"observation key '{mask}' forbids every class of action key '{key}', expected at least one 1 along "
+                    f"its last axis: end the episode where nothing can be done, or allow an action without effect"
+                )
         return out
+
+    def _forbidden(self, obs: Any, action: dict[str, Any]) -> bool:
+        """Whether the masks of an observation between two repeats forbid the action."""
+        flat = self._encode(obs)
+        allowed = (
+            np.take_along_axis(flat[mask], np.asarray(action[key])[..., None], -1).all()
+            for key, mask in self._masks.items()
+        )
+        return not all(allowed)
 
     def _reward(self, reward: Any) -> float:
         try:

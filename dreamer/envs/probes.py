@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import UnknownTask
+from dreamer.types import MASK
 
 
 class Catch(gymnasium.Env):
@@ -194,6 +195,35 @@ class Memory(_Probe):
         return 1.0 if action == self._cue else -1.0
 
 
+class Masked(gymnasium.Env):
+    """No action twice in a row, on pain of a ValueError: observation ``action_mask [3]`` forbids the action before.
+
+    Actions 0, 1 and 2 earn 1, 0 and -1; ends terminated after 6 steps. Best return 3, from 0 and 1 in turns; among
+    allowed actions at random 0. Without the mask, an agent would take action 0 for ever.
+    """
+
+    length = 6
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = spaces.Dict({MASK: spaces.MultiBinary(3)})
+        self.action_space = spaces.Discrete(3)
+        self.render_mode = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        self._time = 0
+        self._mask = np.ones(3, np.int8)
+        return {MASK: self._mask}, {}
+
+    def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
+        if not self._mask[action]:
+            raise ValueError(f"action {action} is forbidden after itself")
+        self._time += 1
+        self._mask = np.ones(3, np.int8)
+        self._mask[action] = 0
+        return {MASK: self._mask}, 1.0 - int(action), self._time == self.length, False, {}
+
+
 class Dummy(gymnasium.Env):
     """Every supported kind of space, nested, with random observations; for tests of plumbing.
 
@@ -249,6 +279,7 @@ _PROBES: dict[str, Callable[..., gymnasium.Env]] = {
     "catch": Catch,
     "constant": Constant,
     "dummy": Dummy,
+    "masked": Masked,
     "memory": Memory,
     "two_step": TwoStep,
 }
@@ -266,4 +297,4 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     return _PROBES[name](render_mode=render_mode)
 
 
-__all__ = ["Action", "Catch", "Constant", "Dummy", "HideVelocities", "Memory", "TwoStep", "make", "tasks"]
+__all__ = ["Action", "Catch", "Constant", "Dummy", "HideVelocities", "Masked", "Memory", "TwoStep", "make", "tasks"]

@@ -16,6 +16,7 @@ Discrete                               ``discrete`` ``[]``, counted from 0 whate
 MultiDiscrete, all classes equal       ``discrete``, same shape
 MultiDiscrete, unequal                 one scalar ``discrete`` key per entry, ``key.0``, ``key.1``, ... (``key.0.1``)
 MultiBinary                            ``discrete``, same shape, 2 classes
+Box(0, 1) of bools or integers         if it is an action mask (see `dreamer.types.mask_keys`): as MultiBinary
 =====================================  ==========================================================================
 
 A `Codec` belongs to one key or one container. ``encode`` turns an observation into flat arrays and checks it,
@@ -30,6 +31,7 @@ import numpy as np
 
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Vector
+from dreamer.types import is_mask
 
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
 
@@ -116,6 +118,8 @@ def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str) -> Codec:
 def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
     if space.dtype.kind not in "biuf":
         raise _unsupported(env, key, False, f"a Box of {space.dtype}", "bools, integers or floats", "convert its dtype")
+    if is_mask(key) and space.dtype.kind != "f" and (space.low == 0).all() and (space.high == 1).all():
+        return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
         raise _unsupported(env, key, False, f"an empty Box {space.shape}", "at least one number", "leave it out")
     if space.dtype == np.uint8 and len(space.shape) in (2, 3):

@@ -82,6 +82,49 @@ def test_repeat_stops_at_the_end_and_counts():
     assert env.step({"action": 0})[1:] == (4.0, True, False, {"env_steps": 1})
 
 
+def test_rewards_are_cut_off_after_the_repeats_are_summed():
+    rewards = [{}, *({"reward": reward} for reward in (3.0, -2.5, 3.0, -7.0))]
+    assert [answer[1] for answer in play(rewards, clip_reward=2.75)[1:]] == [2.75, -2.5, 2.75, -2.75]
+    env = Adapter(Answers(rewards), EnvConfig(repeat=2, clip_reward=1.0))
+    env.reset()
+    assert [env.step({"action": 0})[1] for _ in range(2)] == [0.5, -1.0]
+
+
+def test_rewards_are_not_cut_off_unless_asked():
+    assert [answer[1] for answer in play([{}, {"reward": 1e6}, {"reward": -1e6}], clip_reward=0.0)[1:]] == [1e6, -1e6]
+
+
+class Repeats(Answers):
+    """Applies every action four times itself, three times at its end."""
+
+    action_repeat = 4
+
+    def step(self, action):
+        answer = super().step(action)
+        return (*answer[:4], {"env_steps": 3 if answer[2] else 4})
+
+
+def test_an_environment_that_repeats_is_left_to_it():
+    wrapped = gymnasium.Wrapper(Repeats([{}, {"reward": 1.0}, {"reward": 2.0, "terminated": True}]))
+    env = Adapter(wrapped, EnvConfig(repeat=4))
+    assert env.reset()[1] == {"env_steps": 0}
+    assert env.step({"action": 0})[1:] == (1.0, False, False, {"env_steps": 4})
+    assert env.step({"action": 0})[1:] == (2.0, True, False, {"env_steps": 3})
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_another_number_of_repeats_is_refused(repeat):
+    with pytest.raises(EnvError, match=f"action_repeat=4, expected env.repeat={repeat}: set the one to the other"):
+        Adapter(Repeats([]), EnvConfig(repeat=repeat))
+
+
+def test_reported_env_steps_are_added_up(monkeypatch):
+    monkeypatch.setattr(Repeats, "action_repeat", None)
+    env = Adapter(Repeats([{}, {}, {"terminated": True}]), EnvConfig(repeat=2))
+    env.reset()
+    assert env.step({"action": 0})[4] == {"env_steps": 7}
+
+
 @pytest.mark.parametrize(("terminated", "truncated"), list(itertools.product([False, True], repeat=2)))
 def test_termination_and_truncation_are_never_mixed(terminated, truncated):
     _, last = play([{}, {"terminated": np.bool_(terminated), "truncated": np.bool_(truncated)}])
@@ -273,3 +316,34 @@ def test_a_missing_package_names_the_command(monkeypatch):
 def test_tasks_lists_what_make_accepts():
     assert {"probe_catch", "probe_dummy", "gym_CartPole-v1", "gym_Pendulum-v1"} <= set(tasks())
     assert tasks() == sorted(tasks())
+
+
+MASKED = spaces.Dict(action_mask=spaces.MultiBinary(2))
+
+
+def masks(*rows, **last):
+    """Answers whose masks are the rows; ``last`` are further values of the last one."""
+    answers = [{"obs": {"action_mask": np.array(row, np.int8)}} for row in rows]
+    return [*answers[:-1], {**answers[-1], **last}]
+
+
+@pytest.mark.parametrize("when", [0, 1])
+def test_a_mask_that_forbids_everything_is_refused(when):
+    rows = [[1, 0]] * when + [[0, 0]]
+    with pytest.raises(
+        EnvError, match=f"mine, step {when} of episode 1: .*'action_mask' forbids every class of .*'action'"
+    ):
+        play(masks(*rows), MASKED)
+
+
+@pytest.mark.parametrize("flag", ["terminated", "truncated"])
+def test_nothing_need_be_allowed_after_the_end(flag):
+    _, last = play(masks([1, 0], [0, 0], **{flag: True}), MASKED)
+    assert last[0]["action_mask"].tolist() == [0, 0]
+
+
+def test_an_action_is_not_repeated_once_it_is_forbidden():
+    env = Adapter(Answers(masks([1, 1], [1, 0], [0, 1], [1, 1]), MASKED), EnvConfig(repeat=3))
+    env.reset()
+    obs, _, _, _, info = env.step({"action": 0})
+    assert info == {"env_steps": 2} and obs["action_mask"].tolist() == [0, 1]

@@ -55,6 +55,16 @@ def test_memory_needs_the_first_observation():
     assert abs(cue[0]) == 1 and later == [[0, 0], [0, 0], [0, 0], [0, 1], [0, 0]]
 
 
+def test_masked_forbids_the_action_before():
+    best = lambda history: int(not history[-1]["action_mask"][0])  # noqa: E731
+    assert (returns("probe_masked", best, 3) == 3).all()
+    rng = np.random.default_rng(0)
+    allowed = returns("probe_masked", lambda history: rng.choice(np.flatnonzero(history[-1]["action_mask"])), 200)
+    assert abs(allowed.mean()) < 0.5
+    with pytest.raises(ValueError, match="action 0 is forbidden after itself"):
+        returns("probe_masked", lambda history: 0, 1)
+
+
 def ball(image):
     return tuple(int(i[0]) for i in np.nonzero(image[..., 0] == 255))
 

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from dreamer.config import EnvConfig
 from dreamer.envs import Adapter, EnvError, make
-from dreamer.types import Space
+from dreamer.types import Space, mask_keys
 
 LEAVES = 9
 
@@ -172,6 +172,74 @@ def test_continuous_actions_are_clipped_and_scaled_once():
     # The ends are hit exactly, whatever rounding does in between.
     np.testing.assert_array_equal(inner.taken[:2], expected[:2])
     assert inner.taken[0].dtype == np.float32
+
+
+MASKS = [
+    spaces.MultiBinary(3),
+    spaces.MultiDiscrete([2, 2, 2]),
+    *(spaces.Box(0, 1, (3,), dtype) for dtype in (np.int8, np.uint8, np.int64, np.bool_)),
+]
+
+
+@pytest.mark.parametrize("space", MASKS, ids=str)
+def test_an_action_mask_is_discrete_however_it_is_declared(space):
+    inner = Spaced(spaces.Dict(action_mask=space, other=spaces.Box(0, 1, (3,), np.int8)), spaces.Discrete(3))
+    inner.observation_space.sample = lambda: {
+        "action_mask": np.array([0, 1, 1], space.dtype),
+        "other": np.zeros(3, int),
+    }
+    env = Adapter(inner, EnvConfig())
+    assert env.obs_spaces == {"action_mask": Space("discrete", (3,), 2), "other": Space("vector", (3,))}
+    mask = env.reset()[0]["action_mask"]
+    assert mask.dtype == np.int32 and mask.tolist() == [0, 1, 1]
+
+
+def test_masks_of_several_actions_are_found_by_name():
+    actions = spaces.Dict(
+        board=spaces.MultiDiscrete([3, 3]), menu=spaces.MultiDiscrete([3, 2]), push=spaces.Box(-1, 1, (2,))
+    )
+    masks = spaces.Dict(
+        board=spaces.Box(0, 1, (2, 3), np.uint8), menu=spaces.Tuple([spaces.MultiBinary(3), spaces.MultiBinary(2)])
+    )
+    env = Adapter(Spaced(spaces.Dict(action_mask=masks), actions), EnvConfig())
+    assert env.obs_spaces["action_mask.board"] == Space("discrete", (2, 3), 2)
+    assert mask_keys(env.obs_spaces, env.action_spaces) == {
+        "board": "action_mask.board",
+        "menu.0": "action_mask.menu.0",
+        "menu.1": "action_mask.menu.1",
+    }
+
+
+@pytest.mark.parametrize("key", ["action_mask", "action_mask.turn"])
+def test_the_mask_of_the_only_discrete_action_needs_no_name(key):
+    actions = spaces.Dict(push=spaces.Box(-1, 1, (2,)), turn=spaces.Discrete(4))
+    env = Adapter(Spaced(spaces.Dict({key: spaces.MultiBinary(4)}), actions), EnvConfig())
+    assert mask_keys(env.obs_spaces, env.action_spaces) == {"turn": key}
+
+
+@pytest.mark.parametrize(
+    ("masks", "action", "message"),
+    [
+        ({"action_mask": spaces.MultiBinary(4)}, spaces.Discrete(3), r"discrete \[4\] .*expected .*shape \[3\] .*'action'"),
+        ({"action_mask": spaces.Box(0, 1, (3,))}, spaces.Discrete(3), r"is vector \[3\].*declare it as MultiBinary"),
+        ({"action_mask": spaces.Box(0, 2, (3,), int)}, spaces.Discrete(3), r"is vector \[3\].*declare it as MultiBinary"),
+        ({"action_mask": spaces.MultiBinary(2)}, spaces.Box(-1, 1, (2,)), r"the only mask of no discrete action key"),
+        ({"action_mask.b": spaces.MultiBinary(3)}, spaces.Discrete(3), r"'action_mask\.b' is the only mask of no.*rename"),
+        (
+            {"action_mask": spaces.MultiBinary(3)},
+            spaces.Dict(a=spaces.Discrete(3), b=spaces.Discrete(3)),
+            r"the actions are \['a', 'b'\], of which .* expected action_mask\.KEY for one of these",
+        ),
+        (
+            {"action_mask": spaces.MultiBinary(3), "action_mask.action": spaces.MultiBinary(3)},
+            spaces.Discrete(3),
+            r"'action_mask\.action' is the only mask of no discrete action key",
+        ),
+    ],
+)  # fmt: skip
+def test_masks_that_do_not_fit_are_refused(masks, action, message):
+    with pytest.raises(EnvError, match=r"Environment Spaced: observation key .*" + message):
+        Adapter(Spaced(spaces.Dict(masks), action), EnvConfig())
 
 
 @pytest.mark.parametrize(
