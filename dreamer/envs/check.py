@@ -21,8 +21,9 @@ from dreamer.envs import diagnosis
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.diagnosis import Finding
 from dreamer.envs.errors import EnvError
-from dreamer.envs.rollouts import mask_keys, random_action, record
+from dreamer.envs.rollouts import explain, random_action, record
 from dreamer.envs.vector import VectorEnv
+from dreamer.types import mask_keys
 
 _STEPS = 10_000
 """Most actions of the long recording."""
@@ -33,11 +34,11 @@ _COMPARED = 300
 _EPISODES = 5
 
 _PRESETS = {
-    "atari": ("atari100k", "atari_small"),
-    "crafter": ("crafter", "size/tiny"),
-    "dmc": ("dmc_proprio", "dmc_small"),
-    "memory": ("memory_maze", "size/tiny"),
-    "minigrid": ("minigrid", "minigrid_small"),
+    "atari": (["atari100k"], ["atari_small"]),
+    "crafter": (["crafter"], ["crafter", "size/tiny"]),
+    "dmc": (["dmc_proprio"], ["dmc_small"]),
+    "memory": (["memory_maze"], ["memory_maze", "size/tiny"]),
+    "minigrid": (["minigrid"], ["minigrid_small"]),
 }
 """Presets for a GPU and for two CPU cores, by the prefix of the task."""
 
@@ -57,18 +58,30 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = _STEPS) -
     """
     try:
         env = adapt(make_env, config.env)
-    except Exception as error:
-        text = str(error) if isinstance(error, EnvError) else f"It cannot be made: {type(error).__name__}: {error}."
-        yield Finding("error", "make", text)
+    except Exception as failure:
+        yield Finding("error", "make", explain(failure, "Making the environment"))
         return
-    with contextlib.closing(env):
+
+    def make_another() -> Adapter:
+        made = adapt(make_env, config.env)
+        if made.unwrapped is env.unwrapped:
+            raise EnvError(
+                "The same environment was returned twice, expected a new one from every call: make it there."
+            )
+        return made
+
+    try:
         yield from diagnosis.observation_keys(env.obs_spaces, config.nets)
         yield from diagnosis.action_keys(env)
         yield from diagnosis.masks(env.obs_spaces, env.action_spaces)
-        yield from _play(make_env, config.env, env, steps)
+        yield from _play(make_another, config.env, env, steps)
+    finally:
+        with contextlib.suppress(Exception):  # that it cannot be closed was told when others of its kind were
+            env.close()
 
 
-def _play(make_env: Callable[[], Any], config: EnvConfig, env: Adapter, steps: int) -> Iterator[Finding]:
+def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, steps: int) -> Iterator[Finding]:
+    """Findings about recordings of instances beside ``env``."""
     first = record(make_env, config, seed=0, action_seed=0, steps=steps, episodes=_EPISODES)
     if first.error:
         yield Finding("error", "play", first.error)
@@ -84,8 +97,9 @@ def _play(make_env: Callable[[], Any], config: EnvConfig, env: Adapter, steps: i
     again = record(make_env, config, seed=0, action_seed=0, **options)
     other = record(make_env, config, seed=0, action_seed=1, **options)
     reseeded = record(make_env, config, seed=1, action_seed=0, **options)
-    for error in sorted({recording.error for recording in (again, other, reseeded)} - {""}):
-        yield Finding("error", "play", error)
+    if errors := {recording.error for recording in (again, other, reseeded)} - {""}:
+        yield from (Finding("error", "play", error) for error in sorted(errors))
+        return
     yield diagnosis.reproducible(first, again)
     yield diagnosis.seeded(first, reseeded)
     yield diagnosis.actions_matter(first, other, env.action_spaces)
@@ -109,7 +123,8 @@ def speed(make_env: Callable[[], Any], config: EnvConfig, seconds: float = 2.0) 
         where = "in worker processes" if rates else "in a VectorEnv"
         return Finding("warning" if rates else "error", "speed", f"It does not run {where}: {error}", rates)
     alone, *others = rates.values()
-    text = f"Speed: {alone:,.0f} agent steps/s alone; {', '.join(f'{rate:,.0f}' for rate in others)} with 1, 4, 16 workers."
+    parallel_rates = ", ".join(f"{rate:,.0f}" for rate in others)
+    text = f"Speed: {alone:,.0f} agent steps/s alone; {parallel_rates} with 1, 4, 16 workers."
     faster = max(others) > 1.2 * alone
     advice = "Use env.workers=async." if faster else "Worker processes do not pay: keep env.workers=sync."
     return Finding("ok", "speed", f"{text} {advice}", {**rates, "workers": "async" if faster else "sync"})
@@ -137,10 +152,10 @@ def suggestions(task: str, presets: Sequence[str], overrides: Sequence[str], ima
         images: whether the agent sees images.
     """
     prefix = task.partition("_")[0] if ":" not in task else ""
-    large, small = _PRESETS.get(prefix, ("gym", "gym_small"))
+    large, small = _PRESETS.get(prefix, (["gym"], ["gym_small"]))
     if prefix == "dmc" and images:
-        large = "dmc_vision"
-    choices = {"": presets} if presets else {" with a GPU": [large], " on a CPU": [small]}
+        large = ["dmc_vision"]
+    choices = {"": presets} if presets else {" with a GPU": large, " on a CPU": small}
     for device, names in choices.items():
         command = shlex.join(["python", "-m", "dreamer.train", "--config", *names, f"task={task}", *overrides])
         yield Finding("ok", "train", f"Train{device}: {command}", {"presets": list(names), "command": command})
@@ -158,14 +173,15 @@ def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) 
         errors += finding.level == "error"
         images |= finding.data.get("kind") == "image"
         yield finding
-    if errors:
-        yield Finding("error", "verdict", f"'{task}' cannot be trained on: mend what the lines with error say.")
-        return
-    if not args.fast:
+    if not errors and not args.fast:
         measured = speed(make_env, config.env)
+        errors += measured.level == "error"
         yield measured
         if measured.data.get("workers") == "async":
             overrides = [*overrides, "env.workers=async"]
+    if errors:
+        yield Finding("error", "verdict", f"'{task}' cannot be trained on: mend what the lines with error say.")
+        return
     yield from suggestions(task, args.config, overrides, images)
     yield Finding("ok", "verdict", f"'{task}' can be trained on.")
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from dreamer.config import ConfigError, NetsConfig, halvings
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.rollouts import Moment, Recording, mask_keys
+from dreamer.envs.rollouts import Moment, Recording
 from dreamer.envs.spaces import action_codec
-from dreamer.types import Space, Spaces
+from dreamer.types import Space, Spaces, is_mask, mask_keys
 
 _LARGE = 1e3
 """Observations and rewards above this are worth a word."""
@@ -168,7 +168,7 @@ def observations(first: Recording, spaces: Spaces) -> Iterator[Finding]:
         yield Finding("note", "observation", f"{text}: return a copy.")
     seen = [moment.obs for moment in first.moments if moment.obs]
     for key, space in spaces.items():
-        if key.partition(".")[0] == "action_mask" or len(seen) < 2:
+        if is_mask(key) or len(seen) < 2:
             continue
         label = f"Observation '{key}'"
         largest = max(float(np.abs(obs[key].astype(np.float32)).max()) for obs in seen)

@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 
 from dreamer.config import EnvConfig
-from dreamer.envs.adapter import Adapter, adapt
+from dreamer.envs.adapter import adapt
 from dreamer.envs.errors import EnvError
-from dreamer.types import Spaces
+from dreamer.types import Spaces, mask_keys
 
 _KEPT = 2000
 """Observations of a recording that are kept, so that long episodes of images fit into memory."""
@@ -96,10 +96,12 @@ def record(
         steps: most actions.
         episodes: finished episodes that are wanted.
 
-    Raises:
-        EnvError: the environment cannot be made. Whatever goes wrong later is told in the recording.
+    Whatever goes wrong is told in the recording.
     """
-    env = adapt(make_env, config)
+    try:
+        env = adapt(make_env, config)
+    except Exception as failure:
+        return Recording([], explain(failure, "Making a second environment beside the first"), False, False, False)
     env.env = watch = Watch(env.env)
     masks = mask_keys(env.obs_spaces, env.action_spaces)
     rng = np.random.default_rng(action_seed)
@@ -118,10 +120,12 @@ def record(
             kept = obs if taken < _KEPT else {}
             moments.append(Moment(kept, reward, False, terminated or truncated, terminated, info["env_steps"]))
     except Exception as failure:
-        error = explain(failure, env)
-    finally:
-        seeded = getattr(env.unwrapped, "_np_random", None) is not None
+        error = explain(failure, env.where())
+    seeded = getattr(env.unwrapped, "_np_random", None) is not None
+    try:
         env.close()
+    except Exception as failure:
+        error = error or explain(failure, "Closing the environment")
     return Recording(moments, error, out_of_time, watch.rewritten, seeded)
 
 
@@ -137,7 +141,7 @@ def random_action(
     Args:
         rng: source of randomness.
         spaces: the action spaces.
-        masks: observation key of the mask of every action key that has one.
+        masks: observation key of the mask of every action key that has one; see `dreamer.types.mask_keys`.
         obs: the observation, ``[*batch, ...]`` by key.
         batch: leading axes.
     """
@@ -155,22 +159,15 @@ def random_action(
     return action
 
 
-def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
-    """Observation key of the mask of every action key that has one."""
-    discrete = [key for key, space in action_spaces.items() if space.kind == "discrete"]
-    names = {key: "action_mask" if len(discrete) == 1 else f"action_mask.{key}" for key in discrete}
-    return {key: name for key, name in names.items() if name in obs_spaces}
-
-
-def explain(failure: Exception, env: Adapter) -> str:
-    """One sentence about what an environment raised, with the place in its code."""
+def explain(failure: Exception, where: str) -> str:
+    """One sentence about what an environment raised ``where``, with the place in its code."""
     if isinstance(failure, EnvError):
         return str(failure)
     trace, place = failure.__traceback__, ""
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{env.where()}: {type(failure).__name__}: {failure} ({place}): fix the environment."
+    return f"{where}: {type(failure).__name__}: {failure} ({place}): fix the environment."
 
 
 def _enough(taken: int, ended: int, steps: int, episodes: int) -> bool:
@@ -186,4 +183,4 @@ def _same(one: Any, two: Any) -> bool:
     return not isinstance(one, np.ndarray) or one.tobytes() == two.tobytes()
 
 
-__all__ = ["Moment", "Recording", "Watch", "explain", "mask_keys", "random_action", "record"]
+__all__ = ["Moment", "Recording", "Watch", "explain", "random_action", "record"]

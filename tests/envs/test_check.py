@@ -1,5 +1,6 @@
 """Every fault that `dreamer.envs.check` knows, alone in a small environment, and none in a sound one."""
 
+import itertools
 import json
 import pathlib
 import subprocess
@@ -91,6 +92,26 @@ class Shy(Sound):
 
     def __init__(self):
         raise KeyError("licence")
+
+
+class Sticking(Sound):
+    def close(self):
+        raise OSError("busy")
+
+
+class Single(Sound):
+    """Allows one instance at a time."""
+
+    alive = False
+
+    def __init__(self):
+        if Single.alive:
+            raise PermissionError("one licence")
+        Single.alive = True
+        super().__init__()
+
+    def close(self):
+        Single.alive = False
 
 
 class GlobalRandomness(Sound):
@@ -277,7 +298,10 @@ def test_a_sound_environment_gives_no_finding():
 @pytest.mark.parametrize(
     ("make_env", "sentence"),
     [
-        (Shy, "It cannot be made: KeyError: 'licence'."),
+        (Shy, "Making the environment: KeyError: 'licence' ("),
+        (Sticking, "Closing the environment: OSError: busy"),
+        (Single, "Making a second environment beside the first: PermissionError: one licence"),
+        (itertools.repeat(Sound()).__next__, "The same environment was returned twice"),
         (lambda: 3, "expected a gymnasium.Env"),
         (RaisesInReset, "LookupError: no such level"),
         (NoSeed, "unexpected keyword argument 'seed'"),
@@ -396,6 +420,7 @@ def test_what_does_not_run_in_workers_is_told(monkeypatch):
         ("dmc_walker_walk", [], False, ["dmc_proprio", "dmc_small"]),
         ("dmc_walker_walk", [], True, ["dmc_vision", "dmc_small"]),
         ("atari_pong", [], True, ["atari100k", "atari_small"]),
+        ("crafter_reward", [], True, ["crafter", "crafter size/tiny"]),
         ("gym_CartPole-v1", [], False, ["gym", "gym_small"]),
         ("atari_like:make", [], False, ["gym", "gym_small"]),
         ("atari_pong", ["atari57", "size/12m"], True, ["atari57 size/12m"]),
