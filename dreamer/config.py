@@ -263,6 +263,25 @@ class Config:
         _require(capacity >= steps, "replay.capacity", capacity, why)
 
 
+def halvings(height: int, width: int, most: int) -> int:
+    """How many times the convolutions halve an image: as often as possible, at most ``most``, to 3 pixels or more.
+
+    Raises:
+        ConfigError: the remaining image is larger than 16 pixels or cannot be halved at all; names legal sizes.
+    """
+    count, sides = 0, (height, width)
+    while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in sides):
+        count += 1
+    if count == 0 or max(height, width) // 2**count > 16:
+        legal = sorted({small * 2**k for k in range(1, most + 1) for small in range(3, 17)})
+        raise ConfigError(
+            f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between "
+            f"1 and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, "
+            "if both sides allow the same number of halvings. Resize or pad the image."
+        )
+    return count
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Types and ranges
 

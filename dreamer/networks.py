@@ -14,6 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dreamer.config import halvings
+
 INIT_SCALE = 1.1368
 """Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
 
@@ -199,25 +201,6 @@ def halve(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
     """Largest value of every 2 x 2 square."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
-
-
-def halvings(height: int, width: int, most: int) -> int:
-    """How many times the convolutions halve an image: as often as possible, at most ``most``, to 3 pixels or more.
-
-    Raises:
-        ValueError: the remaining image is larger than 16 pixels or cannot be halved at all; names legal sizes.
-    """
-    count, sides = 0, (height, width)
-    while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in sides):
-        count += 1
-    if count == 0 or max(height, width) // 2**count > 16:
-        legal = sorted({small * 2**k for k in range(1, most + 1) for small in range(3, 17)})
-        raise ValueError(
-            f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between "
-            f"1 and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, "
-            "if both sides allow the same number of halvings. Resize or pad the image."
-        )
-    return count
 
 
 class ImageEncoder(nnx.Module):

@@ -7,6 +7,8 @@ import jax
 import pytest
 
 from dreamer import config as configs
+from dreamer import train as training
+from dreamer.envs import check
 from tests.small import small_agent, small_batch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -52,3 +54,44 @@ def test_metrics_are_described_once_each() -> None:
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in updated | reported}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names
+
+
+ENVIRONMENTS = (ROOT / "docs/environments.md").read_text()
+
+
+def block(language: str) -> str:
+    """The only block of code in a language on the page about environments."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", ENVIRONMENTS, re.DOTALL)
+    return found
+
+
+def test_the_page_about_environments_names_every_option_and_no_other() -> None:
+    keys = {key for key, _ in configs.flatten(configs.Config())}
+    named = set(re.findall(r"(?:env|run|behavior)\.[a-z_]+(?:\.[a-z_]+)?\b(?!\.?\*)", ENVIRONMENTS))
+    assert named - keys - {"env.dmc", "env.atari", "env.minigrid"} == set()
+    suites = ("env.dmc.", "env.atari.", "env.minigrid.")
+    assert {key for key in keys if key.startswith(suites)} <= named
+
+
+@pytest.fixture
+def corridor(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A working directory with the example of the page."""
+    (tmp_path / "corridor.py").write_text(block("python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("corridor")
+def test_the_check_says_of_the_example_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["corridor:Corridor", "--fast"]) == 0
+    assert capsys.readouterr().out == block("text")
+
+
+@pytest.mark.slow
+def test_the_example_can_be_trained_on(corridor: pathlib.Path) -> None:
+    small = ["env.count=2", "replay={batch_size: 2, batch_length: 8, capacity: 200}", "behavior.horizon=3"]
+    run = ["run.env_steps=40", "run.train_ratio=16", "run.eval_episodes=0", f"logdir={corridor / 'run'}"]
+    command = ["--config", "size/tiny", "task=corridor:Corridor", *small, *run]
+    assert training.main(command) == 0
+    assert (corridor / "run/metrics.jsonl").is_file()
