@@ -243,6 +243,8 @@ class Config:
     def __post_init__(self) -> None:
         for key, field, value in _walk(self):
             _require(_has_type(field.type, value) and _in_range(field, value), key, value, _expected(field))
+            if key.endswith(".size"):
+                _require(len(value) == 2, key, value, "height and width")
         deter, blocks = self.rssm.deter, self.rssm.blocks
         _require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):

@@ -242,13 +242,18 @@ def test_value_out_of_range(override: str, expected: str) -> None:
     assert message.startswith(f"{override} cannot be used: expected {expected}")
 
 
+@pytest.mark.parametrize("size", ["[64]", "[64,64,3]"])
+def test_images_have_a_height_and_a_width(size: str) -> None:
+    assert sentence(overrides=(f"env.dmc.size={size}",)).endswith("cannot be used: expected height and width.")
+
+
 def numbers() -> list[tuple[str, int | float]]:
     return [(key, value) for key, value in configuration.flatten(Config()) if type(value) in (int, float)]
 
 
 @pytest.mark.parametrize(("key", "default"), numbers())
 def test_every_number_has_a_lower_bound_and_is_finite(key: str, default: int | float) -> None:
-    # Scores may be negative, and camera -1 is the usual one.
+    # Scores of an environment may be negative, and a camera of -1 is the usual one.
     low = {"run.stop_score": -1e10, "env.dmc.camera": -2}.get(key, -1)
     values = [low] if isinstance(default, int) else [float(low), "nan", "inf", "-inf"]
     for value in values:

@@ -1,8 +1,11 @@
 """Any nested space: names, shapes, dtypes and ranges of flat keys, and the way back."""
 
+import math
 from typing import Any
 
 import gymnasium
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -10,8 +13,6 @@ from gymnasium import spaces
 from dreamer.config import EnvConfig
 from dreamer.envs import Adapter, EnvError, make
 from dreamer.types import Space, mask_keys
-
-LEAVES = 9
 
 
 class Spaced(gymnasium.Env):
@@ -34,38 +35,55 @@ class Spaced(gymnasium.Env):
         return self.observation_space.sample(), 0.0, False, len(self.taken) == 5, {}
 
 
-def random_leaf(rng, is_action):
-    shape = tuple(rng.integers(1, 4, rng.integers(0, 3)).tolist())
-    kind = rng.integers(LEAVES)
-    if kind == 0:
-        return spaces.Discrete(int(rng.integers(1, 6)), start=int(rng.integers(-5, 6)))
-    if kind == 1:
-        return spaces.MultiBinary(shape or 2)
-    if kind == 2:
-        return spaces.MultiDiscrete(np.full(shape or (2,), rng.integers(1, 6)))
-    if kind == 3:
-        nvec = rng.integers(1, 6, shape or (2,))
-        return spaces.MultiDiscrete(nvec, start=rng.integers(-3, 3, nvec.shape), dtype=np.int32)
-    dtype = [np.float16, np.float32, np.float64][rng.integers(3)]
-    if is_action or kind == 4:
-        low = rng.uniform(-9, 5, shape)
-        return spaces.Box(low.astype(dtype), (low + rng.uniform(0, 4, shape)).astype(dtype), dtype=dtype)
-    if kind == 5:
-        return spaces.Box(-np.inf, np.inf, shape, dtype)
-    if kind == 6:
-        return spaces.Box(0, 255, (*rng.integers(5, 9, 2).tolist(), *[[], [1], [3]][rng.integers(3)]), np.uint8)
-    if kind == 7:
-        return spaces.Box(-100, 1000, shape, np.int64)
-    return spaces.Box(0, 200, (3,), np.uint8)
+SHAPES = st.lists(st.integers(1, 3), max_size=2).map(tuple)
+FLOATS = st.sampled_from([np.float16, np.float32, np.float64])
+CLASSES = st.integers(1, 5)
 
 
-def random_space(rng, is_action, depth):
-    kind = rng.integers(4) if depth else 0
-    if kind == 2:
-        return spaces.Dict({name: random_space(rng, is_action, depth - 1) for name in "cab"[: rng.integers(1, 4)]})
-    if kind == 3:
-        return spaces.Tuple([random_space(rng, is_action, depth - 1) for _ in range(rng.integers(1, 4))])
-    return random_leaf(rng, is_action)
+def arrays(elements, shape):
+    size = math.prod(shape)
+    return st.lists(elements, min_size=size, max_size=size).map(lambda values: np.array(values).reshape(shape))
+
+
+@st.composite
+def multi_discrete(draw):
+    shape = draw(SHAPES) or (2,)
+    equal = draw(st.booleans())
+    nvec = np.full(shape, draw(CLASSES)) if equal else draw(arrays(CLASSES, shape))
+    start = draw(arrays(st.integers(-3, 3), shape))
+    return spaces.MultiDiscrete(nvec, start=start, dtype=draw(st.sampled_from([np.int32, np.int64])))
+
+
+@st.composite
+def bounded_boxes(draw):
+    shape, dtype = draw(SHAPES), draw(FLOATS)
+    low = draw(arrays(st.floats(-9, 5), shape))
+    width = draw(arrays(st.floats(0, 4), shape))
+    return spaces.Box(low.astype(dtype), (low + width).astype(dtype), dtype=dtype)
+
+
+ACTION_LEAVES = st.one_of(
+    st.builds(lambda n, start: spaces.Discrete(n, start=start), CLASSES, st.integers(-5, 5)),
+    SHAPES.map(lambda shape: spaces.MultiBinary(shape or 2)),
+    multi_discrete(),
+    bounded_boxes(),
+)
+OBSERVATION_LEAVES = st.one_of(
+    ACTION_LEAVES,
+    st.builds(lambda shape, dtype: spaces.Box(-np.inf, np.inf, shape, dtype), SHAPES, FLOATS),
+    st.builds(lambda size, rest: spaces.Box(0, 255, (size, size + 1, *rest), np.uint8), st.integers(5, 8), SHAPES),
+    SHAPES.map(lambda shape: spaces.Box(-100, 1000, shape, np.int64)),
+)
+
+
+def nested(leaves):
+    """Any space of these leaves, alone or in up to three levels of Dict and Tuple."""
+
+    def containers(inner):
+        names = st.dictionaries(st.sampled_from("cab"), inner, min_size=1)
+        return st.one_of(names.map(spaces.Dict), st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple))
+
+    return st.recursive(leaves, containers, max_leaves=6)
 
 
 def assert_described(obs, described: dict[str, Space]) -> None:
@@ -79,19 +97,27 @@ def assert_described(obs, described: dict[str, Space]) -> None:
         assert len(space.shape) == {"image": 3, "vector": 1}.get(space.kind, len(space.shape))
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_random_nested_spaces_go_there_and_back(seed):
-    rng = np.random.default_rng(seed)
-    observation_space, action_space = random_space(rng, False, 3), random_space(rng, True, 3)
-    env = Adapter(Spaced(observation_space, action_space), EnvConfig())
-    env.action_space.seed(seed)
+PROPERTY = hypothesis.settings(max_examples=60, derandomize=True, deadline=None, database=None)
+
+
+@PROPERTY
+@hypothesis.given(space=nested(OBSERVATION_LEAVES), seed=st.integers(0, 2**31 - 1))
+def test_any_observation_fits_its_flat_space(space, seed):
+    env = Adapter(Spaced(space, spaces.Discrete(2)), EnvConfig())
     obs, _ = env.reset(seed=seed)
     assert_described(obs, env.obs_spaces)
+    assert list(env.observation_space) == list(env.obs_spaces)
     assert env.observation_space.contains({key: value if value.shape else int(value) for key, value in obs.items()})
-    assert env.action_spaces.keys() == set(env.action_space)
-    for _ in range(5):
-        obs, *_ = env.step(env.action_space.sample())
-        assert_described(obs, env.obs_spaces)
+
+
+@PROPERTY
+@hypothesis.given(space=nested(ACTION_LEAVES), seed=st.integers(0, 2**31 - 1))
+def test_any_flat_action_is_one_of_the_environment(space, seed):
+    env = Adapter(Spaced(spaces.Discrete(2), space), EnvConfig())
+    assert list(env.action_spaces) == list(env.action_space) == sorted(env.action_spaces)
+    env.reset(seed=seed)
+    env.action_space.seed(seed)
+    env.step(env.action_space.sample())  # refused by Spaced if it is not in the space
 
 
 def test_every_kind_has_the_documented_name_and_space():
