@@ -89,8 +89,8 @@ def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
         key = discrete[0] if mask == MASK and len(discrete) == 1 else mask.removeprefix(f"{MASK}.")
         if key not in discrete or key in found:
             raise ValueError(
-                f"observation key '{mask}' is an action mask that belongs to no discrete action key, or to one that has "
-                f"a mask already, expected {MASK}.KEY with KEY among {discrete}, or {MASK} if there is only one: "
+                f"observation key '{mask}' is an action mask that belongs to no discrete action key, or to one that "
+                f"has a mask already, expected {MASK}.KEY with KEY among {discrete}, or {MASK} if there is only one: "
                 f"rename it"
             )
         expected = Space("discrete", (*action_spaces[key].shape, action_spaces[key].classes), 2)

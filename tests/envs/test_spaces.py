@@ -253,11 +253,11 @@ def test_the_mask_of_the_only_discrete_action_needs_no_name(key):
 @pytest.mark.parametrize(
     ("masks", "action", "message"),
     [
-        ({"action_mask": spaces.MultiBinary(4)}, spaces.Discrete(3), r"discrete, shape \[4\], expected .*\[3\] .*'action'"),
-        ({"action_mask": spaces.Box(0, 1, (3,))}, spaces.Discrete(3), r"vector, shape \[3\].*declare it as MultiBinary"),
-        ({"action_mask": spaces.Box(0, 2, (3,), np.int8)}, spaces.Discrete(3), r"vector, shape \[3\].*declare it as Multi"),
-        ({"action_mask": spaces.MultiBinary(2)}, spaces.Box(-1, 1, (2,)), r"belongs to no discrete action.* among \[\],"),
-        ({"action_mask.b": spaces.MultiBinary(3)}, spaces.Discrete(3), r"'action_mask\.b' is an action mask that belongs to no.*rename it"),
+        ({"action_mask": spaces.MultiBinary(4)}, spaces.Discrete(3), r"discrete, shape \[4\], .* \[3\] .*'action'"),
+        ({"action_mask": spaces.Box(0, 1, (3,))}, spaces.Discrete(3), r"vector, shape \[3\].*as MultiBinary"),
+        ({"action_mask": spaces.Box(0, 2, (3,), np.int8)}, spaces.Discrete(3), r"vector, shape \[3\].*as MultiBinary"),
+        ({"action_mask": spaces.MultiBinary(2)}, spaces.Box(-1, 1, (2,)), r"no discrete action.* among \[\],"),
+        ({"action_mask.b": spaces.MultiBinary(3)}, spaces.Discrete(3), r"'action_mask\.b' is an .*rename it"),
         (
             {"action_mask": spaces.MultiBinary(3)},
             spaces.Dict(a=spaces.Discrete(3), b=spaces.Discrete(3)),
@@ -269,7 +269,7 @@ def test_the_mask_of_the_only_discrete_action_needs_no_name(key):
             r"'action_mask\.action' is an action mask .* to one that has a mask already",
         ),
     ],
-)  # fmt: skip
+)
 def test_masks_that_do_not_fit_are_refused(masks, action, message):
     with pytest.raises(EnvError, match=r"Environment Spaced: observation key .*" + message):
         Adapter(Spaced(spaces.Dict(masks), action), EnvConfig())
