@@ -1,8 +1,8 @@
 """Put runs on DeepMind Control beside the released curves: ``python scripts/control.py LOGDIR [LOGDIR ...]``.
 
-For every run, the figures go to ``docs/results/control/TASK-SEED.json``; the page ``docs/results/control.md`` and one picture
-per task are made from all that are there. A released figure is the mean of the episodes in a window that ends at a
-number of frames; here, the window is a tenth of that number, and holds at least the last eight episodes.
+For every run, the figures go to ``docs/results/control/TASK-SEED.json``; the page ``docs/results/control.md`` and one
+picture per task are made from all that are there. A released figure is the mean of the episodes in a window that ends at
+a number of frames; here, the window is a tenth of that number, and holds at least the last eight episodes.
 """
 
 import argparse
@@ -66,7 +66,9 @@ def plot(task: str, runs: list[dict]) -> None:
     longest = max(run["env_steps"] for run in runs)
     frames, mean, std = released(task).T
     near = frames <= 1.3 * longest
-    axes.plot(frames[near], mean[near], "o-", color="grey", markersize=3, label="released, size 12m, mean and std of 5 seeds")
+    axes.plot(
+        frames[near], mean[near], "o-", color="grey", markersize=3, label="released, size 12m, mean and std of 5 seeds"
+    )
     axes.fill_between(frames[near], (mean - std)[near], (mean + std)[near], color="grey", alpha=0.25, linewidth=0)
     for run in runs:
         curve = np.array(run["curve"], float)
@@ -82,10 +84,11 @@ def write_page() -> None:
     stored = [json.loads(path.read_text()) for path in sorted((RESULTS / "control").glob("*.json"))]
     lines = [
         "# Real control on one CPU core\n",
-        "DeepMind Control from proprioception with the preset `dmc_small` (a recurrent state of 128, train ratio 256, action",
-        "repeat 2), one core of an AMD EPYC per run and other work on the machine, beside the released scores of DreamerV3 at",
-        "size 12m and train ratio 512. Scores during training are those of sampled actions; the closing evaluation plays 20",
-        "episodes with the policy's mode. Made by the commands below, then `python scripts/control.py LOGDIR ...`.\n",
+        "DeepMind Control from proprioception with the preset `dmc_small` (a recurrent state of 128, train ratio 256,",
+        "action repeat 2), one core of an AMD EPYC per run and other work on the machine, beside the released scores",
+        "of DreamerV3 at size 12m and train ratio 512. Scores during training are those of sampled actions; the closing",
+        "evaluation plays 20 episodes with the policy's mode. Made by the commands below, then",
+        "`python scripts/control.py LOGDIR ...`.\n",
     ]
     for task in sorted({run["task"] for run in stored}):
         runs = [run for run in stored if run["task"] == task]

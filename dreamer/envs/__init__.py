@@ -18,13 +18,12 @@ Nothing here knows networks.
 import difflib
 import functools
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
-
-import gymnasium
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter
@@ -47,8 +46,8 @@ _EXTRAS = {"ale_py": "atari", "crafter": "crafter", "minigrid": "minigrid", "mem
 
 _HOW = (
     "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
-    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, probe_NAME, or your.module:function for a function that "
-    "returns a Gymnasium environment"
+    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, probe_NAME, or your.module:function for a function "
+    "that returns a Gymnasium environment"
 )
 
 
@@ -77,15 +76,15 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     """
     prefix, _, name = task.partition("_")
     render_mode = "rgb_array" if render else None
-    if prefix in _SUITES and name:
+    if ":" in task and prefix != "gym":
+        env = _call(task, render_mode)
+    elif prefix in _SUITES and name:
         try:
             env = _suite(prefix).make(name, config, render_mode)
         except UnknownTask as error:
             raise EnvError(f"There is no task '{task}': {error}{_nearest(task)} {_HOW}.") from error
         except ImportError as error:
             raise _not_installed(f"Task '{task}'", error) from error
-    elif ":" in task:
-        env = _call(task)
     else:
         raise EnvError(f"There is no task '{task}'.{_nearest(task)} {_HOW}.")
     if render and env.render_mode != "rgb_array":
@@ -120,8 +119,11 @@ def _not_installed(what: str, error: ImportError) -> EnvError:
     )
 
 
-def _call(task: str) -> Any:
-    """Make the environment of ``package.module:function``, importing also from the working directory."""
+def _call(task: str, render_mode: str | None) -> Any:
+    """Make the environment of ``package.module:function``, importing also from the working directory.
+
+    The function gets ``render_mode`` if it takes it and frames are wanted.
+    """
     module_name, _, path = task.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
@@ -129,8 +131,8 @@ def _call(task: str) -> Any:
         found: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise EnvError(
-            f"Task '{task}' cannot be made: importing {module_name} failed with {type(error).__name__}: {error}. Expected "
-            f"package.module:function, with the package installed or in the working directory."
+            f"Task '{task}' cannot be made: importing {module_name} failed with {type(error).__name__}: {error}. "
+            f"Expected package.module:function, with the package installed or in the working directory."
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):
@@ -143,7 +145,8 @@ def _call(task: str) -> Any:
         raise EnvError(
             f"Task '{task}' names a {type(found).__name__}, expected a function that returns an environment."
         )
-    return found()
+    wants = render_mode and "render_mode" in inspect.signature(found).parameters
+    return found(render_mode=render_mode) if wants else found()
 
 
 def _nearest(task: str) -> str:

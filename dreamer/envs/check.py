@@ -154,7 +154,7 @@ def suggestions(task: str, presets: Sequence[str], overrides: Sequence[str], ima
     prefix = task.partition("_")[0] if ":" not in task else ""
     large, small = _PRESETS.get(prefix, (["gym"], ["gym_small"]))
     if prefix == "dmc" and images:
-        large = ["dmc_vision"]
+        large, small = ["dmc_vision"], ["dmc_vision_small"]
     choices = {"": presets} if presets else {" with a GPU": large, " on a CPU": small}
     for device, names in choices.items():
         command = shlex.join(["python", "-m", "dreamer.train", "--config", *names, f"task={task}", *overrides])

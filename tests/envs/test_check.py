@@ -474,3 +474,10 @@ def test_status_tells_errors_and_wrong_usage_apart(capsys):
         with pytest.raises(SystemExit) as exit:
             check.main(wrong)
         assert exit.value.code == 2
+
+
+@pytest.mark.parametrize("task", ["atari_pong", "crafter_reward", "dmc_x", "gym_x", "memory_maze_9x9", "minigrid_x"])
+@pytest.mark.parametrize("images", [False, True])
+def test_the_suggested_presets_exist(task, images):
+    suggested = [name for found in check.suggestions(task, [], [], images) for name in found.data["presets"]]
+    assert len(suggested) >= 2 and set(suggested) <= set(configs.presets())
