@@ -1,8 +1,8 @@
 """Put runs on DeepMind Control beside the released curves: ``python scripts/control.py LOGDIR [LOGDIR ...]``.
 
 For every run, the figures go to ``docs/results/control/TASK-SEED.json``; the page ``docs/results/control.md`` and one
-picture per task are made from all that are there. A released figure is the mean of the episodes in a window that ends at
-a number of frames; here, the window is a tenth of that number, and holds at least the last eight episodes.
+picture per task are made from all that are there. A released figure is the mean of the episodes in a window that ends
+at a number of frames; here, the window is a tenth of that number, and holds at least the last eight episodes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def collect(logdir: pathlib.Path) -> dict:
     config = configs.load_yaml(logdir / "config.yaml")
     lines = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
     episodes = [[line["env_steps"], line["episode/score"]] for line in lines if "episode/score" in line]
-    final = next((line for line in reversed(lines) if "eval/mean" in line), {})
+    final: dict = next((line for line in reversed(lines) if "eval/mean" in line), {})
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, text=True).strip()
     return {
         "task": config.task,
@@ -85,8 +85,8 @@ def write_page() -> None:
     lines = [
         "# Real control on one CPU core\n",
         "DeepMind Control from proprioception with the preset `dmc_small` (a recurrent state of 128, train ratio 256,",
-        "action repeat 2), one core of an AMD EPYC per run and other work on the machine, beside the released scores",
-        "of DreamerV3 at size 12m and train ratio 512. Scores during training are those of sampled actions; the closing",
+        "action repeat 2), one core of an AMD EPYC per run, shared with other work, beside the released scores of",
+        "DreamerV3 at size 12m and train ratio 512. Scores during training are those of sampled actions; the closing",
         "evaluation plays 20 episodes with the policy's mode. Made by the commands below, then",
         "`python scripts/control.py LOGDIR ...`.\n",
     ]
