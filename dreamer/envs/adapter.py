@@ -10,7 +10,7 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.types import Spaces
+from dreamer.steps import Spaces
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
