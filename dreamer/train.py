@@ -35,7 +35,7 @@ sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the
 
 DEFAULT_PRESET = "cartpole"
 
-FREE_TO_CHANGE = ("logdir", "run.", "env.workers", "env.check")
+FREE_TO_CHANGE = ("logdir", "run.", "env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check")
 """Config keys, or prefixes of them, that a resumed run may change."""
 
 
@@ -139,7 +139,9 @@ class Run:
             resumes = saved.meta["resumes"] + 1 if saved is not None else 0
             # Environments cannot be restored, so every resume plays new episodes, from seeds of its own.
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes]).spawn(2)
-            vector = self._cleanup.enter_context(envs.VectorEnv(make, config.env, env_seed))
+            # No failure is survived before the first step, and by then there is a log.
+            vector = envs.VectorEnv(make, config.env, env_seed, on_failure=lambda message: self.log.say(message))
+            self._cleanup.enter_context(vector)
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces)
             rssm = config.rssm
             spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, self.agent.latent_dtype)
@@ -230,6 +232,7 @@ class Run:
                         "eta_seconds": eta if steady else float("inf"),
                         "bottleneck": speed.bottleneck(),
                         "memory_bytes": psutil.Process().memory_info().rss,
+                        "env/failures": self.driver.envs.failures,
                     },
                 )
                 if steady and not estimated and end - self._begin > 20:

@@ -10,7 +10,7 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.types import Spaces, mask_keys
+from dreamer.steps import Spaces, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -23,7 +23,7 @@ class Adapter(gymnasium.Env):
     See `dreamer.envs.spaces` for the names of keys and the supported spaces.
 
     Every action is applied ``config.repeat`` times, or until the episode ends or an action mask (see
-    `dreamer.types.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus
+    `dreamer.steps.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus
     ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0 at a reset). An environment
     with an attribute ``action_repeat`` does this itself: it knows what to leave out.
 

@@ -23,7 +23,7 @@ from dreamer.envs.diagnosis import Finding
 from dreamer.envs.errors import EnvError
 from dreamer.envs.rollouts import explain, random_action, record
 from dreamer.envs.vector import VectorEnv
-from dreamer.types import mask_keys
+from dreamer.steps import mask_keys
 
 _STEPS = 10_000
 """Most actions of the long recording."""

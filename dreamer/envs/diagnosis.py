@@ -11,7 +11,7 @@ from dreamer.config import ConfigError, NetsConfig, halvings
 from dreamer.envs.adapter import Adapter
 from dreamer.envs.rollouts import Moment, Recording
 from dreamer.envs.spaces import action_codec
-from dreamer.types import Space, Spaces, is_mask, mask_keys
+from dreamer.steps import Space, Spaces, is_mask, mask_keys
 
 _LARGE = 1e3
 """Observations and rewards above this are worth a word."""

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import UnknownTask
-from dreamer.types import MASK
+from dreamer.steps import MASK
 
 
 class Catch(gymnasium.Env):

@@ -11,7 +11,7 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import adapt
 from dreamer.envs.errors import EnvError
-from dreamer.types import Spaces, mask_keys
+from dreamer.steps import Spaces, mask_keys
 
 _KEPT = 2000
 """Observations of a recording that are kept, so that long episodes of images fit into memory."""
@@ -21,7 +21,7 @@ _SECONDS = 20.0
 
 
 class Moment(NamedTuple):
-    """What the environment answered at one instant; the fields are those of `dreamer.types.Step`, without axis N.
+    """What the environment answered at one instant; the fields are those of `dreamer.steps.Step`, without axis N.
 
     ``obs`` is empty in late moments of a long recording.
     """
@@ -141,7 +141,7 @@ def random_action(
     Args:
         rng: source of randomness.
         spaces: the action spaces.
-        masks: observation key of the mask of every action key that has one; see `dreamer.types.mask_keys`.
+        masks: observation key of the mask of every action key that has one; see `dreamer.steps.mask_keys`.
         obs: the observation, ``[*batch, ...]`` by key.
         batch: leading axes.
     """

@@ -1,179 +1,198 @@
-"""What happens to one of the N environments of a `VectorEnv`, and the processes that asynchronous ones live in."""
+"""Worker processes, each with one or more members of a `VectorEnv`.
+
+Parent and worker share `Slots`, and talk over one pipe: an empty message wakes the worker, which carries out the
+commands in its slots and answers with a `Report`, as an empty message if there is nothing to report.
+"""
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.process
 import os
 import pickle
+import random
+import signal
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle  # type: ignore[import-untyped]
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.errors import EnvError
-
-_PATIENCE = 10.0
-"""Seconds until a worker that does not end is killed."""
-
-
-class Member(gymnasium.Wrapper):
-    """One environment of the N: says little, because the library merges infos slowly, and explains its failures."""
-
-    def __init__(self, env: Adapter, repeat: int, index: int, remote: bool) -> None:
-        super().__init__(env)
-        self._adapter = env
-        self._repeat = repeat
-        self._index = index
-        self._remote = remote
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Observation and an empty info, or one that holds the error."""
-        try:
-            return self._adapter.reset(seed=seed, options=options)[0], {}
-        except Exception as error:
-            return _blank(self.observation_space), self._explain(error)
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Like `Adapter.step`, with an info that holds ``env_steps`` or ``error`` if they have to be told."""
-        try:
-            obs, reward, terminated, truncated, info = self._adapter.step(action)
-        except Exception as error:
-            return _blank(self.observation_space), 0.0, False, True, self._explain(error)
-        # Sent only where an episode's end cut the repeats short: everywhere else the number is known.
-        taken = info["env_steps"]
-        return obs, reward, terminated, truncated, {} if taken == self._repeat else {"env_steps": taken}
-
-    def _explain(self, error: Exception) -> dict[str, str]:
-        """Raise `EnvError` here; from a worker return it as text, because exceptions need not survive pickling."""
-        text = _text(error, self._index, self._adapter.where(), self._remote)
-        if self._remote:
-            return {"error": text}
-        raise EnvError(text) from error
+from dreamer.envs.member import Member, explain, refuse_different
+from dreamer.envs.slots import Slots
 
 
-class Remote:
-    """Makes the environment of one worker, there. Errors are answered at the first reset, like all others."""
+class Recipe(NamedTuple):
+    """What a worker needs to make its environments.
 
-    def __init__(self, made: bytes, config: EnvConfig, index: int, name: str, spaces: tuple[Any, Any]) -> None:
-        self._made = made
-        self._config = config
-        self._index = index
-        self._name = name
-        self._spaces = spaces
-        self._home = os.getpid()
-
-    def __call__(self) -> gymnasium.Env:
-        """The environment, or a stand-in for it that tells why there is none."""
-        if os.getpid() == self._home:  # the library looks at the spaces before it starts workers
-            return _Broken(self._spaces, "")
-        try:
-            env = adapt(pickle.loads(self._made), self._config)
-            refuse_different(env, *self._spaces)
-        except Exception as error:
-            where = f"Environment {self._name}, when it was made"
-            return _Broken(self._spaces, _text(error, self._index, where, remote=True))
-        return Member(env, self._config.repeat, self._index, remote=True)
-
-
-class _Broken(gymnasium.Env):
-    """Stands for an environment that could not be made: has its spaces, and the error as answer."""
-
-    def __init__(self, spaces: tuple[gymnasium.Space, gymnasium.Space], message: str) -> None:
-        self.observation_space, self.action_space = spaces
-        self._message = message
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return _blank(self.observation_space), {"error": self._message}
-
-
-def refuse_different(env: Adapter, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
-    """Raise `EnvError` unless the environment has these spaces, bounds included."""
-    for role, got, expected in (
-        ("observation", env.observation_space, observation_space),
-        ("action", env.action_space, action_space),
-    ):
-        if got != expected:
-            raise EnvError(
-                f"Environment {env.name} was made with the {role} space {got}, expected {expected} as the first one "
-                f"has: make_env must return environments with equal spaces."
-            )
-
-
-def start(make_env: Callable[[], Any], config: EnvConfig, like: Adapter) -> AsyncVectorEnv:
-    """Start ``config.count`` workers with environments that have the name and spaces of ``like``; raises `EnvError`."""
-    try:
-        made = cloudpickle.dumps(make_env)
-    except (pickle.PicklingError, TypeError, ValueError) as error:
-        raise EnvError(
-            f"make_env cannot be sent to worker processes ({error}), expected something that cloudpickle can pickle: "
-            f"create what it needs inside it, or use env.workers=sync."
-        ) from error
-    spaces = (like.observation_space, like.action_space)
-    makers = [Remote(made, config, i, like.name, spaces) for i in range(config.count)]
-    before = set(multiprocessing.active_children())
-    try:
-        with _without_main():
-            return AsyncVectorEnv(
-                makers, shared_memory=True, copy=False, context=_context(), autoreset_mode=AutoresetMode.NEXT_STEP
-            )
-    except BaseException as error:
-        codes = end([child for child in multiprocessing.active_children() if child not in before])
-        if isinstance(error, (EOFError, OSError)):
-            raise EnvError(
-                f"The worker processes of {like.name} did not start (exit codes {codes}): use env.workers=sync to see "
-                f"whether the environment itself works."
-            ) from error
-        raise
-
-
-def stop(envs: AsyncVectorEnv, gently: bool) -> list[int]:
-    """Close the environments if ``gently`` (the workers must be idle), and end the workers in any case.
-
-    Returns the exit codes of workers that had ended by themselves.
+    ``made`` is the pickled ``make_env``; name and spaces are those of the first environment, which all must equal.
     """
-    if gently:
-        with contextlib.suppress(EOFError, OSError):  # of a worker that is gone already
-            envs.close(timeout=_PATIENCE)
-    envs.closed = True
-    codes = end(envs.processes)
-    for pipe in envs.parent_pipes:
-        pipe.close()
-    return codes
+
+    made: bytes
+    config: EnvConfig
+    name: str
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+
+    @classmethod
+    def of(cls, make_env: Callable[[], Any], config: EnvConfig, like: Adapter) -> "Recipe":
+        """The recipe for more environments like one; raises `EnvError` if ``make_env`` cannot be pickled."""
+        try:
+            made = cloudpickle.dumps(make_env)
+        except (pickle.PicklingError, TypeError, ValueError) as error:
+            raise EnvError(
+                f"make_env cannot be sent to worker processes ({error}), expected something that cloudpickle can "
+                f"pickle: create what it needs inside it, or use env.workers=sync."
+            ) from error
+        return cls(made, config, like.name, like.observation_space, like.action_space)
+
+    def make(self) -> Adapter:
+        """Make one; raises whatever making it raises."""
+        env = adapt(pickle.loads(self.made), self.config)
+        refuse_different(env, self.observation_space, self.action_space)
+        return env
 
 
-def end(processes: Sequence[multiprocessing.process.BaseProcess]) -> list[int]:
-    """End processes, gently and then not; returns the exit codes of those that had ended by themselves."""
-    # One that ended may need a moment until the fork server says so.
-    multiprocessing.connection.wait([process.sentinel for process in processes], timeout=1.0)
-    codes = [process.exitcode for process in processes if process.exitcode is not None]
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(timeout=_PATIENCE)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-    return codes
+class Report(NamedTuple):
+    """What does not fit into slots, by index of the environment: logs of episodes, and failures.
+
+    A failure is ``(sentence, traceback, making)``; the last is whether it happened when the environment was made.
+    """
+
+    logs: dict[int, dict[str, float]]
+    failures: dict[int, tuple[str, str, bool]]
 
 
-def _context() -> str:
-    """A fork server, which imports this module once for all workers; where there is none, fresh processes.
+class Worker:
+    """A running worker process, seen from the parent.
+
+    Args:
+        indices: its environments.
+        recipe: how they are made.
+        slots: memory shared with it.
+
+    Raises:
+        EnvError: it cannot be started.
+    """
+
+    def __init__(self, indices: Sequence[int], recipe: Recipe, slots: Slots) -> None:
+        self.indices = list(indices)
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._process = _context().Process(target=serve, args=(theirs, self.indices, recipe, slots), daemon=True)
+        try:
+            with _without_main():
+                self._process.start()
+        except (EOFError, OSError) as error:
+            self._pipe.close()
+            raise EnvError(
+                f"The worker processes of {recipe.name} cannot be started ({type(error).__name__}: {error}): use "
+                f"env.workers=sync to see whether the environment itself works."
+            ) from error
+        finally:
+            theirs.close()
+
+    def fileno(self) -> int:
+        """File descriptor that can be read when the worker has answered or died."""
+        return self._pipe.fileno()
+
+    def wake(self) -> None:
+        """Have it carry out the commands in its slots."""
+        with contextlib.suppress(OSError):  # Of a worker that died; `receive` will tell.
+            self._pipe.send_bytes(b"")
+
+    def receive(self) -> Report | None:
+        """Its answer, for which it must have been woken; None if it died instead."""
+        try:
+            message = self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            return None
+        return Report(*pickle.loads(message)) if message else _NOTHING
+
+    def leave(self) -> None:
+        """Tell it to close its environments and end; `stop` must follow."""
+        self._pipe.close()
+
+    def stop(self, patience: float) -> int | None:
+        """End it after at most ``patience`` seconds; returns the exit code if it ended by itself, otherwise None."""
+        self.leave()
+        self._process.join(patience)
+        code = self._process.exitcode
+        if code is None:
+            with contextlib.suppress(OSError):  # Processes that its environments started are in its group.
+                os.killpg(self._process.pid or 0, signal.SIGKILL)
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+        return code
+
+
+_NOTHING = Report({}, {})
+
+
+def serve(pipe: multiprocessing.connection.Connection, indices: Sequence[int], recipe: Recipe, slots: Slots) -> None:
+    """The worker process: obeys until the parent closes the pipe or dies."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; what it means is the parent's business.
+    os.setpgrp()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    # Environments that draw from global randomness: all workers would have inherited the fork server's.
+    random.seed(int(slots.seed[indices[0]]))
+    np.random.seed(slots.seed[indices[0]])  # noqa: NPY002
+    members = {index: Member(slots, index, recipe.make) for index in indices}
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.recv_bytes()
+            pipe.send_bytes(_obey(members, recipe.name, slots))
+    for member in members.values():
+        with contextlib.suppress(Exception):
+            member.close()
+
+
+def _obey(members: dict[int, Member], name: str, slots: Slots) -> bytes:
+    """Have all members carry out their commands; returns the report."""
+    report = _NOTHING
+    first = next(iter(members))
+    for index, member in members.items():
+        slots.turn[first] = index
+        try:
+            log = member.obey()
+        except (Exception, SystemExit) as error:
+            where = member.env.where() if member.env else f"Environment {name}, when it was made"
+            failure = (explain(error, where, index), traceback.format_exc(), member.env is None)
+            report = Report(report.logs, {**report.failures, index: failure})
+        else:
+            if log:
+                report = Report({**report.logs, index: log}, report.failures)
+    slots.turn[first] = -1
+    return pickle.dumps(tuple(report)) if report is not _NOTHING else b""
+
+
+def _follow_parent() -> None:
+    """End this process and those of its environments when the parent is gone, even if an environment hangs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+@functools.cache
+def _context() -> Any:
+    """A fork server, which imports this module once for all workers.
 
     Never a fork of this process: JAX runs threads, and a fork of a process with threads may deadlock.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
-    return "forkserver"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 @contextlib.contextmanager
@@ -191,17 +210,4 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _text(error: Exception, index: int, where: str, remote: bool) -> str:
-    if isinstance(error, EnvError):
-        return f"{error} (environment number {index})"
-    text = f"{where}: {type(error).__name__}: {error} (environment number {index}); fix the environment."
-    if remote:
-        text += f" In the worker process:\n{''.join(traceback.format_exception(error))}"
-    return text
-
-
-def _blank(space: Any) -> dict[str, np.ndarray]:
-    return {key: np.zeros(sub.shape, sub.dtype) for key, sub in space.spaces.items()}
-
-
-__all__ = ["Member", "Remote", "end", "refuse_different", "start", "stop"]
+__all__ = ["Recipe", "Report", "Worker", "serve"]

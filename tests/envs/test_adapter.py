@@ -287,7 +287,10 @@ def test_what_is_no_environment_is_refused():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("probe_cacth", r"There is no task 'probe_cacth': There is no probe 'cacth'\. Did you mean 'probe_catch'.*A task is gym_ID"),
+        (
+            "probe_cacth",
+            r"no task 'probe_cacth': There is no probe 'cacth'\. Did you mean 'probe_catch'.*A task is gym_ID",
+        ),
         ("CartPole-v1", r"Did you mean 'gym_CartPole-v1'\?"),
         ("gym_CartPol-v1", r"Did you mean: `CartPole`"),
         ("gym_CartPole-v9", r"'gym_CartPole-v9'.*`v1`"),

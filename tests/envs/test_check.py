@@ -418,7 +418,7 @@ def test_what_does_not_run_in_workers_is_told(monkeypatch):
     ("task", "presets", "images", "expected"),
     [
         ("dmc_walker_walk", [], False, ["dmc_proprio", "dmc_small"]),
-        ("dmc_walker_walk", [], True, ["dmc_vision", "dmc_small"]),
+        ("dmc_walker_walk", [], True, ["dmc_vision", "dmc_vision_small"]),
         ("atari_pong", [], True, ["atari100k", "atari_small"]),
         ("crafter_reward", [], True, ["crafter", "crafter size/tiny"]),
         ("gym_CartPole-v1", [], False, ["gym", "gym_small"]),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Literal
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 
 from dreamer.config import EnvConfig
 from dreamer.envs import Adapter, EnvError, VectorEnv, make
+
+FIELDS = ("reward", "is_first", "is_last", "is_terminal", "env_steps")
 
 
 def scripted(episodes, **failures):
@@ -45,7 +48,8 @@ def scripted(episodes, **failures):
                     failures["do"]()
                 over = self.time == len(rewards)
                 obs = np.array([self.episode, self.time], np.float32)
-                return obs, reward, over and end == "T", over and end == "L", {"noise": object()}
+                info = {"noise": object(), "log": {"episode": self.episode, "odd": np.bool_(self.episode % 2)}}
+                return obs, reward, over and end == "T", over and end == "L", info
 
         return Scripted()
 
@@ -65,17 +69,16 @@ def run(env, actions):
 
 
 def _copy(step):
-    return step._replace(
-        obs={k: v.copy() for k, v in step.obs.items()}, **{k: getattr(step, k).copy() for k in step._fields[1:]}
-    )
+    return step._replace(obs={k: v.copy() for k, v in step.obs.items()}, **{k: getattr(step, k).copy() for k in FIELDS})
 
 
 def _assert_equal(one, two):
     assert one.obs.keys() == two.obs.keys()
     for key in one.obs:
         np.testing.assert_array_equal(one.obs[key], two.obs[key], strict=True)
-    for field in one._fields[1:]:
+    for field in FIELDS:
         np.testing.assert_array_equal(getattr(one, field), getattr(two, field), strict=True)
+    assert one.log == two.log
 
 
 def column(steps, field):
@@ -84,6 +87,9 @@ def column(steps, field):
 
 
 ACTIONS = [{"action": np.zeros(1, np.int32)}] * 7
+
+
+KINDS: list[tuple[Literal["sync", "async"], int]] = [("sync", 1), ("async", 1), ("async", 2), ("async", 3)]
 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
@@ -100,7 +106,7 @@ def test_next_step_reset_is_exact(workers):
     assert column(steps, "is_terminal") == [False, False, True, False, False, False, False, False]
     assert column(steps, "env_steps") == [0, 1, 1, 0, 1, 1, 1, 0]
     for step in steps:
-        assert [getattr(step, f).dtype for f in step._fields[1:]] == [np.float32, bool, bool, bool, np.int32]
+        assert [getattr(step, f).dtype for f in FIELDS] == [np.float32, bool, bool, bool, np.int32]
         assert step.obs["vector"].dtype == np.float32
 
 
@@ -114,8 +120,30 @@ def test_repeat_counts_the_steps_really_taken():
     assert column(steps, "is_last") == [False, False, True, False, False, True]
 
 
-def test_reset_starts_new_episodes_everywhere():
-    with VectorEnv(scripted([([1.0, 2.0], "T")]), EnvConfig(count=1), 0) as env:
+@pytest.mark.parametrize(("workers", "per_worker"), KINDS)
+def test_logs_of_episodes_come_with_their_last_step(workers, per_worker):
+    config = EnvConfig(count=3, workers=workers, per_worker=per_worker)
+    with VectorEnv(scripted([([0.0], "T"), ([0.0, 0.0], "L")]), config, 0) as env:
+        steps = run(env, [{"action": np.zeros(3, np.int32)}] * 4)
+    logs = [{}, {"episode": 0.0, "odd": 0.0}, {}, {}, {"episode": 1.0, "odd": 1.0}]
+    assert [step.log for step in steps] == [{i: log for i in range(3) if log} for log in logs]
+    assert all(type(value) is float for log in steps[4].log.values() for value in log.values())
+
+
+def test_logs_that_are_no_numbers_are_refused():
+    class Chatty(gymnasium.Wrapper):
+        def step(self, action):
+            return *self.env.step(action)[:2], True, False, {"log": {"mood": "fine"}}
+
+    with VectorEnv(lambda: Chatty(gymnasium.make("CartPole-v1")), EnvConfig(count=1), 0) as env:
+        env.reset()
+        with pytest.raises(EnvError, match=r"step 1 of episode 1: info\['log'\] is .*mood.*expected a dict of numbers"):
+            env.step(ACTIONS[0])
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_reset_starts_new_episodes_everywhere(workers):
+    with VectorEnv(scripted([([1.0, 2.0], "T")]), EnvConfig(count=1, workers=workers), 0) as env:
         run(env, ACTIONS[:2])
         step = env.reset()
         assert step.is_first.all() and not step.is_last.any() and step.obs["vector"].tolist() == [[1, 0]]
@@ -144,7 +172,7 @@ def test_same_as_raw_environments(task, repeat):
         for t, step in enumerate(steps):
             np.testing.assert_array_equal(step.obs["vector"][i], expected[0])
             assert step.reward[i] == np.float32(expected[1])
-            assert tuple(getattr(step, field)[i] for field in step._fields[2:]) == expected[2:], (t, i)
+            assert tuple(getattr(step, field)[i] for field in FIELDS[1:]) == expected[2:], (t, i)
             if t == length:
                 break
             if step.is_last[i]:
@@ -165,17 +193,18 @@ def test_same_as_raw_environments(task, repeat):
 @pytest.mark.parametrize("repeat", [1, 3])
 def test_async_equals_sync_on_every_kind_of_space(repeat):
     results = []
-    for workers in ("sync", "async"):
-        config = EnvConfig(count=2, workers=workers, repeat=repeat)
+    for workers, per_worker in KINDS:
+        config = EnvConfig(count=3, workers=workers, per_worker=per_worker, repeat=repeat)
         with VectorEnv(functools.partial(make, "probe_dummy", config), config, np.random.SeedSequence(5)) as env:
-            space = gymnasium.vector.utils.batch_space(make("probe_dummy", config).action_space, 2)
+            space = gymnasium.vector.utils.batch_space(make("probe_dummy", config).action_space, 3)
             space.seed(0)
             results.append(run(env, [space.sample() for _ in range(25)]))
             spaces = env.obs_spaces
-    for one, two in zip(*results, strict=True):
-        _assert_equal(one, two)
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            _assert_equal(one, other)
         for key, value in one.obs.items():
-            assert (value.shape, value.dtype) == ((2, *spaces[key].shape), spaces[key].dtype)
+            assert (value.shape, value.dtype) == ((3, *spaces[key].shape), spaces[key].dtype)
     assert sum(step.is_last.sum() for step in results[0]) >= 4
 
 
@@ -197,7 +226,7 @@ def test_an_exception_of_the_environment_is_told(workers):
     def fail():
         raise ZeroDivisionError("100% odd")
 
-    env = VectorEnv(scripted([([0.0] * 9, "T")], do=fail), EnvConfig(count=2, workers=workers), 0)
+    env = VectorEnv(scripted([([0.0] * 9, "T")], do=fail), EnvConfig(count=2, workers=workers, failures=0), 0)
     children = multiprocessing.active_children()
     env.reset()
     env.step({"action": np.array([0, 1], np.int32)})
@@ -215,17 +244,19 @@ def test_an_exception_of_the_environment_is_told(workers):
 
 
 def test_errors_of_the_adapter_travel_from_workers():
-    env = VectorEnv(scripted([([0.0, np.inf], "T")]), EnvConfig(count=2, workers="async"), 0)
+    env = VectorEnv(scripted([([0.0, np.inf], "T")]), EnvConfig(count=2, workers="async", failures=0), 0)
     env.reset()
     env.step({"action": np.zeros(2, np.int32)})
-    with pytest.raises(EnvError, match=r"Scripted, step 2 of episode 1: the reward is inf.*\(environment number 0\)"):
+    with pytest.raises(
+        EnvError, match=r"Scripted, step 2 of episode 1: the reward is inf.*\(environment number [01]\)"
+    ):
         env.step({"action": np.zeros(2, np.int32)})
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
 def test_failing_resets_are_told(workers):
-    env = VectorEnv(scripted([([0.0], "T")], reset=1), EnvConfig(count=1, workers=workers), 0)
+    env = VectorEnv(scripted([([0.0], "T")], reset=1), EnvConfig(count=1, workers=workers, failures=0), 0)
     env.reset()
     env.step(ACTIONS[0])
     with pytest.raises(EnvError, match=r"step 0 of episode 2: LookupError: no such level"):
@@ -262,7 +293,9 @@ def test_workers_must_make_what_this_process_makes():
 def test_a_worker_that_vanishes_is_noticed():
     env = VectorEnv(scripted([([0.0] * 9, "T")], do=lambda: os._exit(7)), EnvConfig(count=2, workers="async"), 0)
     env.reset()
-    with pytest.raises(EnvError, match=r"worker process ended without a word \(exit codes \[7\]"):
+    with pytest.raises(
+        EnvError, match=r"step 1 of episode 1 \(environment number 0\): its worker process ended.*code 7"
+    ):
         env.step({"action": np.array([2, 0], np.int32)})
     assert not multiprocessing.active_children()
 
@@ -330,6 +363,7 @@ def test_environments_must_be_new_and_alike():
     [
         ({"move": np.zeros(2, np.int32)}, r"has the keys \['move'\], expected exactly \['action'\]"),
         ({"action": np.zeros(3, np.int32)}, r"'action' has shape \[3\], expected \[2\]"),
+        ({"action": np.zeros(2, np.float32)}, r"'action' has dtype float32, expected int32"),
     ],
 )
 def test_actions_must_fit(action, message):
