@@ -125,9 +125,9 @@ class Worker:
         self.leave()
         self._process.join(patience)
         code = self._process.exitcode
-        if code is None:
+        if code is None and (pid := self._process.pid):
             with contextlib.suppress(OSError):  # Processes that its environments started are in its group.
-                os.killpg(self._process.pid or 0, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
             self._process.kill()
             self._process.join()
         self._process.close()
@@ -139,9 +139,8 @@ _NOTHING = Report({}, {})
 
 def serve(pipe: multiprocessing.connection.Connection, indices: Sequence[int], recipe: Recipe, slots: Slots) -> None:
     """The worker process: obeys until the parent closes the pipe or dies."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes; what it means is the parent's business.
+    # Ctrl-C is sent to every process of the terminal; what it means is the parent's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()
     threading.Thread(target=_follow_parent, daemon=True).start()
     # Environments that draw from global randomness: all workers would have inherited the fork server's.
