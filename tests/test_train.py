@@ -223,6 +223,29 @@ def test_a_mended_environment_goes_on(tmp_path):
     assert not result.interrupted and checkpoints.load(tmp_path).meta["env_steps"] == 8
 
 
+def test_a_worker_that_dies_is_told_and_counted(tmp_path, capsys):
+    marker = tmp_path / "died"
+
+    def probe():
+        class Mortal(Action):  # Workers cannot import this module, but are sent what functions define.
+            steps = 0
+
+            def step(self, action):
+                self.steps += 1
+                if self.steps == 5 and not marker.exists():
+                    marker.touch()
+                    os._exit(7)
+                return Action.step(self, action)
+
+        return Mortal()
+
+    config = run_config(tmp_path / "run", "env.workers=async", "run.log_every=0", "run.eval_episodes=0")
+    result = training.train(probe, config)
+    assert "worker process ended without a word (exit code 7)" in capsys.readouterr().err
+    failures = [line["env/failures"] for line in metrics(result.logdir) if "env/failures" in line]
+    assert failures[0] == 0 and failures[-1] == 1 and metrics(result.logdir)[-1]["env_steps"] >= 60
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(tmp_path, number, capsys):
     def interrupt(answer):
