@@ -104,7 +104,7 @@ def counting(directory, length=LENGTH):
 
 
 class Leaks:
-    """Workers and file handles that are there now and were not before; shared memory has no name, so a handle holds it."""
+    """Workers and file handles that were not there before; a handle holds shared memory too, which has no name."""
 
     def __init__(self):
         multiprocessing.forkserver.ensure_running()  # It stays, as does the resource tracker.
