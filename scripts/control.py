@@ -25,7 +25,7 @@ def collect(logdir: pathlib.Path) -> dict:
     lines = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
     episodes = [[line["env_steps"], line["episode/score"]] for line in lines if "episode/score" in line]
     final: dict = next((line for line in reversed(lines) if "eval/mean" in line), {})
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, text=True).strip()
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=logdir, text=True).strip()
     return {
         "task": config.task,
         "seed": config.seed,
@@ -88,7 +88,7 @@ def write_page() -> None:
         "action repeat 2), one core of an AMD EPYC per run, shared with other work, beside the released scores of",
         "DreamerV3 at size 12m and train ratio 512. Scores during training are those of sampled actions; the closing",
         "evaluation plays 20 episodes with the policy's mode. Made by the commands below, then",
-        "`python scripts/control.py LOGDIR ...`.\n",
+        "`python scripts/control.py LOGDIR ...`. The runs were interrupted, and resumed with `run.env_steps=50000`.\n",
     ]
     for task in sorted({run["task"] for run in stored}):
         runs = [run for run in stored if run["task"] == task]
