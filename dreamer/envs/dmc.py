@@ -1,6 +1,7 @@
 """DeepMind Control (Tassa et al., 2018): the suite by name, and any other `dm_env.Environment`."""
 
 import ctypes.util
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -35,11 +36,18 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     domain, task = names[name]
     from dm_control import suite
 
+    logging.getLogger("absl").addFilter(_is_news)
+
     def load(seed: int | None) -> dm_env.Environment:
         return suite.load(domain, task, task_kwargs={"random": seed})
 
     camera = _CAMERAS.get(domain, 0) if config.dmc.camera < 0 else config.dmc.camera
     return DMEnv(load, config.repeat, config.dmc.obs, config.dmc.size, camera, render_mode)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """MuJoCo warns of an attribute in the suite's own models whenever one is loaded; users can do nothing about it."""
+    return "settotalmass" not in record.getMessage()
 
 
 class DMEnv(gymnasium.Env):
