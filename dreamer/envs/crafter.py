@@ -98,7 +98,7 @@ def score(logs: Sequence[Mapping[str, float]]) -> float:
         logs: ``info["log"]`` of at least one episode.
 
     Returns:
-        A number from 0 to 100. Source: section 3.3 of the paper.
+        A number from 0 to 100. Source: Hafner, *Benchmarking the Spectrum of Agent Capabilities*, on the score.
     """
     counts = np.array([[log[f"achievement_{name}"] for name in constants.achievements] for log in logs])
     percent = 100 * (counts >= 1).mean(0)
