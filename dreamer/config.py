@@ -244,18 +244,12 @@ class Config:
         for key, field, value in _walk(self):
             _require(_has_type(field.type, value) and _in_range(field, value), key, value, _expected(field))
             if key.endswith(".size"):
-                _require(len(value) == 2, key, value, "height and width")
+                _require(len(value) == 2, key, value, "two numbers, height and width")
         deter, blocks = self.rssm.deter, self.rssm.blocks
         _require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
             _require(value % 2 == 1, key, value, "an odd number")
         _require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
-        for key, size in (
-            ("dmc", self.env.dmc.size),
-            ("atari", self.env.atari.size),
-            ("minigrid", self.env.minigrid.size),
-        ):
-            _require(len(size) == 2, f"env.{key}.size", size, "two numbers, height and width")
         low, high = self.behavior.min_std, self.behavior.max_std
         _require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
         length, starts = self.replay.batch_length, self.behavior.starts

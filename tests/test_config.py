@@ -242,11 +242,6 @@ def test_value_out_of_range(override: str, expected: str) -> None:
     assert message.startswith(f"{override} cannot be used: expected {expected}")
 
 
-@pytest.mark.parametrize("size", ["[64]", "[64,64,3]"])
-def test_images_have_a_height_and_a_width(size: str) -> None:
-    assert sentence(overrides=(f"env.dmc.size={size}",)).endswith("cannot be used: expected height and width.")
-
-
 def numbers() -> list[tuple[str, int | float]]:
     return [(key, value) for key, value in configuration.flatten(Config()) if type(value) in (int, float)]
 

@@ -393,7 +393,15 @@ def test_workers_follow_a_parent_that_is_killed(tmp_path):
     wait_for_end([int(pid) for pid in done.stdout.split()])
 
 
-def test_interrupts_are_the_parents_business(tmp_path, leaks):
+@pytest.fixture
+def interrupts():
+    """Python's own meaning of SIGINT, which a shell switches off in what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupts_are_the_parents_business(tmp_path, leaks, interrupts):
     env = VectorEnv(counting(tmp_path), EnvConfig(count=2, workers="async"), 0)
     env.reset()
     for index in range(2):
