@@ -8,7 +8,11 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := dreamer scripts tests
+# One process per core, as most of the time is compilation, which keeps one core busy; few, as each takes a gigabyte.
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
 TEST_ENV := JAX_PLATFORMS=cpu MPLBACKEND=Agg
+# Programs that are compiled in a hurry run slower, and pay off in tests that run them a few times.
+FAST_ENV := $(TEST_ENV) XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0"
 
 # The stamps are newer than what they were installed from, so an environment that is up to date costs nothing.
 USER_STAMP := $(VENV)/.installed
@@ -27,13 +31,13 @@ run: $(USER_STAMP) ## train an agent; without ARGS, on CartPole
 	@$(PY) -m dreamer.train $(ARGS)
 
 test: $(DEV_STAMP) ## run every test
-	$(TEST_ENV) $(PY) -m pytest $(ARGS)
+	$(TEST_ENV) $(PYTEST) $(ARGS)
 
 check: $(DEV_STAMP) ## formatting, lint, types and the fast tests
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(TEST_ENV) $(PY) -m pytest -m "not slow" $(ARGS)
+	$(FAST_ENV) $(PYTEST) -m "not slow" $(ARGS)
 
 bench: $(USER_STAMP) ## measure compile time, update time, acting latency and memory
 	@$(PY) scripts/bench.py $(ARGS)
