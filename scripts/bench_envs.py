@@ -263,14 +263,15 @@ def page(results: list[dict[str, Any]], seconds: float, before: float) -> str:
 Env steps per second; an action that is repeated counts as often. "Library alone" is the environment as its own package
 gives it, without our suite or adapter: for Atari four frames and the picture of the last, without the maximum and the
 resizing that the protocol asks for. "Overhead" is the additional time that a step takes behind our suite and adapter.
-"sync" and "async" are `VectorEnv` with so many environments, in one process, or with one worker process per core.
+"sync" and "async" are `VectorEnv` with so many environments, in one process, or with one worker process per core. The
+speed of Crafter depends on what happens in an episode, which differs from column to column.
 
 {table(results)}
 
 - Machine: {machine()}; load average before the first case {before:.2f}.
 - Versions: {versions()}.
 - Commit: {commit()}.
-- Command: `python scripts/bench_envs.py {" ".join(sys.argv[1:])}`; every figure is the median of {WINDOWS} windows of
+- Command: `{" ".join(["python scripts/bench_envs.py", *sys.argv[1:]])}`; every figure is the median of {WINDOWS} windows of
   {seconds / WINDOWS:g} seconds.
 """
 
