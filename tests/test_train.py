@@ -344,7 +344,7 @@ def test_help(capsys):
         (["cartpole"], "'cartpole' is not of the form key=value. Name presets after --config."),
         (["--config", "cartpole", "--resume", "runs/x"], "leave out --config"),
         (["--resume", "/nowhere/at/all"], "/nowhere/at/all/config.yaml is not a readable config"),
-        (["task=probe_acton"], "There is no task 'probe_acton'. Did you mean 'probe_action' or"),
+        (["task=probe_acton"], "There is no probe 'acton'. Did you mean 'probe_action' or"),
     ],
 )
 def test_wrong_command_lines(argv, message, capsys, tmp_path, monkeypatch):
