@@ -271,8 +271,8 @@ speed of Crafter depends on what happens in an episode, which differs from colum
 - Machine: {machine()}; load average before the first case {before:.2f}.
 - Versions: {versions()}.
 - Commit: {commit()}.
-- Command: `{" ".join(["python scripts/bench_envs.py", *sys.argv[1:]])}`; every figure is the median of {WINDOWS} windows of
-  {seconds / WINDOWS:g} seconds.
+- Command: `{" ".join(["python scripts/bench_envs.py", *sys.argv[1:]])}`; every figure is the median of {WINDOWS}
+  windows of {seconds / WINDOWS:g} seconds.
 """
 
 
