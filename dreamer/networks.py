@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamer.config import halvings
+from dreamer.convolutions import halve, in_parts, same_conv, upsampled_conv
 
 INIT_SCALE = 1.1368
 """Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
@@ -111,6 +111,12 @@ class RMSNorm(nnx.Module):
         return (wide * inverse * as_row(self.scale[...], x)).astype(x.dtype)
 
 
+@jax.checkpoint
+def normed_silu(norm: RMSNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+    """``silu(norm(x))``, computed once more for its gradient: only ``x`` is kept, and not five arrays of its size."""
+    return jax.nn.silu(norm(x))
+
+
 class Layer(nnx.Module):
     """Linear, RMSNorm, SiLU: the block that everything is built from."""
 
@@ -120,7 +126,7 @@ class Layer(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply the three over the last axis."""
-        return jax.nn.silu(self.norm(self.linear(x)))
+        return normed_silu(self.norm, self.linear(x))
 
 
 class MLP(nnx.Module):
@@ -133,9 +139,12 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply all layers over the last axis."""
+        # As a matrix: XLA fuses what follows each product into it, unless the result has to be reshaped first.
+        batch = x.shape[:-1]
+        x = x.reshape(math.prod(batch), x.shape[-1])
         for layer in self.layers:
             x = layer(x)
-        return x
+        return x.reshape(*batch, x.shape[-1])
 
 
 class Conv(nnx.Module):
@@ -164,45 +173,6 @@ class Conv(nnx.Module):
         return add_bias(x, self.bias[...])
 
 
-def same_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
-    """Cross-correlation with zero padding, same height and width."""
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "batch h2 w2 o"]:
-    """`same_conv` of ``x`` doubled by repetition, without ever forming the doubled image.
-
-    Each of the four phases (even or odd row and column) of the result sees every input pixel through a sum of several
-    kernel taps, so one smaller convolution of the small image with four times the channels gives the same numbers: for
-    a 5 x 5 kernel, 9 products for each output pixel in place of 25.
-    """
-    size, _, inputs, outputs = kernel.shape
-    phases = _phase_matrix(size).astype(kernel.dtype)
-    taps = phases.shape[1]
-    small = jnp.einsum("pak,qbl,klio->abipqo", phases, phases, kernel)
-    x = same_conv(x, small.reshape(taps, taps, inputs, 4 * outputs))
-    batch, height, width, _ = x.shape
-    x = x.reshape(batch, height, width, 2, 2, outputs).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, 2 * height, 2 * width, outputs)
-
-
-def _phase_matrix(size: int) -> np.ndarray:
-    """``[2, taps, size]``: which taps of a kernel of odd ``size`` fall on which pixel of the image before doubling."""
-    radius = size // 2
-    reach = (radius + 1) // 2
-    matrix = np.zeros((2, 2 * reach + 1, size), np.float32)
-    for phase in range(2):
-        for tap in range(size):
-            matrix[phase, (phase + tap - radius) // 2 + reach, tap] = 1
-    return matrix
-
-
-def halve(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
-    """Largest value of every 2 x 2 square."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
-
-
 class ImageEncoder(nnx.Module):
     """Convolution, 2 x 2 maximum, RMSNorm, SiLU, repeated: ``[N, H, W, C]`` in [-0.5, 0.5] to ``[N, features]``."""
 
@@ -216,8 +186,11 @@ class ImageEncoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
         """Encode images."""
+        return in_parts(self._encode, x)
+
+    def _encode(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = jax.nn.silu(norm(halve(conv(x))))
+            x = normed_silu(norm, halve(conv(x)))
         return x.reshape(x.shape[0], -1)
 
 
@@ -256,6 +229,9 @@ class ImageDecoder(nnx.Module):
 
     def __call__(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
         """Decode ``deter [N, D]`` and flattened ``stoch [N, S*C]`` to float32 images ``[N, H, W, C]``."""
+        return in_parts(self._paint, self._start(deter, stoch))
+
+    def _start(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
         height, width, depth = self.start
         # Each block paints its own group of channels over the whole start image.
         x = self.from_deter(deter).reshape(-1, self.blocks, height, width, depth // self.blocks)
@@ -263,9 +239,12 @@ class ImageDecoder(nnx.Module):
         y = stoch
         for layer in self.from_stoch:
             y = layer(y)
-        x = jax.nn.silu(self.start_norm(x + y.reshape(x.shape)))
+        return x + y.reshape(x.shape)
+
+    def _paint(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
+        x = normed_silu(self.start_norm, x)
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
-            x = jax.nn.silu(norm(conv(x)))
+            x = normed_silu(norm, conv(x))
         return jax.nn.sigmoid(self.convs[-1](x).astype(jnp.float32))
 
 

@@ -28,6 +28,7 @@ from dreamer.agent import Agent
 from dreamer.config import Config, ConfigError
 from dreamer.driver import Driver
 from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
 from dreamer.types import StoredLatent
 
@@ -481,6 +482,8 @@ def parse(argv: Sequence[str]) -> Config | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 2 an error that was explained, 130 interrupted and saved."""
+    if argv is None:
+        restart_with_huge_pages()
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
         if config is None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from dreamer import config as configs
 from dreamer.agent import Agent, PolicyState
+from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.replay import LatentSpec, Replay
 from dreamer.types import Space, Spaces, Step, StoredLatent
 
@@ -158,6 +159,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args.repeats, args.dtype)))
         return
+    restart_with_huge_pages()  # as training does; the processes of the cases inherit them
     results = []
     for case in args.cases:
         print(f"measuring {case} ...", file=sys.stderr, flush=True)

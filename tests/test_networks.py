@@ -37,24 +37,6 @@ def test_block_matmul_is_the_same_on_every_backend(rng, backend, monkeypatch):
     np.testing.assert_allclose(ours, x @ dense, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
-def test_upsampled_convolution_equals_repeat_then_convolve(rng, size):
-    x = jnp.asarray(rng.normal(size=(2, 6, 4, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 5)), jnp.float32)
-
-    def plain(x, kernel):
-        return networks.same_conv(x.repeat(2, 1).repeat(2, 2), kernel)
-
-    np.testing.assert_allclose(networks.upsampled_conv(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-4)
-    weight = jnp.asarray(rng.normal(size=(2, 12, 8, 5)), jnp.float32)
-    ours, theirs = (
-        jax.grad(lambda x, k, f=f: (f(x, k) * weight).sum(), (0, 1))(x, kernel)
-        for f in (networks.upsampled_conv, plain)
-    )
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
-
-
 def test_rms_norm_by_hand():
     norm = networks.RMSNorm(2)
     np.testing.assert_allclose(norm(jnp.array([[3.0, 4.0]])), [[3 / np.sqrt(12.5001), 4 / np.sqrt(12.5001)]], rtol=1e-6)

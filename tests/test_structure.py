@@ -17,6 +17,7 @@ LAYERS = [
     "transforms",
     "returns",
     "distributions",
+    "convolutions",
     "networks",
     "rssm",
     "world_model",
@@ -29,6 +30,7 @@ LAYERS = [
     "logger",
     "checkpoint",
     "evaluate",
+    "huge_pages",
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.

@@ -1,0 +1,107 @@
+"""Convolutions of images: plain, after doubling, and arranged so that a CPU is as fast with them as with matrices.
+
+Accelerators get the plain operations, in one piece. On the CPU, where XLA's convolutions are slow on large batches, the
+same sums are taken in another order; the tests compare both.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_PARTS = 4
+"""Parts of a batch that a CPU convolves side by side: a multiple of its cores would do as well, and compile longer."""
+
+_PART_BYTES = 2**20
+"""Batches below this size are not worth dividing."""
+
+_CHUNK_BYTES = 4 * 2**20
+"""Images and errors of one chunk of a kernel's gradient should stay in the cache."""
+
+_MOST_CHUNKS = 8
+"""Every chunk of every part is a convolution of its own for the compiler, 35 ms each."""
+
+
+def same_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
+    """Cross-correlation with zero padding, same height and width."""
+    return _chunked_conv(x, kernel) if jax.default_backend() == "cpu" else plain_conv(x, kernel)
+
+
+def plain_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
+    """`same_conv` in one piece, whatever the backend."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _chunked_conv(x: Array, kernel: Array) -> Array:
+    """`plain_conv`, but the gradient of the kernel is a sum over chunks of images.
+
+    XLA's CPU backend makes it a convolution over the whole batch, with transposed copies that leave the cache. On 1,024
+    images this takes two to seven times as long as chunks of a few megabytes.
+    """
+    return plain_conv(x, kernel)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return plain_conv(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], error: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    _, pull_x = jax.vjp(lambda x: plain_conv(x, kernel), x)
+    chunks = min(_MOST_CHUNKS, len(x), max(1, (x.nbytes + error.nbytes) // _CHUNK_BYTES))
+    gradient = jnp.zeros_like(kernel)
+    for part, part_error in zip(jnp.array_split(x, chunks), jnp.array_split(error, chunks), strict=True):
+        _, pull_kernel = jax.vjp(functools.partial(plain_conv, part), kernel)
+        gradient += pull_kernel(part_error)[0]
+    return pull_x(error)[0], gradient
+
+
+_chunked_conv.defvjp(_forward, _backward)
+
+
+def in_parts(network: Callable[[Array], Array], x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """``network(x)`` for a network that treats the entries of a batch alike; on the CPU, several parts side by side.
+
+    XLA's CPU backend computes a convolution of a large batch on one core, but independent ones on all.
+    """
+    if jax.default_backend() != "cpu" or x.nbytes < _PART_BYTES or len(x) < _PARTS:
+        return network(x)
+    return jnp.concatenate([network(part) for part in jnp.array_split(x, _PARTS)])
+
+
+def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "batch h2 w2 o"]:
+    """`same_conv` of ``x`` doubled by repetition, without ever forming the doubled image.
+
+    Each of the four phases (even or odd row and column) of the result sees every input pixel through a sum of several
+    kernel taps, so one smaller convolution of the small image with four times the channels gives the same numbers: for
+    a 5 x 5 kernel, 9 products for each output pixel in place of 25.
+    """
+    size, _, inputs, outputs = kernel.shape
+    phases = _phase_matrix(size).astype(kernel.dtype)
+    taps = phases.shape[1]
+    small = jnp.einsum("pak,qbl,klio->abipqo", phases, phases, kernel)
+    x = same_conv(x, small.reshape(taps, taps, inputs, 4 * outputs))
+    batch, height, width, _ = x.shape
+    x = x.reshape(batch, height, width, 2, 2, outputs).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _phase_matrix(size: int) -> np.ndarray:
+    """``[2, taps, size]``: which taps of a kernel of odd ``size`` fall on which pixel of the image before doubling."""
+    radius = size // 2
+    reach = (radius + 1) // 2
+    matrix = np.zeros((2, 2 * reach + 1, size), np.float32)
+    for phase in range(2):
+        for tap in range(size):
+            matrix[phase, (phase + tap - radius) // 2 + reach, tap] = 1
+    return matrix
+
+
+def halve(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
+    """Largest value of every 2 x 2 square."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
