@@ -190,7 +190,7 @@ class ImageEncoder(nnx.Module):
 
     def _encode(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = normed_silu(norm, halve(conv(x)))
+            x = jax.nn.silu(norm(halve(conv(x))))
         return x.reshape(x.shape[0], -1)
 
 
@@ -242,9 +242,9 @@ class ImageDecoder(nnx.Module):
         return x + y.reshape(x.shape)
 
     def _paint(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
-        x = normed_silu(self.start_norm, x)
+        x = jax.nn.silu(self.start_norm(x))
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
-            x = normed_silu(norm, conv(x))
+            x = jax.nn.silu(norm(conv(x)))
         return jax.nn.sigmoid(self.convs[-1](x).astype(jnp.float32))
 
 
