@@ -24,7 +24,6 @@ from dreamer.behavior import (
     evaluate_trajectory,
     imagination_metrics,
     imagine_trajectory,
-    predict_values,
     replay_critic_loss,
 )
 from dreamer.config import Config
@@ -155,23 +154,21 @@ def loss(
     # World model: learn from what happened.
     losses, world = world_model_loss(nets.world_model, batch, model_key, config)
 
-    # Imagination: from the last K states of every sequence, without gradient.
+    # Imagination: from the last K states of every sequence.
     rows, steps = batch.reward.shape
     starts = behavior.starts or steps
     start = jax.tree.map(lambda x: x[:, -starts:].reshape(rows * starts, *x.shape[2:]), world.latent)
     trajectory = imagine_trajectory(
-        frozen.world_model, frozen.actor, jax.lax.stop_gradient(start), behavior.horizon, imagine_key
+        frozen.world_model, nets.actor, nets.critic, slow_critic, start, behavior.horizon, imagine_key
     )
-    feature = features(trajectory.latent)
 
     # Behaviour: learn from what was imagined.
-    prediction, value = predict_values(nets.critic, feature)
-    imagined = evaluate_trajectory(frozen.world_model, value, slow_critic, feature, trajectory.action, behavior)
+    imagined = evaluate_trajectory(trajectory, behavior)
     span = returns.update_return_range(span, imagined.returns, behavior.return_rate)
     scale = returns.return_scale(span, behavior.return_limit)
     actor_losses, actor_metrics = actor_loss(nets.actor, imagined, scale, behavior)
     losses["actor"] = actor_losses.mean(0).reshape(rows, starts)
-    losses["critic"] = critic_loss(prediction, imagined, behavior).mean(0).reshape(rows, starts)
+    losses["critic"] = critic_loss(imagined, behavior).mean(0).reshape(rows, starts)
 
     # The critic also learns from real rewards, falling back on the imagined return of each state.
     losses["replay_critic"] = replay_critic_loss(
