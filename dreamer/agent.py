@@ -275,8 +275,10 @@ class Agent:
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
         self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._init_key))
+        self._acting = self._leaves[self._nets_slice]
         self.policy_steps = 0
-        self._update = jax.jit(self._flat_update, donate_argnums=0)
+        # The networks are not donated: the policy may still act with those from before the update.
+        self._update = jax.jit(self._flat_update, donate_argnums=1)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
@@ -293,6 +295,16 @@ class Agent:
     @state.setter
     def state(self, state: TrainState) -> None:
         self._leaves = jax.tree.leaves(state)
+        self._acting = self._leaves[self._nets_slice]
+
+    @property
+    def acting_nets(self) -> Networks:
+        """The networks that `explore` acts with: those from before the latest update."""
+        return jax.tree.unflatten(self._nets_treedef, self._acting)
+
+    @acting_nets.setter
+    def acting_nets(self, nets: Networks) -> None:
+        self._acting = jax.tree.leaves(nets)
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
@@ -305,8 +317,22 @@ class Agent:
         self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode = "sample"
     ) -> tuple[Action, PolicyState, StoredLatent]:
         """See `policy`; draws a fresh key at every call. Returns device arrays without waiting for them."""
+        return self._run_policy(self._leaves[self._nets_slice], state, obs, is_first, mode)
+
+    def explore(
+        self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray
+    ) -> tuple[Action, PolicyState, StoredLatent]:
+        """As `policy`, with the networks from before the latest update, whose results need not be waited for.
+
+        So environments are stepped while an update computes. That the policy is one update old, and never more or
+        less, keeps runs reproducible.
+        """
+        return self._run_policy(self._acting, state, obs, is_first, "sample")
+
+    def _run_policy(
+        self, nets: list[Array], state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode
+    ) -> tuple[Action, PolicyState, StoredLatent]:
         self.policy_steps += 1
-        nets = self._leaves[self._nets_slice]
         return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
 
     def act(
@@ -338,7 +364,8 @@ class Agent:
 
     def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
         """See `update`; replaces the state. Returns device arrays without waiting for them."""
-        self._leaves, latents, metrics = self._update(self._leaves, batch, self._update_key)
+        self._acting, rest = self._split(self._leaves)
+        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._update_key)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -347,10 +374,18 @@ class Agent:
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
-        return self._update.lower(self._leaves, batch, self._update_key).compile()
+        return self._update.lower(*self._split(self._leaves), batch, self._update_key).compile()
 
-    def _flat_update(self, leaves: list[Array], batch: Batch, key: Array) -> tuple[list[Array], StoredLatent, Metrics]:
-        state = jax.tree.unflatten(self._treedef, leaves)
+    def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
+        """The networks, and the rest of the state."""
+        nets = self._nets_slice
+        return leaves[nets], leaves[: nets.start] + leaves[nets.stop :]
+
+    def _flat_update(
+        self, nets: list[Array], rest: list[Array], batch: Batch, key: Array
+    ) -> tuple[list[Array], StoredLatent, Metrics]:
+        start = self._nets_slice.start
+        state = jax.tree.unflatten(self._treedef, rest[:start] + nets + rest[start:])
         state, latents, metrics = update(state, batch, key, self.config)
         return jax.tree.leaves(state), latents, metrics
 

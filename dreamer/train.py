@@ -159,7 +159,7 @@ class Run:
             )
             replayed = config.replay.batch_size * config.replay.batch_length
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
-            self.driver = Driver(vector, self.agent.policy, self.agent.initial(vector.num_envs))
+            self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes, self._seconds_before = resumes, 0.0
             if saved is not None:
                 self._restore(saved)

@@ -158,14 +158,14 @@ def test_predictions_made_while_imagining_equal_those_made_afterwards(config):
 
     def inside(learners, trajectory=None):
         if trajectory is None:
-            trajectory = imagine_trajectory(model, *learners, slow, start, H, keys[3])
+            trajectory = imagine_trajectory(model, learners[0], learners[1], slow, start, H, keys[3])
         imagined = evaluate_trajectory(trajectory, config.behavior)
         losses = actor_loss(learners[0], imagined, jnp.float32(1.0), config.behavior)[0]
         return (losses + critic_loss(imagined, config.behavior)).mean(), trajectory
 
     def afterwards(learners):
         actor, critic = learners
-        trajectory = jax.lax.stop_gradient(imagine_trajectory(model, *learners, slow, start, H, keys[3]))
+        trajectory = jax.lax.stop_gradient(imagine_trajectory(model, actor, critic, slow, start, H, keys[3]))
         feature = features(trajectory.latent)
         visits = Visit(
             policy=actor.outputs(feature),

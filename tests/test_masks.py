@@ -126,7 +126,8 @@ def test_imagined_actions_obey_the_predicted_masks_which_are_the_true_ones(train
     def imagine(nets, start):
         # Equal logits, since a policy that has learned to obey would prove little.
         nets = nets._replace(actor=jax.tree.map(jnp.zeros_like, nets.actor))
-        trajectory = imagine_trajectory(*nets, nets.critic, start, 5, jax.random.key(1))
+        model, actor, critic = nets
+        trajectory = imagine_trajectory(model, actor, critic, critic, start, 5, jax.random.key(1))
         return trajectory.action["action"], trajectory.extras.masks["action"]
 
     action, mask = jax.device_get(imagine(agent.state.nets, memory.latent))
