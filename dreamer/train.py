@@ -25,6 +25,7 @@ from dreamer import CallableModule, envs, logger
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent
+from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.driver import Driver
 from dreamer.evaluate import Evaluation, evaluate, make_env
@@ -484,6 +485,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 2 an error that was explained, 130 interrupted and saved."""
     if argv is None:
         restart_with_huge_pages()
+        keep_compiled_programs()
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
         if config is None:
