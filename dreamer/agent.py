@@ -29,8 +29,8 @@ from dreamer.behavior import (
 )
 from dreamer.config import Config
 from dreamer.optimizer import learning_rate, make_optimizer
-from dreamer.rssm import features
-from dreamer.types import Action, Batch, Latent, Metrics, Observation, ReturnRange, Spaces, StoredLatent
+from dreamer.rssm import action_size, features
+from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
 from dreamer.world_model import WorldModel, observe_batch, reconstruction_losses, world_model_loss
 
 
@@ -60,6 +60,20 @@ class PolicyState(NamedTuple):
     prev_action: Float[Array, "N A"]
 
 
+class Keys(NamedTuple):
+    """The random keys of an agent, all from its seed; each use folds in the number of the update or of the step."""
+
+    init: Array
+    update: Array
+    policy: Array
+    report: Array
+
+    @classmethod
+    def of(cls, seed: int | Int32[Array, ""]) -> "Keys":
+        """The keys of a seed."""
+        return cls(*jax.random.split(jax.random.key(seed), 4))
+
+
 Mode = Literal["sample", "mode"]
 
 
@@ -76,6 +90,13 @@ def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) 
     slow = jax.tree.map(jnp.copy, nets.critic)
     span = ReturnRange(jnp.zeros(()), jnp.zeros(()))
     return TrainState(jnp.zeros((), jnp.int32), nets, slow, span, make_optimizer(config.optimizer).init(nets))
+
+
+def initial(config: Config, action_spaces: Spaces, batch: int) -> PolicyState:
+    """Memory of the policy at the start of ``batch`` episodes."""
+    c, dtype = config.rssm, config.nets.dtype
+    latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
+    return PolicyState(latent, jnp.zeros((batch, action_size(action_spaces)), dtype))
 
 
 def policy(
@@ -193,7 +214,7 @@ def loss(
     return total, LossOutput(losses, world.latent, span, metrics)
 
 
-def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, float]:
+def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, Number]:
     """Weight of every loss by name."""
     c = config.loss
     scales = {f"obs/{key}": c.reconstruction for key in obs_keys}
@@ -268,16 +289,15 @@ class Agent:
         self.config = config
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
-        seed = jax.random.key(config.seed)
-        self._init_key, self._update_key, self._policy_key, self._report_key = jax.random.split(seed, 4)
+        self._keys = Keys.of(config.seed)
         build = functools.partial(init, config, self.obs_spaces, self.action_spaces)
-        shapes = jax.eval_shape(build, self._init_key)
+        shapes = jax.eval_shape(build, self._keys.init)
         self._treedef = jax.tree.structure(shapes)
         self._nets_treedef = jax.tree.structure(shapes.nets)
         offset = len(jax.tree.leaves(shapes.step))
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
-        self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._init_key))
+        self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._keys.init))
         self.policy_steps = 0
         self._update = jax.jit(self._flat_update, donate_argnums=0)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
@@ -299,10 +319,7 @@ class Agent:
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
-        size = sum(max(1, s.classes) * int(np.prod(s.shape)) for s in self.action_spaces.values())
-        c, dtype = self.config.rssm, self.config.nets.dtype
-        latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
-        return PolicyState(latent, jnp.zeros((batch, size), dtype))
+        return initial(self.config, self.action_spaces, batch)
 
     def policy(
         self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode = "sample"
@@ -310,7 +327,7 @@ class Agent:
         """See `policy`; draws a fresh key at every call. Returns device arrays without waiting for them."""
         self.policy_steps += 1
         nets = self._leaves[self._nets_slice]
-        return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
+        return self._policy(nets, state, obs, is_first, self._keys.policy, np.uint32(self.policy_steps), mode=mode)
 
     def act(
         self, obs: Observation, state: PolicyState, mode: Mode = "mode"
@@ -341,16 +358,16 @@ class Agent:
 
     def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
         """See `update`; replaces the state. Returns device arrays without waiting for them."""
-        self._leaves, latents, metrics = self._update(self._leaves, batch, self._update_key)
+        self._leaves, latents, metrics = self._update(self._leaves, batch, self._keys.update)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
         """See `report`."""
-        return self._report(self._leaves, batch, self._report_key, context=context)
+        return self._report(self._leaves, batch, self._keys.report, context=context)
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
-        return self._update.lower(self._leaves, batch, self._update_key).compile()
+        return self._update.lower(self._leaves, batch, self._keys.update).compile()
 
     def _flat_update(self, leaves: list[Array], batch: Batch, key: Array) -> tuple[list[Array], StoredLatent, Metrics]:
         state = jax.tree.unflatten(self._treedef, leaves)

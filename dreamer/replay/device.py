@@ -63,11 +63,15 @@ def rows_until_ready(config: ReplayConfig, num_envs: int) -> int:
     return max(config.batch_length + 1, math.ceil(config.batch_size * config.batch_length / num_envs))
 
 
+def start() -> Cursor:
+    """The cursor of a ring without rows."""
+    return Cursor(*(jnp.zeros((), jnp.int32) for _ in Cursor._fields))
+
+
 def empty(specs: Specs, num_envs: int, rows: int) -> Ring:
     """A ring without rows."""
-    zero = jnp.zeros((), jnp.int32)
     fields = {name: jnp.zeros((num_envs, rows, *shape), dtype) for name, (shape, dtype) in specs.items()}
-    return Ring(Cursor(zero, zero, zero), fields)
+    return Ring(start(), fields)
 
 
 def nowhere(batch_size: int) -> Place:
@@ -95,10 +99,10 @@ def add(ring: Ring, step: Step, action: Action, latent: StoredLatent) -> Ring:
 def choose(cursor: Cursor, key: Array, config: ReplayConfig, num_envs: int, rows: int) -> tuple[Place, Cursor]:
     """Places of B sequences: with ``config.online`` those never used before, oldest first; the others uniform.
 
-    Replay must hold `rows_until_ready`. The cursor that is returned counts the fresh ones as used.
+    The cursor that is returned counts the fresh ones as used. Before `rows_until_ready` the places are meaningless.
     """
     oldest = jnp.maximum(0, cursor.total - rows)
-    starts = jnp.minimum(cursor.total, rows) - config.batch_length
+    starts = jnp.maximum(1, jnp.minimum(cursor.total, rows) - config.batch_length)
     drawn = jax.random.randint(key, (config.batch_size,), 0, num_envs * starts)
     env, context = drawn // starts, oldest + drawn % starts
     if config.online:
