@@ -5,6 +5,7 @@ compiles them and passes parameters as flat lists of arrays, because flattening 
 than a small network does.
 """
 
+import copy
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -283,9 +284,10 @@ class Agent:
         config: the run's config.
         obs_spaces: observation spaces.
         action_spaces: action spaces.
+        state: state to start from; None: a fresh one.
     """
 
-    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces):
+    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, state: TrainState | None = None):
         self.config = config
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
@@ -297,11 +299,21 @@ class Agent:
         offset = len(jax.tree.leaves(shapes.step))
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
-        self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._keys.init))
+        fresh = jax.jit(lambda key: jax.tree.leaves(build(key)))
+        self._leaves = fresh(self._keys.init) if state is None else jax.tree.leaves(state)
         self.policy_steps = 0
         self._update = jax.jit(self._flat_update, donate_argnums=0)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
+
+    def twin(self, config: Config, state: TrainState) -> "Agent":
+        """An agent of the same architecture with another state and another config; acting is compiled once for both."""
+        other = copy.copy(self)
+        other.config, other._keys, other.policy_steps = config, Keys.of(config.seed), 0
+        other.state = state
+        other._update = jax.jit(other._flat_update, donate_argnums=0)
+        other._report = jax.jit(other._flat_report, static_argnames="context")
+        return other
 
     @property
     def latent_dtype(self) -> np.dtype:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jaxtyping import Array, Bool, Float32, Int32
 
 from dreamer import agent as agents
@@ -254,6 +255,12 @@ class DeviceLoop:
         """Shapes and dtypes of the state, at no cost."""
         return LoopState(jax.eval_shape(self._begin, self._seeds), jax.eval_shape(device.start))
 
+    def required_bytes(self) -> tuple[int, int]:
+        """Bytes of replay of all members, and of everything else: their networks and as much again for gradients."""
+        shapes = self.shapes().members
+        replay, networks, all = (_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
+        return replay, all - replay + networks
+
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting.
 
@@ -281,6 +288,17 @@ def member_update(config: Config) -> Update:
     return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
 
 
+def available_bytes() -> int:
+    """Memory that is free where the program will run: on the first device, or on the host if that is a CPU."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def replay_specs(config: Config, env: NativeEnv) -> Any:
     """What replay stores for one step."""
     rssm = config.rssm
@@ -288,4 +306,4 @@ def replay_specs(config: Config, env: NativeEnv) -> Any:
     return field_specs(env.obs_spaces, env.action_spaces, latent)
 
 
-__all__ = ["DeviceLoop", "LoopState", "MemberState", "Report"]
+__all__ = ["DeviceLoop", "LoopState", "MemberState", "Report", "available_bytes"]

@@ -55,7 +55,7 @@ class Logger:
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT)
         self.episode_logs: list[Mapping[str, float]] = []
         self._summarize = summarize
-        self._title = title
+        self.title = title
         self._total = total_env_steps
         self._updates: list[Metrics] = []
         self._unwritten: list[str] = []
@@ -159,7 +159,7 @@ class Logger:
                 f"ETA {duration(line['eta_seconds'])}  limited by {line['bottleneck']}"
             )
             return
-        table = Table(title=self._title, title_justify="left", show_header=False, expand=False)
+        table = Table(title=self.title, title_justify="left", show_header=False, expand=False)
         table.add_column(justify="left")
         table.add_column(justify="right")
         share = min(1.0, line["env_steps"] / self._total)
@@ -171,7 +171,7 @@ class Logger:
         table.add_row("updates/s", f"{line['rate/updates']:.1f}")
         table.add_row("train ratio", f"{line['train_ratio']:.1f}")
         score = f"{line['episode/recent_score']:.1f}" if "episode/recent_score" in line else "no episode yet"
-        table.add_row(f"mean return of last {RECENT}", score)
+        table.add_row(f"mean return of last {self.recent.maxlen}", score)
         table.add_row("limited by", line["bottleneck"])
         table.add_row("elapsed", duration(line["seconds"]))
         table.add_row("ETA", duration(line["eta_seconds"]))

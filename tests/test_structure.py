@@ -14,6 +14,7 @@ LAYERS = [
     "steps",
     "types",
     "config",
+    "population",
     "transforms",
     "returns",
     "distributions",
@@ -30,6 +31,10 @@ LAYERS = [
     "logger",
     "checkpoint",
     "evaluate",
+    "runs",
+    "device_loop",
+    "device_saves",
+    "device_run",
     "huge_pages",
     "train",
 ]

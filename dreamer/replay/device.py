@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from dreamer.config import ConfigError, ReplayConfig
-from dreamer.replay.layout import Specs, by_name
+from dreamer.replay.layout import ReplayMemoryError, Specs, by_name
 from dreamer.types import Action, Batch, Step, StoredLatent
 
 
@@ -61,6 +61,28 @@ def ring_rows(config: ReplayConfig, num_envs: int) -> int:
 def rows_until_ready(config: ReplayConfig, num_envs: int) -> int:
     """Rows that must have been added before `sample`: one sequence of T + 1, and B * T steps in all."""
     return max(config.batch_length + 1, math.ceil(config.batch_size * config.batch_length / num_envs))
+
+
+def check_memory(replay: int, other: int, members: int, capacity: int, available: int) -> None:
+    """Raise `ReplayMemoryError` unless the rings of all members, and everything else, fit into device memory.
+
+    Args:
+        replay: bytes of the rings of all members.
+        other: bytes of everything else of all members.
+        members: their number.
+        capacity: steps that each remembers (``replay.capacity``).
+        available: bytes that there are.
+    """
+    missing = replay + other - available
+    if missing <= 0:
+        return
+    largest = max(0, available - other) * capacity // replay
+    remedy = f"The largest that fits is replay.capacity={largest}" if largest else "Train fewer members or smaller ones"
+    raise ReplayMemoryError(
+        f"replay.capacity={capacity} for {members} member(s) needs {replay / 1e9:.2f} GB of device memory "
+        f"({replay // (capacity * members)} bytes per step), and networks, optimizers and gradients {other / 1e9:.2f} "
+        f"GB; {available / 1e9:.2f} GB are available, {missing / 1e9:.2f} GB are missing. {remedy}."
+    )
 
 
 def start() -> Cursor:
