@@ -218,8 +218,8 @@ def loss(
 def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, Number]:
     """Weight of every loss by name."""
     c = config.loss
-    scales = {f"obs/{key}": c.reconstruction for key in obs_keys}
-    return scales | {
+    scales: dict[str, Number] = {f"obs/{key}": c.reconstruction for key in obs_keys}
+    scales |= {
         "reward": c.reward,
         "cont": c.cont,
         "dyn": c.dyn,
@@ -228,6 +228,7 @@ def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, Number]:
         "critic": c.critic,
         "replay_critic": c.replay_critic,
     }
+    return scales
 
 
 def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:

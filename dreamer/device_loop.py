@@ -203,17 +203,26 @@ def window(
     key = keys.agent.update
     batch = jax.eval_shape(lambda: device.gather(member.fields, member.place, config.replay.batch_length))
     _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
-    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
-    log = (jnp.zeros((len(due), count), x) for x in (bool, jnp.float32, jnp.int32))
-    report = Report(*log, jnp.zeros(len(due), jnp.int32), sums)
+    size = (len(due), count)
+    report = Report(
+        jnp.zeros(size, bool),
+        jnp.zeros(size, jnp.float32),
+        jnp.zeros(size, jnp.int32),
+        jnp.zeros(len(due), jnp.int32),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
+    )
 
     def one(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
         member, cursor, report = carry
         member, cursor, sums, ended = turn(config, env, update, keys, numbers, member, cursor, due[i], report.metrics)
-        steps = member.instances.step.env_steps.sum()
-        happened = Report(ended, member.score, member.length, steps, sums)
-        log = jax.tree.map(lambda all, now: all.at[i].set(now), report[:4], happened[:4])
-        return member, cursor, Report(*log, sums)
+        report = Report(
+            report.ended.at[i].set(ended),
+            report.score.at[i].set(member.score),
+            report.length.at[i].set(member.length),
+            report.steps.at[i].set(member.instances.step.env_steps.sum()),
+            sums,
+        )
+        return member, cursor, report
 
     member, cursor, report = jax.lax.fori_loop(0, turns, one, (member, cursor, report))
     updates = jnp.where(jnp.arange(len(due)) < turns, due, 0).sum()

@@ -23,6 +23,9 @@ from dreamer.replay.layout import portable
 _RING = "fields."
 """Prefix of the names of arrays that hold rows of replay."""
 
+_TRAIN = "train."
+"""Prefix of those of the training state, which has its own part of a checkpoint."""
+
 
 def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int, metas: Sequence[dict]) -> None:
     """Write a checkpoint of every member, and delete older ones when all are written.
@@ -42,7 +45,9 @@ def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int,
         own: MemberState = jax.tree.map(lambda x, i=index: x[i], state.members)
         rows = own.fields["reward"].shape[1]
         arrays = {}
-        for name, value in checkpoints.named_arrays(own._replace(train=None)).items():
+        for name, value in checkpoints.named_arrays(own).items():
+            if name.startswith(_TRAIN):
+                continue
             used = value[:, : min(cursor["total"], rows)] if name.startswith(_RING) else value
             array = np.asarray(jax.device_get(used))
             arrays[name] = array.view(portable(array.dtype))
@@ -104,7 +109,7 @@ def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
     """All arrays of a member by their path in `MemberState`."""
     fields: dict[str, Any] = saved.replay["fields"] if saved.replay else {}
     return {name: np.asarray(value) for name, value in fields.items()} | {
-        f"train.{name}": value for name, value in saved.state.items()
+        f"{_TRAIN}{name}": value for name, value in saved.state.items()
     }
 
 

@@ -39,7 +39,7 @@ class Member:
     """Its directory within that of the run; empty if it is the only one."""
     config: Config
     """Its own resolved config, that of a run alone."""
-    numbers: Mapping[str, float]
+    numbers: Mapping[str, int | float]
     """Its values of the keys that are swept."""
 
 
@@ -55,7 +55,7 @@ def members(config: Config) -> tuple[Member, ...]:
     labels = short if len(set(short)) == len(short) else list(sweep)
     alone = dataclasses.replace(config, population=PopulationConfig())
     found = []
-    for *values, seed in itertools.product(*sweep.values(), seeds):
+    for values, seed in itertools.product(itertools.product(*sweep.values()), seeds):
         parts = [f"{label}_{value!r}" for label, value in zip(labels, values, strict=True)]
         name = "-".join([*parts, f"seed_{seed}"])
         if len(seeds) == 1 and all(len(values) == 1 for values in sweep.values()):
@@ -88,7 +88,7 @@ def _with(frozen: Any, name: str, value: Any) -> Any:
     return clone
 
 
-def _parse(entry: str) -> tuple[str, tuple[float, ...]]:
+def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
     """Key and values of an entry of ``population.sweep``."""
     key, _, text = entry.partition("=")
     try:

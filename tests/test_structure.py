@@ -34,6 +34,7 @@ LAYERS = [
     "runs",
     "device_loop",
     "device_saves",
+    "device_records",
     "device_run",
     "huge_pages",
     "train",

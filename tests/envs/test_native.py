@@ -1,5 +1,7 @@
 """Environments in JAX do, step by step, what their Gymnasium counterparts do; resets are rows, as on the host."""
 
+import pathlib
+import re
 from typing import Any
 
 import gymnasium
@@ -11,8 +13,10 @@ import pytest
 from dreamer import config as configs
 from dreamer import envs
 from dreamer.envs import native, probes
+from dreamer.envs.adapter import Adapter
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native import autoreset
+from dreamer.envs.native.hosted import Hosted
 
 KEY = jax.random.key(3)
 
@@ -173,12 +177,30 @@ def test_a_time_limit_is_last_but_not_terminal():
     env = native.build("Pendulum-v1")
     now = autoreset.begin(env, 1, KEY)
     now = now._replace(state=now.state.replace(time=jnp.full(1, 199)))
-    push = {"action": jnp.full((1, 1), 7.0)}
+    push: Any = {"action": jnp.full((1, 1), 7.0)}
     now = autoreset.advance(env, now, push, KEY, clip_reward=0.25)
     assert (now.step.is_last.item(), now.step.is_terminal.item()) == (True, False)
     assert now.step.reward.item() == -0.25 and now.state.last_u.item() == 2.0
     now = autoreset.advance(env, now, push, KEY)
     assert now.step.is_first.item() and now.state.time.item() == 0
+
+
+def test_the_example_of_the_page_is_an_environment():
+    page = (pathlib.Path(__file__).resolve().parents[2] / "docs/device_loop.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    env = names["Walk"]()
+    assert isinstance(env, native.NativeEnv)
+    now = autoreset.begin(env, 3, KEY)
+    for i in range(11):
+        now = autoreset.advance(env, now, {"action": jnp.full(3, 2)}, jax.random.fold_in(KEY, i))
+        assert now.step.is_last.all() == (i == 9) and now.step.is_first.all() == (i == 10)
+    hosted = Adapter(Hosted(env), configs.EnvConfig())
+    assert (hosted.obs_spaces, hosted.action_spaces) == (env.obs_spaces, env.action_spaces)
+    first, _ = hosted.reset(seed=0)
+    answers = [hosted.step({"action": 2}) for _ in range(10)]
+    assert answers[-1][2] and answers[-1][1] == -abs(first["vector"][0] + 10 - 3)
 
 
 def test_unknown_names_and_what_cannot_be_drawn():

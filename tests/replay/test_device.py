@@ -1,5 +1,7 @@
 """Replay in device memory answers bit for bit what replay on the host answers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -143,7 +145,7 @@ def test_members_share_the_cursor_and_nothing_else():
     twins = Twins(num_envs=2, rows=6, batch=2, length=3)
     values = [arrays(row_values(2, row)) for row in range(8)]
     many = device.Ring(twins.ring.cursor, jax.tree.map(lambda x: jnp.stack([x, x]), twins.ring.fields))
-    axes = device.Ring(None, 0)
+    axes: Any = device.Ring(*(None, 0))  # type: ignore[arg-type]
     add = jax.vmap(device.add, in_axes=(axes, 0, 0, 0), out_axes=axes)
     for step, action, latent in values:
         twins.ring = twins.add(twins.ring, step, action, latent)

@@ -30,7 +30,8 @@ def begin(env: NativeEnv, num_envs: int, key: Array) -> Instances:
     # Python numbers in a state are weakly typed; a loop needs the dtype that they really have.
     state, obs = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), (state, dict(obs)))
     no, zero = jnp.zeros(num_envs, bool), jnp.zeros(num_envs, jnp.float32)
-    return Instances(state, Step(obs, zero, ~no, no, no, zero.astype(jnp.int32), log={}))
+    answer: Any = (obs, zero, ~no, no, no, zero.astype(jnp.int32), {})
+    return Instances(state, Step(*answer))
 
 
 def advance(env: NativeEnv, instances: Instances, action: Action, key: Array, clip_reward: float = 0.0) -> Instances:
@@ -43,7 +44,7 @@ def advance(env: NativeEnv, instances: Instances, action: Action, key: Array, cl
         key: random key.
         clip_reward: rewards are cut off at plus and minus this; 0: not.
     """
-    over = instances.step.is_last
+    over = jnp.asarray(instances.step.is_last)
     action = {
         name: jnp.clip(action[name], -1, 1) if space.kind == "continuous" else action[name]
         for name, space in env.action_spaces.items()
@@ -61,7 +62,8 @@ def advance(env: NativeEnv, instances: Instances, action: Action, key: Array, cl
     reward = reward.astype(jnp.float32)
     if clip_reward:
         reward = jnp.clip(reward, -clip_reward, clip_reward)
-    return Instances(state, Step(dict(obs), reward, over, last, terminal, (~over).astype(jnp.int32), log={}))
+    answer: Any = (dict(obs), reward, over, last, terminal, (~over).astype(jnp.int32), {})
+    return Instances(state, Step(*answer))
 
 
 __all__ = ["Instances", "advance", "begin"]

@@ -1,7 +1,7 @@
 """A native environment behind Gymnasium's interface, one step at a time."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import gymnasium
@@ -22,6 +22,7 @@ class Hosted(gymnasium.Env):
     """
 
     def __init__(self, env: NativeEnv, render_mode: str | None = None) -> None:
+        assert isinstance(env, Hashable)
         modes = ["rgb_array"] if hasattr(env, "render") else []
         self.metadata = {"render_modes": modes, "render_fps": 15}
         self.render_mode = render_mode if render_mode in modes else None
@@ -51,7 +52,7 @@ class Hosted(gymnasium.Env):
 
 
 @functools.cache
-def _compiled(env: NativeEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _compiled(env: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Compiled reset and step; both split a key off the one they are given and return the other."""
 
     def reset(key: jax.Array) -> tuple[Any, Any, jax.Array]:
