@@ -1,4 +1,4 @@
-"""Between the windows of the device loop: how long the next one should be, what is counted of each member, and the table."""
+"""Between windows of the device loop: how long the next one should be, what is counted of members, and the table."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -47,6 +47,10 @@ class DeviceRun:
         self.logdir = pathlib.Path(config.logdir)
         self.members = members(config)
         self.env = native_env(config)
+        self.loop = DeviceLoop(config, self.members, self.env)
+        self._ready = device.rows_until_ready(config.replay, config.env.count)
+        self._bytes = self.loop.required_bytes()
+        device.check_memory(*self._bytes, len(self.members), config.replay.capacity, available_bytes())
         self._stop = StopRequest()
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -56,10 +60,6 @@ class DeviceRun:
             saved = device_saves.load(self.members)
             if saved is not None:
                 self._refuse_other(saved)
-            self._ready = device.rows_until_ready(config.replay, config.env.count)
-            self.loop = DeviceLoop(config, self.members, self.env)
-            self._bytes = self.loop.required_bytes()
-            device.check_memory(*self._bytes, len(self.members), config.replay.capacity, available_bytes())
             self.state = self.loop.begin() if saved is None else device_saves.restore(self.loop.shapes(), saved)
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0

@@ -91,7 +91,7 @@ def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
         stacked = np.zeros(shape.shape, shape.dtype)
         used = min(saved[0].replay["total"], rows) if saved[0].replay else 0
         for index, part in enumerate(parts):
-            target = stacked[index][:, :used] if name.startswith(_RING) else stacked[index]
+            target = stacked[index, :, :used] if name.startswith(_RING) else stacked[index, ...]
             if name not in part or math.prod(part[name].shape) != target.size:
                 got = f"of shape {list(part[name].shape)}" if name in part else "absent"
                 raise CheckpointError(

@@ -57,7 +57,7 @@ class Logger:
         self._summarize = summarize
         self.title = title
         self._total = total_env_steps
-        self._updates: list[Metrics] = []
+        self._updates: list[Metrics | Mapping[str, np.floating]] = []
         self._unwritten: list[str] = []
         self._failing = False
         self._console = Console(file=sys.stderr, quiet=quiet)
@@ -75,7 +75,7 @@ class Logger:
         """Print a line, above the display if there is one."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def add_update(self, metrics: Metrics) -> None:
+    def add_update(self, metrics: Metrics | Mapping[str, np.floating]) -> None:
         """Remember the metrics of one update, without fetching them."""
         self._updates.append(metrics)
 

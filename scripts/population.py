@@ -110,8 +110,8 @@ compilation, with the updates that the preset pays for; rates count all members 
 
 {table(results)}
 
-On a CPU the updates of members take turns, so that more members cost more time and one program saves little but its
-compilation; on an accelerator they share every operation. See [`../device_loop.md`](../device_loop.md).
+On a CPU the updates of members take turns; on an accelerator they share every operation.
+See [`../device_loop.md`](../device_loop.md).
 """
 
 

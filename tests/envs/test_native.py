@@ -1,7 +1,9 @@
 """Environments in JAX do, step by step, what their Gymnasium counterparts do; resets are rows, as on the host."""
 
+import functools
 import pathlib
 import re
+import warnings
 from typing import Any
 
 import gymnasium
@@ -201,6 +203,26 @@ def test_the_example_of_the_page_is_an_environment():
     first, _ = hosted.reset(seed=0)
     answers = [hosted.step({"action": 2}) for _ in range(10)]
     assert answers[-1][2] and answers[-1][1] == -abs(first["vector"][0] + 10 - 3)
+
+
+def test_all_environments_of_gymnax_fit_into_a_loop():
+    """States and observations keep their shapes and dtypes; nothing is computed."""
+    from_gymnax = pytest.importorskip("dreamer.envs.native.from_gymnax")
+
+    def step(env, now, key):
+        action = {key: jnp.zeros((2, *space.shape), space.dtype) for key, space in env.action_spaces.items()}
+        return autoreset.advance(env, now, action, key)
+
+    with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of their code.
+        for name in from_gymnax.names():
+            env = native.build(name)
+            now = jax.eval_shape(functools.partial(autoreset.begin, env, 2), KEY)
+            after = jax.eval_shape(functools.partial(step, env), now, KEY)
+            kinds = [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(now)]
+            assert kinds == [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(after)], name
+            for key, space in env.obs_spaces.items():
+                assert (now.step.obs[key].shape, now.step.obs[key].dtype) == ((2, *space.shape), space.dtype), name
 
 
 def test_unknown_names_and_what_cannot_be_drawn():

@@ -1,5 +1,9 @@
-"""A native environment behind Gymnasium's interface, one step at a time."""
+"""A native environment behind Gymnasium's interface, one step at a time.
 
+It runs on the CPU even where there is an accelerator: one step of one environment is no work for that.
+"""
+
+import contextlib
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -35,13 +39,16 @@ class Hosted(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
         if seed is not None or self._key is None:
-            self._key = jax.random.key(int(self.np_random.integers(2**31)))
-        self._state, obs, self._key = self._reset(self._key)
+            with _on_cpu():
+                self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        with _on_cpu():
+            self._state, obs, self._key = self._reset(self._key)
         return _on_host(obs), {}
 
     def step(self, action: dict[str, Any]) -> tuple[dict, float, bool, bool, dict]:
         arrays = {key: np.asarray(action[key], space.dtype) for key, space in self._native.action_spaces.items()}
-        (self._state, obs, *outcome), self._key = self._step(self._state, arrays, self._key)
+        with _on_cpu():
+            (self._state, obs, *outcome), self._key = self._step(self._state, arrays, self._key)
         obs, (reward, terminated, truncated) = jax.device_get((obs, outcome))
         return _on_host(obs), float(reward), bool(terminated), bool(truncated), {}
 
@@ -49,6 +56,19 @@ class Hosted(gymnasium.Env):
         """The frame that the environment draws of its state."""
         native: Any = self._native
         return np.asarray(native.render(self._state))
+
+
+@functools.cache
+def _cpu() -> jax.Device | None:
+    """The CPU; None if JAX was told not to use it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _on_cpu() -> contextlib.AbstractContextManager[Any]:
+    return jax.default_device(_cpu())
 
 
 @functools.cache
