@@ -98,6 +98,8 @@ class DeviceRun:
     def _loop(self) -> None:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
         self._begin = time.perf_counter()
+        # A window without turns compiles, so that the time of the others tells their pace.
+        self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
         while self.env_steps < config.env_steps and not self._stop and not self._solved():
@@ -109,8 +111,7 @@ class DeviceRun:
             self.state, report = self.loop.run(self.state, due, turns)
             report = jax.device_get(report)
             end = time.perf_counter()
-            if self.turns or turns > 1:  # The first window compiles.
-                pace.measure(learning, turns, end - start)
+            pace.measure(learning, turns, end - start)
             self._take_in(report, due[:turns])
             if end >= next_log:
                 self._tick(speed)

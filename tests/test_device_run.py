@@ -95,7 +95,7 @@ def test_a_resumed_population_is_bit_for_bit_what_it_would_have_been(finished, t
         assert one.evaluation == two.evaluation
     assert checkpoints.load(half.logdir / "seed_4").meta["resumes"] == 1
     episodes = [line for line in read_metrics(half.logdir / "seed_4/metrics.jsonl")[before:] if "episode/score" in line]
-    assert episodes[0]["env_steps"] == 18
+    assert episodes[0]["env_steps"] == 20
 
 
 @pytest.mark.slow
