@@ -18,11 +18,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer import config as configs
-from dreamer.agent import Agent, TrainState
+from dreamer.agent import Agent, Networks, TrainState
 from dreamer.config import Config
 from dreamer.types import Space, Spaces
 
-VERSION = 1
+VERSION = 2
 
 for _noisy in ("absl", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
@@ -59,6 +59,7 @@ class Snapshot(NamedTuple):
     action_spaces: Spaces
     policy_steps: int
     state: TrainState
+    acting_nets: Networks
 
 
 def directory(logdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -167,8 +168,12 @@ def load(logdir: str | os.PathLike[str], *, with_replay: bool = False, step: int
 
 
 def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
-    """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``."""
-    return named_arrays(agent.state)
+    """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``.
+
+    The networks that act are one update older; they are ``acting.world_model.rssm.mix.kernel`` and so on.
+    """
+    acting = named_arrays(agent.acting_nets)
+    return named_arrays(agent.state) | {f"acting.{name}": leaf for name, leaf in acting.items()}
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
@@ -194,8 +199,10 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
                 f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} "
                 f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved beside it."
             )
-    treedef = jax.tree.structure(agent.state)
-    agent.state = jax.tree.unflatten(treedef, [jnp.array(saved[name]) for name in expected])
+    leaves = [jnp.array(saved[name]) for name in expected]
+    count = len(jax.tree.leaves(agent.state))
+    agent.state = jax.tree.unflatten(jax.tree.structure(agent.state), leaves[:count])
+    agent.acting_nets = jax.tree.unflatten(jax.tree.structure(agent.acting_nets), leaves[count:])
     agent.policy_steps = checkpoint.meta["policy_steps"]
 
 

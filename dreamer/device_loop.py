@@ -20,7 +20,7 @@ import psutil
 from jaxtyping import Array, Bool, Float32, Int32
 
 from dreamer import agent as agents
-from dreamer.agent import Keys, PolicyState, TrainState
+from dreamer.agent import Keys, Networks, PolicyState, TrainState
 from dreamer.config import Config
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
@@ -38,6 +38,8 @@ class MemberState(NamedTuple):
     """Everything that one member carries from turn to turn."""
 
     train: TrainState
+    acting: Networks
+    """Those from before the latest update, as on the host."""
     memory: PolicyState
     instances: Instances
     fields: dict[str, Array]
@@ -98,6 +100,7 @@ def begin(config: Config, env: NativeEnv, seed: Int32[Array, ""]) -> MemberState
     latents = StoredLatent(*(jnp.zeros((batch, config.replay.batch_length, *x.shape[2:]), x.dtype) for x in stored))
     return MemberState(
         train,
+        jax.tree.map(jnp.copy, train.nets),
         agents.initial(config, env.action_spaces, count),
         autoreset.begin(env, count, jax.random.fold_in(keys.envs, 0)),
         fields,
@@ -138,7 +141,7 @@ def learn(
         member, _, sums, (batch, place, cursor) = carry
         fields = device.update_latents(Ring(cursor, member.fields), member.place, member.latents).fields
         train, latents, metrics = update(member.train, batch, keys.agent.update, numbers)
-        member = member._replace(train=train, fields=fields, place=place, latents=latents)
+        member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, latents=latents)
         return member, cursor, jax.tree.map(jnp.add, sums, metrics), draw(train, fields, cursor)
 
     # Batches are drawn one ahead, the last in vain: in each round of the loop all writing precedes all reading, without
@@ -166,7 +169,7 @@ def turn(
     number = cursor.total + 1
     step = member.instances.step
     action, memory, latent = agents.policy(
-        member.train.nets,
+        member.acting,
         member.memory,
         step.obs,
         jnp.asarray(step.is_first),

@@ -221,6 +221,7 @@ class DeviceRun:
             new = not agents
             first = Agent(member.config, self.env.obs_spaces, self.env.action_spaces, train) if new else agents[0]
             agents.append(first if new else first.twin(member.config, train))
+            agents[-1].acting_nets = jax.tree.map(lambda x, i=index: x[i], self.state.members.acting)
             agents[-1].policy_steps = self.turns
         episodes = 0 if self._stop else self.config.run.eval_episodes
         if episodes:

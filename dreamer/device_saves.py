@@ -26,6 +26,9 @@ _RING = "fields."
 _TRAIN = "train."
 """Prefix of those of the training state, which has its own part of a checkpoint."""
 
+_ACTING = "acting."
+"""Prefix of those of the networks that act, which are there too."""
+
 
 def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int, metas: Sequence[dict]) -> None:
     """Write a checkpoint of every member, and delete older ones when all are written.
@@ -46,13 +49,14 @@ def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int,
         rows = own.fields["reward"].shape[1]
         arrays = {}
         for name, value in checkpoints.named_arrays(own).items():
-            if name.startswith(_TRAIN):
+            if name.startswith((_TRAIN, _ACTING)):
                 continue
             used = value[:, : min(cursor["total"], rows)] if name.startswith(_RING) else value
             array = np.asarray(jax.device_get(used))
             arrays[name] = array.view(portable(array.dtype))
         config = member.config
-        agent = Snapshot(config, dict(env.obs_spaces), dict(env.action_spaces), cursor["total"], own.train)
+        spaces = dict(env.obs_spaces), dict(env.action_spaces)
+        agent = Snapshot(config, *spaces, cursor["total"], own.train, own.acting)
         checkpoints.save(config.logdir, step, agent, {**cursor, "fields": arrays}, meta, keep_others=True)
     for member in members:
         checkpoints.keep_only(member.config.logdir, step)
@@ -109,7 +113,7 @@ def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
     """All arrays of a member by their path in `MemberState`."""
     fields: dict[str, Any] = saved.replay["fields"] if saved.replay else {}
     return {name: np.asarray(value) for name, value in fields.items()} | {
-        f"{_TRAIN}{name}": value for name, value in saved.state.items()
+        name if name.startswith(_ACTING) else f"{_TRAIN}{name}": value for name, value in saved.state.items()
     }
 
 

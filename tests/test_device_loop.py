@@ -119,7 +119,7 @@ def test_the_host_loop_makes_the_same_of_the_same_rows():
     assert same_tree(member(state.members.train, 0), agent.state)
     for turn in range(TURNS):
         step: Step = member(state.members.instances.step, 0)
-        action, memory, latent = agent.policy(memory, step.obs, step.is_first)
+        action, memory, latent = agent.explore(memory, step.obs, step.is_first)
         due = np.zeros(WINDOW, np.int32)
         due[0] = DUE[turn]
         state, _ = own.run(state, due, 1)
@@ -187,8 +187,8 @@ def test_memory_is_known_beforehand():
     assert replay == 3 * 36 * (2 * 4 + 4 + 4 + 3 + 16 * 4 + 3)
     parameters = sum(x.size for x in jax.tree.leaves(shapes.members.train.nets))
     critic = sum(x.size for x in jax.tree.leaves(shapes.members.train.slow_critic))
-    # Parameters, gradients and two moments, and the slow critic; the rest is small.
-    assert 0 < other - 4 * (4 * parameters + critic) < 20_000
+    # Parameters, those that act, gradients and two moments, and the slow critic; the rest is small.
+    assert 0 < other - 4 * (5 * parameters + critic) < 20_000
 
 
 def test_updates_take_turns_on_a_cpu():

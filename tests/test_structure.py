@@ -30,13 +30,14 @@ LAYERS = [
     "driver",
     "logger",
     "checkpoint",
+    "huge_pages",
+    "compile_cache",
     "evaluate",
     "runs",
     "device_loop",
     "device_saves",
     "device_records",
     "device_run",
-    "huge_pages",
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.

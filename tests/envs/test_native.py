@@ -210,7 +210,7 @@ def test_all_environments_of_gymnax_fit_into_a_loop():
     from_gymnax = pytest.importorskip("dreamer.envs.native.from_gymnax")
 
     def step(env, now, key):
-        action = {key: jnp.zeros((2, *space.shape), space.dtype) for key, space in env.action_spaces.items()}
+        action: Any = {key: jnp.zeros((2, *space.shape), space.dtype) for key, space in env.action_spaces.items()}
         return autoreset.advance(env, now, action, key)
 
     with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
