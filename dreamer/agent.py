@@ -5,6 +5,7 @@ compiles them and passes parameters as flat lists of arrays, because flattening 
 than a small network does.
 """
 
+import copy
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -28,8 +29,8 @@ from dreamer.behavior import (
 )
 from dreamer.config import Config
 from dreamer.optimizer import learning_rate, make_optimizer
-from dreamer.rssm import features
-from dreamer.types import Action, Batch, Latent, Metrics, Observation, ReturnRange, Spaces, StoredLatent
+from dreamer.rssm import action_size, features
+from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
 from dreamer.world_model import WorldModel, observe_batch, reconstruction_losses, world_model_loss
 
 
@@ -59,6 +60,20 @@ class PolicyState(NamedTuple):
     prev_action: Float[Array, "N A"]
 
 
+class Keys(NamedTuple):
+    """The random keys of an agent, all from its seed; each use folds in the number of the update or of the step."""
+
+    init: Array
+    update: Array
+    policy: Array
+    report: Array
+
+    @classmethod
+    def of(cls, seed: int | Int32[Array, ""]) -> "Keys":
+        """The keys of a seed."""
+        return cls(*jax.random.split(jax.random.key(seed), 4))
+
+
 Mode = Literal["sample", "mode"]
 
 
@@ -75,6 +90,13 @@ def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) 
     slow = jax.tree.map(jnp.copy, nets.critic)
     span = ReturnRange(jnp.zeros(()), jnp.zeros(()))
     return TrainState(jnp.zeros((), jnp.int32), nets, slow, span, make_optimizer(config.optimizer).init(nets))
+
+
+def initial(config: Config, action_spaces: Spaces, batch: int) -> PolicyState:
+    """Memory of the policy at the start of ``batch`` episodes."""
+    c, dtype = config.rssm, config.nets.dtype
+    latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
+    return PolicyState(latent, jnp.zeros((batch, action_size(action_spaces)), dtype))
 
 
 def policy(
@@ -190,11 +212,11 @@ def loss(
     return total, LossOutput(losses, world.latent, span, metrics)
 
 
-def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, float]:
+def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, Number]:
     """Weight of every loss by name."""
     c = config.loss
-    scales = {f"obs/{key}": c.reconstruction for key in obs_keys}
-    return scales | {
+    scales: dict[str, Number] = {f"obs/{key}": c.reconstruction for key in obs_keys}
+    scales |= {
         "reward": c.reward,
         "cont": c.cont,
         "dyn": c.dyn,
@@ -203,6 +225,7 @@ def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, float]:
         "critic": c.critic,
         "replay_critic": c.replay_critic,
     }
+    return scales
 
 
 def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -259,28 +282,38 @@ class Agent:
         config: the run's config.
         obs_spaces: observation spaces.
         action_spaces: action spaces.
+        state: state to start from; None: a fresh one.
     """
 
-    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces):
+    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, state: TrainState | None = None):
         self.config = config
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
-        seed = jax.random.key(config.seed)
-        self._init_key, self._update_key, self._policy_key, self._report_key = jax.random.split(seed, 4)
+        self._keys = Keys.of(config.seed)
         build = functools.partial(init, config, self.obs_spaces, self.action_spaces)
-        shapes = jax.eval_shape(build, self._init_key)
+        shapes = jax.eval_shape(build, self._keys.init)
         self._treedef = jax.tree.structure(shapes)
         self._nets_treedef = jax.tree.structure(shapes.nets)
         offset = len(jax.tree.leaves(shapes.step))
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
-        self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._init_key))
+        fresh = jax.jit(lambda key: jax.tree.leaves(build(key)))
+        self._leaves = fresh(self._keys.init) if state is None else jax.tree.leaves(state)
         self._acting = self._leaves[self._nets_slice]
         self.policy_steps = 0
         # The networks are not donated: the policy may still act with those from before the update.
         self._update = jax.jit(self._flat_update, donate_argnums=1)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
+
+    def twin(self, config: Config, state: TrainState) -> "Agent":
+        """An agent of the same architecture with another state and another config; acting is compiled once for both."""
+        other = copy.copy(self)
+        other.config, other._keys, other.policy_steps = config, Keys.of(config.seed), 0
+        other.state = state
+        other._update = jax.jit(other._flat_update, donate_argnums=1)
+        other._report = jax.jit(other._flat_report, static_argnames="context")
+        return other
 
     @property
     def latent_dtype(self) -> np.dtype:
@@ -308,10 +341,7 @@ class Agent:
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
-        size = sum(max(1, s.classes) * int(np.prod(s.shape)) for s in self.action_spaces.values())
-        c, dtype = self.config.rssm, self.config.nets.dtype
-        latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
-        return PolicyState(latent, jnp.zeros((batch, size), dtype))
+        return initial(self.config, self.action_spaces, batch)
 
     def policy(
         self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode = "sample"
@@ -333,7 +363,7 @@ class Agent:
         self, nets: list[Array], state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode
     ) -> tuple[Action, PolicyState, StoredLatent]:
         self.policy_steps += 1
-        return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
+        return self._policy(nets, state, obs, is_first, self._keys.policy, np.uint32(self.policy_steps), mode=mode)
 
     def act(
         self, obs: Observation, state: PolicyState, mode: Mode = "mode"
@@ -365,16 +395,16 @@ class Agent:
     def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
         """See `update`; replaces the state. Returns device arrays without waiting for them."""
         self._acting, rest = self._split(self._leaves)
-        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._update_key)
+        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._keys.update)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
         """See `report`."""
-        return self._report(self._leaves, batch, self._report_key, context=context)
+        return self._report(self._leaves, batch, self._keys.report, context=context)
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
-        return self._update.lower(*self._split(self._leaves), batch, self._update_key).compile()
+        return self._update.lower(*self._split(self._leaves), batch, self._keys.update).compile()
 
     def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
         """The networks, and the rest of the state."""

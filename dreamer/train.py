@@ -6,11 +6,8 @@ goes to replay, the learner is started, and the environments are stepped while i
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import pathlib
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,32 +24,26 @@ from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
+from dreamer.device_run import DeviceRun
 from dreamer.driver import Driver
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.population import members
 from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
+from dreamer.runs import (
+    LogdirInUse,
+    Result,
+    StopRequest,
+    default_logdir,
+    exclusive,
+    refuse_other_config,
+    resume_command,
+)
 from dreamer.types import StoredLatent
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
 DEFAULT_PRESET = "cartpole"
-
-FREE_TO_CHANGE = ("logdir", "run.", "env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check")
-"""Config keys, or prefixes of them, that a resumed run may change."""
-
-
-class LogdirInUse(RuntimeError):
-    """Another process trains in this directory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a run leaves."""
-
-    agent: Agent
-    logdir: pathlib.Path
-    evaluation: Evaluation | None
-    interrupted: bool
 
 
 class Learner:
@@ -130,7 +121,7 @@ class Run:
         self.config = config
         self.logdir = pathlib.Path(config.logdir)
         self._make = make
-        self._stop = ""
+        self._stop = StopRequest()
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
@@ -183,7 +174,7 @@ class Run:
             EnvError: an environment failed; everything up to then was saved.
             CheckpointError: the last checkpoint could not be written.
         """
-        with self._cleanup, self._signals():
+        with self._cleanup, self._stop.listening():
             self._announce()
             try:
                 self._loop()
@@ -196,7 +187,7 @@ class Run:
             path = self._save()
             if self._stop:
                 self.log.say(
-                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; saved {path}.\n"
+                    f"Stopped by {self._stop.signal} after {self.driver.env_steps:,} env steps; saved {path}.\n"
                     f"Resume with: {resume_command(self.logdir)}"
                 )
                 return Result(self.agent, self.logdir, None, interrupted=True)
@@ -323,25 +314,6 @@ class Run:
         lines.append(f"Score it again: python -m dreamer.evaluate {shlex.quote(str(self.logdir))} --episodes 20")
         self.log.say("\n".join(lines))
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the loop between two turns; a second SIGINT interrupts at once."""
-
-        def request(number: int, frame: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = signal.Signals(number).name
-
-        previous = {}
-        with contextlib.suppress(ValueError):  # Not in the main thread: then signals are not ours to handle.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, request)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
 
 def train(
     env: Callable[[], gymnasium.Env] | None = None,
@@ -372,66 +344,13 @@ def train(
         config = dataclasses.replace(config, task=f"custom_{name}")
     if not config.logdir:
         config = dataclasses.replace(config, logdir=default_logdir(config))
+    if config.run.loop == "device":
+        if env is not None:
+            raise ConfigError("run.loop=device runs tasks called jax_NAME only: leave out env, or use run.loop=host.")
+        return DeviceRun(config, quiet).train()
+    if len(members(config)) > 1:
+        raise ConfigError("A population needs run.loop=device, and with it a task called jax_NAME.")
     return Run(config, env or make_env(config), quiet).train()
-
-
-def default_logdir(config: Config) -> str:
-    """``runs/TIME-TASK-SEED``, a directory that is not there yet."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = pathlib.Path("runs") / f"{stamp}-{config.task.replace('/', '_')}-{config.seed}"
-    path, number = base, 1
-    while path.exists():
-        path, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return str(path)
-
-
-@contextlib.contextmanager
-def exclusive(logdir: pathlib.Path) -> Iterator[None]:
-    """Create and lock a log directory; the lock goes with the process, however it ends.
-
-    Raises:
-        LogdirInUse: another process holds it.
-        ConfigError: the directory cannot be created or written.
-    """
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        lock = open(logdir / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(f"logdir={logdir} cannot be used: {error.strerror}. Choose another logdir.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise LogdirInUse(
-                f"logdir={logdir} is in use by another run (process {owner}). Wait for it, stop it, or choose another "
-                "logdir."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> None:
-    """Raise `ConfigError` naming every key that a resumed run must not change but would."""
-    changed = configs.differences(saved, config)
-    wrong = [
-        f"{key}: {old} in the checkpoint, {new} now"
-        for key, (old, new) in changed.items()
-        if not key.startswith(FREE_TO_CHANGE)
-    ]
-    if wrong:
-        raise ConfigError(
-            "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
-            + f"\nGo on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
-        )
-
-
-def resume_command(logdir: pathlib.Path) -> str:
-    """The command that goes on with a run."""
-    return f"python -m dreamer.train --resume {shlex.quote(str(logdir))}"
 
 
 USAGE = """usage: python -m dreamer.train [--config PRESET ...] [key=value ...]
