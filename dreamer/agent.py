@@ -28,6 +28,7 @@ from dreamer.behavior import (
     replay_critic_loss,
 )
 from dreamer.config import Config
+from dreamer.devices import Placement
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import features
 from dreamer.types import Action, Batch, Latent, Metrics, Observation, ReturnRange, Spaces, StoredLatent
@@ -262,10 +263,12 @@ class Agent:
         config: the run's config.
         obs_spaces: observation spaces.
         action_spaces: action spaces.
+        placement: where arrays lie; without it, everything is on one device.
     """
 
-    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces):
+    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, placement: Placement | None = None):
         self.config = config
+        self.placement = placement or Placement()
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
         seed = jax.random.key(config.seed)
@@ -277,9 +280,16 @@ class Agent:
         offset = len(jax.tree.leaves(shapes.step))
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
-        self._leaves = jax.tree.leaves(jax.jit(lambda key: jax.tree.leaves(build(key)))(self._init_key))
+        leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
+        start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
+        self._leaves = start(self.placement.key(self._init_key))
+        self._near: list[Array] | None = None
+        self._policy_key, self._update_key = (
+            self.placement.own_key(self._policy_key),
+            self.placement.key(self._update_key),
+        )
         self.policy_steps = 0
-        self._update = jax.jit(self._flat_update, donate_argnums=0)
+        self._update = self.placement.compile_update(self._flat_update)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
@@ -295,7 +305,7 @@ class Agent:
 
     @state.setter
     def state(self, state: TrainState) -> None:
-        self._leaves = jax.tree.leaves(state)
+        self._leaves, self._near = self.placement.place(jax.tree.leaves(state)), None
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
@@ -309,7 +319,9 @@ class Agent:
     ) -> tuple[Action, PolicyState, StoredLatent]:
         """See `policy`; draws a fresh key at every call. Returns device arrays without waiting for them."""
         self.policy_steps += 1
-        nets = self._leaves[self._nets_slice]
+        if self._near is None:
+            self._near = self.placement.near(self._leaves[self._nets_slice])
+        nets = self._near
         return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
 
     def act(
@@ -340,8 +352,12 @@ class Agent:
         return jax.device_get(action), state
 
     def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
-        """See `update`; replaces the state. Returns device arrays without waiting for them."""
-        self._leaves, latents, metrics = self._update(self._leaves, batch, self._update_key)
+        """See `update`; replaces the state. Returns device arrays without waiting for them.
+
+        Several hosts call it together, each with its own share of the batch.
+        """
+        self._near = None
+        self._leaves, latents, metrics = self._update(self._leaves, self.placement.spread(batch), self._update_key)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -350,7 +366,7 @@ class Agent:
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
-        return self._update.lower(self._leaves, batch, self._update_key).compile()
+        return self._update.lower(self._leaves, self.placement.spread(batch), self._update_key).compile()
 
     def _flat_update(self, leaves: list[Array], batch: Batch, key: Array) -> tuple[list[Array], StoredLatent, Metrics]:
         state = jax.tree.unflatten(self._treedef, leaves)

@@ -3,6 +3,9 @@
 ``LOGDIR/checkpoints/STEP`` with three items: ``state`` (every array of the `TrainState` by its path), ``replay`` (ring
 contents and latents), ``meta`` (JSON: config, spaces, counters, generators). A checkpoint appears under its final name
 only when it is complete, and the one before is deleted only then.
+
+With several hosts, host 0 writes these, and every other one its own ``replay`` and ``meta`` into ``STEP/hosts/INDEX``.
+State arrays are written whole, so that any number of devices can read what any other has written.
 """
 
 import dataclasses
@@ -13,13 +16,13 @@ import shutil
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.config import Config
+from dreamer.hosts import HostError, Hosts
 from dreamer.types import Space, Spaces
 
 VERSION = 1
@@ -62,9 +65,14 @@ def exists(logdir: str | os.PathLike[str]) -> bool:
 
 
 def save(
-    logdir: str | os.PathLike[str], step: int, agent: Agent, replay: dict[str, Any], meta: dict[str, Any]
+    logdir: str | os.PathLike[str],
+    step: int,
+    agent: Agent,
+    replay: dict[str, Any],
+    meta: dict[str, Any],
+    hosts: Hosts | None = None,
 ) -> pathlib.Path:
-    """Write a checkpoint, then delete older ones.
+    """Write a checkpoint, then delete older ones. All hosts call it together, and it fails on all or on none.
 
     Args:
         logdir: directory of the run.
@@ -72,13 +80,15 @@ def save(
         agent: whose state is saved.
         replay: arrays and JSON-able values, see `Replay.state`.
         meta: JSON-able counters and generator states.
+        hosts: who else writes to it; None: nobody.
 
     Raises:
         CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
     """
-    root = directory(logdir)
+    root, hosts = directory(logdir), hosts or Hosts()
     meta = {
         "version": VERSION,
+        "hosts": hosts.count,
         "config": configs.to_dict(agent.config),
         "obs_spaces": _spaces_to(agent.obs_spaces),
         "action_spaces": _spaces_to(agent.action_spaces),
@@ -86,23 +96,33 @@ def save(
         "policy_steps": agent.policy_steps,
         **meta,
     }
-    arrays = {"state": state_arrays(agent), "replay": dict(replay["fields"])}
+    leaves = agent.placement.fetch_state(jax.tree.leaves(agent.state))
+    arrays = {"replay": dict(replay["fields"])}
+    if hosts.first:
+        arrays["state"] = dict(zip(state_arrays(agent), leaves, strict=True))
+    # Orbax never overwrites; a save at the same step (after evaluation, say) goes beside the old one first.
+    target, fresh = root / f"{step:012d}", root / f"{step:012d}-new"
+    part = root / f"{step:012d}-host{hosts.index}-new"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        # Orbax never overwrites; a save at the same step (after evaluation, say) goes beside the old one first.
-        target = root / f"{step:012d}"
-        fresh = root / f"{step:012d}-new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-            args = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
-            writer.save(fresh, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta)))
-        if target.exists():
-            target.rename(root / f"{step:012d}-old")
-        fresh.rename(target)
-        for other in root.iterdir():
-            if other != target:
-                shutil.rmtree(other, ignore_errors=True)
-    except (OSError, ValueError) as error:
+        with hosts.together("write its part of the checkpoint"):
+            root.mkdir(parents=True, exist_ok=True)
+            mine = fresh if hosts.first else part
+            shutil.rmtree(mine, ignore_errors=True)
+            with _checkpointer(hosts) as writer:
+                args = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
+                writer.save(mine, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta)))
+        with hosts.together("complete the checkpoint"):
+            if hosts.first:
+                for other in range(1, hosts.count):
+                    (fresh / "hosts").mkdir(exist_ok=True)
+                    (root / f"{step:012d}-host{other}-new").rename(fresh / "hosts" / str(other))
+                if target.exists():
+                    target.rename(root / f"{step:012d}-old")
+                fresh.rename(target)
+                for beside in root.iterdir():
+                    if beside != target:
+                        shutil.rmtree(beside, ignore_errors=True)
+    except (OSError, ValueError, HostError) as error:
         raise CheckpointError(
             f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
             "is untouched. Free disk space or choose another logdir, then resume."
@@ -110,8 +130,13 @@ def save(
     return target
 
 
-def load(logdir: str | os.PathLike[str], *, with_replay: bool = False) -> Checkpoint:
+def load(logdir: str | os.PathLike[str], *, with_replay: bool = False, hosts: Hosts | None = None) -> Checkpoint:
     """Read the newest complete checkpoint of a run.
+
+    Args:
+        logdir: directory of the run.
+        with_replay: read the contents of replay as well, those of this host.
+        hosts: who reads the replay; None: one host. It takes as many as have written it.
 
     Raises:
         CheckpointError: there is none, or it is damaged or of another version.
@@ -122,21 +147,24 @@ def load(logdir: str | os.PathLike[str], *, with_replay: bool = False) -> Checkp
             f"There is no checkpoint in {directory(logdir)}. Give the directory of a run that was trained with "
             "python -m dreamer.train, for example runs/NAME."
         )
-    path = directory(logdir) / steps[-1]
-    items = {"state": ocp.args.StandardRestore(), "meta": ocp.args.JsonRestore()}
-    if with_replay:
-        items["replay"] = ocp.args.StandardRestore()
+    path, hosts = directory(logdir) / steps[-1], hosts or Hosts()
+    replay = None
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            found = reader.restore(path, args=ocp.args.Composite(**items))
-        meta = found.meta
-        version = meta["version"]
+        state, meta = _read(path, hosts, "state")
+        version, writers = meta["version"], meta.get("hosts", 1)
+        if with_replay and version == VERSION and writers == hosts.count:
+            fields, own = _read(path if hosts.first else path / "hosts" / str(hosts.index), hosts, "replay")
+            replay = {**own["replay"], "fields": fields}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged and cannot be read: {_reason(error)}.") from error
     if version != VERSION:
         raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
-    replay = {**meta["replay"], "fields": dict(found.replay)} if with_replay else None
-    return Checkpoint({key: np.asarray(value) for key, value in found.state.items()}, replay, meta)
+    if with_replay and writers != hosts.count:
+        raise CheckpointError(
+            f"The checkpoint {path} holds the replay of {writers} host(s), and this run has {hosts.count}. Resume it "
+            f"on {writers} host(s); the agent alone can be loaded anywhere."
+        )
+    return Checkpoint({key: np.asarray(value) for key, value in state.items()}, replay, meta)
 
 
 def state_arrays(agent: Agent) -> dict[str, jax.Array]:
@@ -163,8 +191,28 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
                 f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved beside it."
             )
     treedef = jax.tree.structure(agent.state)
-    agent.state = jax.tree.unflatten(treedef, [jnp.array(saved[name]) for name in expected])
+    agent.state = jax.tree.unflatten(treedef, [saved[name] for name in expected])
     agent.policy_steps = checkpoint.meta["policy_steps"]
+
+
+def _checkpointer(hosts: Hosts) -> ocp.Checkpointer:
+    """Orbax for this host alone: by itself, it would wait for the others, who have something else to write."""
+    if hosts.count == 1:
+        return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=hosts.index, active_processes={hosts.index}, barrier_sync_key_prefix=f"host{hosts.index}"
+    )
+    options = ocp.handlers.CompositeOptions(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler(composite_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _read(path: pathlib.Path, hosts: Hosts, item: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays of one item of a checkpoint, and ``meta``."""
+    wanted = {item: ocp.args.StandardRestore(), "meta": ocp.args.JsonRestore()}
+    with _checkpointer(hosts) as reader:
+        found = reader.restore(path, args=ocp.args.Composite(**wanted))
+    return dict(found[item]), found["meta"]
 
 
 def _steps(logdir: str | os.PathLike[str]) -> list[str]:

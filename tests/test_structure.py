@@ -14,6 +14,8 @@ LAYERS = [
     "steps",
     "types",
     "config",
+    "hosts",
+    "devices",
     "transforms",
     "returns",
     "distributions",
