@@ -4,15 +4,17 @@
 contents and latents), ``meta`` (JSON: config, spaces, counters, generators). A checkpoint appears under its final name
 only when it is complete, and the one before is deleted only then.
 
-With several hosts, host 0 writes these, and every other one its own ``replay`` and ``meta`` into ``STEP/hosts/INDEX``.
+With several hosts, host 0 writes these, and every other one its own replay and cursor into ``STEP/hosts/INDEX``.
 State arrays are written whole, so that any number of devices can read what any other has written.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import pathlib
 import shutil
+import zipfile
 from typing import Any
 
 import jax
@@ -97,20 +99,20 @@ def save(
         **meta,
     }
     leaves = agent.placement.fetch_state(jax.tree.leaves(agent.state))
-    arrays = {"replay": dict(replay["fields"])}
-    if hosts.first:
-        arrays["state"] = dict(zip(state_arrays(agent), leaves, strict=True))
+    arrays = {"state": dict(zip(state_arrays(agent), leaves, strict=True)), "replay": dict(replay["fields"])}
     # Orbax never overwrites; a save at the same step (after evaluation, say) goes beside the old one first.
     target, fresh = root / f"{step:012d}", root / f"{step:012d}-new"
     part = root / f"{step:012d}-host{hosts.index}-new"
     try:
         with hosts.together("write its part of the checkpoint"):
             root.mkdir(parents=True, exist_ok=True)
-            mine = fresh if hosts.first else part
-            shutil.rmtree(mine, ignore_errors=True)
-            with _checkpointer(hosts) as writer:
-                args = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
-                writer.save(mine, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta)))
+            shutil.rmtree(fresh if hosts.first else part, ignore_errors=True)
+            if hosts.first:
+                with _checkpointer(hosts) as writer:
+                    args = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
+                    writer.save(fresh, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta)))
+            else:
+                _write_part(part, arrays["replay"], meta)
         with hosts.together("complete the checkpoint"):
             if hosts.first:
                 for other in range(1, hosts.count):
@@ -153,9 +155,10 @@ def load(logdir: str | os.PathLike[str], *, with_replay: bool = False, hosts: Ho
         state, meta = _read(path, hosts, "state")
         version, writers = meta["version"], meta.get("hosts", 1)
         if with_replay and version == VERSION and writers == hosts.count:
-            fields, own = _read(path if hosts.first else path / "hosts" / str(hosts.index), hosts, "replay")
+            part = path / "hosts" / str(hosts.index)
+            fields, own = _read(path, hosts, "replay") if hosts.first else _read_part(part)
             replay = {**own["replay"], "fields": fields}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged and cannot be read: {_reason(error)}.") from error
     if version != VERSION:
         raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
@@ -196,14 +199,19 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
 
 
 def _checkpointer(hosts: Hosts) -> ocp.Checkpointer:
-    """Orbax for this host alone: by itself, it would wait for the others, who have something else to write."""
+    """Orbax for host 0 alone, or for one that reads: by itself it would wait for the others, who do something else."""
     if hosts.count == 1:
         return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     alone = ocp.options.MultiprocessingOptions(
         primary_host=hosts.index, active_processes={hosts.index}, barrier_sync_key_prefix=f"host{hosts.index}"
     )
-    options = ocp.handlers.CompositeOptions(multiprocessing_options=alone)
-    handler = ocp.CompositeCheckpointHandler(composite_options=options)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        # Handlers that are made on demand do not hear of these options.
+        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        replay=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
@@ -213,6 +221,18 @@ def _read(path: pathlib.Path, hosts: Hosts, item: str) -> tuple[dict[str, Any], 
     with _checkpointer(hosts) as reader:
         found = reader.restore(path, args=ocp.args.Composite(**wanted))
     return dict(found[item]), found["meta"]
+
+
+def _write_part(path: pathlib.Path, fields: dict[str, Any], meta: dict[str, Any]) -> None:
+    """What a host other than 0 has to keep. Orbax leaves the writing of NumPy arrays to host 0."""
+    path.mkdir()
+    np.savez(path / "replay.npz", **fields)
+    (path / "meta.json").write_text(json.dumps(meta))
+
+
+def _read_part(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with np.load(path / "replay.npz") as file:
+        return {name: file[name] for name in file.files}, json.loads((path / "meta.json").read_text())
 
 
 def _steps(logdir: str | os.PathLike[str]) -> list[str]:
