@@ -10,9 +10,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dreamer import agent as agents
+from dreamer import checkpoint as checkpoints
 from dreamer import devices
 from dreamer.agent import Agent
-from dreamer.config import ConfigError
+from dreamer.config import ConfigError, load
 from dreamer.devices import Divided, Placement
 from dreamer.types import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
@@ -180,3 +181,46 @@ def test_the_config_chooses_the_devices():
     assert type(devices.placement(small_config())) is Placement
     assert devices.placement(small_config("replay.batch_size=16", "devices=all")).count == 8
     assert devices.placement(small_config("replay.batch_size=6", "devices=2")).count == 2
+
+
+def test_checkpoints_know_no_number_of_devices(alone, together, tmp_path):
+    def save(agent, name):
+        checkpoints.save(tmp_path / name, 1, agent, {"fields": {"reward": np.zeros(3)}}, {})
+
+    def restore(agent, name):
+        checkpoints.restore_agent(agent, checkpoints.load(tmp_path / name))
+
+    def contents(agent):
+        return agent.placement.fetch_state(jax.tree.leaves(agent.state))
+
+    one, four, batch = alone[0], together[0], small_batch(11, rows=ROWS)
+    save(four, "four")
+    restore(one, "four")
+    assert same_tree(contents(one), contents(four))
+    # Exact on as many devices, and close on others.
+    four.update(batch)
+    first = contents(four)
+    restore(four, "four")
+    four.update(batch)
+    assert same_tree(first, contents(four))
+    one.update(batch)
+    assert_close(contents(one), first)
+    save(one, "one")
+    restore(four, "one")
+    assert same_tree(contents(one), contents(four)) and four._update._cache_size() == 1
+    four.update(batch)
+    one.update(batch)
+    assert_close(contents(one), contents(four))
+
+
+def test_users_are_told_what_to_expect(monkeypatch):
+    large, small = load([], ["replay.batch_size=64"]), load(["size/1m"])
+    four, two = Divided(jax.devices()[:4]), Divided(jax.devices()[:2])
+    assert devices.expectation(large, 150_000_000, Placement()) == ""
+    assert "share the cores of one CPU: together they are no faster" in devices.expectation(large, 150_000_000, four)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert devices.expectation(large, 150_000_000, four) == ""
+    # 640,867 parameters * 16 * (6 * 64 + 2.5 * 64 * 15) states / 5e13; 3 * 64 + 15 steps of 0.1 ms.
+    said = devices.expectation(small, 640_867, two)
+    assert "2 devices are expected to update about 1.0 times" in said
+    assert "each has 0.29 ms of arithmetic, and all of them 21 ms of steps" in said

@@ -184,7 +184,7 @@ def test_two_hosts_train_and_write_one_checkpoint(finished):
     # Two environments on each host: every second turn of all four is a reset.
     assert (saved.meta["env_steps"], saved.meta["agent_steps"], saved.meta["episodes"]) == (80, 80, 80)
     assert saved.meta["hosts"] == 2 and saved.meta["replay"]["rows_total"] == 39
-    parts = [checkpoints.load(logdir, with_replay=True, hosts=parted(i, 2)).replay for i in range(2)]
+    parts = [checkpoints.load(logdir, with_replay=True, hosts=parted(i, 2)).replay or {} for i in range(2)]
     rewards = [part["fields"]["reward"] for part in parts]
     assert rewards[0].shape == rewards[1].shape == (2, 39) and not np.array_equal(*rewards)
     assert parts[0]["rng"] != parts[1]["rng"] and parts[0]["rows_total"] == parts[1]["rows_total"]
