@@ -24,7 +24,6 @@ from dreamer.behavior import (
     evaluate_trajectory,
     imagination_metrics,
     imagine_trajectory,
-    predict_values,
     replay_critic_loss,
 )
 from dreamer.config import Config
@@ -156,23 +155,21 @@ def loss(
     # World model: learn from what happened.
     losses, world = world_model_loss(nets.world_model, batch, model_key, config)
 
-    # Imagination: from the last K states of every sequence, without gradient.
+    # Imagination: from the last K states of every sequence.
     rows, steps = batch.reward.shape
     starts = behavior.starts or steps
     start = jax.tree.map(lambda x: x[:, -starts:].reshape(rows * starts, *x.shape[2:]), world.latent)
     trajectory = imagine_trajectory(
-        frozen.world_model, frozen.actor, jax.lax.stop_gradient(start), behavior.horizon, imagine_key
+        frozen.world_model, nets.actor, nets.critic, slow_critic, start, behavior.horizon, imagine_key
     )
-    feature = features(trajectory.latent)
 
     # Behaviour: learn from what was imagined.
-    prediction, value = predict_values(nets.critic, feature)
-    imagined = evaluate_trajectory(frozen.world_model, value, slow_critic, feature, trajectory.action, behavior)
+    imagined = evaluate_trajectory(trajectory, behavior)
     span = returns.update_return_range(span, imagined.returns, behavior.return_rate)
     scale = returns.return_scale(span, behavior.return_limit)
     actor_losses, actor_metrics = actor_loss(nets.actor, imagined, scale, behavior)
     losses["actor"] = actor_losses.mean(0).reshape(rows, starts)
-    losses["critic"] = critic_loss(prediction, imagined, behavior).mean(0).reshape(rows, starts)
+    losses["critic"] = critic_loss(imagined, behavior).mean(0).reshape(rows, starts)
 
     # The critic also learns from real rewards, falling back on the imagined return of each state.
     losses["replay_critic"] = replay_critic_loss(
@@ -283,13 +280,12 @@ class Agent:
         leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
         self._leaves = start(self.placement.key(self._init_key))
-        self._near: list[Array] | None = None
-        self._policy_key, self._update_key = (
-            self.placement.own_key(self._policy_key),
-            self.placement.key(self._update_key),
-        )
+        self._acting = self._leaves[self._nets_slice]
+        self._near = self._acting[0], self.placement.near(self._acting)
+        self._update_key = self.placement.key(self._update_key)
+        self._policy_key = self.placement.own_key(self._policy_key)
         self.policy_steps = 0
-        self._update = self.placement.compile_update(self._flat_update)
+        self._update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
@@ -305,7 +301,17 @@ class Agent:
 
     @state.setter
     def state(self, state: TrainState) -> None:
-        self._leaves, self._near = self.placement.place(jax.tree.leaves(state)), None
+        self._leaves = self.placement.place(jax.tree.leaves(state))
+        self._acting = self._leaves[self._nets_slice]
+
+    @property
+    def acting_nets(self) -> Networks:
+        """The networks that `explore` acts with: those from before the latest update."""
+        return jax.tree.unflatten(self._nets_treedef, self._acting)
+
+    @acting_nets.setter
+    def acting_nets(self, nets: Networks) -> None:
+        self._acting = self.placement.place(jax.tree.leaves(nets), self._nets_slice)
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
@@ -318,10 +324,26 @@ class Agent:
         self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode = "sample"
     ) -> tuple[Action, PolicyState, StoredLatent]:
         """See `policy`; draws a fresh key at every call. Returns device arrays without waiting for them."""
+        return self._run_policy(self._leaves[self._nets_slice], state, obs, is_first, mode)
+
+    def explore(
+        self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray
+    ) -> tuple[Action, PolicyState, StoredLatent]:
+        """As `policy`, with the networks from before the latest update, whose results need not be waited for.
+
+        So environments are stepped while an update computes. That the policy is one update old, and never more or
+        less, keeps runs reproducible.
+        """
+        return self._run_policy(self._acting, state, obs, is_first, "sample")
+
+    def _run_policy(
+        self, nets: list[Array], state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode
+    ) -> tuple[Action, PolicyState, StoredLatent]:
         self.policy_steps += 1
-        if self._near is None:
-            self._near = self.placement.near(self._leaves[self._nets_slice])
-        nets = self._near
+        # Finding them on the device that acts takes time, so it is done once after each update.
+        if self._near[0] is not nets[0]:
+            self._near = nets[0], self.placement.near(nets)
+        nets = self._near[1]
         return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
 
     def act(
@@ -356,8 +378,9 @@ class Agent:
 
         Several hosts call it together, each with its own share of the batch.
         """
-        self._near = None
-        self._leaves, latents, metrics = self._update(self._leaves, self.placement.spread(batch), self._update_key)
+        self._acting, rest = self._split(self._leaves)
+        batch = self.placement.spread(batch)
+        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._update_key)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -366,10 +389,19 @@ class Agent:
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
-        return self._update.lower(self._leaves, self.placement.spread(batch), self._update_key).compile()
+        batch = self.placement.spread(batch)
+        return self._update.lower(*self._split(self._leaves), batch, self._update_key).compile()
 
-    def _flat_update(self, leaves: list[Array], batch: Batch, key: Array) -> tuple[list[Array], StoredLatent, Metrics]:
-        state = jax.tree.unflatten(self._treedef, leaves)
+    def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
+        """The networks, and the rest of the state."""
+        nets = self._nets_slice
+        return leaves[nets], leaves[: nets.start] + leaves[nets.stop :]
+
+    def _flat_update(
+        self, nets: list[Array], rest: list[Array], batch: Batch, key: Array
+    ) -> tuple[list[Array], StoredLatent, Metrics]:
+        start = self._nets_slice.start
+        state = jax.tree.unflatten(self._treedef, rest[:start] + nets + rest[start:])
         state, latents, metrics = update(state, batch, key, self.config)
         return jax.tree.leaves(state), latents, metrics
 

@@ -19,6 +19,9 @@ from dreamer.rssm import features
 from dreamer.types import Action, Batch, Latent, Masks, Metrics, ReturnRange, Space, Spaces, Trajectory
 from dreamer.world_model import WorldModel
 
+PolicyOutputs = dict[str, tuple[Array, ...]]
+"""Outputs of the actor's heads by action key, see `Actor.outputs`."""
+
 
 class Actor(nnx.Module):
     """Policy: latent features to a joint distribution over all action keys."""
@@ -44,17 +47,25 @@ class Actor(nnx.Module):
             feature: features of the states.
             masks: classes that are allowed there, by action key; at least one of each. The others have probability 0.
         """
-        hidden, batch, config, masks = self.mlp(feature), feature.shape[:-1], self.config, masks or {}
-        parts = {}
+        return self.distribution(self.outputs(feature), masks)
+
+    def outputs(self, feature: Float[Array, "*batch F"]) -> PolicyOutputs:
+        """What `distribution` is made of, by action key: ``(logits,)``, or ``(mean, std)``, unbounded and flat."""
+        hidden = self.mlp(feature)
+        heads = {key: (head, self.stds[key]) if key in self.stds else (head,) for key, head in self.heads.items()}
+        return {key: tuple(head(hidden) for head in both) for key, both in heads.items()}
+
+    def distribution(self, outputs: PolicyOutputs, masks: Masks | None = None) -> distrax.Joint:
+        """Distribution of the action from `outputs`."""
+        config, masks, parts = self.config, masks or {}, {}
         for key, space in self.spaces:
-            out, rank = self.heads[key](hidden), len(space.shape)
+            out, rank = [x.reshape(*x.shape[:-1], *space.shape, -1) for x in outputs[key]], len(space.shape)
             if space.kind == "discrete":
-                logits = out.reshape(*batch, *space.shape, space.classes)
                 mask = masks.get(key)
-                log_probs = distributions.unimix_log_probs(logits, config.actor_unimix, mask)
+                log_probs = distributions.unimix_log_probs(out[0], config.actor_unimix, mask)
                 parts[key] = distributions.Categorical(log_probs, rank, mask)
             else:
-                mean, std = (x.reshape(*batch, *space.shape) for x in (out, self.stds[key](hidden)))
+                mean, std = (x[..., 0] for x in out)
                 parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
         return distrax.Joint(parts)
 
@@ -69,65 +80,87 @@ class Critic(nnx.Module):
 
     def __call__(self, feature: Float[Array, "*batch F"]) -> distributions.SymexpTwoHot:
         """Distribution of the return from each state."""
-        return distributions.SymexpTwoHot(self.head(self.mlp(feature)))
+        return distributions.SymexpTwoHot(self.logits(feature))
+
+    def logits(self, feature: Float[Array, "*batch F"]) -> Float[Array, "*batch K"]:
+        """Logits of that distribution over its K bins."""
+        return self.head(self.mlp(feature))
+
+
+class Visit(NamedTuple):
+    """All that is predicted in an imagined state, ``[N, ...]``, or ``[H+1, N, ...]`` along a trajectory.
+
+    Gradients of the losses reach the actor through ``policy`` and the critic through ``value_logits``.
+    """
+
+    policy: PolicyOutputs
+    masks: Masks
+    reward: Float32[Array, "*time N"]
+    cont: Float32[Array, "*time N"]
+    value_logits: Float[Array, "*time N K"]
+    value: Float32[Array, "*time N"]
+    slow_value: Float32[Array, "*time N"]
 
 
 class Imagined(NamedTuple):
-    """An imagined rollout with everything its losses need, ``[H+1, N, ...]``; no gradient flows into it."""
+    """An imagined rollout with everything its losses need."""
 
-    feature: Float[Array, "H_plus_1 N F"]
     action: Action
-    reward: Float32[Array, "H_plus_1 N"]
-    cont: Float32[Array, "H_plus_1 N"]
-    value: Float32[Array, "H_plus_1 N"]
-    slow_value: Float32[Array, "H_plus_1 N"]
+    visits: Visit
     returns: Float32[Array, "H N"]
     weight: Float32[Array, "H N"]
-    masks: Masks
 
 
-def imagine_trajectory(model: WorldModel, actor: Actor, start: Latent, horizon: int, key: Array) -> Trajectory:
-    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``; time first, the start included.
+def imagine_trajectory(
+    model: WorldModel, actor: Actor, critic: Critic, slow_critic: Critic, start: Latent, horizon: int, key: Array
+) -> Trajectory:
+    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``, which get no gradient.
 
     It chooses among the actions that the model expects to be allowed.
-    """
-
-    def policy(latent: Latent, key: Array) -> Action:
-        feature = features(latent)
-        return actor(feature, model.action_masks(feature)).sample(seed=key)
-
-    return model.rssm.imagine(start, policy, horizon, key)
-
-
-def evaluate_trajectory(
-    model: WorldModel,
-    value: Float32[Array, "H_plus_1 N"],
-    slow_critic: Critic,
-    feature: Float[Array, "H_plus_1 N F"],
-    action: Action,
-    config: BehaviorConfig,
-) -> Imagined:
-    """Predict reward, continuation, slow value and masks of every imagined state, and the lambda-returns that follow.
-
-    The reward of leaving state t is predicted from state t+1. A start state from a terminal step has a low
-    continuation, so its whole trajectory weighs little.
 
     Args:
         model: parameters, without gradient.
-        value: the critic's prediction in every state, without gradient.
-        slow_critic: parameters of the slow critic.
-        feature: features of the trajectory's latents.
-        action: the trajectory's actions.
-        config: behaviour config.
+        actor: parameters; their gradient is that of the outputs in the states that were visited.
+        critic: parameters; likewise.
+        slow_critic: parameters, without gradient.
+        start: latents to start from.
+        horizon: steps H.
+        key: random key.
+
+    Returns:
+        Time first, the start included; its extras are the `Visit` of every state.
     """
-    reward, cont = model.reward(feature).mean(), jax.nn.sigmoid(model.cont_logit(feature))
-    slow_value = slow_critic(feature).mean()
+    stop = jax.lax.stop_gradient
+
+    def policy(latent: Latent, key: Array) -> tuple[Action, Visit]:
+        feature = stop(features(latent))
+        outputs, masks, value_logits = actor.outputs(feature), model.action_masks(feature), critic.logits(feature)
+        visit = Visit(
+            policy=outputs,
+            masks=masks,
+            reward=model.reward(feature).mean(),
+            cont=jax.nn.sigmoid(model.cont_logit(feature)),
+            value_logits=value_logits,
+            value=distributions.SymexpTwoHot(stop(value_logits)).mean(),
+            slow_value=slow_critic(feature).mean(),
+        )
+        return actor.distribution(stop(outputs), masks).sample(seed=key), visit
+
+    return model.rssm.imagine(stop(start), policy, horizon, key)
+
+
+def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagined:
+    """Add the lambda-returns that follow from the predictions, and the weight of every step.
+
+    The reward of leaving state t is predicted from state t+1. A start state from a terminal step has a low
+    continuation, so its whole trajectory weighs little.
+    """
+    visits = trajectory.extras
     # With cont_discount the head was trained on discounted targets: the discount must not be applied again.
     discount = 1.0 if config.cont_discount else 1 - 1 / config.return_horizon
-    target = returns.lambda_return(reward, cont * discount, config.return_lambda, value)
-    weight = returns.survival_weights(cont, discount)[:-1]
-    masks = model.action_masks(feature)
-    return Imagined(feature, action, reward, cont, value, slow_value, target, weight, masks)
+    target = returns.lambda_return(visits.reward, visits.cont * discount, config.return_lambda, visits.value)
+    weight = returns.survival_weights(visits.cont, discount)[:-1]
+    return Imagined(trajectory.action, visits, target, weight)
 
 
 def actor_loss(
@@ -138,16 +171,14 @@ def actor_loss(
     ``-w (log pi(a|s) sg((R - v) / max(1, S)) + eta H[pi(.|s)])`` at every imagined step but the last.
 
     Args:
-        actor: parameters that receive the gradient.
+        actor: makes distributions of its outputs, through which the gradient reaches its parameters.
         imagined: rollout of the actor.
         scale: divisor of the advantages, see `returns.return_scale`.
         config: behaviour config.
     """
-    action, masks = jax.tree.map(lambda x: x[:-1], (imagined.action, imagined.masks))
-    # What was chosen was allowed, even if the mask, computed again and in another shape, is now rounded differently.
-    masks = {key: mask | jax.nn.one_hot(action[key], mask.shape[-1], dtype=bool) for key, mask in masks.items()}
-    policy = actor(imagined.feature[:-1], masks)
-    advantage = (imagined.returns - imagined.value[:-1]) / scale
+    action, visits = jax.tree.map(lambda x: x[:-1], (imagined.action, imagined.visits))
+    policy = actor.distribution(visits.policy, visits.masks)
+    advantage = (imagined.returns - visits.value) / scale
     entropy = policy.entropy()
     loss = -imagined.weight * (policy.log_prob(action) * advantage + config.entropy * entropy)
     metrics = {
@@ -158,30 +189,11 @@ def actor_loss(
     return loss, metrics
 
 
-def predict_values(
-    critic: Critic, feature: Float[Array, "H_plus_1 N F"]
-) -> tuple[distributions.SymexpTwoHot, Float32[Array, "H_plus_1 N"]]:
-    """The critic along a trajectory: its distribution in all states but the last, and the mean in all, for targets.
-
-    The first carries the gradient of `critic_loss`, the second none; evaluating both at once saves a forward pass.
-    """
-    prediction = critic(feature[:-1])
-    last = critic(feature[-1:]).mean()
-    return prediction, jax.lax.stop_gradient(jnp.concatenate([prediction.mean(), last]))
-
-
-def critic_loss(
-    prediction: distributions.SymexpTwoHot, imagined: Imagined, config: BehaviorConfig
-) -> Float32[Array, "H N"]:
-    """Cross-entropy with the imagined returns, and with the slow critic's prediction as a regulariser.
-
-    Args:
-        prediction: the critic in all states but the last, see `predict_values`.
-        imagined: the rollout.
-        config: behaviour config.
-    """
+def critic_loss(imagined: Imagined, config: BehaviorConfig) -> Float32[Array, "H N"]:
+    """Cross-entropy with the imagined returns, and with the slow critic's prediction as a regulariser."""
+    prediction = distributions.SymexpTwoHot(imagined.visits.value_logits[:-1])
     loss = -prediction.log_prob(imagined.returns)
-    loss -= config.slow_regularizer * prediction.log_prob(imagined.slow_value[:-1])
+    loss -= config.slow_regularizer * prediction.log_prob(imagined.visits.slow_value[:-1])
     return imagined.weight * loss
 
 
@@ -219,12 +231,13 @@ def replay_critic_loss(
 
 def imagination_metrics(imagined: Imagined, span: ReturnRange, scale: Float32[Array, ""]) -> Metrics:
     """Summary of a rollout for the log."""
+    visits = imagined.visits
     return {
-        "imagined/reward": imagined.reward[1:].mean(),
-        "imagined/cont": imagined.cont.mean(),
+        "imagined/reward": visits.reward[1:].mean(),
+        "imagined/cont": visits.cont.mean(),
         "imagined/return": imagined.returns.mean(),
-        "imagined/value": imagined.value.mean(),
-        "imagined/slow_value": imagined.slow_value.mean(),
+        "imagined/value": visits.value.mean(),
+        "imagined/slow_value": visits.slow_value.mean(),
         "imagined/weight": imagined.weight.mean(),
         "imagined/return_low": span.low,
         "imagined/return_high": span.high,

@@ -27,7 +27,7 @@ from dreamer.config import Config
 from dreamer.hosts import HostError, Hosts
 from dreamer.types import Space, Spaces
 
-VERSION = 1
+VERSION = 2
 
 for _noisy in ("absl", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
@@ -98,8 +98,9 @@ def save(
         "policy_steps": agent.policy_steps,
         **meta,
     }
-    leaves = agent.placement.fetch_state(jax.tree.leaves(agent.state))
-    arrays = {"state": dict(zip(state_arrays(agent), leaves, strict=True)), "replay": dict(replay["fields"])}
+    state = state_arrays(agent)
+    leaves = agent.placement.fetch_state(list(state.values()))
+    arrays = {"state": dict(zip(state, leaves, strict=True)), "replay": dict(replay["fields"])}
     # Orbax never overwrites; a save at the same step (after evaluation, say) goes beside the old one first.
     target, fresh = root / f"{step:012d}", root / f"{step:012d}-new"
     part = root / f"{step:012d}-host{hosts.index}-new"
@@ -171,8 +172,16 @@ def load(logdir: str | os.PathLike[str], *, with_replay: bool = False, hosts: Ho
 
 
 def state_arrays(agent: Agent) -> dict[str, jax.Array]:
-    """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``."""
-    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(agent.state)[0]}
+    """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``.
+
+    The networks that act are one update older; they are ``acting.world_model.rssm.mix.kernel`` and so on.
+    """
+    named = {"": agent.state, "acting.": agent.acting_nets}
+    return {
+        prefix + _path_name(path): leaf
+        for prefix, tree in named.items()
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
 
 
 def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
@@ -193,8 +202,10 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
                 f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} "
                 f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved beside it."
             )
-    treedef = jax.tree.structure(agent.state)
-    agent.state = jax.tree.unflatten(treedef, [saved[name] for name in expected])
+    leaves = [saved[name] for name in expected]
+    count = len(jax.tree.leaves(agent.state))
+    agent.state = jax.tree.unflatten(jax.tree.structure(agent.state), leaves[:count])
+    agent.acting_nets = jax.tree.unflatten(jax.tree.structure(agent.acting_nets), leaves[count:])
     agent.policy_steps = checkpoint.meta["policy_steps"]
 
 

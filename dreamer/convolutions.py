@@ -108,7 +108,40 @@ def _phase_matrix(size: int) -> np.ndarray:
     return matrix
 
 
+def plain_halve(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
+    """Largest value of every 2 x 2 square; largest values that are equal share the gradient."""
+    return _squares(x).max((2, 4))
+
+
+@jax.custom_vjp
 def halve(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
-    """Largest value of every 2 x 2 square."""
+    """`plain_halve`, which remembers four bits per square for its gradient instead of the whole image.
+
+    The images before the first halving are the largest arrays of an update.
+    """
+    return plain_halve(x)
+
+
+def _halve_forward(x: Array) -> tuple[Array, Array]:
+    largest = plain_halve(x)
+    is_largest = _squares(x) == largest[:, :, None, :, None]
+    return largest, (is_largest * _SQUARE_BITS).sum((2, 4), dtype=jnp.uint8)
+
+
+def _halve_backward(bits: Array, error: Array) -> tuple[Array]:
+    share = error / jax.lax.population_count(bits).astype(error.dtype)
+    squares = jnp.where(bits[:, :, None, :, None] & _SQUARE_BITS, share[:, :, None, :, None], 0)
+    batch, height, width, channels = error.shape
+    return (squares.reshape(batch, 2 * height, 2 * width, channels),)
+
+
+halve.defvjp(_halve_forward, _halve_backward)
+
+_SQUARE_BITS = np.array([[1, 2], [4, 8]], np.uint8).reshape(1, 1, 2, 1, 2, 1)
+"""A bit for each place in a square, along the axes of `_squares`."""
+
+
+def _squares(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 2 w2 2 c"]:
+    """Rows and columns split into pairs."""
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)

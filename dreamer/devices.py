@@ -35,8 +35,8 @@ _SECONDS_PER_STEP = 1e-4
 _BYTES_PER_SECOND = 1e11
 """What is assumed to pass between two devices."""
 
-Update = Callable[[list[Array], Batch, Array], tuple[list[Array], Any, Any]]
-"""``(leaves of the state, batch, key) -> (leaves, latents [B, T, ...], metrics)``."""
+Update = Callable[[list[Array], list[Array], Batch, Array], tuple[list[Array], Any, Any]]
+"""``(networks, other leaves of the state, batch, key) -> (all leaves, latents [B, T, ...], metrics)``."""
 
 
 class Placement:
@@ -54,9 +54,12 @@ class Placement:
         """
         return jax.jit(init)
 
-    def compile_update(self, update: Update) -> Any:
-        """Compile an update of the state that `compile_init` makes; its first argument is donated."""
-        return jax.jit(update, donate_argnums=0)
+    def compile_update(self, update: Update, nets: slice) -> Any:
+        """Compile an update of the state that `compile_init` makes, in which networks are the leaves ``nets``.
+
+        The networks are not donated: the policy may still act with those from before the update.
+        """
+        return jax.jit(update, donate_argnums=1)
 
     def key(self, key: Array) -> Array:
         """A random key where `compile_init` and `compile_update` want it."""
@@ -70,13 +73,13 @@ class Placement:
         """A batch of this host where an update wants it."""
         return batch
 
-    def place(self, leaves: Sequence[Any]) -> list[Array]:
-        """Leaves of a state, from wherever they are, where an update wants them."""
+    def place(self, leaves: Sequence[Any], part: slice = slice(None)) -> list[Array]:
+        """A part of the leaves of a state, from wherever they are, where an update wants them."""
         # A copy, as updates write over what they are given.
         return [jnp.array(x) if isinstance(x, np.ndarray) else x for x in leaves]
 
     def near(self, leaves: Sequence[Array]) -> list[Array]:
-        """Parameters on the one device that acts; they do not outlive the next update."""
+        """Parameters on the one device that acts."""
         return list(leaves)
 
     def fetch_rows(self, tree: Any) -> Any:
@@ -115,12 +118,13 @@ class Divided(Placement):
         self._layout = [self._whole] * needed + [self._by_size(x.shape) for x in shapes[needed:]]
         return jax.jit(self._told(init), out_shardings=self._layout)
 
-    def compile_update(self, update: Update) -> Any:
+    def compile_update(self, update: Update, nets: slice) -> Any:
         """See `Placement.compile_update`."""
+        rest = self._layout[: nets.start] + self._layout[nets.stop :]
         return jax.jit(
             self._told(update),
-            donate_argnums=0,
-            in_shardings=(self._layout, self._rows, self._whole),
+            donate_argnums=1,
+            in_shardings=(self._layout[nets], rest, self._rows, self._whole),
             out_shardings=(self._layout, self._rows, self._whole),
         )
 
@@ -138,9 +142,9 @@ class Divided(Placement):
         """See `Placement.spread`."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, np.asarray(x)), batch)
 
-    def place(self, leaves: Sequence[Any]) -> list[Array]:
+    def place(self, leaves: Sequence[Any], part: slice = slice(None)) -> list[Array]:
         """See `Placement.place`; every host gives the same numbers."""
-        return [self._place(x, sharding) for x, sharding in zip(leaves, self._layout, strict=True)]
+        return [self._place(x, sharding) for x, sharding in zip(leaves, self._layout[part], strict=True)]
 
     def near(self, leaves: Sequence[Array]) -> list[Array]:
         """See `Placement.near`; nothing is copied."""

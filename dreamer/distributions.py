@@ -47,14 +47,18 @@ def _masked_unimix(
 
 
 def draw_class(key: Array, probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
-    """Draw class indices by inversion: the number of classes whose cumulative probability is below a uniform draw."""
+    """Draw class indices."""
+    return invert_cdf(jax.random.uniform(key, probs.shape[:-1]), probs)
+
+
+def invert_cdf(uniform: Float32[Array, "*batch"], probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
+    """The classes that uniform draws in [0, 1) fall on: how many have a cumulative probability below the draw."""
     # Classes are few, so the running sum is a product with a triangle: one fast operation on every backend. Full
     # precision, since accelerators would otherwise round the probabilities to ten bits.
     triangle = np.triu(np.ones((probs.shape[-1],) * 2, np.float32))
     cumulative = jnp.matmul(probs, triangle, precision=jax.lax.Precision.HIGHEST)
-    uniform = jax.random.uniform(key, probs.shape[:-1])[..., None]
     # Rounding can leave the last sum below 1; the last class catches a draw that lands above it.
-    return (cumulative[..., :-1] < uniform).sum(-1)
+    return (cumulative[..., :-1] < uniform[..., None]).sum(-1)
 
 
 class Categorical(distrax.Distribution):
@@ -131,11 +135,17 @@ class OneHot(Categorical):
         return self.log_probs.shape[self.log_probs.ndim - 1 - self.event_ndims :]
 
     def sample(self, *, seed: Any, sample_shape: Any = ()) -> Array:
-        """Draw one-hot vectors, ``float32 [*sample_shape, *batch, *event, C]``.
+        """Draw one-hot vectors, ``float32 [*sample_shape, *batch, *event, C]``, with the gradient of `invert`."""
+        return self._straight_through(super().sample(seed=seed, sample_shape=sample_shape))
+
+    def invert(self, uniform: Float32[Array, "*shape"]) -> Float32[Array, "*shape C"]:
+        """The one-hot vectors that uniform draws in [0, 1) stand for.
 
         Straight-through gradient: the value is the sample, the derivative that of the (mixed) probabilities.
         """
-        classes = super().sample(seed=seed, sample_shape=sample_shape)
+        return self._straight_through(invert_cdf(uniform, jnp.exp(self.log_probs)))
+
+    def _straight_through(self, classes: Int[Array, "*shape"]) -> Float32[Array, "*shape C"]:
         onehot = jax.nn.one_hot(classes, self.log_probs.shape[-1], dtype=jnp.float32)
         probs = jnp.exp(self.log_probs)
         return jax.lax.stop_gradient(onehot) + (probs - jax.lax.stop_gradient(probs))

@@ -15,6 +15,7 @@ import numpy as np
 from dreamer import CallableModule, envs
 from dreamer import checkpoint as checkpoints
 from dreamer.agent import Agent, Mode
+from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.driver import Driver, Episode
 
@@ -193,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.episodes < 1:
         parser.error(f"--episodes is {args.episodes}, expected at least 1")
     mode: Mode = "sample" if args.sample else "mode"
+    if argv is None:
+        keep_compiled_programs()
     try:
         result = evaluate_logdir(args.logdir, args.episodes, seed=args.seed, mode=mode, video=args.video)
     except (checkpoints.CheckpointError, ConfigError, envs.EnvError, OSError) as error:

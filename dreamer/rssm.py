@@ -11,7 +11,7 @@ Source: Hafner et al. 2025, equation 1, and the official code for the inside of 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from dreamer import distributions
 from dreamer.config import RSSMConfig
-from dreamer.networks import MLP, BlockLinear, Layer, Linear, RMSNorm
+from dreamer.networks import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
 from dreamer.types import Action, Latent, Spaces, StoredLatent, Trajectory
 
 
@@ -68,20 +68,14 @@ class RSSM(nnx.Module):
     def recurrence(self, latent: Latent, action: Float[Array, "batch A"]) -> Float[Array, "batch D"]:
         """Next deterministic state from the latent ``[N, ...]`` and the flat action ``[N, A]`` taken in it.
 
-        ``mixed = silu(norm(block(deter; shared=inputs)))``; per block, gates ``reset, candidate, update`` and
-        ``deter' = u tanh(sigmoid(r) c) + (1 - u) deter`` with ``u = sigmoid(update - 1)``.
+        ``mixed = silu(norm(block(deter; shared=inputs)))``, and per block ``deter' = gate(deter, block(mixed))``.
         """
         deter, stoch = latent.deter, latent.stoch.reshape(latent.stoch.shape[0], -1)
         # Actions beyond [-1, 1] are possible, since the environment clips and not the policy.
         action = action / jax.lax.stop_gradient(jnp.maximum(1, jnp.abs(action)))
         shared = jnp.concatenate([self.in_deter(deter), self.in_stoch(stoch), self.in_action(action)], -1)
         mixed = jax.nn.silu(self.mix_norm(self.mix(deter, shared)))
-        gates = self.gates(mixed).reshape(deter.shape[0], self.config.blocks, 3, -1)
-        reset, candidate, update = gates[:, :, 0], gates[:, :, 1], gates[:, :, 2]
-        candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
-        update = jax.nn.sigmoid(update - 1)
-        grouped = deter.reshape(candidate.shape)
-        return (update * candidate + (1 - update) * grouped).reshape(deter.shape)
+        return map_blocks(gate, self.config.blocks, deter, self.gates(mixed))
 
     def prior(self, deter: Float[Array, "*batch D"]) -> Float[Array, "*batch S C"]:
         """Logits of the expected stochastic state."""
@@ -107,16 +101,22 @@ class RSSM(nnx.Module):
 
         Where ``is_first``, both parts of the latent and the action are reset to zero first.
         """
+        return self._observe_step(latent, action, embed, is_first, self._uniform(key, len(embed)))
+
+    def _observe_step(self, latent: Latent, action: Array, embed: Array, is_first: Array, uniform: Array) -> Observed:
         keep = ~is_first
         latent = Latent(latent.deter * keep[:, None], latent.stoch * keep[:, None, None])
         deter = self.recurrence(latent, action * keep[:, None])
         logits = self.posterior(deter, embed)
-        return Observed(Latent(deter, self._sample(logits, key)), logits)
+        return Observed(Latent(deter, self._sample(logits, uniform)), logits)
 
     def imagine_step(self, latent: Latent, action: Float[Array, "batch A"], key: Array) -> Latent:
         """One step without an observation: the stochastic state is drawn from the prior."""
+        return self._imagine_step(latent, action, self._uniform(key, len(action)))
+
+    def _imagine_step(self, latent: Latent, action: Array, uniform: Array) -> Latent:
         deter = self.recurrence(latent, action)
-        return Latent(deter, self._sample(self.prior(deter), key))
+        return Latent(deter, self._sample(self.prior(deter), uniform))
 
     def observe(
         self,
@@ -129,38 +129,46 @@ class RSSM(nnx.Module):
         """Filter sequences, time first: `observe_step` scanned over T from the latent before the first step."""
 
         def body(latent: Latent, inputs: tuple[Array, Array, Array, Array]) -> tuple[Latent, Observed]:
-            observed = self.observe_step(latent, *inputs)
+            observed = self._observe_step(latent, *inputs)
             return observed.latent, observed
 
-        keys = jax.random.split(key, len(embed))
-        _, observed = jax.lax.scan(body, start, (prev_action, embed, is_first, keys))
+        # All random numbers are drawn before the loop: drawing a few at every step is slow on every backend.
+        uniform = self._uniforms(jax.random.split(key, len(embed)), embed.shape[1])
+        _, observed = jax.lax.scan(body, start, (prev_action, embed, is_first, uniform))
         return observed
 
-    def imagine(self, start: Latent, policy: Callable[[Latent, Array], Action], horizon: int, key: Array) -> Trajectory:
-        """Roll out ``policy(latent, key) -> action`` inside the model, `imagine_step` scanned over the horizon.
+    def imagine(
+        self, start: Latent, policy: Callable[[Latent, Array], tuple[Action, Any]], horizon: int, key: Array
+    ) -> Trajectory:
+        """Roll out a policy inside the model, `imagine_step` scanned over the horizon.
 
         Args:
             start: latents ``[N, ...]`` to start from.
-            policy: chooses actions ``[N, ...]`` for latents ``[N, ...]``. To replay recorded ones, ignore the latent.
+            policy: ``(latent, key) -> (action, extras)`` for latents ``[N, ...]``; it is called once in every state.
+                Extras are any arrays that are wanted along the trajectory, or None. What is computed from a latent is
+                best computed here, while the latent is in the cache. To replay recorded actions, ignore the latent.
             horizon: steps H to take.
             key: random key.
 
         Returns:
-            ``[H+1, N, ...]`` latents, the start included, and actions, of which the last is chosen but not taken.
+            ``[H+1, N, ...]`` latents, the start included, actions, of which the last is chosen but not taken, and
+            extras. Gradients flow through latents and extras if what they come from has any.
         """
 
-        def body(latent: Latent, key: Array) -> tuple[Latent, tuple[Latent, Action]]:
-            policy_key, model_key = jax.random.split(key)
-            action = policy(latent, policy_key)
-            following = self.imagine_step(latent, self.flatten_action(action), model_key)
-            return following, (following, action)
+        def body(latent: Latent, inputs: tuple[Array, Array]) -> tuple[Latent, tuple[Latent, Action, Any]]:
+            policy_key, uniform = inputs
+            action, extras = policy(latent, policy_key)
+            following = self._imagine_step(latent, self.flatten_action(action), uniform)
+            return following, (following, action, extras)
 
         step_key, last_key = jax.random.split(key)
-        last, (latents, actions) = jax.lax.scan(body, start, jax.random.split(step_key, horizon))
+        policy_keys, model_keys = jax.vmap(jax.random.split)(jax.random.split(step_key, horizon)).T
+        uniform = self._uniforms(model_keys, len(start.deter))
+        last, (latents, *chosen) = jax.lax.scan(body, start, (policy_keys, uniform))
         latents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, latents)
-        final = policy(last, last_key)
-        actions = jax.tree.map(lambda rest, final: jnp.concatenate([rest, final[None]]), actions, final)
-        return Trajectory(latents, actions)
+        final = list(policy(last, last_key))
+        action, extras = jax.tree.map(lambda rest, final: jnp.concatenate([rest, final[None]]), chosen, final)
+        return Trajectory(latents, action, extras)
 
     def flatten_action(self, action: Action) -> Float[Array, "*batch A"]:
         """One vector per action: keys in sorted order, classes one-hot, continuous values as they are."""
@@ -190,8 +198,24 @@ class RSSM(nnx.Module):
     def _split(self, logits: Float[Array, "*batch SC"]) -> Float[Array, "*batch S C"]:
         return logits.reshape(*logits.shape[:-1], self.config.stoch, self.config.classes)
 
-    def _sample(self, logits: Float[Array, "batch S C"], key: Array) -> Float[Array, "batch S C"]:
-        return self.distribution(logits).sample(seed=key).astype(self.dtype)
+    def _sample(
+        self, logits: Float[Array, "batch S C"], uniform: Float32[Array, "batch S"]
+    ) -> Float[Array, "batch S C"]:
+        return self.distribution(logits).invert(uniform).astype(self.dtype)
+
+    def _uniform(self, key: Array, batch: int) -> Float32[Array, "batch S"]:
+        return jax.random.uniform(key, (batch, self.config.stoch))
+
+    def _uniforms(self, keys: Array, batch: int) -> Float32[Array, "T batch S"]:
+        return jax.vmap(lambda key: self._uniform(key, batch))(keys)
+
+
+def gate(previous: Float[Array, "*batch k"], gates: Float[Array, "*batch 3*k"]) -> Float[Array, "*batch k"]:
+    """``u tanh(sigmoid(r) c) + (1 - u) previous`` with ``r, c, u'`` in ``gates`` and ``u = sigmoid(u' - 1)``."""
+    reset, candidate, update = jnp.split(gates, 3, -1)
+    candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
+    update = jax.nn.sigmoid(update - 1)
+    return update * candidate + (1 - update) * previous
 
 
 def kl_losses(

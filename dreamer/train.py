@@ -25,6 +25,7 @@ from dreamer import CallableModule, envs, logger
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent
+from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.devices import expectation, placement
 from dreamer.driver import Driver
@@ -173,7 +174,7 @@ class Run:
             )
             replayed = config.replay.batch_size * config.replay.batch_length
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
-            self.driver = Driver(vector, self.agent.policy, self.agent.initial(vector.num_envs))
+            self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes, self._seconds_before = resumes, 0.0
             if saved is not None:
                 self._restore(saved)
@@ -537,6 +538,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 2 an error that was explained, 130 interrupted and saved."""
     if argv is None:
         restart_with_huge_pages()
+        keep_compiled_programs()
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
         if config is None:

@@ -20,7 +20,7 @@ Shape letters are listed in ``docs/shapes.md``.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Float32
@@ -79,11 +79,13 @@ class Trajectory(NamedTuple):
     """An imagined rollout: N start states followed for H steps, time first.
 
     ``latent[0]`` are the start states and ``latent[h+1]`` follows from ``action[h]``. ``action[H]`` is chosen in the
-    last state and never executed; it keeps all fields ``[H+1, N, ...]``.
+    last state and never executed; it keeps all fields ``[H+1, N, ...]``. ``extras`` is whatever the policy returned
+    along with its actions.
     """
 
     latent: Latent
     action: Action
+    extras: Any = None
 
 
 class ReturnRange(NamedTuple):

@@ -130,6 +130,25 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert not same_tree(one[0], other[0])
 
 
+def test_the_policy_that_explores_is_one_update_old():
+    """So that it needs no result of the update that may still be computing."""
+    agent, batch = small_agent(), small_batch()
+    obs = {key: value[:, 0] for key, value in batch.obs.items()}
+
+    def actions(act):
+        agent.policy_steps = 0
+        action, _, latent = act(agent.initial(2), obs, batch.is_first[:, 0])
+        return jax.device_get((action, latent))
+
+    newest = [actions(agent.policy)]
+    for _ in range(2):
+        assert same_tree(actions(agent.explore), newest[max(0, len(newest) - 2)])
+        agent.update(batch)
+        newest.append(actions(agent.policy))
+        assert not same_tree(newest[-1], newest[-2])
+    assert same_tree(actions(agent.explore), newest[-2])
+
+
 def test_each_verb_is_traced_once(agent):
     state = agent.initial(2)
     for seed in range(3):

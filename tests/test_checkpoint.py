@@ -50,7 +50,7 @@ def add_rows(learner, start, stop):
 
 
 def contents(learner):
-    return learner.agent.state, learner.replay_state()["fields"]
+    return learner.agent.state, learner.agent.acting_nets, learner.replay_state()["fields"]
 
 
 def save(logdir, learner, step=7):
@@ -239,9 +239,9 @@ def test_a_damaged_checkpoint(tmp_path, learner, damage):
 
 def test_another_format_version(tmp_path, learner, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoints, "VERSION", 2)
+        later.setattr(checkpoints, "VERSION", 3)
         save(tmp_path, learner)
-    with pytest.raises(CheckpointError, match=r"format version 2, expected 1"):
+    with pytest.raises(CheckpointError, match=r"format version 3, expected 2"):
         checkpoints.load(tmp_path)
 
 

@@ -93,3 +93,9 @@ def test_halving_takes_the_largest_and_shares_the_gradient_of_equals():
     assert convolutions.halve(x).tolist() == [[[[5.0]]]]
     gradient = jax.grad(lambda x: convolutions.halve(x).sum())(x)
     assert gradient.reshape(2, 2).tolist() == [[0.0, 0.5], [0.5, 0.0]]
+
+
+@pytest.mark.parametrize("values", [3, 1000])  # few values: many squares with several largest ones
+def test_halving_with_four_bits_equals_the_plain_one(rng, dtype, values):
+    x = jnp.asarray(rng.integers(0, values, (3, 6, 4, 5)), dtype)
+    assert_same(convolutions.halve, convolutions.plain_halve, x, rng=rng, tolerance=0)

@@ -138,9 +138,9 @@ def test_acting_needs_one_device_and_gives_the_actions_of_one(alone, together):
     answers = [agent.policy(agent.initial(2), obs, first) for agent in (alone[0], together[0])]
     assert {d for x in jax.tree.leaves(answers[1]) for d in x.devices()} == {jax.devices()[0]}
     assert_close(*answers)
-    near = together[0]._near
+    near = together[0]._near[1]
     together[0].policy(together[0].initial(2), obs, first)
-    assert together[0]._near is near and together[0]._policy._cache_size() == 1
+    assert together[0]._near[1] is near and together[0]._policy._cache_size() == 1
     # They are the parameters themselves and no copies.
     kernel = together[0].state.nets.critic.head.kernel[...].addressable_data(0)
     assert any(x.unsafe_buffer_pointer() == kernel.unsafe_buffer_pointer() for x in near)
@@ -149,11 +149,13 @@ def test_acting_needs_one_device_and_gives_the_actions_of_one(alone, together):
 def test_acting_follows_every_update(together):
     agent, obs = together[0], {key: value[:, 0] for key, value in small_batch(rows=2).obs.items()}
     agent.policy(agent.initial(2), obs, np.ones(2, bool))
-    before = [np.array(x) for x in agent._near]
+    before = [np.array(x) for x in agent._near[1]]
     agent.update(small_batch(9, rows=ROWS))
+    agent.explore(agent.initial(2), obs, np.ones(2, bool))
+    assert same_tree(before, agent._near[1])
     agent.policy(agent.initial(2), obs, np.ones(2, bool))
-    assert not same_tree(before, agent._near)
-    assert same_tree(agent._near, agent.placement.fetch_state(jax.tree.leaves(agent.state.nets)))
+    assert not same_tree(before, agent._near[1])
+    assert same_tree(agent._near[1], agent.placement.fetch_state(jax.tree.leaves(agent.state.nets)))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_checkpoints_know_no_number_of_devices(alone, together, tmp_path):
         checkpoints.restore_agent(agent, checkpoints.load(tmp_path / name))
 
     def contents(agent):
-        return agent.placement.fetch_state(jax.tree.leaves(agent.state))
+        return agent.placement.fetch_state(list(checkpoints.state_arrays(agent).values()))
 
     one, four, batch = alone[0], together[0], small_batch(11, rows=ROWS)
     save(four, "four")

@@ -7,9 +7,8 @@ import pytest
 
 from dreamer import agent as agents
 from dreamer import returns
-from dreamer.behavior import evaluate_trajectory, imagine_trajectory, predict_values
+from dreamer.behavior import evaluate_trajectory, imagine_trajectory
 from dreamer.distributions import Categorical, OneHot, SymexpTwoHot, unimix_log_probs
-from dreamer.rssm import features
 from dreamer.transforms import symexp_bins
 from dreamer.world_model import observe_batch, world_model_loss
 from tests import golden_values as golden
@@ -120,14 +119,11 @@ def test_imagined_trajectory(data, agent, computed):
     start = jax.tree.map(lambda x: x.reshape(18, *x.shape[2:]), aux.latent)
 
     def imagine():
+        nets = state.nets
         trajectory = imagine_trajectory(
-            state.nets.world_model, state.nets.actor, start, config.horizon, jax.random.key(1)
+            nets.world_model, nets.actor, nets.critic, state.slow_critic, start, config.horizon, jax.random.key(1)
         )
-        feature = features(trajectory.latent)
-        _, value = predict_values(state.nets.critic, feature)
-        imagined = evaluate_trajectory(
-            state.nets.world_model, value, state.slow_critic, feature, trajectory.action, config
-        )
+        imagined = evaluate_trajectory(trajectory, config)
         return trajectory, imagined
 
     trajectory, imagined = jax.jit(imagine)()
@@ -135,14 +131,10 @@ def test_imagined_trajectory(data, agent, computed):
     close(trajectory.latent.stoch.swapaxes(0, 1), data["stages/im_stoch"])
     close(trajectory.action["move"].T, data["stages/im_move"])
     close(trajectory.action["push"].swapaxes(0, 1), data["stages/im_push"])
-    for ours, theirs in {
-        "reward": "rew",
-        "cont": "con",
-        "value": "val",
-        "slow_value": "slowval",
-        "returns": "ret",
-    }.items():
-        close(getattr(imagined, ours).T, data[f"stages/im_{theirs}"])
+    predicted = {"reward": "rew", "cont": "con", "value": "val", "slow_value": "slowval"}
+    for ours, theirs in predicted.items():
+        close(getattr(imagined.visits, ours).T, data[f"stages/im_{theirs}"])
+    close(imagined.returns.T, data["stages/im_ret"])
 
 
 def test_reported_metrics(data, computed):

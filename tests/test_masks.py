@@ -9,7 +9,6 @@ from dreamer import agent as agents
 from dreamer.agent import Agent
 from dreamer.behavior import imagine_trajectory
 from dreamer.logger import read_metrics
-from dreamer.rssm import features
 from dreamer.train import train
 from dreamer.types import Space
 from tests.small import small_batch, small_config
@@ -127,8 +126,9 @@ def test_imagined_actions_obey_the_predicted_masks_which_are_the_true_ones(train
     def imagine(nets, start):
         # Equal logits, since a policy that has learned to obey would prove little.
         nets = nets._replace(actor=jax.tree.map(jnp.zeros_like, nets.actor))
-        trajectory = imagine_trajectory(nets.world_model, nets.actor, start, 5, jax.random.key(1))
-        return trajectory.action["action"], nets.world_model.action_masks(features(trajectory.latent))["action"]
+        model, actor, critic = nets
+        trajectory = imagine_trajectory(model, actor, critic, critic, start, 5, jax.random.key(1))
+        return trajectory.action["action"], trajectory.extras.masks["action"]
 
     action, mask = jax.device_get(imagine(agent.state.nets, memory.latent))
     assert mask.shape == (6, count, 3)

@@ -42,18 +42,19 @@ def test_imagining_equals_unrolled_steps(model, rng):
         """Any function of the latent will do; this one tells when it is traced."""
         traced.append(1)
         move = (latent.deter[:, :3]).argmax(-1).astype(jnp.int32)
-        return {"move": move, "push": latent.deter[:, 3:5] + jax.random.normal(key, (B, 2))}
+        return {"move": move, "push": latent.deter[:, 3:5] + jax.random.normal(key, (B, 2))}, latent.deter.sum(-1)
 
     def unrolled():
-        latent, latents, actions = start, [start], []
+        latent, latents, chosen = start, [start], []
         step_key, last_key = jax.random.split(key)
         for step in jax.random.split(step_key, horizon):
             policy_key, model_key = jax.random.split(step)
-            actions.append(policy(latent, policy_key))
-            latent = model.imagine_step(latent, model.flatten_action(actions[-1]), model_key)
+            chosen.append(policy(latent, policy_key))
+            latent = model.imagine_step(latent, model.flatten_action(chosen[-1][0]), model_key)
             latents.append(latent)
-        actions.append(policy(latent, last_key))
-        return Trajectory(*(jax.tree.map(lambda *x: jnp.stack(x), *xs) for xs in (latents, actions)))
+        chosen.append(policy(latent, last_key))
+        latents, (actions, extras) = (jax.tree.map(lambda *x: jnp.stack(x), *xs) for xs in (latents, chosen))
+        return Trajectory(latents, actions, extras)
 
     trajectory = jax.jit(lambda: model.imagine(start, policy, horizon, key))()
     assert len(traced) == 2, "traced once inside the scan and once after it"

@@ -31,8 +31,9 @@ LAYERS = [
     "driver",
     "logger",
     "checkpoint",
-    "evaluate",
     "huge_pages",
+    "compile_cache",
+    "evaluate",
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.

@@ -1,0 +1,52 @@
+"""Compiled programs kept on disk: a run that starts again, or the next seed, does not compile again."""
+
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
+
+_MOST_BYTES = 2 * 2**30
+"""Programs that were not used for longest are deleted beyond this."""
+
+_LEAST_SECONDS = 0.5
+"""Programs that compile faster are not worth a file."""
+
+
+def keep_compiled_programs() -> pathlib.Path | None:
+    """Let JAX keep what it compiles under the user's cache directory (``XDG_CACHE_HOME``, or ``~/.cache``).
+
+    Does nothing if a directory was chosen already, with ``JAX_COMPILATION_CACHE_DIR`` for example, and goes on without
+    if the directory cannot be written. ``JAX_ENABLE_COMPILATION_CACHE=false`` switches it off.
+
+    Returns:
+        The directory, if it is now in use.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return None
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    path = root / "dreamer" / f"compiled-{_machine()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            return None
+    except (OSError, RuntimeError):  # RuntimeError: there is no home.
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    return path
+
+
+def _machine() -> str:
+    """Ten letters for the kind of processor: a program for one crashes on another that lacks its instructions.
+
+    Home directories are often shared between machines.
+    """
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        kind = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    except OSError:
+        kind = []
+    return hashlib.sha256("\n".join([platform.machine(), platform.processor(), *kind]).encode()).hexdigest()[:10]

@@ -1,0 +1,146 @@
+"""How busy are learner and environments while training? ``python scripts/bench_loop.py [--seconds 60] [--json FILE]``.
+
+Trains at size 1m with batches of 16 x 64 steps, everything included, and compares with what the learner and the
+environments do alone, in the same process: a learner that is the bottleneck should compute all the time, environments
+that are the bottleneck should step as fast as without it.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+
+from dreamer import config as configs
+from dreamer.envs import VectorEnv
+from dreamer.evaluate import make_env
+from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.logger import read_metrics
+from dreamer.train import Run
+
+SLOW_SECONDS = 0.03
+"""What a step of the slow environment takes, as that of a simulator with a camera would."""
+
+CASES = {
+    # name: (environment, train ratio, overrides)
+    "CartPole, ratio 32": ("cartpole", 32, ["env.count=1"]),
+    "CartPole, ratio 512": ("cartpole", 512, ["env.count=1"]),
+    "4 slow processes, ratio 12": ("slow", 12, ["env.count=4", "env.workers=async"]),
+    "4 slow processes, ratio 128": ("slow", 128, ["env.count=4", "env.workers=async"]),
+}
+
+
+class Slow(gymnasium.Wrapper):
+    """CartPole whose every step takes a while, and the processor nothing."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        """Sleep, then step."""
+        time.sleep(SLOW_SECONDS)
+        return self.env.step(action)
+
+
+def make_slow() -> gymnasium.Env:
+    """The slow environment."""
+    return Slow(gymnasium.make("CartPole-v1"))
+
+
+def measure(name: str, seconds: float) -> dict:
+    """Figures of one case."""
+    kind, ratio, overrides = CASES[name]
+    with tempfile.TemporaryDirectory() as logdir:
+        common = ["task=gym_CartPole-v1", f"run.train_ratio={ratio}", "run.log_every=2", "run.eval_episodes=0"]
+        # Few steps of replay, so that the run is over soon after the clock; its end is set below.
+        end = "run={env_steps: 1000000, save_every: 1000000}"
+        config = configs.load(["gym", "size/1m"], [*common, end, "nets.dtype=float32", f"logdir={logdir}", *overrides])
+        make = make_slow if kind == "slow" else make_env(config)
+        alone = environment_rate(config, make)
+        run = Run(config, make, quiet=True)
+        learn = run.learner.learn
+        begin: list[float] = []
+
+        def until(agent_steps: int) -> Iterator[dict[str, jax.Array]]:
+            for metrics in learn(agent_steps):
+                begin.append(time.perf_counter())
+                yield metrics
+            if len(begin) > 3 and time.perf_counter() - begin[2] > seconds:
+                run._stop = "SIGTERM"  # The clean way out of the loop.
+
+        run.learner.learn = until  # type: ignore[method-assign]
+        run.train()
+        lines = [
+            x for x in read_metrics(run.logdir / "metrics.jsonl") if x.get("updates", 0) > 3 and "rate/updates" in x
+        ]
+        first, last = lines[0], lines[-1]
+        elapsed = last["seconds"] - first["seconds"]
+        env_rate = (last["env_steps"] - first["env_steps"]) / elapsed
+        update_rate = (last["updates"] - first["updates"]) / elapsed
+        batch, _ = run.learner.replay.sample()
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            jax.block_until_ready(run.agent.update(batch))
+            times.append(time.perf_counter() - start)
+    update = float(np.median(times))
+    return {
+        "case": name,
+        "env_steps_per_s": env_rate,
+        "updates_per_s": update_rate,
+        "update_alone_ms": update * 1e3,
+        "learner_share": update_rate * update,
+        "environments_alone_per_s": alone,
+        "environment_share": env_rate / alone,
+    }
+
+
+def environment_rate(config: configs.Config, make: Callable[[], gymnasium.Env], turns: int = 100) -> float:
+    """Env steps per second of the environments alone, with one action for ever."""
+    with VectorEnv(make, config.env, np.random.SeedSequence(0)) as envs:
+        envs.reset()
+        action = {key: np.zeros((envs.num_envs, *space.shape), np.int32) for key, space in envs.action_spaces.items()}
+        begin, steps = time.perf_counter(), 0
+        for _ in range(turns):
+            steps += int(envs.step(action).env_steps.sum())
+        return steps / (time.perf_counter() - begin)
+
+
+def table(results: list[dict]) -> str:
+    """The figures as Markdown."""
+    head = [
+        "| | env steps/s | updates/s | update alone, ms | learner computes | environments alone, steps/s | they step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(
+        head
+        + [
+            f"| {r['case']} | {r['env_steps_per_s']:.1f} | {r['updates_per_s']:.2f} | {r['update_alone_ms']:.0f} | "
+            f"{r['learner_share']:.0%} | {r['environments_alone_per_s']:.0f} | {r['environment_share']:.0%} |"
+            for r in results
+        ]
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60, help="wall time of each case after the first updates")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
+    args = parser.parse_args()
+    restart_with_huge_pages()
+    results = []
+    for case in args.cases:
+        results.append(measure(case, args.seconds))
+        print(table(results[-1:]), flush=True)
+    print("\n" + table(results))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
