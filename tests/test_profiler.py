@@ -11,7 +11,8 @@ def test_the_asked_updates_are_recorded_once(tmp_path):
     def work(x):
         return jnp.sin(x) @ x
 
-    said, results = [], []
+    said: list[str] = []
+    results: list[jax.Array] = []
     profiler = Profiler(tmp_path, 2, wait=lambda: jax.block_until_ready(results), say=said.append)
     for updates in range(WARMUP + 6):
         results.append(work(jnp.ones((64, 64))))
@@ -25,7 +26,7 @@ def test_the_asked_updates_are_recorded_once(tmp_path):
 
 
 def test_a_run_that_ends_early_keeps_its_trace(tmp_path):
-    said = []
+    said: list[str] = []
     profiler = Profiler(tmp_path, 100, wait=lambda: None, say=said.append)
     profiler.turn(WARMUP)
     jax.block_until_ready(jax.jit(jnp.sin)(jnp.ones(3)))
