@@ -237,7 +237,9 @@ class RunConfig:
         "train until this many environment steps were taken; the device loop counts resets among them",
         "env steps",
     )
-    profile: int = _field(0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates")
+    profile: int = _field(
+        0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates", at_least=0
+    )
     stop_score: float = _field(
         1e9,
         "stop early once the mean return of the last ten training episodes is at least this",
