@@ -229,9 +229,10 @@ def expectation(config: Config, parameters: int, placement: Placement) -> str:
     Not measured, but counted: the arithmetic of an update is shared by the devices, while the steps of its scans follow
     one another however many devices there are, and the sum of gradients has to be sent.
     """
-    if placement.count == 1:
+    on_cpu = jax.default_backend() == "cpu"
+    if placement.count == 1 or (on_cpu and jax.process_count() > 1):
         return ""
-    if jax.default_backend() == "cpu":
+    if on_cpu:
         return f"These {placement.count} devices share the cores of one CPU: together they are no faster than one."
     replay, behavior = config.replay, config.behavior
     starts = behavior.starts or replay.batch_length
