@@ -5,6 +5,7 @@ compiles them and passes parameters as flat lists of arrays, because flattening 
 than a small network does.
 """
 
+import copy
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -29,8 +30,8 @@ from dreamer.behavior import (
 from dreamer.config import Config
 from dreamer.devices import Placement
 from dreamer.optimizer import learning_rate, make_optimizer
-from dreamer.rssm import features
-from dreamer.types import Action, Batch, Latent, Metrics, Observation, ReturnRange, Spaces, StoredLatent
+from dreamer.rssm import action_size, features
+from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
 from dreamer.world_model import WorldModel, observe_batch, reconstruction_losses, world_model_loss
 
 
@@ -60,6 +61,20 @@ class PolicyState(NamedTuple):
     prev_action: Float[Array, "N A"]
 
 
+class Keys(NamedTuple):
+    """The random keys of an agent, all from its seed; each use folds in the number of the update or of the step."""
+
+    init: Array
+    update: Array
+    policy: Array
+    report: Array
+
+    @classmethod
+    def of(cls, seed: int | Int32[Array, ""]) -> "Keys":
+        """The keys of a seed."""
+        return cls(*jax.random.split(jax.random.key(seed), 4))
+
+
 Mode = Literal["sample", "mode"]
 
 
@@ -76,6 +91,13 @@ def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) 
     slow = jax.tree.map(jnp.copy, nets.critic)
     span = ReturnRange(jnp.zeros(()), jnp.zeros(()))
     return TrainState(jnp.zeros((), jnp.int32), nets, slow, span, make_optimizer(config.optimizer).init(nets))
+
+
+def initial(config: Config, action_spaces: Spaces, batch: int) -> PolicyState:
+    """Memory of the policy at the start of ``batch`` episodes."""
+    c, dtype = config.rssm, config.nets.dtype
+    latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
+    return PolicyState(latent, jnp.zeros((batch, action_size(action_spaces)), dtype))
 
 
 def policy(
@@ -191,11 +213,11 @@ def loss(
     return total, LossOutput(losses, world.latent, span, metrics)
 
 
-def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, float]:
+def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, Number]:
     """Weight of every loss by name."""
     c = config.loss
-    scales = {f"obs/{key}": c.reconstruction for key in obs_keys}
-    return scales | {
+    scales: dict[str, Number] = {f"obs/{key}": c.reconstruction for key in obs_keys}
+    scales |= {
         "reward": c.reward,
         "cont": c.cont,
         "dyn": c.dyn,
@@ -204,6 +226,7 @@ def loss_scales(config: Config, obs_keys: tuple[str, ...]) -> dict[str, float]:
         "critic": c.critic,
         "replay_critic": c.replay_critic,
     }
+    return scales
 
 
 def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -261,17 +284,24 @@ class Agent:
         obs_spaces: observation spaces.
         action_spaces: action spaces.
         placement: where arrays lie; without it, everything is on one device.
+        state: state to start from; None: a fresh one.
     """
 
-    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, placement: Placement | None = None):
+    def __init__(
+        self,
+        config: Config,
+        obs_spaces: Spaces,
+        action_spaces: Spaces,
+        placement: Placement | None = None,
+        state: TrainState | None = None,
+    ):
         self.config = config
         self.placement = placement or Placement()
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
-        seed = jax.random.key(config.seed)
-        self._init_key, self._update_key, self._policy_key, self._report_key = jax.random.split(seed, 4)
+        self._keys = Keys.of(config.seed)
         build = functools.partial(init, config, self.obs_spaces, self.action_spaces)
-        shapes = jax.eval_shape(build, self._init_key)
+        shapes = jax.eval_shape(build, self._keys.init)
         self._treedef = jax.tree.structure(shapes)
         self._nets_treedef = jax.tree.structure(shapes.nets)
         offset = len(jax.tree.leaves(shapes.step))
@@ -279,15 +309,26 @@ class Agent:
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
         leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
-        self._leaves = start(self.placement.key(self._init_key))
+        self._leaves = start(self.placement.key(self._keys.init)) if state is None else jax.tree.leaves(state)
         self._acting = self._leaves[self._nets_slice]
         self._near = self._acting[0], self.placement.near(self._acting)
-        self._update_key = self.placement.key(self._update_key)
-        self._policy_key = self.placement.own_key(self._policy_key)
+        self._update_key = self.placement.key(self._keys.update)
+        self._policy_key = self.placement.own_key(self._keys.policy)
         self.policy_steps = 0
         self._update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
+
+    def twin(self, config: Config, state: TrainState) -> "Agent":
+        """An agent of the same architecture with another state and another config; acting is compiled once for both."""
+        other = copy.copy(self)
+        other.config, other._keys, other.policy_steps = config, Keys.of(config.seed), 0
+        other._update_key = other.placement.key(other._keys.update)
+        other._policy_key = other.placement.own_key(other._keys.policy)
+        other.state = state
+        other._update = other.placement.compile_update(other._flat_update, other._nets_slice)
+        other._report = jax.jit(other._flat_report, static_argnames="context")
+        return other
 
     @property
     def latent_dtype(self) -> np.dtype:
@@ -315,10 +356,7 @@ class Agent:
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
-        size = sum(max(1, s.classes) * int(np.prod(s.shape)) for s in self.action_spaces.values())
-        c, dtype = self.config.rssm, self.config.nets.dtype
-        latent = Latent(jnp.zeros((batch, c.deter), dtype), jnp.zeros((batch, c.stoch, c.classes), dtype))
-        return PolicyState(latent, jnp.zeros((batch, size), dtype))
+        return initial(self.config, self.action_spaces, batch)
 
     def policy(
         self, state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode = "sample"
@@ -385,7 +423,7 @@ class Agent:
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
         """See `report`."""
-        return self._report(self._leaves, batch, self._report_key, context=context)
+        return self._report(self._leaves, batch, self._keys.report, context=context)
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""

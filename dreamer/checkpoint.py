@@ -15,15 +15,16 @@ import os
 import pathlib
 import shutil
 import zipfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer import config as configs
-from dreamer.agent import Agent
+from dreamer.agent import Agent, Networks, TrainState
 from dreamer.config import Config
+from dreamer.devices import Placement
 from dreamer.hosts import HostError, Hosts
 from dreamer.types import Space, Spaces
 
@@ -56,6 +57,18 @@ class Checkpoint:
         return _spaces_from(self.meta["obs_spaces"]), _spaces_from(self.meta["action_spaces"])
 
 
+class Snapshot(NamedTuple):
+    """What `save` takes of an agent, for those who train without an `Agent`."""
+
+    config: Config
+    obs_spaces: Spaces
+    action_spaces: Spaces
+    policy_steps: int
+    state: TrainState
+    acting_nets: Networks
+    placement: Placement = Placement()
+
+
 def directory(logdir: str | os.PathLike[str]) -> pathlib.Path:
     """Where the checkpoints of a run are."""
     return pathlib.Path(logdir).resolve() / "checkpoints"
@@ -66,13 +79,19 @@ def exists(logdir: str | os.PathLike[str]) -> bool:
     return bool(_steps(logdir))
 
 
+def steps(logdir: str | os.PathLike[str]) -> set[int]:
+    """Numbers of the complete checkpoints in ``logdir``."""
+    return {int(name[:12]) for name in _steps(logdir)}
+
+
 def save(
     logdir: str | os.PathLike[str],
     step: int,
-    agent: Agent,
+    agent: Agent | Snapshot,
     replay: dict[str, Any],
     meta: dict[str, Any],
     hosts: Hosts | None = None,
+    keep_others: bool = False,
 ) -> pathlib.Path:
     """Write a checkpoint, then delete older ones. All hosts call it together, and it fails on all or on none.
 
@@ -83,6 +102,7 @@ def save(
         replay: arrays and JSON-able values, see `Replay.state`.
         meta: JSON-able counters and generator states.
         hosts: who else writes to it; None: nobody.
+        keep_others: leave older ones to `keep_only`, for runs whose checkpoint is complete when several are.
 
     Raises:
         CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
@@ -122,9 +142,8 @@ def save(
                 if target.exists():
                     target.rename(root / f"{step:012d}-old")
                 fresh.rename(target)
-                for beside in root.iterdir():
-                    if beside != target:
-                        shutil.rmtree(beside, ignore_errors=True)
+                if not keep_others:
+                    keep_only(logdir, step)
     except (OSError, ValueError, HostError) as error:
         raise CheckpointError(
             f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
@@ -133,24 +152,38 @@ def save(
     return target
 
 
-def load(logdir: str | os.PathLike[str], *, with_replay: bool = False, hosts: Hosts | None = None) -> Checkpoint:
-    """Read the newest complete checkpoint of a run.
+def keep_only(logdir: str | os.PathLike[str], step: int) -> None:
+    """Delete all checkpoints of a run but one."""
+    for other in directory(logdir).iterdir():
+        if other.name != f"{step:012d}":
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load(
+    logdir: str | os.PathLike[str],
+    *,
+    with_replay: bool = False,
+    step: int | None = None,
+    hosts: Hosts | None = None,
+) -> Checkpoint:
+    """Read the newest complete checkpoint of a run, or that of a step.
 
     Args:
         logdir: directory of the run.
         with_replay: read the contents of replay as well, those of this host.
+        step: number of the checkpoint; None: the newest.
         hosts: who reads the replay; None: one host. It takes as many as have written it.
 
     Raises:
         CheckpointError: there is none, or it is damaged or of another version.
     """
-    steps = _steps(logdir)
-    if not steps:
+    names = [name for name in _steps(logdir) if step in (None, int(name[:12]))]
+    if not names:
         raise CheckpointError(
             f"There is no checkpoint in {directory(logdir)}. Give the directory of a run that was trained with "
             "python -m dreamer.train, for example runs/NAME."
         )
-    path, hosts = directory(logdir) / steps[-1], hosts or Hosts()
+    path, hosts = directory(logdir) / names[-1], hosts or Hosts()
     replay = None
     try:
         state, meta = _read(path, hosts, "state")
@@ -171,17 +204,18 @@ def load(logdir: str | os.PathLike[str], *, with_replay: bool = False, hosts: Ho
     return Checkpoint({key: np.asarray(value) for key, value in state.items()}, replay, meta)
 
 
-def state_arrays(agent: Agent) -> dict[str, jax.Array]:
+def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
     """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``.
 
     The networks that act are one update older; they are ``acting.world_model.rssm.mix.kernel`` and so on.
     """
-    named = {"": agent.state, "acting.": agent.acting_nets}
-    return {
-        prefix + _path_name(path): leaf
-        for prefix, tree in named.items()
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    acting = named_arrays(agent.acting_nets)
+    return named_arrays(agent.state) | {f"acting.{name}": leaf for name, leaf in acting.items()}
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """Leaves of a pytree by their path."""
+    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:

@@ -23,7 +23,7 @@ def keep_compiled_programs() -> pathlib.Path | None:
     Returns:
         The directory, if it is now in use.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return None
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     path = root / "dreamer" / f"compiled-{_machine()}"

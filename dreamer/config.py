@@ -210,10 +210,36 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class PopulationConfig:
+    """Agents trained side by side in one program, each as it would be alone; needs ``run.loop=device``."""
+
+    seeds: int = _field(
+        1, "members for each combination of values: seed, seed + 1, ...; 'population=8' for short", "members"
+    )
+    sweep: tuple[str, ...] = _field(
+        (),
+        "numbers in which members differ, each as 'optimizer.lr=[1e-4, 3e-4]'; members are all combinations; "
+        "'population.lr=[1e-4,3e-4]' for short",
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How long to train, and what to write down."""
 
-    env_steps: int = _field(1_000_000, "train until this many environment steps were taken", "env steps")
+    loop: Literal["host", "device"] = _field(
+        "host",
+        "step environments on the host, or, for tasks jax_NAME, run environments, replay and updates as one program on "
+        "the accelerator",
+    )
+    env_steps: int = _field(
+        1_000_000,
+        "train until this many environment steps were taken; the device loop counts resets among them",
+        "env steps",
+    )
+    profile: int = _field(
+        0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates", at_least=0
+    )
     stop_score: float = _field(
         1e9,
         "stop early once the mean return of the last ten training episodes is at least this",
@@ -249,6 +275,7 @@ class Config:
     behavior: BehaviorConfig = _field(BehaviorConfig(), "actor and critic")
     loss: LossConfig = _field(LossConfig(), "loss weights")
     optimizer: OptimizerConfig = _field(OptimizerConfig(), "optimizer")
+    population: PopulationConfig = _field(PopulationConfig(), "population")
     run: RunConfig = _field(RunConfig(), "run")
 
     def __post_init__(self) -> None:
@@ -330,6 +357,8 @@ def _in_range(field: Any, value: Any) -> bool:
     if isinstance(value, bool | str):
         return True
     items = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(item, str) for item in items):
+        return True
     bounds = field.metadata["bounds"].items()
     return all(abs(item) < math.inf and all(_ORDER[word](item, limit) for word, limit in bounds) for item in items)
 
@@ -337,6 +366,8 @@ def _in_range(field: Any, value: Any) -> bool:
 def _expected(field: Any) -> str:
     """What a field takes, in words."""
     kind, bounds = field.type, field.metadata["bounds"].items()
+    if kind == tuple[str, ...]:
+        return "a list of texts"
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if kind in (int, float) or get_origin(kind) is tuple:
@@ -472,8 +503,29 @@ def _apply(merged: Any, overrides: Sequence[str]) -> Any:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.")
-        merged = _merge(merged, _nest(key.strip(), _parse(key.strip(), value)), f"override '{item}'")
+        key, value = _spell_out(key.strip(), value, merged.population.sweep)
+        merged = _merge(merged, _nest(key, _parse(key, value)), f"override '{item}'")
     return merged
+
+
+def _spell_out(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
+    """The override that is meant by ``population=8`` or ``population.lr=[1e-4,3e-4]``; any other as it is.
+
+    ``sweep`` holds the entries of ``population.sweep`` so far; those of other keys stay.
+    """
+    section, dot, name = key.partition(".")
+    if section != "population" or key in _leaves():
+        return key, value
+    if not dot:
+        return "population.seeds", value
+    meant = [leaf for leaf in _leaves() if leaf == name or leaf.endswith(f".{name}")]
+    if len(meant) != 1:
+        near = difflib.get_close_matches(name, {leaf.rpartition(".")[2] for leaf in _leaves()}, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        found = f"is short for {' and '.join(meant)}: name one in full" if meant else f"is the name of no key.{hint}"
+        raise ConfigError(f"In the override '{key}={value}': '{name}' {found.rstrip('.')}.")
+    others = [entry for entry in sweep if entry.partition("=")[0] != meant[0]]
+    return "population.sweep", yaml.safe_dump([*others, f"{meant[0]}={value}"])
 
 
 def _parse(key: str, value: str) -> Any:

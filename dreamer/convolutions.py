@@ -53,13 +53,13 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], error: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    _, pull_x = jax.vjp(lambda x: plain_conv(x, kernel), x)
+    (x_error,) = jax.linear_transpose(lambda x: plain_conv(x, kernel), x)(error)
     chunks = min(_MOST_CHUNKS, len(x), max(1, (x.nbytes + error.nbytes) // _CHUNK_BYTES))
     gradient = jnp.zeros_like(kernel)
     for part, part_error in zip(jnp.array_split(x, chunks), jnp.array_split(error, chunks), strict=True):
-        _, pull_kernel = jax.vjp(functools.partial(plain_conv, part), kernel)
-        gradient += pull_kernel(part_error)[0]
-    return pull_x(error)[0], gradient
+        (part_gradient,) = jax.linear_transpose(functools.partial(plain_conv, part), kernel)(part_error)
+        gradient += part_gradient
+    return x_error, gradient
 
 
 _chunked_conv.defvjp(_forward, _backward)

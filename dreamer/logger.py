@@ -55,9 +55,9 @@ class Logger:
         self.recent: collections.deque[float] = collections.deque(maxlen=RECENT)
         self.episode_logs: list[Mapping[str, float]] = []
         self._summarize = summarize
-        self._title = title
+        self.title = title
         self._total = total_env_steps
-        self._updates: list[Metrics] = []
+        self._updates: list[Metrics | Mapping[str, np.floating]] = []
         self._unwritten: list[str] = []
         self._failing = False
         self._console = Console(file=sys.stderr, quiet=quiet)
@@ -75,7 +75,7 @@ class Logger:
         """Print a line, above the display if there is one."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def add_update(self, metrics: Metrics) -> None:
+    def add_update(self, metrics: Metrics | Mapping[str, np.floating]) -> None:
         """Remember the metrics of one update, without fetching them."""
         self._updates.append(metrics)
 
@@ -161,7 +161,7 @@ class Logger:
                 f"ETA {duration(line['eta_seconds'])}  limited by {line['bottleneck']}"
             )
             return
-        table = Table(title=self._title, title_justify="left", show_header=False, expand=False)
+        table = Table(title=self.title, title_justify="left", show_header=False, expand=False)
         table.add_column(justify="left")
         table.add_column(justify="right")
         share = min(1.0, line["env_steps"] / self._total)
@@ -173,7 +173,7 @@ class Logger:
         table.add_row("updates/s", f"{line['rate/updates']:.1f}")
         table.add_row("train ratio", f"{line['train_ratio']:.1f}")
         score = f"{line['episode/recent_score']:.1f}" if "episode/recent_score" in line else "no episode yet"
-        table.add_row(f"mean return of last {RECENT}", score)
+        table.add_row(f"mean return of last {self.recent.maxlen}", score)
         table.add_row("limited by", line["bottleneck"])
         table.add_row("elapsed", duration(line["seconds"]))
         table.add_row("ETA", duration(line["eta_seconds"]))

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float32, Int
 
 from dreamer.config import OptimizerConfig
+from dreamer.types import Number
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -27,11 +28,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 def learning_rate(config: OptimizerConfig, step: Int[Array, ""] | int) -> Float32[Array, ""]:
     """Learning rate of update ``step`` (from 0): rises linearly from 0 over ``warmup`` updates, then constant."""
-    fraction = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / config.warmup) if config.warmup else jnp.float32(1.0)
-    return config.lr * fraction
+    # Without branches on the config, whose numbers may be arrays.
+    rising = jnp.asarray(step, jnp.float32) / jnp.maximum(1, config.warmup)
+    return config.lr * jnp.where(step < config.warmup, rising, 1.0)
 
 
-def clip_by_tensor_norm(clip: float, smallest: float) -> optax.GradientTransformation:
+def clip_by_tensor_norm(clip: Number, smallest: Number) -> optax.GradientTransformation:
     """Adaptive gradient clipping over whole tensors: ``g min(1, clip max(smallest, ||p||) / ||g||)``.
 
     Args:
@@ -44,6 +46,7 @@ def clip_by_tensor_norm(clip: float, smallest: float) -> optax.GradientTransform
 
     def clip_one(gradient: Array, parameter: Array) -> Array:
         limit = clip * jnp.maximum(smallest, jnp.sqrt(jnp.sum(jnp.square(parameter))))
+        limit = jnp.where(clip > 0, limit, jnp.inf)
         norm = jnp.sqrt(jnp.sum(jnp.square(gradient)))
         return gradient / jnp.maximum(1.0, norm / limit)
 
@@ -52,6 +55,6 @@ def clip_by_tensor_norm(clip: float, smallest: float) -> optax.GradientTransform
     ) -> tuple[optax.Updates, optax.EmptyState]:
         if params is None:
             raise ValueError("clip_by_tensor_norm needs the parameters: call update(gradients, state, parameters).")
-        return (jax.tree.map(clip_one, updates, params) if clip else updates), state
+        return jax.tree.map(clip_one, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from dreamer.types import ReturnRange
+from dreamer.types import Number, ReturnRange
 
 
 def lambda_return(
     reward: Float32[Array, "H_plus_1 *batch"],
     discount: Float32[Array, "H_plus_1 *batch"],
-    lambda_: Float32[Array, "H_plus_1 *batch"] | float,
+    lambda_: Float32[Array, "H_plus_1 *batch"] | Number,
     value: Float32[Array, "H_plus_1 *batch"],
 ) -> Float32[Array, "H *batch"]:
     """Exponentially weighted average of all n-step returns, time first.
@@ -41,7 +41,7 @@ def lambda_return(
     return returns
 
 
-def survival_weights(cont: Float32[Array, "time *batch"], discount: float) -> Float32[Array, "time *batch"]:
+def survival_weights(cont: Float32[Array, "time *batch"], discount: Number) -> Float32[Array, "time *batch"]:
     """Probability, with discount, that each imagined state is reached: ``cumprod(cont * discount) / discount``.
 
     ``cont[0]`` belongs to the start state, so starts that already ended weigh nothing.
@@ -53,12 +53,12 @@ def survival_weights(cont: Float32[Array, "time *batch"], discount: float) -> Fl
     return jnp.cumprod(cont * discount, 0) / discount
 
 
-def update_return_range(previous: ReturnRange, returns: Float32[Array, "*shape"], rate: float) -> ReturnRange:
+def update_return_range(previous: ReturnRange, returns: Float32[Array, "*shape"], rate: Number) -> ReturnRange:
     """Move the 5th and 95th percentile towards those of all ``returns`` by ``rate``. Starts at 0, without debiasing."""
     low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
     return ReturnRange(previous.low + rate * (low - previous.low), previous.high + rate * (high - previous.high))
 
 
-def return_scale(span: ReturnRange, limit: float) -> Float32[Array, ""]:
+def return_scale(span: ReturnRange, limit: Number) -> Float32[Array, ""]:
     """Divisor of advantages, ``max(limit, high - low)``: large returns are scaled down, small ones never up."""
     return jnp.maximum(limit, span.high - span.low)

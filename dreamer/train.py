@@ -6,11 +6,8 @@ goes to replay, the learner is started, and the environments are stepped while i
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import pathlib
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,37 +24,32 @@ from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
+from dreamer.device_run import DeviceRun
 from dreamer.devices import expectation, placement
 from dreamer.driver import Driver
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.hosts import HostError, join
 from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.population import members
+from dreamer.profiler import Profiler
 from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
+from dreamer.runs import (
+    LogdirInUse,
+    Result,
+    StopRequest,
+    default_logdir,
+    exclusive,
+    refuse_other_config,
+    resume_command,
+)
 from dreamer.types import StoredLatent
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
 DEFAULT_PRESET = "cartpole"
 
-FREE_TO_CHANGE = (
-    *("logdir", "run.", "devices", "distributed", "optimizer.moments"),
-    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
-)
-"""Config keys, or prefixes of them, that a resumed run may change."""
-
-
-class LogdirInUse(RuntimeError):
-    """Another process trains in this directory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a run leaves."""
-
-    agent: Agent
-    logdir: pathlib.Path
-    evaluation: Evaluation | None
-    interrupted: bool
+PROFILE_UPDATES = 5
+"""What ``--profile`` records."""
 
 
 class Learner:
@@ -137,7 +129,7 @@ class Run:
         self.config = config
         self.logdir = pathlib.Path(config.logdir)
         self._make = make
-        self._stop = ""
+        self._stop = StopRequest()
         self._cleanup = contextlib.ExitStack()
         self.hosts = hosts = join(config)
         with contextlib.ExitStack() as undo:
@@ -206,12 +198,12 @@ class Run:
             EnvError: an environment failed; everything up to then was saved.
             CheckpointError: the last checkpoint could not be written.
         """
-        with self._cleanup, self._signals():
+        with self._cleanup, self._stop.listening():
             self._announce()
             try:
                 self._loop()
             except envs.EnvError as error:
-                self._stop = "a failed environment"
+                self._stop.signal = "a failed environment"
                 self._agree()
                 self._save()
                 raise envs.EnvError(
@@ -221,7 +213,7 @@ class Run:
             path = self._save()
             if self._stop:
                 self.log.say(
-                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; saved {path}.\n"
+                    f"Stopped by {self._stop.signal} after {self.driver.env_steps:,} env steps; saved {path}.\n"
                     f"Resume with: {resume_command(self.logdir)}"
                 )
                 return Result(self.agent, self.logdir, None, interrupted=True)
@@ -233,6 +225,8 @@ class Run:
         config, driver, learner = self.config.run, self.driver, self.learner
         self._begin = time.perf_counter()
         speed = logger.Speed()
+        record = config.profile if self.hosts.first else 0
+        profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
         estimated = False
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
@@ -267,10 +261,12 @@ class Run:
                     estimated = True
                     self._estimate(eta)
                 next_log = time.perf_counter() + config.log_every
+            profiler.turn(learner.updates)
             if self._agree(save=end >= next_save):
                 with contextlib.suppress(checkpoints.CheckpointError):
                     self._save_and_report()
                 next_save = time.perf_counter() + config.save_every
+        profiler.close(learner.updates)
 
     def _steps(self) -> dict[str, int]:
         return {name: getattr(self.driver, name) for name in ("env_steps", "agent_steps", "episodes")}
@@ -289,7 +285,7 @@ class Run:
         for name, number in self._counted.items():
             setattr(self.driver, name, number)
         self._stopped, self._over = bool(stops), bool(over)
-        self._stop = self._stop or ("another host" if stops else "")
+        self._stop.signal = self._stop.signal or ("another host" if stops else "")
         return bool(saves) and not (stops or over)
 
     def _solved(self) -> bool:
@@ -374,27 +370,6 @@ class Run:
         lines.append(f"Score it again: python -m dreamer.evaluate {shlex.quote(str(self.logdir))} --episodes 20")
         self.log.say("\n".join(lines))
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the loop between two turns; a second SIGINT interrupts at once."""
-
-        def request(number: int, frame: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = signal.Signals(number).name
-
-        previous = {}
-        with contextlib.suppress(ValueError):  # Not in the main thread: then signals are not ours to handle.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, request)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                # None: whoever handled it before was not Python, and cannot be put back.
-                if handler is not None:
-                    signal.signal(number, handler)
-
 
 def train(
     env: Callable[[], gymnasium.Env] | None = None,
@@ -425,73 +400,23 @@ def train(
         config = dataclasses.replace(config, task=f"custom_{name}")
     if not config.logdir and not config.distributed:
         config = dataclasses.replace(config, logdir=default_logdir(config))
+    if config.run.loop == "device":
+        if env is not None:
+            raise ConfigError("run.loop=device runs tasks called jax_NAME only: leave out env, or use run.loop=host.")
+        if config.devices != "1" or config.distributed:
+            raise ConfigError("run.loop=device runs on one device: leave out devices and distributed.")
+        return DeviceRun(config, quiet).train()
+    if len(members(config)) > 1:
+        raise ConfigError("A population needs run.loop=device, and with it a task called jax_NAME.")
     return Run(config, env or make_env(config), quiet).train()
 
 
-def default_logdir(config: Config) -> str:
-    """``runs/TIME-TASK-SEED``, a directory that is not there yet."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = pathlib.Path("runs") / f"{stamp}-{config.task.replace('/', '_')}-{config.seed}"
-    path, number = base, 1
-    while path.exists():
-        path, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return str(path)
-
-
-@contextlib.contextmanager
-def exclusive(logdir: pathlib.Path) -> Iterator[None]:
-    """Create and lock a log directory; the lock goes with the process, however it ends.
-
-    Raises:
-        LogdirInUse: another process holds it.
-        ConfigError: the directory cannot be created or written.
-    """
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        lock = open(logdir / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(f"logdir={logdir} cannot be used: {error.strerror}. Choose another logdir.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise LogdirInUse(
-                f"logdir={logdir} is in use by another run (process {owner}). Wait for it, stop it, or choose another "
-                "logdir."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> None:
-    """Raise `ConfigError` naming every key that a resumed run must not change but would."""
-    changed = configs.differences(saved, config)
-    wrong = [
-        f"{key}: {old} in the checkpoint, {new} now"
-        for key, (old, new) in changed.items()
-        if not key.startswith(FREE_TO_CHANGE)
-    ]
-    if wrong:
-        raise ConfigError(
-            "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
-            + f"\nGo on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
-        )
-
-
-def resume_command(logdir: pathlib.Path) -> str:
-    """The command that goes on with a run."""
-    return f"python -m dreamer.train --resume {shlex.quote(str(logdir))}"
-
-
-USAGE = """usage: python -m dreamer.train [--config PRESET ...] [key=value ...]
-       python -m dreamer.train --resume LOGDIR [key=value ...]
+USAGE = """usage: python -m dreamer.train [--profile] [--config PRESET ...] [key=value ...]
+       python -m dreamer.train [--profile] --resume LOGDIR [key=value ...]
 
 Trains an agent. Presets are applied left to right, then key=value overrides; without --config, the preset is
 '{default}'. The same command with the same logdir=DIR resumes; --resume LOGDIR takes the config saved there.
+--profile records a few updates, prints where their time went, and leaves a trace (docs/profiling.md).
 
 presets:
 {presets}
@@ -516,8 +441,10 @@ def parse(argv: Sequence[str]) -> Config | None:
             return None
         if word in ("--config", "--resume"):
             reading = word
+        elif word == "--profile":
+            overrides.append(f"run.profile={PROFILE_UPDATES}")
         elif word.startswith("-"):
-            raise ConfigError(f"There is no option '{word}'. The options are --config, --resume and --help.")
+            raise ConfigError(f"There is no option '{word}'. The options are --config, --resume, --profile and --help.")
         elif "=" in word:
             overrides.append(word)
         elif reading == "--config":

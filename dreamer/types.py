@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int32
 
 from dreamer.steps import MASK, Space, Spaces, Step, is_mask, mask_keys
 
@@ -36,6 +36,8 @@ Action = dict[str, Array | np.ndarray]
 Metrics = dict[str, Array]
 """Scalars by name. They stay on the device until the logger asks for them."""
 
+Number = float | Float32[Array, ""] | Int32[Array, ""]
+"""A number of the config; an array without axes where members of a population differ in it."""
 
 Masks = Mapping[str, Array]
 """``bool [..., *shape, classes]`` by action key, true for allowed classes; what has no mask has no key."""
@@ -102,6 +104,7 @@ __all__ = [
     "Latent",
     "Masks",
     "Metrics",
+    "Number",
     "Observation",
     "ReturnRange",
     "Space",

@@ -69,7 +69,7 @@ def measure(name: str, seconds: float) -> dict:
                 begin.append(time.perf_counter())
                 yield metrics
             if len(begin) > 3 and time.perf_counter() - begin[2] > seconds:
-                run._stop = "SIGTERM"  # The clean way out of the loop.
+                run._stop.signal = "SIGTERM"  # The clean way out of the loop.
 
         run.learner.learn = until  # type: ignore[method-assign]
         run.train()

@@ -14,6 +14,7 @@ LAYERS = [
     "steps",
     "types",
     "config",
+    "population",
     "hosts",
     "devices",
     "transforms",
@@ -31,9 +32,15 @@ LAYERS = [
     "driver",
     "logger",
     "checkpoint",
+    "profiler",
     "huge_pages",
     "compile_cache",
     "evaluate",
+    "runs",
+    "device_loop",
+    "device_saves",
+    "device_records",
+    "device_run",
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.

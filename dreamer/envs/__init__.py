@@ -36,18 +36,19 @@ _SUITES = {
     "crafter": "crafter",
     "minigrid": "minigrid",
     "memory": "memory_maze",
+    "jax": "native",
     "probe": "probes",
     "gym": "gym",
 }
 """File of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
 
-_EXTRAS = {"ale_py": "atari", "crafter": "crafter", "minigrid": "minigrid", "memory_maze": "memory"}
+_EXTRAS = {"ale_py": "atari", "crafter": "crafter", "gymnax": "gymnax", "minigrid": "minigrid", "memory_maze": "memory"}
 """Extra of this package that installs a module."""
 
 _HOW = (
     "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
-    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, probe_NAME, or your.module:function for a function "
-    "that returns a Gymnasium environment"
+    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, jax_NAME, probe_NAME, or your.module:function for a "
+    "function that returns a Gymnasium environment"
 )
 
 

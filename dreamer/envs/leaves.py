@@ -48,8 +48,8 @@ class Vector(Codec):
         self.space = Space("vector", (size,))
         low, high = _float32(space.low).reshape(size), _float32(space.high).reshape(size)
         self.flat = gymnasium.spaces.Box(low, high, dtype=np.float32)
-        self._shape, self._dtype = space.shape, space.dtype
-        self._exact = space.dtype.kind != "f"
+        self._shape, self._dtype = space.shape, np.dtype(space.dtype)
+        self._exact = self._dtype.kind != "f"
         slack_low, slack_high = (_TOLERANCE * np.maximum(1.0, np.abs(bound, dtype=np.float64)) for bound in (low, high))
         self._low, self._high = _float32(low - slack_low), _float32(high + slack_high)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
@@ -90,7 +90,7 @@ class Image(Codec):
         self.key = key
         self.space = Space("image", shape)
         self.flat = gymnasium.spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)
-        self._shape, self._dtype = space.shape, space.dtype
+        self._shape, self._dtype = space.shape, np.dtype(space.dtype)
         self._bounded = bool((space.low > 0).any() or (space.high < 255).any())
 
     def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:

@@ -116,9 +116,10 @@ def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str) -> Codec:
 
 
 def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
-    if space.dtype.kind not in "biuf":
+    kind = np.dtype(space.dtype).kind
+    if kind not in "biuf":
         raise _unsupported(env, key, False, f"a Box of {space.dtype}", "bools, integers or floats", "convert its dtype")
-    if is_mask(key) and space.dtype.kind != "f" and (space.low == 0).all() and (space.high == 1).all():
+    if is_mask(key) and kind != "f" and (space.low == 0).all() and (space.high == 1).all():
         return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
         raise _unsupported(env, key, False, f"an empty Box {space.shape}", "at least one number", "leave it out")
@@ -138,7 +139,7 @@ def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
 
 
 def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
-    if space.dtype.kind != "f":
+    if np.dtype(space.dtype).kind != "f":
         raise _unsupported(
             env,
             key,

@@ -105,7 +105,7 @@ class Repeats(Answers):
 
 
 def test_an_environment_that_repeats_is_left_to_it():
-    wrapped = gymnasium.Wrapper(Repeats([{}, {"reward": 1.0}, {"reward": 2.0, "terminated": True}]))
+    wrapped: gymnasium.Wrapper = gymnasium.Wrapper(Repeats([{}, {"reward": 1.0}, {"reward": 2.0, "terminated": True}]))
     env = Adapter(wrapped, EnvConfig(repeat=4))
     assert env.reset()[1] == {"env_steps": 0}
     assert env.step({"action": 0})[1:] == (1.0, False, False, {"env_steps": 4})
@@ -160,7 +160,7 @@ def test_rounding_at_the_bounds_passes():
 
 
 IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
-BAD_OBS = [
+BAD_OBS: list[tuple] = [
     (None, [0, np.nan, 0], r"'vector' holds nan at index \[1\], expected finite numbers.*env.check=false does not"),
     (None, [0, 0, -np.inf], r"'vector' holds -inf at index \[2\], expected finite"),
     (spaces.Box(-np.inf, np.inf, (2, 2)), [[0, 0], [np.inf, 0]], r"holds inf at index \[1, 0\]"),
@@ -291,7 +291,7 @@ def test_what_is_no_environment_is_refused():
             "probe_cacth",
             r"no task 'probe_cacth': There is no probe 'cacth'\. Did you mean 'probe_catch'.*A task is gym_ID",
         ),
-        ("CartPole-v1", r"Did you mean 'gym_CartPole-v1'\?"),
+        ("CartPole-v1", r"Did you mean ('jax_CartPole-v1' or )?'gym_CartPole-v1'\?"),
         ("gym_CartPol-v1", r"Did you mean: `CartPole`"),
         ("gym_CartPole-v9", r"'gym_CartPole-v9'.*`v1`"),
         ("gym_ALE/Nothing-v5", r"There is no task 'gym_ALE/Nothing-v5'.*pip install \"gymnasium\[atari\]\""),

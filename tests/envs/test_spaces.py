@@ -62,7 +62,7 @@ def bounded_boxes(draw):
     return spaces.Box(low.astype(dtype), (low + width).astype(dtype), dtype=dtype)
 
 
-ACTION_LEAVES = st.one_of(
+ACTION_LEAVES: st.SearchStrategy = st.one_of(
     st.builds(lambda n, start: spaces.Discrete(n, start=start), CLASSES, st.integers(-5, 5)),
     SHAPES.map(lambda shape: spaces.MultiBinary(shape or 2)),
     multi_discrete(),

@@ -1,0 +1,321 @@
+"""The device loop: acting, replay, updates and environments of a whole population in one compiled program.
+
+Everything here is written for one member and pure; `DeviceLoop` puts an axis of members in front with `jax.vmap`. The
+program runs a *window* of turns and reports once about all of them. A turn has the order of the host loop: act, add
+the row to replay, run the updates that are due, step the environments.
+
+What happens when is the same for all members, and known beforehand: a turn adds one row to each ring, and the number of
+updates due depends on the number of rows alone. So no loop ever runs as long as the slowest member needs, and a member
+does the same as in a population of one.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from jaxtyping import Array, Bool, Float32, Int32
+
+from dreamer import agent as agents
+from dreamer.agent import Keys, Networks, PolicyState, TrainState
+from dreamer.config import Config
+from dreamer.envs.native import NativeEnv, autoreset
+from dreamer.envs.native.autoreset import Instances
+from dreamer.population import Member, with_numbers
+from dreamer.replay import LatentSpec, device
+from dreamer.replay.device import Cursor, Place, Ring
+from dreamer.replay.layout import field_specs
+from dreamer.types import Batch, Metrics, StoredLatent
+
+Numbers = Mapping[str, Array]
+"""Scalars by config key, in which members differ."""
+
+
+class MemberState(NamedTuple):
+    """Everything that one member carries from turn to turn."""
+
+    train: TrainState
+    acting: Networks
+    """Those from before the latest update, as on the host."""
+    memory: PolicyState
+    instances: Instances
+    fields: dict[str, Array]
+    """Its rows of replay, ``[N, rows, ...]``."""
+    place: Place
+    """Where the latents of the last update belong; they are written back when the next batch has been drawn."""
+    latents: StoredLatent
+    score: Float32[Array, "N"]
+    """Sum of rewards of the episodes under way."""
+    length: Int32[Array, "N"]
+
+
+class LoopState(NamedTuple):
+    """A population between two turns: states of members ``[M, ...]``, and what they have in common."""
+
+    members: MemberState
+    cursor: Cursor
+
+
+class Report(NamedTuple):
+    """What happened in a window of at most W turns; rows of turns that did not happen are zero."""
+
+    ended: Bool[Array, "W N"]
+    """Episodes that ended at each turn."""
+    score: Float32[Array, "W N"]
+    length: Int32[Array, "W N"]
+    steps: Int32[Array, "W"]
+    """Environments that took a step, and were not reset."""
+    metrics: Metrics
+    """Mean over the updates of the window; NaN if there were none."""
+
+
+class LoopKeys(NamedTuple):
+    """The keys of a member, all from its seed."""
+
+    agent: Keys
+    envs: Array
+    replay: Array
+
+    @classmethod
+    def of(cls, seed: int | Int32[Array, ""]) -> "LoopKeys":
+        """The keys of a seed; those of the agent are the same as in the host loop."""
+        # The agent's keys are numbers 0 to 3 of the seed.
+        return cls(Keys.of(seed), *jax.random.split(jax.random.fold_in(jax.random.key(seed), 4)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One member
+
+
+def begin(config: Config, env: NativeEnv, seed: Int32[Array, ""]) -> MemberState:
+    """A member that has done nothing yet."""
+    keys, count, batch = LoopKeys.of(seed), config.env.count, config.replay.batch_size
+    train = agents.init(config, env.obs_spaces, env.action_spaces, keys.agent.init)
+    ring = device.empty(replay_specs(config, env), count, device.ring_rows(config.replay, count))
+    fields = ring.fields
+    stored = (fields["latent/deter"], fields["latent/stoch"])
+    latents = StoredLatent(*(jnp.zeros((batch, config.replay.batch_length, *x.shape[2:]), x.dtype) for x in stored))
+    return MemberState(
+        train,
+        jax.tree.map(jnp.copy, train.nets),
+        agents.initial(config, env.action_spaces, count),
+        autoreset.begin(env, count, jax.random.fold_in(keys.envs, 0)),
+        fields,
+        device.nowhere(batch),
+        latents,
+        jnp.zeros(count, jnp.float32),
+        jnp.zeros(count, jnp.int32),
+    )
+
+
+Update = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, StoredLatent, Metrics]]
+"""`dreamer.agent.update` with the numbers of a member in place of its config."""
+
+
+def learn(
+    config: Config,
+    update: Update,
+    keys: LoopKeys,
+    numbers: Numbers,
+    member: MemberState,
+    cursor: Cursor,
+    due: Int32[Array, ""],
+    sums: Metrics,
+) -> tuple[MemberState, Cursor, Metrics]:
+    """Run the updates that are due, and add their metrics to ``sums``.
+
+    As on the host, the latents of an update are written back after the next batch was drawn.
+    """
+    settings, count = config.replay, config.env.count
+    rows = member.fields["reward"].shape[1]
+
+    def draw(train: TrainState, fields: dict[str, Array], cursor: Cursor) -> tuple[Batch, Place, Cursor]:
+        key = jax.random.fold_in(keys.replay, train.step)
+        place, cursor = device.choose(cursor, key, settings, count, rows)
+        return device.gather(fields, place, settings.batch_length), place, cursor
+
+    def one(_: Any, carry: tuple[MemberState, Cursor, Metrics, Any]) -> tuple[MemberState, Cursor, Metrics, Any]:
+        member, _, sums, (batch, place, cursor) = carry
+        fields = device.update_latents(Ring(cursor, member.fields), member.place, member.latents).fields
+        train, latents, metrics = update(member.train, batch, keys.agent.update, numbers)
+        member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, latents=latents)
+        return member, cursor, jax.tree.map(jnp.add, sums, metrics), draw(train, fields, cursor)
+
+    # Batches are drawn one ahead, the last in vain: in each round of the loop all writing precedes all reading, without
+    # which the compiler would copy the whole ring to have both.
+    ahead = draw(member.train, member.fields, cursor)
+    member, cursor, sums, _ = jax.lax.fori_loop(0, due, one, (member, cursor, sums, ahead))
+    return member, cursor, sums
+
+
+def turn(
+    config: Config,
+    env: NativeEnv,
+    update: Update,
+    keys: LoopKeys,
+    numbers: Numbers,
+    member: MemberState,
+    cursor: Cursor,
+    due: Int32[Array, ""],
+    sums: Metrics,
+) -> tuple[MemberState, Cursor, Metrics, Bool[Array, "N"]]:
+    """Act, remember, learn, step.
+
+    Returns also which episodes ended; their scores stay in the member until the next turn, which resets them.
+    """
+    number = cursor.total + 1
+    step = member.instances.step
+    action, memory, latent = agents.policy(
+        member.acting,
+        member.memory,
+        step.obs,
+        jnp.asarray(step.is_first),
+        jax.random.fold_in(keys.agent.policy, number),
+        "sample",
+    )
+    ring = device.add(Ring(cursor, member.fields), step, action, latent)
+    member = member._replace(memory=memory, fields=ring.fields)
+    member, cursor, sums = learn(config, update, keys, numbers, member, ring.cursor, due, sums)
+    key = jax.random.fold_in(keys.envs, number)
+    instances = autoreset.advance(env, member.instances, action, key, config.env.clip_reward)
+    step = instances.step
+    member = member._replace(
+        instances=instances,
+        score=jnp.where(step.is_first, 0.0, member.score) + step.reward,
+        length=jnp.where(step.is_first, 0, member.length) + step.env_steps,
+    )
+    return member, cursor, sums, jnp.asarray(step.is_last)
+
+
+def window(
+    config: Config,
+    env: NativeEnv,
+    update: Update,
+    seed: Int32[Array, ""],
+    numbers: Numbers,
+    member: MemberState,
+    cursor: Cursor,
+    due: Int32[Array, "W"],
+    turns: Int32[Array, ""],
+) -> tuple[MemberState, Cursor, Report]:
+    """Run ``turns`` turns, at most W; ``due`` says how many updates each of them has."""
+    keys, count = LoopKeys.of(seed), config.env.count
+    key = keys.agent.update
+    batch = jax.eval_shape(lambda: device.gather(member.fields, member.place, config.replay.batch_length))
+    _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
+    size = (len(due), count)
+    report = Report(
+        jnp.zeros(size, bool),
+        jnp.zeros(size, jnp.float32),
+        jnp.zeros(size, jnp.int32),
+        jnp.zeros(len(due), jnp.int32),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
+    )
+
+    def one(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
+        member, cursor, report = carry
+        member, cursor, sums, ended = turn(config, env, update, keys, numbers, member, cursor, due[i], report.metrics)
+        report = Report(
+            report.ended.at[i].set(ended),
+            report.score.at[i].set(member.score),
+            report.length.at[i].set(member.length),
+            report.steps.at[i].set(member.instances.step.env_steps.sum()),
+            sums,
+        )
+        return member, cursor, report
+
+    member, cursor, report = jax.lax.fori_loop(0, turns, one, (member, cursor, report))
+    updates = jnp.where(jnp.arange(len(due)) < turns, due, 0).sum()
+    return member, cursor, report._replace(metrics=jax.tree.map(lambda x: x / updates, report.metrics))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# All members
+
+
+class DeviceLoop:
+    """The compiled program of a population.
+
+    Args:
+        config: config of the population.
+        members: its members, from `dreamer.population.members`.
+        env: the environment.
+    """
+
+    def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
+        self._seeds = np.array([member.config.seed for member in members], np.int32)
+        self._numbers = {
+            key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
+        }
+        self._begin = jax.vmap(functools.partial(begin, config, env))
+        # A population has one cursor, number of turns and schedule; all else has an axis of members in front.
+        run = jax.vmap(
+            functools.partial(window, config, env, member_update(config)),
+            in_axes=(0, 0, 0, None, None, None),
+            out_axes=(0, None, 0),
+        )
+        self._run = jax.jit(run, donate_argnums=(2, 3))
+
+    def begin(self) -> LoopState:
+        """The state before the first turn."""
+        return LoopState(jax.jit(self._begin)(self._seeds), device.start())
+
+    def shapes(self) -> LoopState:
+        """Shapes and dtypes of the state, at no cost."""
+        return LoopState(jax.eval_shape(self._begin, self._seeds), jax.eval_shape(device.start))
+
+    def required_bytes(self) -> tuple[int, int]:
+        """Bytes of replay of all members, and of everything else: their networks and as much again for gradients."""
+        shapes = self.shapes().members
+        replay, networks, all = (_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
+        return replay, all - replay + networks
+
+    def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
+        """Run a window; the old state is donated. Returns without waiting.
+
+        Args:
+            state: the population.
+            due: updates of each turn, ``int32 [W]`` with the same W at every call; the rest is ignored.
+            turns: turns to run, at most W.
+        """
+        members, cursor, report = self._run(self._seeds, self._numbers, *state, due, np.int32(turns))
+        return LoopState(members, cursor), report
+
+
+def member_update(config: Config) -> Update:
+    """The update of a member.
+
+    On a CPU the members take turns: a product of batches of small matrices takes several times as long there as the
+    same products one after another. Elsewhere they share every operation.
+    """
+
+    def update(
+        state: TrainState, batch: Batch, key: Array, numbers: Numbers
+    ) -> tuple[TrainState, StoredLatent, Metrics]:
+        return agents.update(state, batch, key, with_numbers(config, numbers))
+
+    return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
+
+
+def available_bytes() -> int:
+    """Memory that is free where the program will run: on the first device, or on the host if that is a CPU."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def replay_specs(config: Config, env: NativeEnv) -> Any:
+    """What replay stores for one step."""
+    rssm = config.rssm
+    latent = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, jnp.dtype(config.nets.dtype))
+    return field_specs(env.obs_spaces, env.action_spaces, latent)
+
+
+__all__ = ["DeviceLoop", "LoopState", "MemberState", "Report", "available_bytes"]

@@ -1,0 +1,303 @@
+"""A run with the device loop: windows of turns, and between them everything that a terminal and a disk want.
+
+Compare `dreamer.train.Run`, which is a run with environments on the host. The program reports once per window, and
+windows last about a second, so that the display moves, Ctrl-C is heard, and logging costs nothing.
+"""
+
+import collections
+import contextlib
+import pathlib
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+
+from dreamer import config as configs
+from dreamer import device_saves, logger
+from dreamer.agent import Agent
+from dreamer.checkpoint import Checkpoint, CheckpointError
+from dreamer.config import Config, ConfigError
+from dreamer.device_loop import DeviceLoop, Report, available_bytes
+from dreamer.device_records import WINDOW, Pace, Record, summarize
+from dreamer.envs import native
+from dreamer.envs.errors import UnknownTask
+from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.population import members
+from dreamer.profiler import Profiler
+from dreamer.replay import TrainRatio, device
+from dreamer.runs import Result, StopRequest, exclusive, refuse_other_config, resume_command
+
+
+class DeviceRun:
+    """One run of a population, or of a single agent, in one log directory.
+
+    Args:
+        config: the run's config, with ``logdir`` set.
+        quiet: print nothing.
+
+    Raises:
+        LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing changed.
+    """
+
+    def __init__(self, config: Config, quiet: bool = False):
+        self.config = config
+        self.logdir = pathlib.Path(config.logdir)
+        self.members = members(config)
+        self.env = native_env(config)
+        self.loop = DeviceLoop(config, self.members, self.env)
+        self._ready = device.rows_until_ready(config.replay, config.env.count)
+        self._bytes = self.loop.required_bytes()
+        device.check_memory(*self._bytes, len(self.members), config.replay.capacity, available_bytes())
+        self._stop = StopRequest()
+        self._cleanup = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._cleanup.close)
+            for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir) for m in self.members)]):
+                self._cleanup.enter_context(exclusive(path))
+            saved = device_saves.load(self.members)
+            if saved is not None:
+                self._refuse_other(saved)
+            self.state = self.loop.begin() if saved is None else device_saves.restore(self.loop.shapes(), saved)
+            self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
+            self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
+            if saved is not None:
+                self._restore(saved[0])
+            self._open_logs(quiet, saved)
+            undo.pop_all()
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each member, resets included: what the budget and the train ratio count."""
+        return self.turns * self.config.env.count
+
+    def train(self) -> Result:
+        """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
+
+        Raises:
+            CheckpointError: the last checkpoint could not be written.
+        """
+        with self._cleanup, self._stop.listening():
+            self._announce()
+            self._loop()
+            self._save()
+            if self._stop:
+                self.log.say(
+                    f"Stopped by {self._stop.signal} after {self.env_steps:,} env steps; saved.\n"
+                    f"Resume with: {resume_command(self.logdir)}"
+                )
+            results = self._results()
+            if not self._stop:
+                self._closing_words(results)
+            first = results[0]
+            population = tuple(results) if len(results) > 1 else ()
+            return Result(first.agent, self.logdir, first.evaluation, first.interrupted, population)
+
+    def _loop(self) -> None:
+        config, pace, speed = self.config.run, Pace(), logger.Speed()
+        self._begin = time.perf_counter()
+        # A window without turns compiles, so that the time of the others tells their pace.
+        self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
+        # The state is fetched after every window, so there is nothing to wait for.
+        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
+        next_log = self._begin + min(config.log_every, 5.0)
+        next_save = self._begin + config.save_every
+        while self.env_steps < config.env_steps and not self._stop and not self._solved():
+            learning = self.turns + 1 >= self._ready
+            left = -(-config.env_steps // self.config.env.count) - self.turns
+            turns = min(pace.turns(learning), left, left if learning else self._ready - 1 - self.turns)
+            due = self._due(turns)
+            start = time.perf_counter()
+            self.state, report = self.loop.run(self.state, due, turns)
+            report = jax.device_get(report)
+            end = time.perf_counter()
+            pace.measure(learning, turns, end - start)
+            self._take_in(report, due[:turns])
+            profiler.turn(self.updates)
+            if end >= next_log:
+                self._tick(speed)
+                next_log = time.perf_counter() + config.log_every
+            if end >= next_save:
+                self._save_on_the_way()
+                next_save = time.perf_counter() + config.save_every
+        profiler.close(self.updates)
+
+    def _due(self, turns: int) -> np.ndarray:
+        """Updates of each of the next turns, padded to the size of a window."""
+        count, due = self.config.env.count, np.zeros(WINDOW, np.int32)
+        for i, turn in enumerate(range(self.turns, self.turns + turns)):
+            due[i] = self.ratio.updates_due(turn * count, ready=turn + 1 >= self._ready)
+        return due
+
+    def _take_in(self, report: Report, due: np.ndarray) -> None:
+        """Count and write down what a window did."""
+        turns, updates = len(due), self.updates + np.cumsum(due)
+        for index, record in enumerate(self.records):
+            own: Report = jax.tree.map(lambda x, i=index: x[i], report)
+            shown = own._replace(**{name: getattr(own, name)[:turns] for name in ("ended", "score", "length", "steps")})
+            episodes = record.add(shown, updates, self._seconds())
+            if due.any():
+                record.log.add_update(own.metrics)
+            if self.log is not record.log:
+                for episode, counters in episodes:
+                    self.log.add_episode(episode, {**counters, "member": record.member.name})
+        if due.any() and len(self.records) > 1:
+            self.log.add_update(jax.tree.map(np.mean, report.metrics))
+        self.turns += turns
+        self.updates = int(updates[-1])
+
+    def _tick(self, speed: logger.Speed) -> None:
+        rates = speed.rates(self.env_steps, self.updates)
+        eta = (self.config.run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
+        line = {
+            "train_ratio": self.ratio.true_ratio,
+            "eta_seconds": eta if rates["rate/updates"] > 0 else float("inf"),
+            "bottleneck": "device",
+            "memory_bytes": psutil.Process().memory_info().rss,
+            "env/failures": 0,
+        }
+        for record in self.records:
+            record.log.tick(self._counters(record), {**rates, **line})
+        if len(self.records) > 1:
+            together = {name: len(self.records) * rate for name, rate in rates.items()}
+            total = {**self._counters(self.records[0]), "env_steps": self.env_steps, "agent_steps": self.env_steps}
+            self.log.tick({**total, "episodes": sum(r.episodes for r in self.records)}, {**together, **line})
+
+    def _solved(self) -> bool:
+        return all(record.solved(self.config.run.stop_score) for record in self.records)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begin
+
+    def _counters(self, record: Record) -> dict[str, Any]:
+        return record.counters(record.env_steps, self.updates, self._seconds())
+
+    def _save_on_the_way(self) -> None:
+        try:
+            self._save()
+        except CheckpointError as error:
+            self.log.say(f"{error} Training goes on, and the next save tries again.")
+
+    def _save(self) -> None:
+        learner = {"updates": self.updates, "ratio": self.ratio.state()}
+        common = {"resumes": self._resumes, "learner": learner, "turns": self.turns, "episode_logs": []}
+        metas = [{**self._counters(r), **common, "recent": list(r.log.recent)} for r in self.records]
+        device_saves.save(self.state, self.members, self.env, self.env_steps, metas)
+
+    def _refuse_other(self, saved: Sequence[Checkpoint]) -> None:
+        if len(self.members) > 1:
+            refuse_other_config(configs.load_yaml(self.logdir / "config.yaml"), self.config, self.logdir)
+        for member, checkpoint in zip(self.members, saved, strict=True):
+            refuse_other_config(checkpoint.config, member.config, self.logdir)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        meta = saved.meta
+        self.ratio.restore(meta["learner"]["ratio"])
+        self.turns, self.updates = meta["turns"], meta["learner"]["updates"]
+        self._resumes, self._seconds_before = meta["resumes"] + 1, meta["seconds"]
+
+    def _open_logs(self, quiet: bool, saved: Sequence[Checkpoint] | None) -> None:
+        """Write the configs down, and open the log of each member, and that of the run if there are several."""
+        config, alone = self.config, len(self.members) == 1
+        wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
+        title = f"Dreamer on {config.task}" + ("" if alone else f", {len(self.members)} members")
+        shown = logger.Logger(self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None)
+        self._cleanup.callback(shown.close)
+        shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
+        (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+        self.log, self.records = shown, []
+        for index, member in enumerate(self.members):
+            path = pathlib.Path(member.config.logdir)
+            (path / "config.yaml").write_text(configs.to_yaml(member.config))
+            log = shown if alone else logger.Logger(path, title, config.run.env_steps, quiet=True)
+            self._cleanup.callback(log.close)
+            self.records.append(Record(member, log, saved[index].meta if saved is not None else None))
+            if not alone:
+                shown.recent.extend(log.recent)
+
+    def _results(self) -> list[Result]:
+        """Agents of all members, scored unless the run was interrupted."""
+        agents: list[Agent] = []
+        for index, member in enumerate(self.members):
+            train = jax.tree.map(lambda x, i=index: x[i], self.state.members.train)
+            new = not agents
+            first = Agent(member.config, self.env.obs_spaces, self.env.action_spaces, train) if new else agents[0]
+            agents.append(first if new else first.twin(member.config, train))
+            agents[-1].acting_nets = jax.tree.map(lambda x, i=index: x[i], self.state.members.acting)
+            agents[-1].policy_steps = self.turns
+        episodes = 0 if self._stop else self.config.run.eval_episodes
+        if episodes:
+            self.log.say(f"Closing evaluation over {episodes} fresh episodes of each with the policy's mode ...")
+        results = []
+        for agent, record in zip(agents, self.records, strict=True):
+            evaluation = self._evaluate(agent, record, episodes) if episodes else None
+            results.append(Result(agent, pathlib.Path(agent.config.logdir), evaluation, bool(self._stop)))
+        return results
+
+    def _evaluate(self, agent: Agent, record: Record, episodes: int) -> Evaluation:
+        config = agent.config
+        evaluation = evaluate(
+            agent, make_env(config), episodes, seed=config.seed, checkpoint_env_steps=record.env_steps
+        )
+        summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
+        record.log.write({**self._counters(record), **summary})
+        return evaluation
+
+    def _announce(self) -> None:
+        c, count = self.config, len(self.members)
+        parameters = sum(x.size for x in jax.tree.leaves(self.loop.shapes().members.train.nets)) // count
+        devices = ", ".join(sorted({device.device_kind for device in jax.devices()[:1]}))
+        again = f", resumed at {self.env_steps:,} env steps" if self._resumes else ""
+        who = f"seed {c.seed}" if count == 1 else f"{count} members"
+        each = "" if count == 1 else " for each member"
+        self.log.say(
+            f"Dreamer on {c.task}, {who}, {c.run.env_steps:,} env steps{each}, in {self.logdir}{again}\n"
+            f"  {parameters:,} parameters in {c.nets.dtype} on {devices}, together with {c.env.count} environments"
+            f"{each}; batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
+            f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
+            f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
+        )
+
+    def _closing_words(self, results: Sequence[Result]) -> None:
+        lines = [f"Trained for {self.env_steps:,} env steps in {logger.duration(self._seconds())}."]
+        scored = [(record.member.name, result.evaluation) for record, result in zip(self.records, results, strict=True)]
+        lines += summarize([(name, evaluation) for name, evaluation in scored if evaluation is not None])
+        for result in results if len(results) > 1 else []:
+            logger.plot_learning_curve(result.logdir, f"{self.config.task}, {result.logdir.name}")
+        curve = logger.plot_learning_curve(self.logdir, f"{self.config.task}, {self.log.title}")
+        names = {
+            "metrics": self.logdir / "metrics.jsonl",
+            "config": self.logdir / "config.yaml",
+            "learning curve": curve,
+        }
+        lines += [f"  {name:<15} {where}" for name, where in names.items()]
+        lines.append(f"Score again: python -m dreamer.evaluate {shlex.quote(str(results[0].logdir))} --episodes 20")
+        self.log.say("\n".join(lines))
+
+
+def native_env(config: Config) -> native.NativeEnv:
+    """The pure environment of a config's task.
+
+    Raises:
+        ConfigError: the task has none, or the config asks for what the device loop does not do.
+        EnvError: there is no such task, or its package is missing.
+    """
+    suite, _, name = config.task.partition("_")
+    if suite != "jax":
+        raise ConfigError(
+            f"run.loop=device needs an environment written in JAX, task=jax_NAME, but task is '{config.task}'. Use "
+            "run.loop=host for it."
+        )
+    if config.env.repeat != 1:
+        raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")
+    try:
+        return native.build(name)
+    except (UnknownTask, ImportError):
+        make_env(config)()  # Says what is wrong, and which names are near.
+        raise
+
+
+__all__ = ["DeviceRun", "native_env"]

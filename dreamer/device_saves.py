@@ -1,0 +1,120 @@
+"""Checkpoints of populations: one for each member, in the format of a run alone, from which all continue exactly.
+
+Everything in the loop is an array, environments included, so nothing has to begin anew: a resumed population is bit for
+bit what it would have been. The replay part of a member's checkpoint holds its whole state but for the training state.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer import checkpoint as checkpoints
+from dreamer.checkpoint import Checkpoint, CheckpointError, Snapshot
+from dreamer.device_loop import LoopState, MemberState
+from dreamer.envs.native import NativeEnv
+from dreamer.population import Member
+from dreamer.replay.device import Cursor
+from dreamer.replay.layout import portable
+
+_RING = "fields."
+"""Prefix of the names of arrays that hold rows of replay."""
+
+_TRAIN = "train."
+"""Prefix of those of the training state, which has its own part of a checkpoint."""
+
+_ACTING = "acting."
+"""Prefix of those of the networks that act, which are there too."""
+
+
+def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int, metas: Sequence[dict]) -> None:
+    """Write a checkpoint of every member, and delete older ones when all are written.
+
+    Args:
+        state: the population.
+        members: its members.
+        env: the environment.
+        step: number in the names.
+        metas: what else is to be remembered of each member, ready for JSON.
+
+    Raises:
+        CheckpointError: the file system refused; there is still an older checkpoint of all members.
+    """
+    cursor = {name: int(value) for name, value in state.cursor._asdict().items()}
+    for index, (member, meta) in enumerate(zip(members, metas, strict=True)):
+        own: MemberState = jax.tree.map(lambda x, i=index: x[i], state.members)
+        rows = own.fields["reward"].shape[1]
+        arrays = {}
+        for name, value in checkpoints.named_arrays(own).items():
+            if name.startswith((_TRAIN, _ACTING)):
+                continue
+            used = value[:, : min(cursor["total"], rows)] if name.startswith(_RING) else value
+            array = np.asarray(jax.device_get(used))
+            arrays[name] = array.view(portable(array.dtype))
+        config = member.config
+        spaces = dict(env.obs_spaces), dict(env.action_spaces)
+        agent = Snapshot(config, *spaces, cursor["total"], own.train, own.acting)
+        checkpoints.save(config.logdir, step, agent, {**cursor, "fields": arrays}, meta, keep_others=True)
+    for member in members:
+        checkpoints.keep_only(member.config.logdir, step)
+
+
+def load(members: Sequence[Member]) -> list[Checkpoint] | None:
+    """The newest checkpoint that all members have, with replay; None if no member has any.
+
+    Raises:
+        CheckpointError: some members have checkpoints, but none in common; or one is damaged.
+    """
+    steps = [checkpoints.steps(member.config.logdir) for member in members]
+    if not any(steps):
+        return None
+    common = set.intersection(*steps)
+    if not common:
+        lacking = next(m.config.logdir for m, own in zip(members, steps, strict=True) if own != max(steps, key=len))
+        raise CheckpointError(f"The members have no checkpoint of one and the same step, see {lacking}. Start anew.")
+    return [checkpoints.load(member.config.logdir, with_replay=True, step=max(common)) for member in members]
+
+
+def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
+    """The population as it was saved.
+
+    Args:
+        shapes: shapes and dtypes of its state.
+        saved: checkpoints of all members, of one step.
+
+    Raises:
+        CheckpointError: an array is missing or of another shape or dtype.
+    """
+    parts = [_arrays(checkpoint) for checkpoint in saved]
+    rows = shapes.members.fields["reward"].shape[2]
+    leaves = []
+    for name, shape in checkpoints.named_arrays(shapes.members).items():
+        stacked = np.zeros(shape.shape, shape.dtype)
+        used = min(saved[0].replay["total"], rows) if saved[0].replay else 0
+        for index, part in enumerate(parts):
+            target = stacked[index, :, :used] if name.startswith(_RING) else stacked[index, ...]
+            if name not in part or math.prod(part[name].shape) != target.size:
+                got = f"of shape {list(part[name].shape)}" if name in part else "absent"
+                raise CheckpointError(
+                    f"'{name}' is {got} in the checkpoint, expected {list(target.shape)}: it belongs to another config "
+                    "or to a run with run.loop=host. Use the config saved beside it."
+                )
+            target[...] = part[name].reshape(target.shape).view(shape.dtype)
+        leaves.append(jnp.array(stacked))
+    members = jax.tree.unflatten(jax.tree.structure(shapes.members), leaves)
+    cursor = saved[0].replay or {}
+    return LoopState(members, Cursor(*(jnp.array(cursor[name], jnp.int32) for name in Cursor._fields)))
+
+
+def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
+    """All arrays of a member by their path in `MemberState`."""
+    fields: dict[str, Any] = saved.replay["fields"] if saved.replay else {}
+    return {name: np.asarray(value) for name, value in fields.items()} | {
+        name if name.startswith(_ACTING) else f"{_TRAIN}{name}": value for name, value in saved.state.items()
+    }
+
+
+__all__ = ["load", "restore", "save"]

@@ -1,0 +1,89 @@
+"""Environments written in JAX: pure functions of arrays, which can run inside one compiled program with the learner.
+
+A `NativeEnv` speaks the agent's language directly: observations and actions are dictionaries by flat key, as its
+``obs_spaces`` and ``action_spaces`` say (see `dreamer.types.Space`), continuous actions in [-1, 1]. There is no codec
+between it and the agent, as that would have to be traced too.
+
+Tasks are called ``jax_NAME``. `build` makes the pure environment for the device loop, `make` wraps it for everything
+else that wants a Gymnasium environment: the host loop, evaluation, and `dreamer.envs.check`.
+"""
+
+import functools
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+from jaxtyping import Array, Bool, Float32
+
+from dreamer.config import EnvConfig
+from dreamer.envs.errors import UnknownTask
+from dreamer.types import Action, Observation, Spaces
+
+State = Any
+"""State of one environment: a pytree of arrays, whose shapes and dtypes never change."""
+
+
+@runtime_checkable
+class NativeEnv(Protocol):
+    """One environment as pure functions without a batch axis; `jax.vmap` makes many of it."""
+
+    @property
+    def obs_spaces(self) -> Spaces:
+        """Observation spaces by key, sorted."""
+
+    @property
+    def action_spaces(self) -> Spaces:
+        """Action spaces by key, sorted."""
+
+    def reset(self, key: Array) -> tuple[State, Observation]:
+        """Begin an episode."""
+
+    def step(
+        self, state: State, action: Action, key: Array
+    ) -> tuple[State, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+        """Apply an action, clipped to [-1, 1] if continuous.
+
+        Returns:
+            State, observation, reward, terminated, truncated; the observation is that of the end of an episode, and
+            never that of the next one. The state after the end is not stepped again.
+        """
+
+
+def tasks() -> list[str]:
+    """Names of the environments of this package, and of gymnax if that is installed."""
+    from dreamer.envs.native import probes
+
+    names = set(probes.PROBES)
+    try:
+        from dreamer.envs.native import from_gymnax
+    except ImportError:
+        return sorted(names)
+    return sorted(names | set(from_gymnax.names()))
+
+
+@functools.cache
+def build(name: str) -> NativeEnv:
+    """The pure environment of a task, without its prefix ``jax_``; the same object for the same name.
+
+    Raises:
+        UnknownTask: there is none of this name.
+        ImportError: it would be one of gymnax, which is not installed.
+    """
+    from dreamer.envs.native import probes
+
+    if name in probes.PROBES:
+        return probes.PROBES[name]()
+    from dreamer.envs.native import from_gymnax
+
+    if name in from_gymnax.names():
+        return from_gymnax.Gymnax(name)
+    raise UnknownTask(f"There is no environment '{name}' in JAX.")
+
+
+def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
+    """The environment behind Gymnasium's interface; raises as `build`."""
+    from dreamer.envs.native.hosted import Hosted
+
+    return Hosted(build(name), render_mode)
+
+
+__all__ = ["NativeEnv", "State", "build", "make", "tasks"]

@@ -1,0 +1,104 @@
+"""A native environment behind Gymnasium's interface, one step at a time.
+
+It runs on the CPU even where there is an accelerator: one step of one environment is no work for that.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from dreamer.envs.native import NativeEnv
+from dreamer.types import Space
+
+
+class Hosted(gymnasium.Env):
+    """A native environment as a Gymnasium environment with Dict spaces of the same flat keys.
+
+    Args:
+        env: the environment. Its functions are compiled once for all that host the same one.
+        render_mode: ``rgb_array`` if frames are wanted; only environments with a function ``render(state)`` have any.
+    """
+
+    def __init__(self, env: NativeEnv, render_mode: str | None = None) -> None:
+        assert isinstance(env, Hashable)
+        modes = ["rgb_array"] if hasattr(env, "render") else []
+        self.metadata = {"render_modes": modes, "render_fps": 15}
+        self.render_mode = render_mode if render_mode in modes else None
+        self.observation_space = spaces.Dict({key: _space(space) for key, space in env.obs_spaces.items()})
+        self.action_space = spaces.Dict({key: _space(space) for key, space in env.action_spaces.items()})
+        self._native = env
+        self._reset, self._step = _compiled(env)
+        self._key: jax.Array | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        if seed is not None or self._key is None:
+            with _on_cpu():
+                self._key = jax.random.key(int(self.np_random.integers(2**31)))
+        with _on_cpu():
+            self._state, obs, self._key = self._reset(self._key)
+        return _on_host(obs), {}
+
+    def step(self, action: dict[str, Any]) -> tuple[dict, float, bool, bool, dict]:
+        arrays = {key: np.asarray(action[key], space.dtype) for key, space in self._native.action_spaces.items()}
+        with _on_cpu():
+            (self._state, obs, *outcome), self._key = self._step(self._state, arrays, self._key)
+        obs, (reward, terminated, truncated) = jax.device_get((obs, outcome))
+        return _on_host(obs), float(reward), bool(terminated), bool(truncated), {}
+
+    def render(self) -> np.ndarray:
+        """The frame that the environment draws of its state."""
+        native: Any = self._native
+        return np.asarray(native.render(self._state))
+
+
+@functools.cache
+def _cpu() -> jax.Device | None:
+    """The CPU; None if JAX was told not to use it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _on_cpu() -> contextlib.AbstractContextManager[Any]:
+    return jax.default_device(_cpu())
+
+
+@functools.cache
+def _compiled(env: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compiled reset and step; both split a key off the one they are given and return the other."""
+
+    def reset(key: jax.Array) -> tuple[Any, Any, jax.Array]:
+        following, now = jax.random.split(key)
+        return *env.reset(now), following
+
+    def step(state: Any, action: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        following, now = jax.random.split(key)
+        return env.step(state, action, now), following
+
+    return jax.jit(reset), jax.jit(step)
+
+
+def _space(space: Space) -> gymnasium.Space:
+    """The Gymnasium space from which `dreamer.envs.adapter` gets the given one back."""
+    if space.kind == "image":
+        return spaces.Box(0, 255, space.shape, np.uint8)
+    if space.kind == "vector":
+        return spaces.Box(-np.inf, np.inf, space.shape, np.float32)
+    if space.kind == "continuous":
+        return spaces.Box(-1.0, 1.0, space.shape, np.float32)
+    return spaces.MultiDiscrete(np.full(space.shape, space.classes)) if space.shape else spaces.Discrete(space.classes)
+
+
+def _on_host(obs: Any) -> dict[str, np.ndarray]:
+    return {key: np.asarray(value) for key, value in jax.device_get(obs).items()}
+
+
+__all__ = ["Hosted"]

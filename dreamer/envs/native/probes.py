@@ -1,0 +1,216 @@
+"""The tasks of `dreamer.envs.probes` once more, in JAX: the same rules step by step, other random numbers.
+
+What they look like, how they are rewarded and the highest return are described there.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32, UInt8
+
+from dreamer.types import MASK, Action, Observation, Space, Spaces
+
+Answer = tuple[Any, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]
+"""What a step returns: state, observation, reward, terminated, truncated."""
+
+_NEVER = np.zeros((), bool)
+"""None of these tasks has a time limit: they all end terminated."""
+
+
+class CatchState(NamedTuple):
+    """Where everything is; columns and rows count from 0 at the top left."""
+
+    paddle: Int32[Array, ""]
+    """Column of its middle."""
+    row: Int32[Array, ""]
+    column: Int32[Array, ""]
+    drift: Int32[Array, ""]
+    """Columns per step: -1, 0 or 1."""
+    left: Int32[Array, ""]
+    """Drops of the episode that are not over."""
+
+
+class Catch:
+    """`dreamer.envs.probes.Catch`; see there."""
+
+    def __init__(self, size: int = 8, cell: int = 2, drops: int = 4) -> None:
+        self.obs_spaces: Spaces = {"image": Space("image", (size * cell, size * cell, 1))}
+        self.action_spaces: Spaces = {"action": Space("discrete", (), 3)}
+        self._size, self._cell, self._drops = size, cell, drops
+
+    def reset(self, key: Array) -> tuple[CatchState, Observation]:
+        """A new ball, the paddle in the middle."""
+        column, drift = self._drop(key)
+        state = CatchState(_int(self._size // 2), _int(0), column, drift, _int(self._drops))
+        return state, {"image": self._image(state)}
+
+    def step(self, state: CatchState, action: Action, key: Array) -> Answer:
+        """Move paddle and ball; a ball in the last row is caught or missed, and the next one drops."""
+        paddle = jnp.clip(state.paddle + action["action"] - 1, 1, self._size - 2)
+        ahead = state.column + state.drift
+        drift = jnp.where((ahead < 0) | (ahead >= self._size), -state.drift, state.drift)
+        moved = CatchState(paddle, state.row + 1, state.column + drift, drift, state.left)
+        landed = moved.row == self._size - 1
+        caught = jnp.where(jnp.abs(moved.column - paddle) <= 1, 1.0, -1.0)
+        column, drift = self._drop(key)
+        dropped = CatchState(paddle, _int(0), column, drift, state.left - 1)
+        following: CatchState = jax.tree.map(lambda new, old: jnp.where(landed, new, old), dropped, moved)
+        over = following.left == 0
+        # The last image of an episode shows the catch or the miss; between drops the next ball is seen instead.
+        seen: CatchState = jax.tree.map(lambda old, new: jnp.where(over, old, new), moved, following)
+        reward = jnp.where(landed, caught, 0.0)
+        return following, {"image": self._image(seen)}, reward, over, jnp.asarray(_NEVER)
+
+    def render(self, state: CatchState) -> UInt8[Array, "height width 3"]:
+        """The grid as RGB, 16 pixels per cell."""
+        return self._grid(state)[..., None].repeat(16, 0).repeat(16, 1).repeat(3, 2)
+
+    def _drop(self, key: Array) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
+        """Column and drift of a new ball."""
+        column_key, drift_key = jax.random.split(key)
+        return jax.random.randint(column_key, (), 0, self._size), jax.random.randint(drift_key, (), -1, 2)
+
+    def _grid(self, state: CatchState) -> UInt8[Array, "size size"]:
+        place = jnp.arange(self._size)
+        ball = (place[:, None] == state.row) & (place[None] == state.column)
+        paddle = (place[:, None] == self._size - 1) & (jnp.abs(place[None] - state.paddle) <= 1)
+        return jnp.where(ball, 255, jnp.where(paddle, 128, 0)).astype(jnp.uint8)
+
+    def _image(self, state: CatchState) -> UInt8[Array, "height width 1"]:
+        return self._grid(state).repeat(self._cell, 0).repeat(self._cell, 1)[..., None]
+
+
+class TimedState(NamedTuple):
+    """Steps taken, and the cue of the episode, 0 or 1."""
+
+    time: Int32[Array, ""]
+    cue: Int32[Array, ""]
+
+
+class _Timed:
+    """Episodes of a fixed number of steps with a vector, two actions and a hidden cue; subclasses say the rest."""
+
+    length: int
+    width: int = 1
+
+    def __init__(self) -> None:
+        self.obs_spaces: Spaces = {"vector": Space("vector", (self.width,))}
+        self.action_spaces: Spaces = {"action": Space("discrete", (), 2)}
+
+    def reset(self, key: Array) -> tuple[TimedState, Observation]:
+        """Draw the cue."""
+        state = TimedState(_int(0), jax.random.randint(key, (), 0, 2))
+        return state, {"vector": self._obs(state)}
+
+    def step(self, state: TimedState, action: Action, key: Array) -> Answer:
+        """Let time pass."""
+        state = TimedState(state.time + 1, state.cue)
+        reward = self._reward(state, jnp.asarray(action["action"]))
+        return state, {"vector": self._obs(state)}, reward, state.time == self.length, jnp.asarray(_NEVER)
+
+    def _obs(self, state: TimedState) -> Float32[Array, "width"]:
+        return jnp.zeros(self.width, jnp.float32)
+
+    def _reward(self, state: TimedState, action: Int32[Array, ""]) -> Float32[Array, ""]:
+        """Reward of the step that led to ``state``."""
+        raise NotImplementedError
+
+
+class Constant(_Timed):
+    """`dreamer.envs.probes.Constant`; see there."""
+
+    length = 1
+
+    def _reward(self, state: TimedState, action: Int32[Array, ""]) -> Float32[Array, ""]:
+        return jnp.ones((), jnp.float32)
+
+
+class TwoStep(_Timed):
+    """`dreamer.envs.probes.TwoStep`; see there."""
+
+    length = 2
+
+    def _obs(self, state: TimedState) -> Float32[Array, "width"]:
+        return jnp.full(1, 0.5) * state.time
+
+    def _reward(self, state: TimedState, action: Int32[Array, ""]) -> Float32[Array, ""]:
+        return (state.time == self.length).astype(jnp.float32)
+
+
+class RepeatCue(_Timed):
+    """`dreamer.envs.probes.Action`; see there."""
+
+    length = 1
+
+    def _obs(self, state: TimedState) -> Float32[Array, "width"]:
+        return jnp.full(1, 2.0 * state.cue - 1)
+
+    def _reward(self, state: TimedState, action: Int32[Array, ""]) -> Float32[Array, ""]:
+        return jnp.where(action == state.cue, 1.0, -1.0)
+
+
+class Memory(_Timed):
+    """`dreamer.envs.probes.Memory`; see there."""
+
+    length = 5
+    width = 2
+
+    def _obs(self, state: TimedState) -> Float32[Array, "width"]:
+        shown = jnp.where(state.time == 0, 2.0 * state.cue - 1, 0.0)
+        return jnp.stack([shown, (state.time == self.length - 1).astype(jnp.float32)])
+
+    def _reward(self, state: TimedState, action: Int32[Array, ""]) -> Float32[Array, ""]:
+        return jnp.where(state.time < self.length, 0.0, jnp.where(action == state.cue, 1.0, -1.0))
+
+
+class MaskedState(NamedTuple):
+    """Steps taken, and the action before, -1 at first."""
+
+    time: Int32[Array, ""]
+    previous: Int32[Array, ""]
+
+
+class Masked:
+    """`dreamer.envs.probes.Masked`; see there. A forbidden action cannot raise here: it earns -1000."""
+
+    length = 6
+
+    def __init__(self) -> None:
+        self.obs_spaces: Spaces = {MASK: Space("discrete", (3,), 2)}
+        self.action_spaces: Spaces = {"action": Space("discrete", (), 3)}
+
+    def reset(self, key: Array) -> tuple[MaskedState, Observation]:
+        """Everything is allowed."""
+        state = MaskedState(_int(0), _int(-1))
+        return state, {MASK: self._mask(state)}
+
+    def step(self, state: MaskedState, action: Action, key: Array) -> Answer:
+        """Reward the action, and forbid it for the next step."""
+        chosen = jnp.asarray(action["action"])
+        reward = jnp.where(chosen == state.previous, -1000.0, 1.0 - chosen)
+        state = MaskedState(state.time + 1, chosen)
+        return state, {MASK: self._mask(state)}, reward, state.time == self.length, jnp.asarray(_NEVER)
+
+    def _mask(self, state: MaskedState) -> Int32[Array, "3"]:
+        return (jnp.arange(3) != state.previous).astype(jnp.int32)
+
+
+def _int(value: int) -> Int32[Array, ""]:
+    return jnp.asarray(value, jnp.int32)
+
+
+PROBES: dict[str, Callable[[], Any]] = {
+    "action": RepeatCue,
+    "catch": Catch,
+    "constant": Constant,
+    "masked": Masked,
+    "memory": Memory,
+    "two_step": TwoStep,
+}
+"""Class of each probe by name, as in `dreamer.envs.probes`."""
+
+
+__all__ = ["PROBES", "Catch", "CatchState", "Constant", "Masked", "Memory", "RepeatCue", "TwoStep"]

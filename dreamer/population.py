@@ -1,0 +1,117 @@
+"""Populations: which members a config asks for, and how one program serves them all.
+
+Members differ in their seed, and in numbers that the program can take as arguments (`SWEEPABLE`): everywhere else in
+the package a number of the config is written into the program when it is compiled.
+"""
+
+import copy
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from dreamer import config as configs
+from dreamer.config import Config, ConfigError, PopulationConfig
+
+_IN_NETWORKS = ("behavior.actor_unimix", "behavior.min_std", "behavior.max_std")
+"""Numbers that the network modules hold, and therefore the type of the training state, which members share."""
+
+SWEEPABLE = (
+    *(f"optimizer.{field.name}" for field in dataclasses.fields(configs.OptimizerConfig) if field.type in (int, float)),
+    *(f"loss.{field.name}" for field in dataclasses.fields(configs.LossConfig)),
+    *(
+        f"behavior.{field.name}"
+        for field in dataclasses.fields(configs.BehaviorConfig)
+        if field.type is float and f"behavior.{field.name}" not in _IN_NETWORKS
+    ),
+)
+"""Config keys in which members may differ: numbers that only the update reads, and that shape nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One agent of a population."""
+
+    name: str
+    """Its directory within that of the run; empty if it is the only one."""
+    config: Config
+    """Its own resolved config, that of a run alone."""
+    numbers: Mapping[str, int | float]
+    """Its values of the keys that are swept."""
+
+
+def members(config: Config) -> tuple[Member, ...]:
+    """All members that a config asks for: every combination of the swept values, with every seed.
+
+    Raises:
+        ConfigError: an entry of ``population.sweep`` is no list of values, or names a key that members must share.
+    """
+    sweep = dict(_parse(entry) for entry in config.population.sweep)
+    seeds = range(config.seed, config.seed + config.population.seeds)
+    short = [key.rpartition(".")[2] for key in sweep]
+    labels = short if len(set(short)) == len(short) else list(sweep)
+    alone = dataclasses.replace(config, population=PopulationConfig())
+    found = []
+    for values, seed in itertools.product(itertools.product(*sweep.values()), seeds):
+        parts = [f"{label}_{value!r}" for label, value in zip(labels, values, strict=True)]
+        name = "-".join([*parts, f"seed_{seed}"])
+        if len(seeds) == 1 and all(len(values) == 1 for values in sweep.values()):
+            name = ""
+        logdir = str(pathlib.Path(config.logdir) / name) if config.logdir else ""
+        numbers = dict(zip(sweep, values, strict=True))
+        own = configs.override(
+            dataclasses.replace(alone, seed=seed, logdir=logdir), [f"{key}={value!r}" for key, value in numbers.items()]
+        )
+        found.append(Member(name, own, numbers))
+    return tuple(found)
+
+
+def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
+    """A config with other numbers by dotted key, which may be traced; they are not checked.
+
+    Configs check their values when they are made, which cannot be done to an array that has none yet. The values behind
+    it were checked with each member's own config.
+    """
+    for key, number in numbers.items():
+        section, _, name = key.partition(".")
+        config = _with(config, section, _with(getattr(config, section), name, number))
+    return config
+
+
+def _with(frozen: Any, name: str, value: Any) -> Any:
+    """A copy of a frozen dataclass with one field set past its checks."""
+    clone = copy.copy(frozen)
+    object.__setattr__(clone, name, value)
+    return clone
+
+
+def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
+    """Key and values of an entry of ``population.sweep``."""
+    key, _, text = entry.partition("=")
+    try:
+        values = yaml.safe_load(text)
+        # YAML takes 4e-4 for text, as it has no point.
+        numbers = tuple(float(value) if isinstance(value, str) else value for value in values)
+    except (TypeError, ValueError, yaml.YAMLError):
+        numbers = ()
+    if not numbers or any(type(number) not in (int, float) for number in numbers):
+        raise ConfigError(f"population.sweep has '{entry}', expected numbers as in 'optimizer.lr=[1e-4, 3e-4]'.")
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(f"population.sweep has '{entry}', expected values that differ: two members would be one.")
+    if key not in SWEEPABLE:
+        why = (
+            "is part of the networks"
+            if key in (*_IN_NETWORKS, "rssm.unimix", "rssm.free_nats")
+            else "shapes the program"
+        )
+        raise ConfigError(
+            f"population.sweep has '{entry}', but {key} {why}, which all members share. Train one population for each "
+            f"value, or sweep over some of: {', '.join(SWEEPABLE)}."
+        )
+    return key, numbers
+
+
+__all__ = ["SWEEPABLE", "Member", "members", "with_numbers"]

@@ -1,0 +1,203 @@
+"""Replay in device memory: the ring of `dreamer.replay.host` as a pytree, and its verbs as pure functions.
+
+Rows, slots, the context row, abandoned episodes, the online queue and late write-backs are those of the host form; read
+about them there. What differs is who remembers: a `Ring` is an argument and a result, so that it can live inside a
+compiled program, be donated to it, and have an axis of members in front under `jax.vmap`. Its `Cursor` holds only what
+all members agree on, and stays without that axis: a slot that is one number is an update in place, and the number of
+sequences that are fresh is no reason to compute both cases.
+
+Rows are counted in int32, enough for 2e9 rows.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from dreamer.config import ConfigError, ReplayConfig
+from dreamer.replay.layout import ReplayMemoryError, Specs, by_name
+from dreamer.types import Action, Batch, Step, StoredLatent
+
+
+class Cursor(NamedTuple):
+    """Where writing and the online queue stand."""
+
+    total: Int32[Array, ""]
+    """Rows ever added."""
+    fresh_row: Int32[Array, ""]
+    """Context row of the next sequence that was never used."""
+    fresh_env: Int32[Array, ""]
+    """First environment that has not used it."""
+
+
+class Ring(NamedTuple):
+    """The last rows of N environments: fields ``[N, rows, ...]`` by the names of `dreamer.replay.layout.by_name`."""
+
+    cursor: Cursor
+    fields: dict[str, Array]
+
+
+class Place(NamedTuple):
+    """Where B sequences lie: environment, and absolute row of the first trained step. Compare `host.Ticket`."""
+
+    env: Int32[Array, "B"]
+    row: Int32[Array, "B"]
+
+
+def ring_rows(config: ReplayConfig, num_envs: int) -> int:
+    """Rows of a ring; raises `ConfigError` if it cannot hold what an update needs."""
+    rows = config.capacity // num_envs
+    if rows < rows_until_ready(config, num_envs):
+        raise ConfigError(
+            f"replay.capacity={config.capacity} cannot be used: {num_envs} environments with batches of "
+            f"{config.batch_size} x {config.batch_length} steps need at least "
+            f"{rows_until_ready(config, num_envs) * num_envs}."
+        )
+    return rows
+
+
+def rows_until_ready(config: ReplayConfig, num_envs: int) -> int:
+    """Rows that must have been added before `sample`: one sequence of T + 1, and B * T steps in all."""
+    return max(config.batch_length + 1, math.ceil(config.batch_size * config.batch_length / num_envs))
+
+
+def check_memory(replay: int, other: int, members: int, capacity: int, available: int) -> None:
+    """Raise `ReplayMemoryError` unless the rings of all members, and everything else, fit into device memory.
+
+    Args:
+        replay: bytes of the rings of all members.
+        other: bytes of everything else of all members.
+        members: their number.
+        capacity: steps that each remembers (``replay.capacity``).
+        available: bytes that there are.
+    """
+    missing = replay + other - available
+    if missing <= 0:
+        return
+    largest = max(0, available - other) * capacity // replay
+    remedy = f"The largest that fits is replay.capacity={largest}" if largest else "Train fewer members or smaller ones"
+    raise ReplayMemoryError(
+        f"replay.capacity={capacity} for {members} member(s) needs {replay / 1e9:.2f} GB of device memory "
+        f"({replay // (capacity * members)} bytes per step), and networks, optimizers and gradients {other / 1e9:.2f} "
+        f"GB; {available / 1e9:.2f} GB are available, {missing / 1e9:.2f} GB are missing. {remedy}."
+    )
+
+
+def start() -> Cursor:
+    """The cursor of a ring without rows."""
+    return Cursor(*(jnp.zeros((), jnp.int32) for _ in Cursor._fields))
+
+
+def empty(specs: Specs, num_envs: int, rows: int) -> Ring:
+    """A ring without rows."""
+    fields = {name: jnp.zeros((num_envs, rows, *shape), dtype) for name, (shape, dtype) in specs.items()}
+    return Ring(start(), fields)
+
+
+def nowhere(batch_size: int) -> Place:
+    """The place of no sequence: latents that are written back to it change nothing."""
+    return Place(jnp.zeros(batch_size, jnp.int32), jnp.full(batch_size, -(2**30), jnp.int32))
+
+
+def add(ring: Ring, step: Step, action: Action, latent: StoredLatent) -> Ring:
+    """Append a row ``[N, ...]``, see `host.Replay.add`: the oldest is forgotten, an abandoned episode is marked."""
+    values = by_name(
+        step.obs, action, step.reward, step.is_first, step.is_last, step.is_terminal, latent.deter, latent.stoch
+    )
+    total, fields = ring.cursor.total, dict(ring.fields)
+    rows = fields["reward"].shape[1]
+    # Before the first row there is none to mark: the last slot is then written before it is read.
+    before = (total - 1) % rows
+    abandoned = jax.lax.dynamic_index_in_dim(fields["is_last"], before, axis=1, keepdims=False) | step.is_first
+    fields["is_last"] = jax.lax.dynamic_update_index_in_dim(fields["is_last"], abandoned, before, axis=1)
+    for name, value in values.items():
+        value = jnp.asarray(value, fields[name].dtype)
+        fields[name] = jax.lax.dynamic_update_index_in_dim(fields[name], value, total % rows, axis=1)
+    return Ring(ring.cursor._replace(total=total + 1), fields)
+
+
+def choose(cursor: Cursor, key: Array, config: ReplayConfig, num_envs: int, rows: int) -> tuple[Place, Cursor]:
+    """Places of B sequences: with ``config.online`` those never used before, oldest first; the others uniform.
+
+    The cursor that is returned counts the fresh ones as used. Before `rows_until_ready` the places are meaningless.
+    """
+    oldest = jnp.maximum(0, cursor.total - rows)
+    starts = jnp.maximum(1, jnp.minimum(cursor.total, rows) - config.batch_length)
+    drawn = jax.random.randint(key, (config.batch_size,), 0, num_envs * starts)
+    env, context = drawn // starts, oldest + drawn % starts
+    if config.online:
+        fresh_env, fresh_context, is_fresh, cursor = _fresh(cursor, oldest, config, num_envs)
+        env, context = jnp.where(is_fresh, fresh_env, env), jnp.where(is_fresh, fresh_context, context)
+    return Place(env, context + 1), cursor
+
+
+def gather(fields: dict[str, Array], place: Place, length: int) -> Batch:
+    """The sequences at a place, ``[B, T, ...]``, each with the row before it as context."""
+    rows = fields["reward"].shape[1]
+    slot = (place.row[:, None] - 1 + jnp.arange(length + 1)[None]) % rows
+    before, now, env = slot[:, :-1], slot[:, 1:], place.env[:, None]
+
+    def take(name: str, slot: Int32[Array, "B steps"]) -> Array:
+        return fields[name].at[env, slot].get(mode="promise_in_bounds")
+
+    def keys(kind: str) -> list[str]:
+        return [name.removeprefix(kind) for name in fields if name.startswith(kind)]
+
+    return Batch(
+        obs={key: take(f"obs/{key}", now) for key in keys("obs/")},
+        prev_action={key: take(f"action/{key}", before) for key in keys("action/")},
+        reward=take("reward", now),
+        is_first=take("is_first", now),
+        is_last=take("is_last", now),
+        is_terminal=take("is_terminal", now),
+        latent=StoredLatent(*(take(name, before[:, :1])[:, 0] for name in ("latent/deter", "latent/stoch"))),
+    )
+
+
+def update_latents(ring: Ring, place: Place, latents: StoredLatent) -> Ring:
+    """Replace stored latents by refreshed ones ``[B, T, ...]``, see `host.Replay.update_latents`.
+
+    Rows that were overwritten are left alone, and where sequences overlap, the later one wins. XLA writes twice to one
+    element in no particular order, so the earlier ones are sorted out first, and each element is written once.
+    """
+    fields, total = dict(ring.fields), ring.cursor.total
+    rows, length = fields["reward"].shape[1], latents.stoch.shape[1]
+    row = place.row[:, None] + jnp.arange(length)[None]
+    wanted = (row >= jnp.maximum(0, total - rows)) & (row < total) & ~_overwritten(place, length)
+    # A slot that does not exist is written to by dropping it.
+    slot = jnp.where(wanted, row % rows, rows)
+    for name, value in (("latent/deter", latents.deter), ("latent/stoch", latents.stoch)):
+        fields[name] = fields[name].at[place.env[:, None], slot].set(value, mode="drop")
+    return ring._replace(fields=fields)
+
+
+def _overwritten(place: Place, length: int) -> Bool[Array, "B T"]:
+    """Which elements of B sequences lie in a later sequence of the batch as well."""
+    row = place.row[:, None] + jnp.arange(length)[None]
+    offset = row[None] - place.row[:, None, None]
+    inside = (place.env[:, None, None] == place.env[None, :, None]) & (offset >= 0) & (offset < length)
+    order = jnp.arange(len(place.row))
+    return (inside & (order[:, None, None] > order[None, :, None])).any(0)
+
+
+def _fresh(
+    cursor: Cursor, oldest: Int32[Array, ""], config: ReplayConfig, num_envs: int
+) -> tuple[Int32[Array, "B"], Int32[Array, "B"], Bool[Array, "B"], Cursor]:
+    """Environments and context rows of up to B sequences not used before, which ones there are, and the next position.
+
+    The position on a grid of `host.Replay`, in arithmetic without branches.
+    """
+    length = config.batch_length
+    behind = oldest - cursor.fresh_row
+    evicted = behind > 0
+    row = jnp.where(evicted, cursor.fresh_row + -(-behind // length) * length, cursor.fresh_row)
+    env = jnp.where(evicted, 0, cursor.fresh_env)
+    complete = jnp.maximum(0, (cursor.total - 1 - row) // length)
+    count = jnp.clip(complete * num_envs - env, 0, config.batch_size)
+    order = jnp.arange(config.batch_size)
+    tile, fresh_env = jnp.divmod(env + order, num_envs)
+    tiles, next_env = jnp.divmod(env + count, num_envs)
+    following = Cursor(cursor.total, row + tiles * length, next_env)
+    return fresh_env, row + tile * length, order < count, following

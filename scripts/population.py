@@ -1,0 +1,145 @@
+"""What members of a population cost: ``python scripts/population.py [--members 1 2 4 8 16] [--write]``.
+
+Runs the device loop for populations of several sizes, each in a process of its own, and times it from outside, after
+compilation: with the updates that the preset pays for, and without any, which is what the environments and the policy
+alone can do. Rates count all members together. ``--write`` puts the table into ``docs/results/population.md``.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from dreamer import config as configs
+from dreamer.device_loop import DeviceLoop, LoopState
+from dreamer.device_records import WINDOW
+from dreamer.device_run import native_env
+from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.population import members
+from dreamer.replay import device
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/results/population.md"
+
+
+def measure(preset: str, overrides: list[str], count: int, seconds: float) -> dict:
+    """All figures of a population of ``count``; each rate from windows that last ``seconds`` or more in all."""
+    config = configs.load([preset], [*overrides, f"population={count}", "logdir=none"])
+    loop = DeviceLoop(config, members(config), native_env(config))
+    state, none = loop.begin(), np.zeros(WINDOW, np.int32)
+    begin = time.perf_counter()
+    state, _ = jax.block_until_ready(loop.run(state, none, 0))
+    compiled = time.perf_counter() - begin
+    ready = device.rows_until_ready(config.replay, config.env.count)
+    state, _ = loop.run(state, none, min(ready, WINDOW))
+    per_turn = config.env.count * config.run.train_ratio / (config.replay.batch_size * config.replay.batch_length)
+    due = np.diff(np.floor(per_turn * np.arange(WINDOW + 1))).astype(np.int32)
+    state, acting = rate(loop, state, none, seconds)
+    _, learning = rate(loop, state, due, seconds)
+    replay, other = loop.required_bytes()
+    return {
+        "members": count,
+        "compile_s": compiled,
+        "acting_steps_per_s": count * config.env.count * acting,
+        "steps_per_s": count * config.env.count * learning,
+        "updates_per_s": count * per_turn * learning,
+        "replay_gb": replay / 1e9,
+        "networks_gb": other / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def rate(loop: DeviceLoop, state: LoopState, due: np.ndarray, seconds: float) -> tuple[LoopState, float]:
+    """Turns per second of windows that grow until one takes ``seconds`` or has as many turns as it may."""
+    turns = 4  # The first also warms up.
+    while True:
+        begin = time.perf_counter()
+        state, _ = jax.block_until_ready(loop.run(state, due, turns))
+        took = time.perf_counter() - begin
+        if took >= seconds or turns == WINDOW:
+            return state, turns / took
+        turns = min(WINDOW, max(turns + 1, int(1.2 * turns * seconds / took)))
+
+
+def hardware() -> str:
+    """Processor, cores that may be used, and accelerator if there is one."""
+    found = pathlib.Path("/proc/cpuinfo").read_text() if pathlib.Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in found.splitlines() if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
+
+
+def commit() -> str:
+    """Short name of the commit, with a plus if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def table(results: list[dict]) -> str:
+    """The figures as Markdown."""
+    first = results[0]
+    lines = [
+        "| members | env steps/s | updates/s | as a multiple of one member | env steps/s without updates "
+        "| compilation, s | peak memory, GB |",
+        "|---:" * 7 + "|",
+    ]
+    lines += [
+        f"| {r['members']} | {r['steps_per_s']:,.0f} | {r['updates_per_s']:.1f} "
+        f"| {r['updates_per_s'] / first['updates_per_s']:.2f} | {r['acting_steps_per_s']:,.0f} "
+        f"| {r['compile_s']:.0f} | {r['peak_memory_gb']:.2f} |"
+        for r in results
+    ]
+    return "\n".join(lines)
+
+
+def page(results: list[dict], preset: str, command: str) -> str:
+    """The page of results."""
+    return f"""# Populations on one device
+
+`{command}` at commit {commit()}, on {hardware()}, device {results[0]["device"]}, jax {jax.__version__}, Python
+{platform.python_version()}, preset `{preset}`. Each row is one population in a process of its own, timed after
+compilation, with the updates that the preset pays for; rates count all members together.
+
+{table(results)}
+
+On a CPU the updates of members take turns; on an accelerator they share every operation.
+See [`../device_loop.md`](../device_loop.md).
+"""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", nargs="+", type=int, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--preset", default="jax/cartpole")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time of each measurement, or a little more")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the config, for example nets.units=256")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.preset, args.overrides, args.one, args.seconds)))
+        return
+    restart_with_huge_pages()  # as training does; the processes of the populations inherit them
+    results = []
+    for count in args.members:
+        print(f"measuring {count} member(s) ...", file=sys.stderr, flush=True)
+        options = ["--one", str(count), "--preset", args.preset, "--seconds", str(args.seconds), *args.overrides]
+        output = subprocess.run([sys.executable, __file__, *options], check=True, stdout=subprocess.PIPE, text=True)
+        results.append(json.loads(output.stdout.splitlines()[-1]))
+    text = page(results, args.preset, " ".join(["python", "scripts/population.py", *sys.argv[1:]]))
+    print(text)
+    if args.write:
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
