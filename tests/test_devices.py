@@ -56,7 +56,9 @@ def alone():
     return agent, train(agent)
 
 
-@pytest.fixture(scope="module", params=["replicated", "sharded"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("replicated", "sharded")]
+)
 def together(request):
     agent = agent_on(Divided(jax.devices()[:4], request.param))
     fresh = agent.placement.fetch_state(jax.tree.leaves(agent.state))
