@@ -183,4 +183,4 @@ def test_predictions_made_while_imagining_equal_those_made_afterwards(config):
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (our_gradient, plain_gradient)), strict=True):
         assert np.abs(b).max() > 0
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())  # as for the golden gradients
