@@ -28,6 +28,7 @@ from dreamer.behavior import (
     replay_critic_loss,
 )
 from dreamer.config import Config
+from dreamer.devices import Placement
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
 from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
@@ -282,11 +283,20 @@ class Agent:
         config: the run's config.
         obs_spaces: observation spaces.
         action_spaces: action spaces.
+        placement: where arrays lie; without it, everything is on one device.
         state: state to start from; None: a fresh one.
     """
 
-    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, state: TrainState | None = None):
+    def __init__(
+        self,
+        config: Config,
+        obs_spaces: Spaces,
+        action_spaces: Spaces,
+        placement: Placement | None = None,
+        state: TrainState | None = None,
+    ):
         self.config = config
+        self.placement = placement or Placement()
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
         self._keys = Keys.of(config.seed)
@@ -297,12 +307,15 @@ class Agent:
         offset = len(jax.tree.leaves(shapes.step))
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
-        fresh = jax.jit(lambda key: jax.tree.leaves(build(key)))
-        self._leaves = fresh(self._keys.init) if state is None else jax.tree.leaves(state)
+        leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
+        start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
+        self._leaves = start(self.placement.key(self._keys.init)) if state is None else jax.tree.leaves(state)
         self._acting = self._leaves[self._nets_slice]
+        self._near = self._acting[0], self.placement.near(self._acting)
+        self._update_key = self.placement.key(self._keys.update)
+        self._policy_key = self.placement.own_key(self._keys.policy)
         self.policy_steps = 0
-        # The networks are not donated: the policy may still act with those from before the update.
-        self._update = jax.jit(self._flat_update, donate_argnums=1)
+        self._update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
@@ -310,8 +323,10 @@ class Agent:
         """An agent of the same architecture with another state and another config; acting is compiled once for both."""
         other = copy.copy(self)
         other.config, other._keys, other.policy_steps = config, Keys.of(config.seed), 0
+        other._update_key = other.placement.key(other._keys.update)
+        other._policy_key = other.placement.own_key(other._keys.policy)
         other.state = state
-        other._update = jax.jit(other._flat_update, donate_argnums=1)
+        other._update = other.placement.compile_update(other._flat_update, other._nets_slice)
         other._report = jax.jit(other._flat_report, static_argnames="context")
         return other
 
@@ -327,7 +342,7 @@ class Agent:
 
     @state.setter
     def state(self, state: TrainState) -> None:
-        self._leaves = jax.tree.leaves(state)
+        self._leaves = self.placement.place(jax.tree.leaves(state))
         self._acting = self._leaves[self._nets_slice]
 
     @property
@@ -337,7 +352,7 @@ class Agent:
 
     @acting_nets.setter
     def acting_nets(self, nets: Networks) -> None:
-        self._acting = jax.tree.leaves(nets)
+        self._acting = self.placement.place(jax.tree.leaves(nets), self._nets_slice)
 
     def initial(self, batch: int) -> PolicyState:
         """Memory of the policy at the start of ``batch`` episodes."""
@@ -363,7 +378,11 @@ class Agent:
         self, nets: list[Array], state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode
     ) -> tuple[Action, PolicyState, StoredLatent]:
         self.policy_steps += 1
-        return self._policy(nets, state, obs, is_first, self._keys.policy, np.uint32(self.policy_steps), mode=mode)
+        # Finding them on the device that acts takes time, so it is done once after each update.
+        if self._near[0] is not nets[0]:
+            self._near = nets[0], self.placement.near(nets)
+        nets = self._near[1]
+        return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
 
     def act(
         self, obs: Observation, state: PolicyState, mode: Mode = "mode"
@@ -393,9 +412,13 @@ class Agent:
         return jax.device_get(action), state
 
     def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
-        """See `update`; replaces the state. Returns device arrays without waiting for them."""
+        """See `update`; replaces the state. Returns device arrays without waiting for them.
+
+        Several hosts call it together, each with its own share of the batch.
+        """
         self._acting, rest = self._split(self._leaves)
-        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._keys.update)
+        batch = self.placement.spread(batch)
+        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._update_key)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -404,7 +427,8 @@ class Agent:
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
-        return self._update.lower(*self._split(self._leaves), batch, self._keys.update).compile()
+        batch = self.placement.spread(batch)
+        return self._update.lower(*self._split(self._leaves), batch, self._update_key).compile()
 
     def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
         """The networks, and the rest of the state."""

@@ -202,6 +202,11 @@ class OptimizerConfig:
     beta1: float = _field(0.9, "decay of the momentum", below=1)
     beta2: float = _field(0.999, "decay of the second moment", below=1)
     eps: float = _field(1e-20, "added to the root of the second moment", above=0)
+    moments: Literal["auto", "replicated", "sharded"] = _field(
+        "auto",
+        "with several devices: both moments whole on each, or divided among them; auto divides arrays of a million "
+        "numbers and more",
+    )
 
 
 @dataclass(frozen=True)
@@ -232,6 +237,9 @@ class RunConfig:
         "train until this many environment steps were taken; the device loop counts resets among them",
         "env steps",
     )
+    profile: int = _field(
+        0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates", at_least=0
+    )
     stop_score: float = _field(
         1e9,
         "stop early once the mean return of the last ten training episodes is at least this",
@@ -254,6 +262,12 @@ class Config:
     task: str = _field("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     seed: int = _field(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = _field("", "directory of the run; empty: runs/TIME-TASK-SEED")
+    devices: str = _field("1", "how many devices of each host share every update: a number, or all")
+    distributed: bool = _field(
+        False,
+        "one run on several hosts, found through the scheduler or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID",
+    )
     env: EnvConfig = _field(EnvConfig(), "environments")
     replay: ReplayConfig = _field(ReplayConfig(), "replay")
     rssm: RSSMConfig = _field(RSSMConfig(), "recurrent state-space model")
@@ -269,6 +283,8 @@ class Config:
             _require(_has_type(field.type, value) and _in_range(field, value), key, value, _expected(field))
             if key.endswith(".size"):
                 _require(len(value) == 2, key, value, "two numbers, height and width")
+        number = self.devices.isdecimal() and int(self.devices) >= 1
+        _require(number or self.devices == "all", "devices", self.devices, "a number from 1 on, or all")
         deter, blocks = self.rssm.deter, self.rssm.blocks
         _require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreamer.devices import divided
+
 _PARTS = 4
 """Parts of a batch that a CPU convolves side by side: a multiple of its cores would do as well, and compile longer."""
 
@@ -27,7 +29,7 @@ _MOST_CHUNKS = 8
 
 def same_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
     """Cross-correlation with zero padding, same height and width."""
-    return _chunked_conv(x, kernel) if jax.default_backend() == "cpu" else plain_conv(x, kernel)
+    return _chunked_conv(x, kernel) if _on_one_cpu() else plain_conv(x, kernel)
 
 
 def plain_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
@@ -51,13 +53,13 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], error: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    _, pull_x = jax.vjp(lambda x: plain_conv(x, kernel), x)
+    (x_error,) = jax.linear_transpose(lambda x: plain_conv(x, kernel), x)(error)
     chunks = min(_MOST_CHUNKS, len(x), max(1, (x.nbytes + error.nbytes) // _CHUNK_BYTES))
     gradient = jnp.zeros_like(kernel)
     for part, part_error in zip(jnp.array_split(x, chunks), jnp.array_split(error, chunks), strict=True):
-        _, pull_kernel = jax.vjp(functools.partial(plain_conv, part), kernel)
-        gradient += pull_kernel(part_error)[0]
-    return pull_x(error)[0], gradient
+        (part_gradient,) = jax.linear_transpose(functools.partial(plain_conv, part), kernel)(part_error)
+        gradient += part_gradient
+    return x_error, gradient
 
 
 _chunked_conv.defvjp(_forward, _backward)
@@ -68,9 +70,14 @@ def in_parts(network: Callable[[Array], Array], x: Float[Array, "batch ..."]) ->
 
     XLA's CPU backend computes a convolution of a large batch on one core, but independent ones on all.
     """
-    if jax.default_backend() != "cpu" or x.nbytes < _PART_BYTES or len(x) < _PARTS:
+    if not _on_one_cpu() or x.nbytes < _PART_BYTES or len(x) < _PARTS:
         return network(x)
     return jnp.concatenate([network(part) for part in jnp.array_split(x, _PARTS)])
+
+
+def _on_one_cpu() -> bool:
+    """Whether to arrange work for a CPU. Batches divided over several devices are in parts already, their own."""
+    return jax.default_backend() == "cpu" and not divided()
 
 
 def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "batch h2 w2 o"]:

@@ -28,6 +28,7 @@ from dreamer.envs import native
 from dreamer.envs.errors import UnknownTask
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.population import members
+from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
 from dreamer.runs import Result, StopRequest, exclusive, refuse_other_config, resume_command
 
@@ -101,6 +102,8 @@ class DeviceRun:
         self._begin = time.perf_counter()
         # A window without turns compiles, so that the time of the others tells their pace.
         self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
+        # The state is fetched after every window, so there is nothing to wait for.
+        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
         while self.env_steps < config.env_steps and not self._stop and not self._solved():
@@ -114,12 +117,14 @@ class DeviceRun:
             end = time.perf_counter()
             pace.measure(learning, turns, end - start)
             self._take_in(report, due[:turns])
+            profiler.turn(self.updates)
             if end >= next_log:
                 self._tick(speed)
                 next_log = time.perf_counter() + config.log_every
             if end >= next_save:
                 self._save_on_the_way()
                 next_save = time.perf_counter() + config.save_every
+        profiler.close(self.updates)
 
     def _due(self, turns: int) -> np.ndarray:
         """Updates of each of the next turns, padded to the size of a window."""

@@ -34,7 +34,7 @@ class Logger:
     """Metrics of one run.
 
     Args:
-        logdir: where ``metrics.jsonl`` and ``learning_curve.png`` go.
+        logdir: where ``metrics.jsonl`` goes; None to write nothing down.
         title: heading of the display.
         total_env_steps: budget of the run, for the progress and the ETA.
         quiet: print nothing.
@@ -44,7 +44,7 @@ class Logger:
 
     def __init__(
         self,
-        logdir: pathlib.Path,
+        logdir: pathlib.Path | None,
         title: str,
         total_env_steps: int,
         quiet: bool = False,
@@ -128,7 +128,9 @@ class Logger:
             self._wandb.log({k: v for k, v in clean.items() if v is not None})
 
     def _flush(self) -> None:
-        if not self._unwritten:
+        if self.logdir is None:
+            self._unwritten.clear()
+        if self.logdir is None or not self._unwritten:
             return
         path = self.logdir / "metrics.jsonl"
         try:

@@ -20,7 +20,7 @@ _IN_NETWORKS = ("behavior.actor_unimix", "behavior.min_std", "behavior.max_std")
 """Numbers that the network modules hold, and therefore the type of the training state, which members share."""
 
 SWEEPABLE = (
-    *(f"optimizer.{field.name}" for field in dataclasses.fields(configs.OptimizerConfig)),
+    *(f"optimizer.{field.name}" for field in dataclasses.fields(configs.OptimizerConfig) if field.type in (int, float)),
     *(f"loss.{field.name}" for field in dataclasses.fields(configs.LossConfig)),
     *(
         f"behavior.{field.name}"

@@ -16,7 +16,10 @@ from dreamer.agent import Agent
 from dreamer.config import Config, ConfigError
 from dreamer.evaluate import Evaluation
 
-FREE_TO_CHANGE = ("logdir", "run.", "env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check")
+FREE_TO_CHANGE = (
+    *("logdir", "run.", "devices", "distributed", "optimizer.moments"),
+    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
+)
 """Config keys, or prefixes of them, that a resumed run may change; except for ``run.loop``."""
 
 
@@ -65,7 +68,9 @@ class StopRequest:
             yield
         finally:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                # None: whoever handled it before was not Python, and cannot be put back.
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 def default_logdir(config: Config) -> str:

@@ -25,10 +25,13 @@ from dreamer.agent import Agent
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.device_run import DeviceRun
+from dreamer.devices import expectation, placement
 from dreamer.driver import Driver
 from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.hosts import HostError, join
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.population import members
+from dreamer.profiler import Profiler
 from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
 from dreamer.runs import (
     LogdirInUse,
@@ -44,6 +47,9 @@ from dreamer.types import StoredLatent
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
 DEFAULT_PRESET = "cartpole"
+
+PROFILE_UPDATES = 5
+"""What ``--profile`` records."""
 
 
 class Learner:
@@ -80,11 +86,12 @@ class Learner:
         fields = dict(state["fields"])
         if self._pending is not None:
             ticket, latents = self._pending
-            deter = np.asarray(jax.device_get(latents.deter))
+            latents = self.agent.placement.fetch_rows(latents)
+            deter = np.asarray(latents.deter)
             fields |= {"pending/env": ticket.env, "pending/row": ticket.row}
             # bfloat16 travels as its bits, like the latents in replay itself.
             fields["pending/deter"] = deter.view(np.uint16) if deter.dtype.itemsize == 2 else deter
-            fields["pending/stoch"] = np.asarray(jax.device_get(latents.stoch))
+            fields["pending/stoch"] = np.asarray(latents.stoch)
         return {**state, "fields": fields}
 
     def restore(self, counters: dict[str, Any], replay: dict[str, Any]) -> None:
@@ -101,7 +108,7 @@ class Learner:
     def _write_back(self) -> None:
         if self._pending is not None:
             ticket, latents = self._pending
-            self.replay.update_latents(ticket, jax.device_get(latents))
+            self.replay.update_latents(ticket, self.agent.placement.fetch_rows(latents))
             self._pending = None
 
 
@@ -115,6 +122,7 @@ class Run:
 
     Raises:
         LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing changed.
+        HostError: it cannot start on another host.
     """
 
     def __init__(self, config: Config, make: Callable[[], gymnasium.Env], quiet: bool = False):
@@ -123,26 +131,33 @@ class Run:
         self._make = make
         self._stop = StopRequest()
         self._cleanup = contextlib.ExitStack()
+        self.hosts = hosts = join(config)
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
-            self._cleanup.enter_context(exclusive(self.logdir))
-            saved = checkpoints.load(self.logdir, with_replay=True) if checkpoints.exists(self.logdir) else None
+            attempt = undo.enter_context(contextlib.ExitStack())
+            attempt.enter_context(hosts.together("start"))
+            if hosts.first:
+                self._cleanup.enter_context(exclusive(self.logdir))
+            own = hosts.part(config)
+            where = placement(config)
+            found = checkpoints.exists(self.logdir)
+            saved = checkpoints.load(self.logdir, with_replay=True, hosts=hosts) if found else None
             if saved is not None:
                 refuse_other_config(saved.config, config, self.logdir)
             resumes = saved.meta["resumes"] + 1 if saved is not None else 0
             # Environments cannot be restored, so every resume plays new episodes, from seeds of its own.
-            env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes]).spawn(2)
+            env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
             # No failure is survived before the first step, and by then there is a log.
-            vector = envs.VectorEnv(make, config.env, env_seed, on_failure=lambda message: self.log.say(message))
+            vector = envs.VectorEnv(make, own.env, env_seed, on_failure=lambda message: self.log.say(message))
             self._cleanup.enter_context(vector)
-            self.agent = Agent(config, vector.obs_spaces, vector.action_spaces)
+            self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
             rssm = config.rssm
             spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, self.agent.latent_dtype)
             self.replay_bytes = required_bytes(
-                config.replay.capacity, vector.num_envs, vector.obs_spaces, vector.action_spaces, spec
+                own.replay.capacity, vector.num_envs, vector.obs_spaces, vector.action_spaces, spec
             )
             replay = Replay(
-                config.replay,
+                own.replay,
                 vector.num_envs,
                 vector.obs_spaces,
                 vector.action_spaces,
@@ -155,16 +170,25 @@ class Run:
             self._resumes, self._seconds_before = resumes, 0.0
             if saved is not None:
                 self._restore(saved)
-            (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+            self._counted = self._steps()
+            if hosts.first:
+                (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
             wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
             title = f"Dreamer on {config.task}"
             summarize = envs.summarizer(config.task)
             self.log = logger.Logger(
-                self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None, summarize
+                self.logdir if hosts.first else None,
+                title,
+                config.run.env_steps,
+                quiet or not hosts.first,
+                wandb if config.run.wandb and hosts.first else None,
+                summarize,
             )
             self._cleanup.callback(self.log.close)
             self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
             self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
+            attempt.close()
+            hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
             undo.pop_all()
 
     def train(self) -> Result:
@@ -179,6 +203,8 @@ class Run:
             try:
                 self._loop()
             except envs.EnvError as error:
+                self._stop.signal = "a failed environment"
+                self._agree()
                 self._save()
                 raise envs.EnvError(
                     f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Mend the environment, then "
@@ -199,10 +225,13 @@ class Run:
         config, driver, learner = self.config.run, self.driver, self.learner
         self._begin = time.perf_counter()
         speed = logger.Speed()
+        record = config.profile if self.hosts.first else 0
+        profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
         estimated = False
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
-        while driver.env_steps < config.env_steps and not self._stop and not self._solved():
+        self._agree()
+        while driver.env_steps < config.env_steps and not self._stopped and not self._over:
             start = time.perf_counter()
             learner.replay.add(*driver.act())
             for metrics in learner.learn(driver.agent_steps):
@@ -232,10 +261,32 @@ class Run:
                     estimated = True
                     self._estimate(eta)
                 next_log = time.perf_counter() + config.log_every
-            if end >= next_save:
+            profiler.turn(learner.updates)
+            if self._agree(save=end >= next_save):
                 with contextlib.suppress(checkpoints.CheckpointError):
                     self._save_and_report()
                 next_save = time.perf_counter() + config.save_every
+        profiler.close(learner.updates)
+
+    def _steps(self) -> dict[str, int]:
+        return {name: getattr(self.driver, name) for name in ("env_steps", "agent_steps", "episodes")}
+
+    def _agree(self, save: bool = False) -> bool:
+        """What the hosts decide together after every turn, so that each does as many updates as the others.
+
+        The driver's counters become those of all hosts; ``_stopped`` if one was interrupted, ``_over`` if host 0 has
+        seen enough. Returns whether to save, which host 0 says, unless it is the end, when the run is saved anyway.
+        """
+        counted = self._counted
+        own = [number - counted[name] for name, number in self._steps().items()]
+        solved = self.hosts.first and self._solved()
+        *new, stops, over, saves = self.hosts.table([*own, bool(self._stop), solved, self.hosts.first and save]).sum(0)
+        self._counted = {name: counted[name] + int(more) for name, more in zip(counted, new, strict=True)}
+        for name, number in self._counted.items():
+            setattr(self.driver, name, number)
+        self._stopped, self._over = bool(stops), bool(over)
+        self._stop.signal = self._stop.signal or ("another host" if stops else "")
+        return bool(saves) and not (stops or over)
 
     def _solved(self) -> bool:
         recent = self.log.recent
@@ -261,7 +312,8 @@ class Run:
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
-        return checkpoints.save(self.logdir, self.driver.env_steps, self.agent, self.learner.replay_state(), meta)
+        replay = self.learner.replay_state()
+        return checkpoints.save(self.logdir, self.driver.env_steps, self.agent, replay, meta, self.hosts)
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         checkpoints.restore_agent(self.agent, saved)
@@ -273,7 +325,7 @@ class Run:
 
     def _evaluate(self) -> Evaluation | None:
         episodes = self.config.run.eval_episodes
-        if not episodes:
+        if not episodes or not self.hosts.first:
             return None
         self.log.say(f"Closing evaluation over {episodes} fresh episodes with the policy's mode ...")
         evaluation = evaluate(
@@ -293,6 +345,8 @@ class Run:
             f"  replay of {c.replay.capacity:,} steps takes up to {self.replay_bytes * gigabytes:.2f} GB. "
             "The first update compiles; then the wall time is estimated."
         )
+        if advice := expectation(c, self.agent.parameter_count, self.agent.placement):
+            self.log.say(f"  {advice}")
         if self._resumes:
             self.log.say("  Environments cannot be restored: open episodes count as truncated, all else is exact.")
 
@@ -305,6 +359,8 @@ class Run:
         )
 
     def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
+        if not self.hosts.first:
+            return
         curve = logger.plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
         lines = [f"Trained for {self.driver.env_steps:,} env steps in {logger.duration(self._counters()['seconds'])}."]
         if evaluation is not None:
@@ -335,29 +391,32 @@ def train(
         quiet: print nothing.
 
     Raises:
-        ConfigError, EnvError, CheckpointError, ReplayMemoryError, LogdirInUse: see `Run`.
+        ConfigError, EnvError, CheckpointError, ReplayMemoryError, LogdirInUse, HostError: see `Run`.
     """
     if config is None:
         config = configs.load(presets or [DEFAULT_PRESET], overrides)
     if env is not None:
         name = getattr(env, "__name__", type(env).__name__)
         config = dataclasses.replace(config, task=f"custom_{name}")
-    if not config.logdir:
+    if not config.logdir and not config.distributed:
         config = dataclasses.replace(config, logdir=default_logdir(config))
     if config.run.loop == "device":
         if env is not None:
             raise ConfigError("run.loop=device runs tasks called jax_NAME only: leave out env, or use run.loop=host.")
+        if config.devices != "1" or config.distributed:
+            raise ConfigError("run.loop=device runs on one device: leave out devices and distributed.")
         return DeviceRun(config, quiet).train()
     if len(members(config)) > 1:
         raise ConfigError("A population needs run.loop=device, and with it a task called jax_NAME.")
     return Run(config, env or make_env(config), quiet).train()
 
 
-USAGE = """usage: python -m dreamer.train [--config PRESET ...] [key=value ...]
-       python -m dreamer.train --resume LOGDIR [key=value ...]
+USAGE = """usage: python -m dreamer.train [--profile] [--config PRESET ...] [key=value ...]
+       python -m dreamer.train [--profile] --resume LOGDIR [key=value ...]
 
 Trains an agent. Presets are applied left to right, then key=value overrides; without --config, the preset is
 '{default}'. The same command with the same logdir=DIR resumes; --resume LOGDIR takes the config saved there.
+--profile records a few updates, prints where their time went, and leaves a trace (docs/profiling.md).
 
 presets:
 {presets}
@@ -382,8 +441,10 @@ def parse(argv: Sequence[str]) -> Config | None:
             return None
         if word in ("--config", "--resume"):
             reading = word
+        elif word == "--profile":
+            overrides.append(f"run.profile={PROFILE_UPDATES}")
         elif word.startswith("-"):
-            raise ConfigError(f"There is no option '{word}'. The options are --config, --resume and --help.")
+            raise ConfigError(f"There is no option '{word}'. The options are --config, --resume, --profile and --help.")
         elif "=" in word:
             overrides.append(word)
         elif reading == "--config":
@@ -418,6 +479,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ReplayMemoryError,
         checkpoints.CheckpointError,
         envs.EnvError,
+        HostError,
     ) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -340,7 +340,7 @@ def test_help(capsys):
         (["--config", "cartpol"], "There is no preset 'cartpol'. Did you mean 'cartpole'?"),
         (["rssm.detre=3"], "detre"),
         (["rssm.deter=many"], "rssm.deter is 'many', expected an integer"),
-        (["--fast"], "There is no option '--fast'. The options are --config, --resume and --help."),
+        (["--fast"], "There is no option '--fast'. The options are --config, --resume, --profile and --help."),
         (["cartpole"], "'cartpole' is not of the form key=value. Name presets after --config."),
         (["--config", "cartpole", "--resume", "runs/x"], "leave out --config"),
         (["--resume", "/nowhere/at/all"], "/nowhere/at/all/config.yaml is not a readable config"),

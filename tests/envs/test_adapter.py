@@ -291,7 +291,7 @@ def test_what_is_no_environment_is_refused():
             "probe_cacth",
             r"no task 'probe_cacth': There is no probe 'cacth'\. Did you mean 'probe_catch'.*A task is gym_ID",
         ),
-        ("CartPole-v1", r"Did you mean 'gym_CartPole-v1'\?"),
+        ("CartPole-v1", r"Did you mean ('jax_CartPole-v1' or )?'gym_CartPole-v1'\?"),
         ("gym_CartPol-v1", r"Did you mean: `CartPole`"),
         ("gym_CartPole-v9", r"'gym_CartPole-v9'.*`v1`"),
         ("gym_ALE/Nothing-v5", r"There is no task 'gym_ALE/Nothing-v5'.*pip install \"gymnasium\[atari\]\""),
