@@ -224,7 +224,8 @@ class DeviceRun:
         for index, member in enumerate(self.members):
             train = jax.tree.map(lambda x, i=index: x[i], self.state.members.train)
             new = not agents
-            first = Agent(member.config, self.env.obs_spaces, self.env.action_spaces, train) if new else agents[0]
+            spaces = self.env.obs_spaces, self.env.action_spaces
+            first = Agent(member.config, *spaces, state=train) if new else agents[0]
             agents.append(first if new else first.twin(member.config, train))
             agents[-1].acting_nets = jax.tree.map(lambda x, i=index: x[i], self.state.members.acting)
             agents[-1].policy_steps = self.turns
