@@ -19,8 +19,6 @@ import difflib
 import functools
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -28,6 +26,7 @@ from typing import Any
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter
 from dreamer.envs.errors import EnvError, UnknownTask
+from dreamer.envs.functions import load_function
 from dreamer.envs.vector import VectorEnv
 
 _SUITES = {
@@ -47,8 +46,8 @@ _EXTRAS = {"ale_py": "atari", "crafter": "crafter", "gymnax": "gymnax", "minigri
 
 _HOW = (
     "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
-    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, jax_NAME, probe_NAME, or your.module:function for a "
-    "function that returns a Gymnasium environment"
+    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, jax_NAME, probe_NAME, your.module:function for a "
+    "function that returns a Gymnasium environment, or jax_your.module:function for one that returns a NativeEnv"
 )
 
 
@@ -77,7 +76,7 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     """
     prefix, _, name = task.partition("_")
     render_mode = "rgb_array" if render else None
-    if ":" in task and prefix != "gym":
+    if ":" in task and prefix not in ("gym", "jax"):
         env = _call(task, render_mode)
     elif prefix in _SUITES and name:
         try:
@@ -121,33 +120,10 @@ def _not_installed(what: str, error: ImportError) -> EnvError:
 
 
 def _call(task: str, render_mode: str | None) -> Any:
-    """Make the environment of ``package.module:function``, importing also from the working directory.
-
-    The function gets ``render_mode`` if it takes it and frames are wanted.
-    """
-    module_name, _, path = task.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise EnvError(
-            f"Task '{task}' cannot be made: importing {module_name} failed with {type(error).__name__}: {error}. "
-            f"Expected package.module:function, with the package installed or in the working directory."
-        ) from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            names = [name for name in dir(found) if callable(getattr(found, name)) and not name.startswith("_")]
-            near = difflib.get_close_matches(part, names, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise EnvError(f"Task '{task}' cannot be made: {module_name} has no '{part}'.{hint}")
-        found = getattr(found, part)
-    if not isinstance(found, Callable):  # type: ignore[arg-type]
-        raise EnvError(
-            f"Task '{task}' names a {type(found).__name__}, expected a function that returns an environment."
-        )
-    wants = render_mode and "render_mode" in inspect.signature(found).parameters
-    return found(render_mode=render_mode) if wants else found()
+    """Make the environment of ``package.module:function``; the function gets ``render_mode`` if it takes it."""
+    function = load_function(task, task)
+    wants = render_mode and "render_mode" in inspect.signature(function).parameters
+    return function(render_mode=render_mode) if wants else function()
 
 
 def _nearest(task: str) -> str:

@@ -205,6 +205,20 @@ def test_the_example_of_the_page_is_an_environment():
     assert answers[-1][2] and answers[-1][1] == -abs(first["vector"][0] + 10 - 3)
 
 
+def test_environments_of_users_are_found_in_the_working_directory(tmp_path, monkeypatch):
+    page = (pathlib.Path(__file__).resolve().parents[2] / "docs/device_loop.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_walk.py").write_text(example + "\n\ndef nothing():\n    return 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    env = envs.make("jax_my_walk:Walk", configs.EnvConfig())
+    assert env.obs_spaces == native.build("my_walk:Walk").obs_spaces
+    with pytest.raises(envs.EnvError, match=r"my_walk has no 'Wolk'\. Did you mean 'Walk'"):
+        envs.make("jax_my_walk:Wolk", configs.EnvConfig())
+    with pytest.raises(envs.EnvError, match=r"gives a int without obs_spaces and action_spaces and reset and step"):
+        envs.make("jax_my_walk:nothing", configs.EnvConfig())
+
+
 def test_all_environments_of_gymnax_fit_into_a_loop():
     """States and observations keep their shapes and dtypes; nothing is computed."""
     from_gymnax = pytest.importorskip("dreamer.envs.native.from_gymnax")

@@ -4,8 +4,9 @@ A `NativeEnv` speaks the agent's language directly: observations and actions are
 ``obs_spaces`` and ``action_spaces`` say (see `dreamer.types.Space`), continuous actions in [-1, 1]. There is no codec
 between it and the agent, as that would have to be traced too.
 
-Tasks are called ``jax_NAME``. `build` makes the pure environment for the device loop, `make` wraps it for everything
-else that wants a Gymnasium environment: the host loop, evaluation, and `dreamer.envs.check`.
+Tasks are called ``jax_NAME``, or ``jax_package.module:function`` for those of users. `build` makes the pure environment
+for the device loop, `make` wraps it for everything else that wants a Gymnasium environment: the host loop, evaluation,
+and `dreamer.envs.check`.
 """
 
 import functools
@@ -15,7 +16,8 @@ import gymnasium
 from jaxtyping import Array, Bool, Float32
 
 from dreamer.config import EnvConfig
-from dreamer.envs.errors import UnknownTask
+from dreamer.envs.errors import EnvError, UnknownTask
+from dreamer.envs.functions import load_function
 from dreamer.types import Action, Observation, Spaces
 
 State = Any
@@ -64,10 +66,24 @@ def tasks() -> list[str]:
 def build(name: str) -> NativeEnv:
     """The pure environment of a task, without its prefix ``jax_``; the same object for the same name.
 
+    Args:
+        name: that of a probe or of an environment of gymnax; or ``package.module:function`` for a function without
+            arguments, a class for example, that returns a `NativeEnv`.
+
     Raises:
         UnknownTask: there is none of this name.
+        EnvError: there is no such function, or what it returns is no `NativeEnv`.
         ImportError: it would be one of gymnax, which is not installed.
     """
+    if ":" in name:
+        env = load_function(name, f"jax_{name}")()
+        if not isinstance(env, NativeEnv):
+            lacking = [part for part in ("obs_spaces", "action_spaces", "reset", "step") if not hasattr(env, part)]
+            raise EnvError(
+                f"Task 'jax_{name}' gives a {type(env).__name__} without {' and '.join(lacking)}, expected a "
+                "NativeEnv: see docs/device_loop.md."
+            )
+        return env
     from dreamer.envs.native import probes
 
     if name in probes.PROBES:
