@@ -190,8 +190,9 @@ class DeviceRun:
 
     def _refuse_other(self) -> None:
         """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
-        if any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
-            refuse_other_config(configs.load_yaml(self.logdir / "config.yaml"), self.config, self.logdir)
+        written = self.logdir / "config.yaml"
+        if written.exists() and any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
+            refuse_other_config(configs.load_yaml(written), self.config, self.logdir)
 
     def _restore(self, saved: Checkpoint) -> None:
         meta = saved.meta
