@@ -115,21 +115,24 @@ Update = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, StoredL
 """`dreamer.agent.update` with the numbers of a member in place of its config."""
 
 
+class Fixed(NamedTuple):
+    """What stays the same for a member from turn to turn."""
+
+    config: Config
+    env: NativeEnv
+    update: Update
+    keys: LoopKeys
+    numbers: Numbers
+
+
 def learn(
-    config: Config,
-    update: Update,
-    keys: LoopKeys,
-    numbers: Numbers,
-    member: MemberState,
-    cursor: Cursor,
-    due: Int32[Array, ""],
-    sums: Metrics,
+    fixed: Fixed, member: MemberState, cursor: Cursor, due: Int32[Array, ""], sums: Metrics
 ) -> tuple[MemberState, Cursor, Metrics]:
     """Run the updates that are due, and add their metrics to ``sums``.
 
     As on the host, the latents of an update are written back after the next batch was drawn.
     """
-    settings, count = config.replay, config.env.count
+    settings, count, keys = fixed.config.replay, fixed.config.env.count, fixed.keys
     rows = member.fields["reward"].shape[1]
 
     def draw(train: TrainState, fields: dict[str, Array], cursor: Cursor) -> tuple[Batch, Place, Cursor]:
@@ -140,7 +143,7 @@ def learn(
     def one(_: Any, carry: tuple[MemberState, Cursor, Metrics, Any]) -> tuple[MemberState, Cursor, Metrics, Any]:
         member, _, sums, (batch, place, cursor) = carry
         fields = device.update_latents(Ring(cursor, member.fields), member.place, member.latents).fields
-        train, latents, metrics = update(member.train, batch, keys.agent.update, numbers)
+        train, latents, metrics = fixed.update(member.train, batch, keys.agent.update, fixed.numbers)
         member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, latents=latents)
         return member, cursor, jax.tree.map(jnp.add, sums, metrics), draw(train, fields, cursor)
 
@@ -152,21 +155,13 @@ def learn(
 
 
 def turn(
-    config: Config,
-    env: NativeEnv,
-    update: Update,
-    keys: LoopKeys,
-    numbers: Numbers,
-    member: MemberState,
-    cursor: Cursor,
-    due: Int32[Array, ""],
-    sums: Metrics,
+    fixed: Fixed, member: MemberState, cursor: Cursor, due: Int32[Array, ""], sums: Metrics
 ) -> tuple[MemberState, Cursor, Metrics, Bool[Array, "N"]]:
     """Act, remember, learn, step.
 
     Returns also which episodes ended; their scores stay in the member until the next turn, which resets them.
     """
-    number = cursor.total + 1
+    number, keys = cursor.total + 1, fixed.keys
     step = member.instances.step
     action, memory, latent = agents.policy(
         member.acting,
@@ -178,9 +173,9 @@ def turn(
     )
     ring = device.add(Ring(cursor, member.fields), step, action, latent)
     member = member._replace(memory=memory, fields=ring.fields)
-    member, cursor, sums = learn(config, update, keys, numbers, member, ring.cursor, due, sums)
+    member, cursor, sums = learn(fixed, member, ring.cursor, due, sums)
     key = jax.random.fold_in(keys.envs, number)
-    instances = autoreset.advance(env, member.instances, action, key, config.env.clip_reward)
+    instances = autoreset.advance(fixed.env, member.instances, action, key, fixed.config.env.clip_reward)
     step = instances.step
     member = member._replace(
         instances=instances,
@@ -202,8 +197,8 @@ def window(
     turns: Int32[Array, ""],
 ) -> tuple[MemberState, Cursor, Report]:
     """Run ``turns`` turns, at most W; ``due`` says how many updates each of them has."""
-    keys, count = LoopKeys.of(seed), config.env.count
-    key = keys.agent.update
+    fixed, count = Fixed(config, env, update, LoopKeys.of(seed), numbers), config.env.count
+    key = fixed.keys.agent.update
     batch = jax.eval_shape(lambda: device.gather(member.fields, member.place, config.replay.batch_length))
     _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
     size = (len(due), count)
@@ -217,7 +212,7 @@ def window(
 
     def one(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
         member, cursor, report = carry
-        member, cursor, sums, ended = turn(config, env, update, keys, numbers, member, cursor, due[i], report.metrics)
+        member, cursor, sums, ended = turn(fixed, member, cursor, due[i], report.metrics)
         report = Report(
             report.ended.at[i].set(ended),
             report.score.at[i].set(member.score),

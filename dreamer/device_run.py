@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import psutil
 
+from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer import device_saves, logger
 from dreamer.agent import Agent
@@ -44,9 +45,10 @@ class DeviceRun:
     """
 
     def __init__(self, config: Config, quiet: bool = False):
-        self.config = config
-        self.logdir = pathlib.Path(config.logdir)
         self.members = members(config)
+        # A population of one is a run like any other, and its directory says so.
+        self.config = config = config if len(self.members) > 1 else self.members[0].config
+        self.logdir = pathlib.Path(config.logdir)
         self.env = native_env(config)
         self.loop = DeviceLoop(config, self.members, self.env)
         self._ready = device.rows_until_ready(config.replay, config.env.count)
@@ -58,9 +60,8 @@ class DeviceRun:
             undo.callback(self._cleanup.close)
             for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir) for m in self.members)]):
                 self._cleanup.enter_context(exclusive(path))
+            self._refuse_other()
             saved = device_saves.load(self.members)
-            if saved is not None:
-                self._refuse_other(saved)
             self.state = self.loop.begin() if saved is None else device_saves.restore(self.loop.shapes(), saved)
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
@@ -187,11 +188,11 @@ class DeviceRun:
         metas = [{**self._counters(r), **common, "recent": list(r.log.recent)} for r in self.records]
         device_saves.save(self.state, self.members, self.env, self.env_steps, metas)
 
-    def _refuse_other(self, saved: Sequence[Checkpoint]) -> None:
-        if len(self.members) > 1:
-            refuse_other_config(configs.load_yaml(self.logdir / "config.yaml"), self.config, self.logdir)
-        for member, checkpoint in zip(self.members, saved, strict=True):
-            refuse_other_config(checkpoint.config, member.config, self.logdir)
+    def _refuse_other(self) -> None:
+        """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
+        written = self.logdir / "config.yaml"
+        if written.exists() and any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
+            refuse_other_config(configs.load_yaml(written), self.config, self.logdir)
 
     def _restore(self, saved: Checkpoint) -> None:
         meta = saved.meta
