@@ -117,6 +117,12 @@ def test_the_host_loop_makes_the_same_of_the_same_rows():
     choose = jax.jit(lambda cursor, key: device.choose(cursor, key, chosen.replay, 3, 12)[0])
     state, memory = own.begin(), agent.initial(3)
     assert same_tree(member(state.members.train, 0), agent.state)
+    # Fresh heads predict zeros: gradients are rounding then, of which normalised steps make something.
+    rng = np.random.default_rng(1)
+    noisy = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), state.members.train.nets)
+    train = state.members.train._replace(nets=noisy, slow_critic=jax.tree.map(jnp.copy, noisy.critic))
+    state = state._replace(members=state.members._replace(train=train, acting=jax.tree.map(jnp.copy, noisy)))
+    agent.state = jax.tree.map(jnp.copy, member(train, 0))
     for turn in range(TURNS):
         step: Step = member(state.members.instances.step, 0)
         action, memory, latent = agent.explore(memory, step.obs, step.is_first)
