@@ -27,10 +27,16 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: OptimizerConfig, step: Int[Array, ""] | int) -> Float32[Array, ""]:
-    """Learning rate of update ``step`` (from 0): rises linearly from 0 over ``warmup`` updates, then constant."""
+    """Learning rate of update ``step`` (from 0): rises linearly from 0 over ``warmup`` updates, then constant.
+
+    With ``anneal``, it falls linearly after the warm-up, and is a tenth of ``lr`` from update ``anneal`` on.
+    """
     # Without branches on the config, whose numbers may be arrays.
-    rising = jnp.asarray(step, jnp.float32) / jnp.maximum(1, config.warmup)
-    return config.lr * jnp.where(step < config.warmup, rising, 1.0)
+    now, warmup, anneal = (jnp.asarray(x, jnp.float32) for x in (step, config.warmup, config.anneal))
+    rising = now / jnp.maximum(1, warmup)
+    fallen = jnp.clip((now - warmup) / jnp.maximum(1, anneal - warmup), 0, 1)
+    after = jnp.where(anneal > 0, 1 - 0.9 * fallen, 1.0)
+    return config.lr * jnp.where(now < warmup, rising, after)
 
 
 def clip_by_tensor_norm(clip: Number, smallest: Number) -> optax.GradientTransformation:

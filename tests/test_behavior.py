@@ -124,7 +124,7 @@ def test_critic_loss_by_hand(config, rng, feature):
     weight = jnp.asarray(rng.uniform(size=(H, N)), jnp.float32)
     rollout = imagined(rng, {}, 2.5, weight, value_logits=critic.logits(feature))
     prediction = critic(feature[:-1])
-    np.testing.assert_array_equal(prediction.mean(), jnp.zeros((H, N)))
+    np.testing.assert_array_equal(critic(feature).mean(), jnp.zeros((H + 1, N)))
     expected = -weight * (prediction.log_prob(rollout.returns) + prediction.log_prob(rollout.visits.slow_value[:-1]))
     np.testing.assert_allclose(critic_loss(rollout, config.behavior), expected, rtol=1e-6)
 
@@ -155,17 +155,23 @@ def test_predictions_made_while_imagining_equal_those_made_afterwards(config):
     # Fresh heads predict zeros; noise makes every gradient count.
     noisy = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(keys[2], x.shape), (state.nets, state.slow_critic))
     (model, *learners), slow = noisy
+    # As trained heads do, these give little to bins of 1e8; returns of a million would leave the critic's gradient,
+    # a difference of nearly equal shares, to rounding.
+    near_zero = -0.5 * jnp.linspace(-20, 20, config.nets.bins) ** 2
+    for head in (model.reward_head, learners[1].head, slow.head):
+        head.bias[...] += near_zero
 
-    def inside(learners, trajectory=None):
-        if trajectory is None:
-            trajectory = imagine_trajectory(model, learners[0], learners[1], slow, start, H, keys[3])
+    def loss(learners, trajectory):
         imagined = evaluate_trajectory(trajectory, config.behavior)
         losses = actor_loss(learners[0], imagined, jnp.float32(1.0), config.behavior)[0]
-        return (losses + critic_loss(imagined, config.behavior)).mean(), trajectory
+        return (losses + critic_loss(imagined, config.behavior)).mean()
 
-    def afterwards(learners):
+    def inside(learners):
+        trajectory = imagine_trajectory(model, learners[0], learners[1], slow, start, H, keys[3])
+        return loss(learners, trajectory), trajectory
+
+    def afterwards(learners, trajectory):
         actor, critic = learners
-        trajectory = jax.lax.stop_gradient(imagine_trajectory(model, actor, critic, slow, start, H, keys[3]))
         feature = features(trajectory.latent)
         visits = Visit(
             policy=actor.outputs(feature),
@@ -176,11 +182,12 @@ def test_predictions_made_while_imagining_equal_those_made_afterwards(config):
             value=jax.lax.stop_gradient(critic(feature).mean()),
             slow_value=slow(feature).mean(),
         )
-        return inside(learners, trajectory._replace(extras=visits))
+        return loss(learners, trajectory._replace(extras=visits))
 
-    (ours, _), our_gradient = jax.jit(jax.value_and_grad(inside, has_aux=True))(learners)
-    (plain, _), plain_gradient = jax.jit(jax.value_and_grad(afterwards, has_aux=True))(learners)
+    (ours, trajectory), our_gradient = jax.jit(jax.value_and_grad(inside, has_aux=True))(learners)
+    # The same trajectory: imagined again by another program, its states would differ by more than the heads do.
+    plain, plain_gradient = jax.jit(jax.value_and_grad(afterwards))(learners, trajectory)
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (our_gradient, plain_gradient)), strict=True):
         assert np.abs(b).max() > 0
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())  # as for the golden gradients
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())

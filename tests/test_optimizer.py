@@ -56,6 +56,20 @@ def test_warmup_by_hand():
     assert float(learning_rate(OptimizerConfig(lr=0.5, warmup=0), 0)) == 0.5
 
 
+def test_annealing_by_hand():
+    config = OptimizerConfig(lr=1.0, warmup=2, anneal=5)
+    rates = [float(learning_rate(config, step)) for step in range(8)]
+    np.testing.assert_allclose(rates, [0, 0.5, 1.0, 0.7, 0.4, 0.1, 0.1, 0.1], rtol=1e-6)
+    theirs = optax.linear_schedule(1.0, 0.1, transition_steps=3, transition_begin=2)
+    np.testing.assert_allclose(rates[2:], [theirs(step) for step in range(2, 8)], rtol=1e-6)
+
+
+def test_the_steps_of_an_annealed_optimizer_shrink(rng):
+    p, g = jnp.asarray(rng.normal(size=4), jnp.float32), [jnp.ones(4)] * 6
+    steps = np.diff(run(make_optimizer(OptimizerConfig(lr=1e-3, warmup=0, anneal=5, clip=0.0)), p, g), axis=0)
+    np.testing.assert_allclose(steps[:, 0], [-0.82e-3, -0.64e-3, -0.46e-3, -0.28e-3, -0.1e-3], rtol=1e-3)
+
+
 def test_clipping_is_per_whole_tensor():
     p, g = jnp.ones((8, 2)), jnp.concatenate([jnp.full((8, 1), 100.0), jnp.full((8, 1), 1e-3)], 1)
     clip = clip_by_tensor_norm(0.3, 1e-3)

@@ -284,6 +284,13 @@ def test_what_is_no_environment_is_refused():
         Adapter("CartPole-v1", EnvConfig())
 
 
+def test_a_task_without_its_prefix_is_found_in_every_suite_that_has_it():
+    suites = ["jax", "gym"] if "jax_CartPole-v1" in tasks() else ["gym"]  # the former with gymnax
+    names = " or ".join(f"'{suite}_CartPole-v1'" for suite in suites)
+    with pytest.raises(EnvError, match=rf"Did you mean {names}\?"):
+        make("CartPole-v1", EnvConfig())
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
@@ -291,7 +298,6 @@ def test_what_is_no_environment_is_refused():
             "probe_cacth",
             r"no task 'probe_cacth': There is no probe 'cacth'\. Did you mean 'probe_catch'.*A task is gym_ID",
         ),
-        ("CartPole-v1", r"Did you mean ('jax_CartPole-v1' or )?'gym_CartPole-v1'\?"),
         ("gym_CartPol-v1", r"Did you mean: `CartPole`"),
         ("gym_CartPole-v9", r"'gym_CartPole-v9'.*`v1`"),
         ("gym_ALE/Nothing-v5", r"There is no task 'gym_ALE/Nothing-v5'.*pip install \"gymnasium\[atari\]\""),
