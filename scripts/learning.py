@@ -117,8 +117,8 @@ Made by `python scripts/learning.py`, which runs `python -m dreamer.train --conf
 {", ".join(hardware)}. "cores" says how many the run was given. Training time counts from the start of the process to
 the start of the closing evaluation: imports and compilation are in it, installation is not. The closing evaluation
 plays 20 fresh episodes with the policy's mode. The bar is "first reached" when the mean of the last ten training
-episodes, whose actions are sampled, is at least the bar. All presets share one set of
-hyper-parameters; Catch steps eight environments side by side, the others one.
+episodes, whose actions are sampled, is at least the bar. The first three tasks share every hyper-parameter;
+Catch has a constant learning rate, imagines from all replayed states, and steps eight environments side by side.
 """
     notes = RESULTS / "cpu" / "notes.md"
     (RESULTS / "cpu.md").write_text(head + "\n".join(rows) + "\n\n" + notes.read_text())

@@ -1,0 +1,75 @@
+"""What the world model and the critic of a run know about ends: ``python scripts/ends.py LOGDIR``.
+
+Replays the last steps of every episode in the run's replay, filtered by the model as in training, and prints the
+predicted chance to go on and the value along them, apart for episodes that ended in a terminal state and for those that
+were cut off. A model that has learned what ends an episode gives a terminal state a chance near 0, and a critic that
+has learned from it falls on the way there.
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import numpy as np
+
+import dreamer
+from dreamer import checkpoint as checkpoints
+from dreamer.rssm import features
+from dreamer.types import Batch, StoredLatent
+from dreamer.world_model import observe_batch
+
+STEPS = 32
+"""Length of the sequences, of which the last step ends an episode."""
+
+
+def endings(fields: dict[str, Any], terminal: bool, longer_than: int) -> Batch | None:
+    """Sequences ``[N, STEPS, ...]`` that end in a terminal state, or in a truncation; None: replay holds none."""
+    kinds = np.asarray(fields["is_last"]) & (np.asarray(fields["is_terminal"]) == terminal)
+    slots = np.arange(kinds.shape[1])
+    kinds &= slots - np.maximum.accumulate(np.where(fields["is_first"], slots, 0), 1) > longer_than
+    env, last = np.nonzero(kinds[:, STEPS:])
+    if not len(last):
+        return None
+    # The ring is read in the order of its slots: a sequence across the newest row would join two times.
+    now = (last + STEPS)[:, None] + np.arange(1 - STEPS, 1)
+
+    def take(name: str, slots: np.ndarray) -> np.ndarray:
+        return np.asarray(fields[name])[env[:, None], slots]
+
+    return Batch(
+        obs={key.removeprefix("obs/"): take(key, now) for key in fields if key.startswith("obs/")},
+        prev_action={key.removeprefix("action/"): take(key, now - 1) for key in fields if key.startswith("action/")},
+        reward=take("reward", now),
+        is_first=take("is_first", now),
+        is_last=take("is_last", now),
+        is_terminal=take("is_terminal", now),
+        latent=StoredLatent(*(take(f"latent/{part}", now[:, :1] - 1)[:, 0] for part in ("deter", "stoch"))),
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logdir", help="directory of a run with a checkpoint")
+    parser.add_argument("--longer-than", type=int, default=0, metavar="STEPS", help="only episodes longer than this")
+    args = parser.parse_args()
+    replay = checkpoints.load(args.logdir, with_replay=True).replay
+    assert replay is not None
+    nets = dreamer.load(args.logdir).state.nets
+    for name, terminal in (("terminal", True), ("cut off", False)):
+        batch = endings(replay["fields"], terminal, args.longer_than)
+        if batch is None:
+            print(f"{name}: no such episode")
+            continue
+        feature = features(observe_batch(nets.world_model, batch, jax.random.key(0)).latent)
+        going_on = np.asarray(jax.nn.sigmoid(nets.world_model.cont_logit(feature)))
+        value = np.asarray(nets.critic(feature).mean())
+        print(f"{name}: {going_on.shape[1]} episodes; median over them, from {STEPS} steps before the end")
+        for ago in (STEPS - 1, 15, 7, 3, 1, 0):
+            step = STEPS - 1 - ago
+            chance, worth = np.median(going_on[step]), np.median(value[step])
+            print(f"  {ago:2d} steps before: chance to go on {chance:.3f}, value {worth:.1f}")
+
+
+if __name__ == "__main__":
+    main()
