@@ -198,7 +198,10 @@ class OptimizerConfig:
     lr: float = _field(4e-5, "learning rate", above=0)
     warmup: int = _field(1000, "updates over which the learning rate rises from 0", "updates", at_least=0)
     anneal: int = _field(
-        0, "update from which the learning rate is a tenth, falling after the warm-up; 0: constant", "updates", at_least=0
+        0,
+        "update from which the learning rate is a tenth, falling after the warm-up; 0: constant",
+        "updates",
+        at_least=0,
     )
     clip: float = _field(0.3, "largest ratio of gradient norm to parameter norm, per tensor; 0 disables")
     clip_min: float = _field(1e-3, "parameter norms below this count as this", above=0)
@@ -232,8 +235,8 @@ class RunConfig:
 
     loop: Literal["host", "device"] = _field(
         "host",
-        "step environments on the host, or, for tasks jax_NAME, run environments, replay and updates as one program on "
-        "the accelerator",
+        "step environments on the host, or, for tasks jax_NAME, craftax_NAME and playground_NAME, run environments, "
+        "replay and updates as one program on the accelerator",
     )
     env_steps: int = _field(
         1_000_000,
