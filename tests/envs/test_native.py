@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+import sys
 import warnings
 from typing import Any
 
@@ -291,3 +292,12 @@ def test_unknown_names_and_what_cannot_be_drawn():
     assert frame.render().shape == (128, 128, 3)
     with pytest.raises(envs.EnvError, match="cannot render"):
         envs.make("jax_memory", configs.EnvConfig(), render=True)
+
+
+@pytest.mark.parametrize(("suite", "module"), [("craftax", "craftax"), ("playground", "mujoco_playground")])
+def test_a_missing_extra_is_named(monkeypatch, suite, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"dreamer.envs.native.from_{suite}", raising=False)
+    envs._suite.cache_clear()
+    with pytest.raises(envs.EnvError, match=rf"not installed: .* Install it with: pip install 'dreamer\[{suite}\]'"):
+        envs.make(f"{suite}_Any", configs.EnvConfig())
