@@ -235,8 +235,8 @@ class RunConfig:
 
     loop: Literal["host", "device"] = _field(
         "host",
-        "step environments on the host, or, for tasks jax_NAME, run environments, replay and updates as one program on "
-        "the accelerator",
+        "step environments on the host, or, for tasks jax_NAME, craftax_NAME and playground_NAME, run environments, "
+        "replay and updates as one program on the accelerator",
     )
     env_steps: int = _field(
         1_000_000,

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 from dreamer import agent as agents
 from dreamer.agent import Keys, Networks, PolicyState, TrainState
 from dreamer.config import Config
+from dreamer.device_report import Report
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
 from dreamer.population import Member, with_numbers
@@ -57,19 +58,6 @@ class LoopState(NamedTuple):
 
     members: MemberState
     cursor: Cursor
-
-
-class Report(NamedTuple):
-    """What happened in a window of at most W turns; rows of turns that did not happen are zero."""
-
-    ended: Bool[Array, "W N"]
-    """Episodes that ended at each turn."""
-    score: Float32[Array, "W N"]
-    length: Int32[Array, "W N"]
-    steps: Int32[Array, "W"]
-    """Environments that took a step, and were not reset."""
-    metrics: Metrics
-    """Mean over the updates of the window; NaN if there were none."""
 
 
 class LoopKeys(NamedTuple):
@@ -201,26 +189,19 @@ def window(
     key = fixed.keys.agent.update
     batch = jax.eval_shape(lambda: device.gather(member.fields, member.place, config.replay.batch_length))
     _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
-    size = (len(due), count)
-    report = Report(
-        jnp.zeros(size, bool),
-        jnp.zeros(size, jnp.float32),
-        jnp.zeros(size, jnp.int32),
-        jnp.zeros(len(due), jnp.int32),
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
-    )
+    names = len(getattr(env, "log_names", ()))
+    report = Report.empty(len(due), count, names, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics))
 
     def one(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
         member, cursor, report = carry
         member, cursor, sums, ended = turn(fixed, member, cursor, due[i], report.metrics)
-        report = Report(
-            report.ended.at[i].set(ended),
-            report.score.at[i].set(member.score),
-            report.length.at[i].set(member.length),
-            report.steps.at[i].set(member.instances.step.env_steps.sum()),
-            sums,
+        logs = autoreset.logs(env, member.instances)
+        steps = member.instances.step.env_steps.sum()
+        return (
+            member,
+            cursor,
+            report.with_turn(i, ended, member.score, member.length, steps, logs)._replace(metrics=sums),
         )
-        return member, cursor, report
 
     member, cursor, report = jax.lax.fori_loop(0, turns, one, (member, cursor, report))
     updates = jnp.where(jnp.arange(len(due)) < turns, due, 0).sum()
@@ -313,4 +294,4 @@ def replay_specs(config: Config, env: NativeEnv) -> Any:
     return field_specs(env.obs_spaces, env.action_spaces, latent)
 
 
-__all__ = ["DeviceLoop", "LoopState", "MemberState", "Report", "available_bytes"]
+__all__ = ["DeviceLoop", "LoopState", "MemberState", "available_bytes"]

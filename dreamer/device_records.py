@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dreamer import logger
-from dreamer.device_loop import Report
+from dreamer.device_report import Report
 from dreamer.driver import Episode
 from dreamer.evaluate import Evaluation
 from dreamer.population import Member
@@ -42,14 +42,17 @@ class Record:
         member: the member.
         log: its metrics.
         meta: counters of its checkpoint, if it is resumed.
+        names: names of what its environment tells of an episode.
     """
 
-    def __init__(self, member: Member, log: logger.Logger, meta: dict[str, Any] | None):
+    def __init__(self, member: Member, log: logger.Logger, meta: dict[str, Any] | None, names: Sequence[str] = ()):
         self.member = member
         self.log = log
+        self._names = names
         self.env_steps: int = meta["env_steps"] if meta else 0
         self.episodes: int = meta["episodes"] if meta else 0
         self.log.recent.extend(meta["recent"] if meta else [])
+        self.log.episode_logs.extend(meta["episode_logs"] if meta else [])
 
     def add(self, report: Report, updates: np.ndarray, seconds: float) -> list[tuple[Episode, dict[str, Any]]]:
         """Take in the member's part of a report, fetched and without turns that did not happen.
@@ -66,7 +69,8 @@ class Record:
         found = []
         for turn, env in np.argwhere(report.ended).tolist():
             self.episodes += 1
-            episode = Episode(float(report.score[turn, env]), int(report.length[turn, env]), env)
+            log = dict(zip(self._names, report.logs[turn, env].tolist(), strict=True))
+            episode = Episode(float(report.score[turn, env]), int(report.length[turn, env]), env, log)
             found.append((episode, self.counters(int(env_steps[turn]), int(updates[turn]), seconds)))
             self.log.add_episode(*found[-1])
         self.env_steps = int(env_steps[-1])

@@ -21,16 +21,20 @@ from dreamer import config as configs
 from dreamer import device_saves, logger
 from dreamer.agent import Agent
 from dreamer.checkpoint import Checkpoint, CheckpointError
-from dreamer.config import Config, ConfigError
-from dreamer.device_loop import DeviceLoop, Report, available_bytes
+from dreamer.config import Config
+from dreamer.device_loop import DeviceLoop, available_bytes
 from dreamer.device_records import WINDOW, Pace, Record, summarize
-from dreamer.envs import native
-from dreamer.envs.errors import UnknownTask
+from dreamer.device_report import Report
+from dreamer.envs import summarizer
+from dreamer.envs.native import native_env
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
 from dreamer.runs import Result, StopRequest, exclusive, refuse_other_config, resume_command
+
+_TURNS = ("ended", "score", "length", "steps", "logs")
+"""What a report tells of each turn."""
 
 
 class DeviceRun:
@@ -138,7 +142,7 @@ class DeviceRun:
         turns, updates = len(due), self.updates + np.cumsum(due)
         for index, record in enumerate(self.records):
             own: Report = jax.tree.map(lambda x, i=index: x[i], report)
-            shown = own._replace(**{name: getattr(own, name)[:turns] for name in ("ended", "score", "length", "steps")})
+            shown = own._replace(**{name: getattr(own, name)[:turns] for name in _TURNS})
             episodes = record.add(shown, updates, self._seconds())
             if due.any():
                 record.log.add_update(own.metrics)
@@ -184,8 +188,9 @@ class DeviceRun:
 
     def _save(self) -> None:
         learner = {"updates": self.updates, "ratio": self.ratio.state()}
-        common = {"resumes": self._resumes, "learner": learner, "turns": self.turns, "episode_logs": []}
-        metas = [{**self._counters(r), **common, "recent": list(r.log.recent)} for r in self.records]
+        common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
+        logs = [{"recent": list(r.log.recent), "episode_logs": r.log.episode_logs} for r in self.records]
+        metas = [{**self._counters(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
         device_saves.save(self.state, self.members, self.env, self.env_steps, metas)
 
     def _refuse_other(self) -> None:
@@ -205,7 +210,9 @@ class DeviceRun:
         config, alone = self.config, len(self.members) == 1
         wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
         title = f"Dreamer on {config.task}" + ("" if alone else f", {len(self.members)} members")
-        shown = logger.Logger(self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None)
+        names, summarize = getattr(self.env, "log_names", ()), summarizer(config.task)
+        own = summarize if alone else None
+        shown = logger.Logger(self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None, own)
         self._cleanup.callback(shown.close)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
         (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
@@ -213,9 +220,9 @@ class DeviceRun:
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
             (path / "config.yaml").write_text(configs.to_yaml(member.config))
-            log = shown if alone else logger.Logger(path, title, config.run.env_steps, quiet=True)
+            log = shown if alone else logger.Logger(path, title, config.run.env_steps, True, summarize=summarize)
             self._cleanup.callback(log.close)
-            self.records.append(Record(member, log, saved[index].meta if saved is not None else None))
+            self.records.append(Record(member, log, saved[index].meta if saved is not None else None, names))
             if not alone:
                 shown.recent.extend(log.recent)
 
@@ -280,26 +287,4 @@ class DeviceRun:
         self.log.say("\n".join(lines))
 
 
-def native_env(config: Config) -> native.NativeEnv:
-    """The pure environment of a config's task.
-
-    Raises:
-        ConfigError: the task has none, or the config asks for what the device loop does not do.
-        EnvError: there is no such task, or its package is missing.
-    """
-    suite, _, name = config.task.partition("_")
-    if suite != "jax":
-        raise ConfigError(
-            f"run.loop=device needs an environment written in JAX, task=jax_NAME, but task is '{config.task}'. Use "
-            "run.loop=host for it."
-        )
-    if config.env.repeat != 1:
-        raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")
-    try:
-        return native.build(name)
-    except (UnknownTask, ImportError):
-        make_env(config)()  # Says what is wrong, and which names are near.
-        raise
-
-
-__all__ = ["DeviceRun", "native_env"]
+__all__ = ["DeviceRun"]

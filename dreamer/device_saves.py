@@ -49,7 +49,8 @@ def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int,
         rows = own.fields["reward"].shape[1]
         arrays = {}
         for name, value in checkpoints.named_arrays(own).items():
-            if name.startswith((_TRAIN, _ACTING)):
+            # An empty array, such as the contacts of a simulation that has none, cannot be written and need not be.
+            if name.startswith((_TRAIN, _ACTING)) or value.size == 0:
                 continue
             used = value[:, : min(cursor["total"], rows)] if name.startswith(_RING) else value
             array = np.asarray(jax.device_get(used))
@@ -96,6 +97,8 @@ def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
         used = min(saved[0].replay["total"], rows) if saved[0].replay else 0
         for index, part in enumerate(parts):
             target = stacked[index, :, :used] if name.startswith(_RING) else stacked[index, ...]
+            if target.size == 0:
+                continue
             if name not in part or math.prod(part[name].shape) != target.size:
                 got = f"of shape {list(part[name].shape)}" if name in part else "absent"
                 raise CheckpointError(

@@ -402,12 +402,12 @@ def train(
         config = dataclasses.replace(config, logdir=default_logdir(config))
     if config.run.loop == "device":
         if env is not None:
-            raise ConfigError("run.loop=device runs tasks called jax_NAME only: leave out env, or use run.loop=host.")
+            raise ConfigError("run.loop=device runs tasks by their names only: leave out env, or use run.loop=host.")
         if config.devices != "1" or config.distributed:
             raise ConfigError("run.loop=device runs on one device: leave out devices and distributed.")
         return DeviceRun(config, quiet).train()
     if len(members(config)) > 1:
-        raise ConfigError("A population needs run.loop=device, and with it a task called jax_NAME.")
+        raise ConfigError("A population needs run.loop=device, and with it a task written in JAX, such as jax_NAME.")
     return Run(config, env or make_env(config), quiet).train()
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from dreamer import config as configs
 from dreamer.device_loop import DeviceLoop, LoopState
 from dreamer.device_records import WINDOW
-from dreamer.device_run import native_env
+from dreamer.envs.native import native_env
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.population import members
 from dreamer.replay import device

@@ -37,6 +37,7 @@ LAYERS = [
     "compile_cache",
     "evaluate",
     "runs",
+    "device_report",
     "device_loop",
     "device_saves",
     "device_records",

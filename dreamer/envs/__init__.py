@@ -35,19 +35,30 @@ _SUITES = {
     "crafter": "crafter",
     "minigrid": "minigrid",
     "memory": "memory_maze",
+    "craftax": "native.from_craftax",
+    "playground": "native.from_playground",
     "jax": "native",
     "probe": "probes",
     "gym": "gym",
 }
 """File of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
 
-_EXTRAS = {"ale_py": "atari", "crafter": "crafter", "gymnax": "gymnax", "minigrid": "minigrid", "memory_maze": "memory"}
+_EXTRAS = {
+    "ale_py": "atari",
+    "craftax": "craftax",
+    "crafter": "crafter",
+    "gymnax": "gymnax",
+    "memory_maze": "memory",
+    "minigrid": "minigrid",
+    "mujoco_playground": "playground",
+}
 """Extra of this package that installs a module."""
 
 _HOW = (
     "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
-    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, jax_NAME, probe_NAME, your.module:function for a "
-    "function that returns a Gymnasium environment, or jax_your.module:function for one that returns a NativeEnv"
+    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, craftax_NAME, playground_NAME, jax_NAME, probe_NAME, "
+    "your.module:function for a function that returns a Gymnasium environment, or jax_your.module:function for one "
+    "that returns a NativeEnv"
 )
 
 

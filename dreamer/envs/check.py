@@ -35,10 +35,12 @@ _EPISODES = 5
 
 _PRESETS = {
     "atari": (["atari100k"], ["atari_small"]),
+    "craftax": (["jax/craftax"], ["jax/craftax", "size/tiny"]),
     "crafter": (["crafter"], ["crafter", "size/tiny"]),
     "dmc": (["dmc_proprio"], ["dmc_small"]),
     "memory": (["memory_maze"], ["memory_maze", "size/tiny"]),
     "minigrid": (["minigrid"], ["minigrid_small"]),
+    "playground": (["jax/playground"], ["jax/playground", "size/tiny"]),
 }
 """Presets for a GPU and for two CPU cores, by the prefix of the task."""
 

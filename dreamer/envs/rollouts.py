@@ -1,6 +1,7 @@
 """Random play, recorded: what `dreamer.envs.check` judges environments by."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ def record(
     masks = mask_keys(env.obs_spaces, env.action_spaces)
     rng = np.random.default_rng(action_seed)
     moments: list[Moment] = []
-    error, taken, ended, out_of_time, deadline = "", 0, 0, False, time.monotonic() + _SECONDS
+    error, taken, ended, out_of_time, deadline = "", 0, 0, False, math.inf
     try:
         while not (_enough(taken, ended, steps, episodes) or out_of_time):
             if not moments or moments[-1].is_last:
@@ -115,7 +116,9 @@ def record(
                 continue
             obs, reward, terminated, truncated, info = env.step(random_action(rng, env.action_spaces, masks, obs))
             taken += 1
-            out_of_time = time.monotonic() > deadline
+            # What is written in JAX is compiled at its first step, which says nothing about the others.
+            deadline = time.monotonic() + _SECONDS if taken == 1 else deadline
+            out_of_time = time.monotonic() >= deadline
             ended += terminated or truncated
             kept = obs if taken < _KEPT else {}
             moments.append(Moment(kept, reward, False, terminated or truncated, terminated, info["env_steps"]))

@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import gymnasium
 import numpy as np
@@ -367,6 +368,19 @@ def test_what_a_slow_environment_had_no_time_for_is_no_warning(monkeypatch):
     assert recording.out_of_time and len(recording.moments) == 2
     (finding,) = diagnosis.endings(recording, None)
     assert finding.level == "note" and "all that it had time for" in finding.text
+
+
+def test_the_first_step_may_compile_for_as_long_as_it_likes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(rollouts, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Compiled(Endless):
+        def step(self, action):
+            now[0] += 0.1 if now[0] else 1000.0
+            return super().step(action)
+
+    recording = rollouts.record(Compiled, configs.EnvConfig(), seed=0, action_seed=0, steps=30, episodes=5)
+    assert not recording.out_of_time and len(recording.moments) == 31
 
 
 def test_repeats_count_as_env_steps():

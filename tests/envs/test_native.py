@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+import sys
 import warnings
 from typing import Any
 
@@ -174,6 +175,48 @@ def test_a_reset_is_a_row_of_its_own():
     assert list(map(str, dtypes.values())) == ["float32", "bool", "bool", "bool", "int32"]
 
 
+def test_worlds_are_made_only_where_an_episode_ended():
+    """Members of a population share the question whether any did, so that it stays a branch and not a selection."""
+    made = []
+
+    class Costly(type(native.build("two_step"))):  # type: ignore[misc]
+        def reset(self, key):
+            jax.debug.callback(lambda: made.append(1))
+            return super().reset(key)
+
+    env = Costly()
+
+    def advance(now, key):
+        return autoreset.advance(env, now, {"action": jnp.zeros(2, jnp.int32)}, key)
+
+    keys = jax.random.split(KEY, 3)
+    now, step = jax.vmap(functools.partial(autoreset.begin, env, 2))(keys), jax.jit(jax.vmap(advance))
+    counts = []
+    for _ in range(5):
+        jax.effects_barrier()
+        counts.append(len(made))
+        now = step(now, keys)
+    assert counts == [1, 1, 1, 2, 2]  # Once for all members and environments together.
+
+
+def test_what_is_told_of_an_episode():
+    class Telling(type(native.build("two_step"))):  # type: ignore[misc]
+        log_names = ("time", "twice")
+
+        def log(self, state):
+            return jnp.stack([state.time, 2 * state.time]).astype(jnp.float32)
+
+    env = Telling()
+    now = autoreset.begin(env, 3, KEY)
+    now = autoreset.advance(env, now, {"action": jnp.zeros(3, jnp.int32)}, KEY)
+    np.testing.assert_array_equal(autoreset.logs(env, now), [[1.0, 2.0]] * 3)
+    assert autoreset.logs(native.build("two_step"), now).shape == (3, 0)
+    hosted = Adapter(Hosted(env), configs.EnvConfig())
+    hosted.reset(seed=0)
+    infos = [hosted.step({"action": np.int32(0)})[4] for _ in range(2)]
+    assert infos[1]["log"] == {"time": 2.0, "twice": 4.0} and "log" not in infos[0]
+
+
 def test_a_time_limit_is_last_but_not_terminal():
     pytest.importorskip("gymnax")
     env = native.build("Pendulum-v1")
@@ -249,3 +292,12 @@ def test_unknown_names_and_what_cannot_be_drawn():
     assert frame.render().shape == (128, 128, 3)
     with pytest.raises(envs.EnvError, match="cannot render"):
         envs.make("jax_memory", configs.EnvConfig(), render=True)
+
+
+@pytest.mark.parametrize(("suite", "module"), [("craftax", "craftax"), ("playground", "mujoco_playground")])
+def test_a_missing_extra_is_named(monkeypatch, suite, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"dreamer.envs.native.from_{suite}", raising=False)
+    envs._suite.cache_clear()
+    with pytest.raises(envs.EnvError, match=rf"not installed: .* Install it with: pip install 'dreamer\[{suite}\]'"):
+        envs.make(f"{suite}_Any", configs.EnvConfig())

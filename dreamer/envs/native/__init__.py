@@ -4,21 +4,26 @@ A `NativeEnv` speaks the agent's language directly: observations and actions are
 ``obs_spaces`` and ``action_spaces`` say (see `dreamer.types.Space`), continuous actions in [-1, 1]. There is no codec
 between it and the agent, as that would have to be traced too.
 
-Tasks are called ``jax_NAME``, or ``jax_package.module:function`` for those of users. `build` makes the pure environment
-for the device loop, `make` wraps it for everything else that wants a Gymnasium environment: the host loop, evaluation,
-and `dreamer.envs.check`.
+Tasks are called ``jax_NAME``, ``jax_package.module:function`` for those of users, and ``craftax_NAME`` or
+``playground_NAME`` for those of two suites with files of their own. `build` makes the pure environment for the device
+loop, `make` wraps it for everything else that wants a Gymnasium environment: the host loop, evaluation, and
+`dreamer.envs.check`.
 """
 
 import functools
+import importlib
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 from jaxtyping import Array, Bool, Float32
 
-from dreamer.config import EnvConfig
+from dreamer.config import Config, ConfigError, EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
 from dreamer.envs.functions import load_function
 from dreamer.types import Action, Observation, Spaces
+
+SUITES = {"jax": "", "craftax": "from_craftax", "playground": "from_playground"}
+"""Prefixes of tasks that have a native environment, and the file here with a function ``build(name)`` of its own."""
 
 State = Any
 """State of one environment: a pytree of arrays, whose shapes and dtypes never change."""
@@ -26,7 +31,11 @@ State = Any
 
 @runtime_checkable
 class NativeEnv(Protocol):
-    """One environment as pure functions without a batch axis; `jax.vmap` makes many of it."""
+    """One environment as pure functions without a batch axis; `jax.vmap` makes many of it.
+
+    It may have more: ``render(state) -> uint8 [H, W, 3]``; and ``log(state) -> float32 [K]`` beside a tuple of K names,
+    ``log_names``: numbers to log of an episode, by its last state.
+    """
 
     @property
     def obs_spaces(self) -> Spaces:
@@ -62,19 +71,27 @@ def tasks() -> list[str]:
     return sorted(names | set(from_gymnax.names()))
 
 
-@functools.cache
-def build(name: str) -> NativeEnv:
-    """The pure environment of a task, without its prefix ``jax_``; the same object for the same name.
+def build(name: str, suite: str = "jax") -> NativeEnv:
+    """The pure environment of a task; the same object for the same task.
 
     Args:
-        name: that of a probe or of an environment of gymnax; or ``package.module:function`` for a function without
-            arguments, a class for example, that returns a `NativeEnv`.
+        name: the task without the prefix of its suite. Of ``jax``, that of a probe or of an environment of gymnax; or
+            ``package.module:function`` for a function without arguments, a class for example, that returns a
+            `NativeEnv`.
+        suite: one of `SUITES`.
 
     Raises:
         UnknownTask: there is none of this name.
         EnvError: there is no such function, or what it returns is no `NativeEnv`.
-        ImportError: it would be one of gymnax, which is not installed.
+        ImportError: it needs a package that is not installed.
     """
+    if suite != "jax":
+        return importlib.import_module(f"{__name__}.{SUITES[suite]}").build(name)
+    return _build(name)
+
+
+@functools.cache
+def _build(name: str) -> NativeEnv:
     if ":" in name:
         env = load_function(name, f"jax_{name}")()
         if not isinstance(env, NativeEnv):
@@ -102,4 +119,29 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     return Hosted(build(name), render_mode)
 
 
-__all__ = ["NativeEnv", "State", "build", "make", "tasks"]
+def native_env(config: Config) -> NativeEnv:
+    """The pure environment of a config's task, for the device loop.
+
+    Raises:
+        ConfigError: the task has none, or the config asks for what the device loop does not do.
+        EnvError: there is no such task, or its package is missing.
+    """
+    suite, _, name = config.task.partition("_")
+    if suite not in SUITES:
+        names = ", ".join(f"task={suite}_NAME" for suite in SUITES)
+        raise ConfigError(
+            f"run.loop=device needs an environment written in JAX ({names}), but task is '{config.task}'. Use "
+            "run.loop=host for it."
+        )
+    if config.env.repeat != 1:
+        raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")
+    try:
+        return build(name, suite)
+    except (UnknownTask, ImportError):
+        from dreamer import envs
+
+        envs.make(config.task, config.env)  # Says what is wrong, and which names are near.
+        raise
+
+
+__all__ = ["SUITES", "NativeEnv", "State", "build", "make", "native_env", "tasks"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float32
 
 from dreamer.envs.native import NativeEnv
 from dreamer.types import Action, Step
@@ -17,7 +17,7 @@ from dreamer.types import Action, Step
 class Instances(NamedTuple):
     """N environments at one instant: their states ``[N, ...]``, and what they answered last.
 
-    The log of the step is always an empty dict: an environment in JAX has no ``info``.
+    The log of the step is always an empty dict: what an environment in JAX tells of an episode is in `logs`.
     """
 
     state: Any
@@ -49,21 +49,42 @@ def advance(env: NativeEnv, instances: Instances, action: Action, key: Array, cl
         name: jnp.clip(action[name], -1, 1) if space.kind == "continuous" else action[name]
         for name, space in env.action_spaces.items()
     }
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, len(over)))
+    state, obs, reward, terminated, truncated = jax.vmap(env.step)(instances.state, action, keys[:, 0])
+    stepped = jax.tree.map(lambda new, old: new.astype(old.dtype), state, instances.state), dict(obs)
 
-    def one(state: Any, action: Action, key: Array, over: Array) -> tuple[Any, Any, Array, Array, Array]:
-        step_key, reset_key = jax.random.split(key)
-        fresh = env.reset(reset_key)
-        *stepped, reward, terminated, truncated = env.step(state, action, step_key)
-        state, obs = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, tuple(stepped))
-        return state, obs, jnp.where(over, 0.0, reward), terminated & ~over, (terminated | truncated) & ~over
+    def renew(stepped: Any) -> Any:
+        """Begin an episode where the last one is over."""
+        state, obs = jax.vmap(env.reset)(keys[:, 1])
+        choose = jax.vmap(lambda over, new, old: jnp.where(over, new, old).astype(old.dtype))
+        return jax.tree.map(lambda new, old: choose(over, new, old), (state, dict(obs)), stepped)
 
-    state, obs, reward, terminal, last = jax.vmap(one)(instances.state, action, jax.random.split(key, len(over)), over)
-    state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, instances.state)
-    reward = reward.astype(jnp.float32)
+    # To make a world takes several times as long as a step in it, and at most steps nobody needs one.
+    state, obs = jax.lax.cond(_any(over), renew, lambda stepped: stepped, stepped)
+    reward = jnp.where(over, 0.0, reward).astype(jnp.float32)
     if clip_reward:
         reward = jnp.clip(reward, -clip_reward, clip_reward)
-    answer: Any = (dict(obs), reward, over, last, terminal, (~over).astype(jnp.int32), {})
+    last, terminal = (terminated | truncated) & ~over, terminated & ~over
+    answer: Any = (obs, reward, over, last, terminal, (~over).astype(jnp.int32), {})
     return Instances(state, Step(*answer))
 
 
-__all__ = ["Instances", "advance", "begin"]
+def logs(env: NativeEnv, instances: Instances) -> Float32[Array, "N names"]:
+    """What each environment would tell if its episode ended now, in the order of its ``log_names``."""
+    names = getattr(env, "log_names", ())
+    told: Any = env
+    return jax.vmap(told.log)(instances.state) if names else jnp.zeros((len(instances.step.is_last), 0), jnp.float32)
+
+
+@jax.custom_batching.custom_vmap
+def _any(over: Bool[Array, "*batch"]) -> Bool[Array, ""]:
+    """Whether anything is true, in all members of a population together: a condition that `jax.vmap` leaves one."""
+    return over.any()
+
+
+@_any.def_vmap
+def _any_of_members(members: int, batched: Any, over: Array) -> tuple[Array, bool]:
+    return _any(over), False
+
+
+__all__ = ["Instances", "advance", "begin", "logs"]

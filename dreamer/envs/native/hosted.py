@@ -50,7 +50,14 @@ class Hosted(gymnasium.Env):
         with _on_cpu():
             (self._state, obs, *outcome), self._key = self._step(self._state, arrays, self._key)
         obs, (reward, terminated, truncated) = jax.device_get((obs, outcome))
-        return _on_host(obs), float(reward), bool(terminated), bool(truncated), {}
+        log = self._log() if terminated or truncated else {}
+        return _on_host(obs), float(reward), bool(terminated), bool(truncated), {"log": log} if log else {}
+
+    def _log(self) -> dict[str, float]:
+        """What the environment tells of the episode; empty if it has nothing to tell."""
+        native: Any = self._native
+        names = getattr(native, "log_names", ())
+        return dict(zip(names, np.asarray(native.log(self._state)).tolist(), strict=True)) if names else {}
 
     def render(self) -> np.ndarray:
         """The frame that the environment draws of its state."""
