@@ -117,8 +117,9 @@ Made by `python scripts/learning.py`, which runs `python -m dreamer.train --conf
 {", ".join(hardware)}. "cores" says how many the run was given. Training time counts from the start of the process to
 the start of the closing evaluation: imports and compilation are in it, installation is not. The closing evaluation
 plays 20 fresh episodes with the policy's mode. The bar is "first reached" when the mean of the last ten training
-episodes, whose actions are sampled, is at least the bar. The first three tasks share every hyper-parameter;
-Catch has a constant learning rate, imagines from all replayed states, and steps eight environments side by side.
+episodes, whose actions are sampled, is at least the bar. The first three tasks share all
+hyper-parameters, and in each the learning rate falls to a tenth by the end of the run (`optimizer.anneal`). Catch has a
+constant rate, imagines from all replayed states, and steps eight environments side by side.
 """
     notes = RESULTS / "cpu" / "notes.md"
     (RESULTS / "cpu.md").write_text(head + "\n".join(rows) + "\n\n" + notes.read_text())
