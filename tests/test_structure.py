@@ -22,7 +22,6 @@ LAYERS = [
     "distributions",
     "convolutions",
     "networks",
-    "late_kernels",
     "rssm",
     "world_model",
     "behavior",
