@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
-from dreamer import distributions, late_kernels
+from dreamer import distributions
 from dreamer.config import RSSMConfig
 from dreamer.networks import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
 from dreamer.types import Action, Latent, Spaces, StoredLatent, Trajectory
@@ -128,13 +128,14 @@ class RSSM(nnx.Module):
     ) -> Observed:
         """Filter sequences, time first: `observe_step` scanned over T from the latent before the first step."""
 
-        def step(model: RSSM, latent: Latent, inputs: tuple[Array, Array, Array, Array]) -> tuple[Latent, Observed]:
-            observed = model._observe_step(latent, *inputs)
+        def body(latent: Latent, inputs: tuple[Array, Array, Array, Array]) -> tuple[Latent, Observed]:
+            observed = self._observe_step(latent, *inputs)
             return observed.latent, observed
 
         # All random numbers are drawn before the loop: drawing a few at every step is slow on every backend.
         uniform = self._uniforms(jax.random.split(key, len(embed)), embed.shape[1])
-        return late_kernels.scan(step, self, start, (prev_action, embed, is_first, uniform))
+        _, observed = jax.lax.scan(body, start, (prev_action, embed, is_first, uniform))
+        return observed
 
     def imagine(
         self, start: Latent, policy: Callable[[Latent, Array], tuple[Action, Any]], horizon: int, key: Array
