@@ -300,6 +300,8 @@ class Config:
         _require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
         length, starts = self.replay.batch_length, self.behavior.starts
         _require(starts <= length, "behavior.starts", starts, f"0 to replay.batch_length={length}")
+        anneal, warmup = self.optimizer.anneal, self.optimizer.warmup
+        _require(not 0 < anneal <= warmup, "optimizer.anneal", anneal, f"0, or more than optimizer.warmup={warmup}")
         capacity, steps = self.replay.capacity, self.env.count * (length + 1)
         why = f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment"
         _require(capacity >= steps, "replay.capacity", capacity, why)

@@ -11,6 +11,7 @@ from crafter import constants, engine
 from gymnasium import spaces
 
 from dreamer.config import EnvConfig
+from dreamer.envs.achievements import score
 from dreamer.envs.errors import UnknownTask
 
 
@@ -91,23 +92,9 @@ def _order_chunks(world: engine.World) -> None:
     world._chunks = chunks
 
 
-def score(logs: Sequence[Mapping[str, float]]) -> float:
-    """Crafter score: ``exp(mean_i ln(1 + s_i)) - 1``, with s_i the percentage of episodes that unlocked achievement i.
-
-    Args:
-        logs: ``info["log"]`` of at least one episode.
-
-    Returns:
-        A number from 0 to 100. Source: Hafner, *Benchmarking the Spectrum of Agent Capabilities*, on the score.
-    """
-    counts = np.array([[log[f"achievement_{name}"] for name in constants.achievements] for log in logs])
-    percent = 100 * (counts >= 1).mean(0)
-    return float(np.expm1(np.log1p(percent).mean()))
-
-
 def summarize(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What a run logs about all its episodes so far."""
     return {"crafter_score": score(logs)}
 
 
-__all__ = ["Crafter", "make", "score", "summarize", "tasks"]
+__all__ = ["Crafter", "make", "summarize", "tasks"]

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from dreamer.config import EnvConfig
+from dreamer.envs.achievements import score
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native.hosted import Hosted
 from dreamer.types import Action, Observation, Space, Spaces
@@ -137,22 +138,9 @@ def _quietly() -> Any:
         yield
 
 
-def score(logs: Sequence[Mapping[str, float]]) -> float:
-    """Crafter's score: ``exp(mean_i ln(1 + s_i)) - 1``, s_i the percentage of episodes that unlocked achievement i.
-
-    Args:
-        logs: ``info["log"]`` of at least one episode.
-
-    Returns:
-        A number from 0 to 100. Source: Hafner, *Benchmarking the Spectrum of Agent Capabilities*, on the score.
-    """
-    percent = 100 * np.array([list(log.values()) for log in logs]).mean(0)
-    return float(np.expm1(np.log1p(percent).mean()))
-
-
 def summarize(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What a run logs about all its episodes so far."""
     return {"craftax_score": score(logs)}
 
 
-__all__ = ["Craftax", "build", "make", "score", "summarize", "tasks"]
+__all__ = ["Craftax", "build", "make", "summarize", "tasks"]
