@@ -54,10 +54,14 @@ def main() -> None:
     parser.add_argument("--longer-than", type=int, default=0, metavar="STEPS", help="only episodes longer than this")
     args = parser.parse_args()
     replay = checkpoints.load(args.logdir, with_replay=True).replay
-    assert replay is not None
+    if replay is None or "rows_total" not in replay:
+        parser.error(f"the checkpoint of {args.logdir} holds no replay of a run with loop=host on one host")
+    # The ring is saved in the order of its slots, of which the oldest follows the newest once it is full.
+    rows = {key: value for key, value in replay["fields"].items() if not key.startswith("pending/")}
+    fields = {key: np.roll(value, -replay["rows_total"], axis=1) for key, value in rows.items()}
     nets = dreamer.load(args.logdir).state.nets
     for name, terminal in (("terminal", True), ("cut off", False)):
-        batch = endings(replay["fields"], terminal, args.longer_than)
+        batch = endings(fields, terminal, args.longer_than)
         if batch is None:
             print(f"{name}: no such episode")
             continue
