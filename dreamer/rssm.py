@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
-from dreamer import distributions
+from dreamer import distributions, late_kernels
 from dreamer.config import RSSMConfig
 from dreamer.networks import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
 from dreamer.types import Action, Latent, Spaces, StoredLatent, Trajectory
@@ -128,14 +128,13 @@ class RSSM(nnx.Module):
     ) -> Observed:
         """Filter sequences, time first: `observe_step` scanned over T from the latent before the first step."""
 
-        def body(latent: Latent, inputs: tuple[Array, Array, Array, Array]) -> tuple[Latent, Observed]:
-            observed = self._observe_step(latent, *inputs)
+        def step(model: RSSM, latent: Latent, inputs: tuple[Array, Array, Array, Array]) -> tuple[Latent, Observed]:
+            observed = model._observe_step(latent, *inputs)
             return observed.latent, observed
 
         # All random numbers are drawn before the loop: drawing a few at every step is slow on every backend.
         uniform = self._uniforms(jax.random.split(key, len(embed)), embed.shape[1])
-        _, observed = jax.lax.scan(body, start, (prev_action, embed, is_first, uniform))
-        return observed
+        return late_kernels.scan(step, self, start, (prev_action, embed, is_first, uniform))
 
     def imagine(
         self, start: Latent, policy: Callable[[Latent, Array], tuple[Action, Any]], horizon: int, key: Array

@@ -98,24 +98,29 @@ def test_every_parameter_is_trained():
 
 @pytest.mark.slow
 def test_a_population_is_one_vmap():
-    config = small_config()
-    seeds, batches = [3, 4, 5], [small_batch(seed) for seed in range(2)]
+    config, batches = small_config(), [jax.tree.map(jnp.asarray, small_batch(seed)) for seed in range(2)]
+    keys = [jax.random.key(seed) for seed in (3, 4, 5)]
 
-    def train(key):
+    def init(key):
         state = agents.init(config, OBS_SPACES, ACTION_SPACES, key)
-        metrics = []
-        for batch in batches:
-            state, latents, m = agents.update(state, jax.tree.map(jnp.asarray, batch), key, config)
-            metrics.append(m)
-        return state, latents, metrics
+        # The gradients of fresh heads, which predict zero, are rounding, and what they are divided by is, too.
+        return state._replace(nets=jitter(state.nets), slow_critic=jitter(state.slow_critic))
 
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    together = jax.jit(jax.vmap(train))(keys)
-    alone = jax.jit(train)
-    for i in range(3):
-        single = alone(keys[i])
+    def train(init, update, key):
+        state, found = init(key), []
+        for batch in batches:
+            state, latents, metrics = update(state, batch, key)
+            found.append((latents, metrics))
+        return state, found
+
+    def update(state, batch, key):
+        return agents.update(state, batch, key, config)
+
+    together = train(jax.jit(jax.vmap(init)), jax.jit(jax.vmap(update, in_axes=(0, None, 0))), jnp.stack(keys))
+    init, update = jax.jit(init), jax.jit(update)
+    for i, key in enumerate(keys):
         member = jax.tree.map(lambda x, i=i: x[i], together)
-        for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(member), strict=True):
+        for a, b in zip(jax.tree.leaves(train(init, update, key)), jax.tree.leaves(member), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 

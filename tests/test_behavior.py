@@ -145,6 +145,7 @@ def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episod
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_made_while_imagining_equal_those_made_afterwards(config):
     """The heads are evaluated inside the loop, for speed; the plain way is to stack all states first."""
     agent = Agent(config, {"obs": Space("vector", (5,))}, SPACES)

@@ -62,7 +62,8 @@ def test_accelerators_convolve_in_one_piece(rng, backend, monkeypatch):
     assert "custom_vjp" not in program and "concatenate" not in program and "split" not in program
 
 
-@pytest.mark.parametrize("images", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [3, 4, 10])
 def test_a_network_in_parts_equals_one_in_one(rng, images, monkeypatch):
     encoder = networks.ImageEncoder((16, 16, 3), [4, 8], 5, dtype="float32", rngs=nnx.Rngs(params=0))
     decoder = networks.ImageDecoder((16, 16, 3), 16, 8, 8, [4, 8], 5, 2, dtype="float32", rngs=nnx.Rngs(params=1))

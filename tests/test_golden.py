@@ -148,6 +148,7 @@ def test_reported_metrics(data, computed):
     np.testing.assert_allclose(m["imagined/value"], data["metrics/val"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_parameters_after_one_and_three_updates(data, batch):
     agent = golden.golden_agent(data)
     names = golden.official_names()

@@ -64,6 +64,7 @@ def score(logdir: pathlib.Path, *overrides: str) -> float:
     return float(np.mean(scores[-100:]))
 
 
+@pytest.mark.slow
 def test_the_agent_learns(tmp_path):
     assert score(tmp_path) > 0.7
 

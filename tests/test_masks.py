@@ -70,6 +70,7 @@ def test_the_policy_takes_allowed_actions_only(mode, rng):
     assert wanted > 500  # so often it would have liked to take what was forbidden
 
 
+@pytest.mark.slow
 def test_updates_with_masks_are_finite():
     agent = Agent(small_config("optimizer.lr=1e-2"), OBS_SPACES, ACTION_SPACES)
     for seed in range(3):

@@ -22,6 +22,7 @@ LAYERS = [
     "distributions",
     "convolutions",
     "networks",
+    "late_kernels",
     "rssm",
     "world_model",
     "behavior",

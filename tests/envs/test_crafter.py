@@ -43,6 +43,7 @@ def meadow(monkeypatch):
     monkeypatch.setattr(crafter.worldgen, "generate_world", generate)
 
 
+@pytest.mark.slow
 def test_same_as_the_library(monkeypatch, rng):
     with monkeypatch.context() as patch:
         patch.setattr(crafter.engine, "World", Steady)
