@@ -17,6 +17,8 @@ from dreamer.rssm import RSSM
 from dreamer.train import train
 from dreamer.world_model import Encoder
 
+pytestmark = [pytest.mark.slow, pytest.mark.shipped]
+
 
 class DelayedChoice(gymnasium.Env):
     """Observation: cue (first step only), outcome so far, time. Best return 1, of a random policy 0."""
@@ -64,18 +66,15 @@ def score(logdir: pathlib.Path, *overrides: str) -> float:
     return float(np.mean(scores[-100:]))
 
 
-@pytest.mark.slow
 def test_the_agent_learns(tmp_path):
     assert score(tmp_path) > 0.7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["loss.actor=0", "loss={critic: 0, replay_critic: 0}"], ids=["actor", "critic"])
 def test_it_does_not_learn_without_a_loss(broken, tmp_path):
     assert score(tmp_path, broken) < 0.4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("part", ["encoder", "action"])
 def test_it_does_not_learn_with_a_broken_world_model(part, tmp_path, monkeypatch):
     """Blind to the observation, or to the action: the reward head and the replay loss make up for smaller faults."""
