@@ -56,6 +56,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.slow
 def test_each_loss_trains_exactly_its_parts():
     config = small_config("rssm.free_nats=0")
     state = Agent(config, OBS_SPACES, ACTION_SPACES).state
@@ -83,6 +84,7 @@ def test_each_loss_trains_exactly_its_parts():
         assert reached == ROUTES[name], name
 
 
+@pytest.mark.slow
 def test_every_parameter_is_trained():
     """After two updates of a jittered agent no parameter is where it was."""
     state = small_agent().state
@@ -124,6 +126,7 @@ def test_a_population_is_one_vmap():
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     def train(seed):
         agent = small_agent(f"seed={seed}")

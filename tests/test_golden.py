@@ -72,6 +72,7 @@ def close(ours, theirs, tolerance=1e-5):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * (np.abs(theirs).max() + 1e-8))
 
 
+@pytest.mark.slow
 def test_every_loss(data, computed):
     (total, aux), _ = computed
     assert aux.losses.keys() == OFFICIAL_LOSSES.keys()
@@ -80,6 +81,7 @@ def test_every_loss(data, computed):
     np.testing.assert_allclose(total, data["loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_gradient(data, computed):
     _, gradients = computed
     names = golden.official_names()
@@ -116,6 +118,7 @@ def test_previous_actions(data, batch):
     np.testing.assert_array_equal(batch.prev_action["push"], data["stages/prev_push"])
 
 
+@pytest.mark.slow
 def test_imagined_trajectory(data, agent, computed):
     (_, aux), _ = computed
     state, config = agent.state, agent.config.behavior
@@ -140,6 +143,7 @@ def test_imagined_trajectory(data, agent, computed):
     close(imagined.returns.T, data["stages/im_ret"])
 
 
+@pytest.mark.slow
 def test_reported_metrics(data, computed):
     (_, aux), _ = computed
     m = aux.metrics
