@@ -26,13 +26,13 @@ from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.device_run import DeviceRun
 from dreamer.devices import expectation, placement
-from dreamer.driver import Driver
+from dreamer.driver import Driver, Row
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.hosts import HostError, join
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.population import members
 from dreamer.profiler import Profiler
-from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, TrainRatio, required_bytes
+from dreamer.replay import LatentSpec, Replay, ReplayDiskError, ReplayMemoryError, Ticket, TrainRatio
 from dreamer.runs import (
     LogdirInUse,
     Result,
@@ -50,6 +50,9 @@ DEFAULT_PRESET = "cartpole"
 
 PROFILE_UPDATES = 5
 """What ``--profile`` records."""
+
+DISK_PATIENCE = 1.0
+"""Seconds between looks at a full disk."""
 
 
 class Learner:
@@ -81,8 +84,8 @@ class Learner:
         return {"updates": self.updates, "ratio": self.ratio.state()}
 
     def replay_state(self) -> dict[str, Any]:
-        """Contents of replay and the latents not yet written back, so that a resumed run continues exactly."""
-        state = self.replay.state(copy=False)
+        """What finds the contents of replay again, and the latents not yet written back, to continue exactly."""
+        state = self.replay.commit()
         fields = dict(state["fields"])
         if self._pending is not None:
             ticket, latents = self._pending
@@ -94,16 +97,17 @@ class Learner:
             fields["pending/stoch"] = np.asarray(latents.stoch)
         return {**state, "fields": fields}
 
-    def restore(self, counters: dict[str, Any], replay: dict[str, Any]) -> None:
-        """Inverse of `state` and `replay_state`."""
+    def restore(self, counters: dict[str, Any], replay: dict[str, Any]) -> str:
+        """Inverse of `state` and `replay_state`; returns what of replay was damaged, in words."""
         fields = {key: np.asarray(value) for key, value in replay["fields"].items()}
         pending = {key: fields.pop(key) for key in tuple(fields) if key.startswith("pending/")}
-        self.replay.restore({**replay, "fields": fields})
+        damage = self.replay.restore({**replay, "fields": fields})
         if pending:
             latents = StoredLatent(pending["pending/deter"].view(self.agent.latent_dtype), pending["pending/stoch"])
             self._pending = Ticket(pending["pending/env"], pending["pending/row"]), latents
         self.updates = counters["updates"]
         self.ratio.restore(counters["ratio"])
+        return damage
 
     def _write_back(self) -> None:
         if self._pending is not None:
@@ -153,9 +157,6 @@ class Run:
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
             rssm = config.rssm
             spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, self.agent.latent_dtype)
-            self.replay_bytes = required_bytes(
-                own.replay.capacity, vector.num_envs, vector.obs_spaces, vector.action_spaces, spec
-            )
             replay = Replay(
                 own.replay,
                 vector.num_envs,
@@ -163,11 +164,12 @@ class Run:
                 vector.action_spaces,
                 spec,
                 np.random.default_rng(replay_seed),
+                directory=self.logdir / "replay" / str(hosts.index),
             )
             replayed = config.replay.batch_size * config.replay.batch_length
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
-            self._resumes, self._seconds_before = resumes, 0.0
+            self._resumes, self._seconds_before, self._damage = resumes, 0.0, ""
             if saved is not None:
                 self._restore(saved)
             self._counted = self._steps()
@@ -233,7 +235,8 @@ class Run:
         self._agree()
         while driver.env_steps < config.env_steps and not self._stopped and not self._over:
             start = time.perf_counter()
-            learner.replay.add(*driver.act())
+            if not self._add(driver.act()):
+                break
             for metrics in learner.learn(driver.agent_steps):
                 self.log.add_update(metrics)
             middle = time.perf_counter()
@@ -262,11 +265,28 @@ class Run:
                     self._estimate(eta)
                 next_log = time.perf_counter() + config.log_every
             profiler.turn(learner.updates)
-            if self._agree(save=end >= next_save):
+            if self._agree(save=end >= next_save or learner.replay.commit_due):
                 with contextlib.suppress(checkpoints.CheckpointError):
                     self._save_and_report()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(learner.updates)
+
+    def _add(self, row: Row) -> bool:
+        """Add a row to replay; while the disk is full, wait. Returns whether it was added before a signal came."""
+        waiting = False
+        while not self._stop:
+            try:
+                self.learner.replay.add(*row)
+            except ReplayDiskError as error:
+                if not waiting:
+                    self.log.say(f"{error.strerror}. Training waits for it.")
+                waiting = True
+                time.sleep(DISK_PATIENCE)
+            else:
+                if waiting:
+                    self.log.say("There is room on disk again: training goes on.")
+                return True
+        return False
 
     def _steps(self) -> dict[str, int]:
         return {name: getattr(self.driver, name) for name in ("env_steps", "agent_steps", "episodes")}
@@ -313,11 +333,14 @@ class Run:
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
         replay = self.learner.replay_state()
-        return checkpoints.save(self.logdir, self.driver.env_steps, self.agent, replay, meta, self.hosts)
+        self.learner.replay.flush()
+        path = checkpoints.save(self.logdir, self.driver.env_steps, self.agent, replay, meta, self.hosts)
+        self.learner.replay.confirm()
+        return path
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         checkpoints.restore_agent(self.agent, saved)
-        self.learner.restore(saved.meta["learner"], saved.replay or {})
+        self._damage = self.learner.restore(saved.meta["learner"], saved.replay or {})
         self.learner.replay.close_open_episodes()
         for name in ("env_steps", "agent_steps", "episodes"):
             setattr(self.driver, name, saved.meta[name])
@@ -335,27 +358,30 @@ class Run:
         return evaluation
 
     def _announce(self) -> None:
-        c, gigabytes = self.config, 1e-9
+        c, replay, gigabytes = self.config, self.learner.replay, 1e-9
         devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
         again = f", resumed at {self.driver.env_steps:,} env steps" if self._resumes else ""
         self.log.say(
             f"Dreamer on {c.task}, seed {c.seed}, {c.run.env_steps:,} env steps, in {self.logdir}{again}\n"
             f"  {self.agent.parameter_count:,} parameters in {c.nets.dtype} on {devices}; {c.env.count} environments; "
             f"batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
-            f"  replay of {c.replay.capacity:,} steps takes up to {self.replay_bytes * gigabytes:.2f} GB. "
-            "The first update compiles; then the wall time is estimated."
+            f"  replay of {c.replay.capacity:,} steps takes up to {replay.memory_bytes * gigabytes:.2f} GB of memory "
+            f"and {replay.disk_bytes * gigabytes:.2f} GB on disk. The first update compiles; then the wall time is "
+            "estimated."
         )
         if advice := expectation(c, self.agent.parameter_count, self.agent.placement):
             self.log.say(f"  {advice}")
+        if self._damage:
+            self.log.say(f"  {self._damage}")
         if self._resumes:
             self.log.say("  Environments cannot be restored: open episodes count as truncated, all else is exact.")
 
     def _estimate(self, eta: float) -> None:
-        memory = psutil.Process().memory_info().rss * 1e-9
+        memory, full = psutil.Process().memory_info().rss * 1e-9, self.learner.replay.memory_bytes * 1e-9
         total = self._seconds_before + time.perf_counter() - self._begin + eta
         self.log.say(
             f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here; {memory:.1f} GB of "
-            f"memory now, at most {memory + self.replay_bytes * 1e-9:.1f} GB with a full replay."
+            f"memory now, at most {memory + full:.1f} GB with a full replay, besides what is cached of its files."
         )
 
     def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:

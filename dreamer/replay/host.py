@@ -1,14 +1,15 @@
-"""Replay in host memory: a ring of steps, sequences drawn from it, and latents written back into it.
+"""Replay on the host: a ring of steps, sequences drawn from it, and latents written back into it.
 
-All environments step together, so a *row* is one step of all N of them. Rows are counted from 0 forever; row r lives in
-slot ``r % rows`` and is present while it is among the last ``rows``. Counting absolutely is what lets a late write to a
-row that was overwritten meanwhile be recognised and dropped. Timing: see `dreamer.types`.
+All environments step together, so a *row* is one step of all N of them. Rows are counted from 0 forever, and a row is
+present while it is among the last ``rows``. Counting absolutely is what lets a late write to a row that was overwritten
+meanwhile be recognised and dropped. Timing: see `dreamer.types`. Where the rows lie: see `dreamer.replay.ring`.
 
 Sequences cross episode borders on purpose; ``is_first`` makes that correct, nothing is cut or padded.
 """
 
 import copy as copying
 import math
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ from dreamer.replay.layout import (
     LatentSpec,
     by_name,
     bytes_per_step,
+    check_disk,
     check_memory,
     check_same,
     checked,
     field_specs,
-    portable,
+    is_latent,
 )
+from dreamer.replay.ring import Commit, Ring, disk_bytes
 from dreamer.types import Batch, Spaces, Step, StoredLatent
 
 
@@ -41,8 +44,8 @@ class Ticket(NamedTuple):
 class Replay:
     """The last ``config.capacity`` steps of N environments.
 
-    Memory is claimed lazily by the operating system, but the full size is checked before anything is allocated, so
-    that a run which cannot finish does not start. Not safe for use from several threads at once.
+    Memory and disk are claimed as they are needed, but the full size is checked before anything is allocated, so
+    that a run which cannot finish does not start. Not safe for use from several threads at once, but for `flush`.
 
     Args:
         config: capacity, batch size B, batch length T, and whether fresh sequences are used first.
@@ -50,12 +53,18 @@ class Replay:
         obs_spaces: one space per observation key.
         action_spaces: one space per action key.
         latent_spec: shapes and dtypes of the stored latent, from `LatentSpec.of`.
-        rng: draws the sequences. Owned by this replay from here on; its state is part of `state`.
+        rng: draws the sequences. Owned by this replay from here on; its state is part of `commit`.
         available_bytes: memory that may be used; None asks the operating system.
+        directory: where the files are, which only this replay may use; None: everything is in memory, and `commit`
+            is not possible. Files of a replay before are replaced with the first `add`, unless `restore` comes first.
+
+    Attributes:
+        memory_bytes, disk_bytes: what a full ring takes at most. The system also keeps in memory what it likes of the
+            files, and gives that up when it is needed.
 
     Raises:
         ConfigError: if the capacity cannot hold one sequence of T + 1 rows and one batch of B * T steps.
-        ReplayMemoryError: if the capacity does not fit into memory.
+        ReplayMemoryError: if the capacity does not fit into memory, or on disk.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Replay:
         latent_spec: LatentSpec,
         rng: np.random.Generator,
         available_bytes: int | None = None,
+        directory: pathlib.Path | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"Replay was asked for {num_envs} environments, expected at least 1.")
@@ -81,14 +91,18 @@ class Replay:
         self._specs = field_specs(obs_spaces, action_spaces, latent_spec)
         if available_bytes is None:
             available_bytes = psutil.virtual_memory().available
-        check_memory(config.capacity, num_envs, bytes_per_step(self._specs), available_bytes)
-        self._fields = {name: np.zeros((num_envs, self._rows, *s), d) for name, (s, d) in self._specs.items()}
-        # The same memory as [N * rows, ...], so that one flat index finds a step of any environment.
-        self._flat = {
-            name: field.reshape(num_envs * self._rows, *field.shape[2:]) for name, field in self._fields.items()
-        }
+        self._directory = directory
+        in_memory = {name: spec for name, spec in self._specs.items() if directory is None or is_latent(name)}
+        check_memory(config.capacity, num_envs, bytes_per_step(in_memory), available_bytes)
+        self.memory_bytes = self._rows * num_envs * bytes_per_step(in_memory)
+        self.disk_bytes = 0 if directory is None else disk_bytes(self._specs, num_envs, self._rows)
+        if directory is not None:
+            check_disk(directory, config.capacity, self.disk_bytes)
+        self._opened: Ring | None = None
         self._obs_keys, self._action_keys = tuple(obs_spaces), tuple(action_spaces)
         self._total = 0
+        # Rows before this one were lost, not forgotten.
+        self._floor = 0
         # The next fresh sequence: its context row, and the first environment that has not used it.
         self._fresh_row, self._fresh_env = 0, 0
 
@@ -100,17 +114,17 @@ class Replay:
     @property
     def steps(self) -> int:
         """Steps held now, over all environments."""
-        return min(self._total, self._rows) * self._num_envs
+        return (self._total - self._oldest) * self._num_envs
 
     @property
-    def nbytes(self) -> int:
-        """Bytes allocated."""
-        return sum(field.nbytes for field in self._fields.values())
+    def commit_due(self) -> bool:
+        """Whether it is time for another `commit`: the next `add` overwrites what the one before the last needs."""
+        return self._opened is not None and self._opened.due(self._total)
 
     @property
     def ready(self) -> bool:
         """Whether `sample` can answer: one sequence of T + 1 rows, and B * T steps in all, are held."""
-        return self._total >= self._ready_rows
+        return self._total - self._oldest >= self._ready_rows
 
     def add(self, step: Step, action: dict[str, np.ndarray], latent: StoredLatent) -> None:
         """Append one row by copying; the oldest row is forgotten when the ring is full.
@@ -126,16 +140,20 @@ class Replay:
 
         Raises:
             ValueError: if keys, shapes or dtypes are not those of the spaces; replay is unchanged then.
+            ReplayDiskError: the disk is full; replay is unchanged, and the same row can be added once there is room.
         """
         given = by_name(
             step.obs, action, step.reward, step.is_first, step.is_last, step.is_terminal, latent.deter, latent.stoch
         )
         values = checked(given, self._specs, (self._num_envs,), "step")
+        ring = self._ring
+        ring.reserve(self._total)
         if self._total:
-            self._fields["is_last"][:, (self._total - 1) % self._rows] |= values["is_first"]
-        slot = self._total % self._rows
+            ring.fields["is_last"][(self._total - 1) % ring.slots] |= values["is_first"]
+        slot = self._total % ring.slots
         for name, value in values.items():
-            self._fields[name][:, slot] = value
+            ring.fields[name][slot] = value
+        ring.touched(slice(slot * self._num_envs, (slot + 1) * self._num_envs))
         self._total += 1
 
     def sample(self) -> tuple[Batch, Ticket]:
@@ -160,16 +178,17 @@ class Replay:
         env, context = np.concatenate([env, drawn_env]), np.concatenate([context, drawn_context])
         index = self._index(env, context, self._config.batch_length + 1)
         before, now = index[:, :-1], index[:, 1:]
+        flat = self._ring.flat
         batch = Batch(
-            obs={key: self._flat[f"obs/{key}"].take(now, axis=0) for key in self._obs_keys},
-            prev_action={key: self._flat[f"action/{key}"].take(before, axis=0) for key in self._action_keys},
-            reward=self._flat["reward"].take(now),
-            is_first=self._flat["is_first"].take(now),
-            is_last=self._flat["is_last"].take(now),
-            is_terminal=self._flat["is_terminal"].take(now),
+            obs={key: flat[f"obs/{key}"].take(now, axis=0) for key in self._obs_keys},
+            prev_action={key: flat[f"action/{key}"].take(before, axis=0) for key in self._action_keys},
+            reward=flat["reward"].take(now),
+            is_first=flat["is_first"].take(now),
+            is_last=flat["is_last"].take(now),
+            is_terminal=flat["is_terminal"].take(now),
             latent=StoredLatent(
-                deter=self._flat["latent/deter"].take(before[:, 0], axis=0),
-                stoch=self._flat["latent/stoch"].take(before[:, 0], axis=0),
+                deter=flat["latent/deter"].take(before[:, 0], axis=0),
+                stoch=flat["latent/stoch"].take(before[:, 0], axis=0),
             ),
         )
         return batch, Ticket(env=env, row=context + 1)
@@ -195,7 +214,8 @@ class Replay:
         present = (rows >= self._oldest) & (rows < self._total)
         index = self._index(ticket.env, ticket.row, length)[present]
         for name, value in values.items():
-            self._flat[name][index] = value[present]
+            self._ring.flat[name][index] = value[present]
+        self._ring.touched(index)
 
     def close_open_episodes(self) -> None:
         """Mark the newest row of every environment ``is_last``.
@@ -203,43 +223,62 @@ class Replay:
         For a resumed run whose environments start anew: their open episodes end here, truncated and not terminal.
         """
         if self._total:
-            self._fields["is_last"][:, (self._total - 1) % self._rows] = True
+            self._ring.fields["is_last"][(self._total - 1) % self._ring.slots] = True
 
-    def state(self, copy: bool = True) -> dict[str, Any]:
-        """Everything needed to continue exactly: the rows in use, counters and the random state.
+    def contents(self) -> dict[str, np.ndarray]:
+        """Copies of every field of the rows held, ``[N, rows, ...]``, oldest first."""
+        slots = np.arange(self._oldest, self._total) % self._ring.slots
+        return {name: np.swapaxes(field[slots], 0, 1).copy() for name, field in self._ring.fields.items()}
 
-        Arrays under ``fields`` are ``[N, rows in use, ...]`` in order of slots, of dtypes that `numpy.save` knows
-        (bfloat16 as uint16). All the rest is ready for JSON.
+    def commit(self) -> dict[str, Any]:
+        """Take down the contents in the files, and return what finds them again, for a checkpoint.
 
-        Args:
-            copy: False gives read-only views of the ring, for rings that do not fit into memory twice. They must be
-                written out before the next `add` or `update_latents`.
+        Takes time for what is new only. Then call `flush`, perhaps in another thread, and write the result down; when
+        both are done, call `confirm`. Meanwhile rows may be added and latents written.
+
+        Returns:
+            Small arrays under ``fields``, and counters and the random state, ready for JSON.
+
+        Raises:
+            RuntimeError: replay is in memory only.
         """
-        used = min(self._total, self._rows)
-        fields = {}
-        for name, field in self._fields.items():
-            view = field[:, :used].view(portable(field.dtype))
-            view.flags.writeable = False
-            fields[name] = view.copy() if copy else view
+        if self._directory is None:
+            raise RuntimeError("This replay is in memory only: give it a directory to keep its contents.")
+        commit = self._ring.commit(self._total)
+        newest = {name: self._ring.fields[name][(self._total - 1) % self._ring.slots] for name in ("is_last",)}
+        arrays = {"hashes/rows": commit.rows, "hashes/latents": commit.latents}
         return {
             "layout": self._layout(),
-            "fields": fields,
+            "fields": arrays | {f"newest/{name}": value.copy() for name, value in newest.items()},
+            "generation": commit.generation,
             "rows_total": self._total,
+            "rows_lost": self._floor,
             "fresh_row": self._fresh_row,
             "fresh_env": self._fresh_env,
             "rng": copying.deepcopy(self._rng.bit_generator.state),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; sampling then goes on bit for bit as it would have.
+    def flush(self) -> None:
+        """Wait until the disk holds what the last `commit` took down."""
+        self._ring.flush()
+
+    def confirm(self) -> None:
+        """The last `commit` is flushed and written down."""
+        self._ring.confirm()
+
+    def restore(self, state: dict[str, Any]) -> str:
+        """Continue from what `commit` returned; sampling then goes on bit for bit as it would have.
 
         Batch size, batch length and ``online`` may differ from the saved run. The number of environments, the capacity
         in rows, and the keys, shapes and dtypes of all fields may not.
 
+        Returns:
+            What was damaged and is left out, in words; empty if everything was whole.
+
         Raises:
-            ValueError: naming the first difference; replay is unchanged then.
+            ValueError: naming the first difference; replay and files are unchanged then.
         """
-        parts = ("layout", "fields", "rows_total", "fresh_row", "fresh_env", "rng")
+        parts = ("layout", "fields", "generation", "rows_total", "rows_lost", "fresh_row", "fresh_env", "rng")
         missing = [part for part in parts if part not in state]
         if missing:
             raise ValueError(f"The saved replay lacks '{missing[0]}'.")
@@ -247,19 +286,31 @@ class Replay:
         generator, saved_generator = self._rng.bit_generator.state["bit_generator"], state["rng"].get("bit_generator")
         if saved_generator != generator:
             raise ValueError(f"The saved replay draws with {saved_generator}, this one with {generator}.")
+        arrays = {name: np.asarray(value) for name, value in state["fields"].items()}
+        commit = Commit(int(state["generation"]), arrays["hashes/rows"], arrays["hashes/latents"])
+        newest = {name.removeprefix("newest/"): value for name, value in arrays.items() if name.startswith("newest/")}
         total = int(state["rows_total"])
-        used = min(total, self._rows)
-        specs = {name: (shape, portable(dtype)) for name, (shape, dtype) in self._specs.items()}
-        values = checked(state["fields"], specs, (self._num_envs, used), "saved replay")
-        for name, value in values.items():
-            self._fields[name].view(value.dtype)[:, :used] = value
-        self._total = total
+        self._opened = Ring(self._specs, self._num_envs, self._rows, self._directory, keep=True)
+        whole_from, latents_lost = self._opened.restore(total, commit, newest)
+        self._total, self._floor = total, max(int(state["rows_lost"]), whole_from)
         self._fresh_row, self._fresh_env = int(state["fresh_row"]), int(state["fresh_env"])
         self._rng.bit_generator.state = state["rng"]
+        said = []
+        if (lost := whole_from - max(int(state["rows_lost"]), total - self._rows, 0)) > 0:
+            said.append(f"the oldest {lost * self._num_envs:,} of its steps, up to the newest damage, are left out")
+        if latents_lost:
+            said.append(f"{latents_lost} blocks of its latents are zeros until updates refresh them")
+        return f"The files of replay in {self._directory} are damaged: {', and '.join(said)}." if said else ""
+
+    @property
+    def _ring(self) -> Ring:
+        if self._opened is None:
+            self._opened = Ring(self._specs, self._num_envs, self._rows, self._directory)
+        return self._opened
 
     @property
     def _oldest(self) -> int:
-        return max(0, self._total - self._rows)
+        return max(self._floor, self._total - self._rows)
 
     def _layout(self) -> dict[str, Any]:
         fields = {name: f"{dtype.name}{list(shape)}" for name, (shape, dtype) in self._specs.items()}
@@ -267,11 +318,11 @@ class Replay:
 
     def _index(self, env: np.ndarray, row: np.ndarray, length: int) -> np.ndarray:
         """Flat indices ``[B, length]`` of consecutive rows from ``row [B]`` on, around the end of the ring."""
-        return env[:, None] * self._rows + (row[:, None] + np.arange(length)) % self._rows
+        return (row[:, None] + np.arange(length)) % self._ring.slots * self._num_envs + env[:, None]
 
     def _uniform(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Environments and context rows, each ``[count]``, of sequences that lie entirely within the ring."""
-        starts = min(self._total, self._rows) - self._config.batch_length
+        starts = self._total - self._oldest - self._config.batch_length
         env, start = np.divmod(self._rng.integers(0, self._num_envs * starts, count), starts)
         return env, self._oldest + start
 

@@ -1,6 +1,8 @@
 """What replay stores for one step: names, shapes, dtypes, bytes, and the checks against them."""
 
 import math
+import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,14 +38,6 @@ class LatentSpec(NamedTuple):
 
 class ReplayMemoryError(MemoryError):
     """Replay of the configured capacity does not fit into memory; the message says what would."""
-
-
-def required_bytes(
-    capacity: int, num_envs: int, obs_spaces: Spaces, action_spaces: Spaces, latent_spec: LatentSpec
-) -> int:
-    """Bytes that a `Replay` of ``capacity`` steps allocates; ``capacity`` is rounded down to whole rows."""
-    specs = field_specs(obs_spaces, action_spaces, latent_spec)
-    return capacity // num_envs * num_envs * bytes_per_step(specs)
 
 
 def by_name(
@@ -89,6 +83,19 @@ def check_memory(capacity: int, num_envs: int, step_bytes: int, available: int) 
     )
 
 
+def check_disk(directory: pathlib.Path, capacity: int, needed: int) -> None:
+    """Raise `ReplayMemoryError` if files of this many bytes do not fit, those counted in that are there already."""
+    nearest = next(path for path in (directory, *directory.parents) if path.exists())
+    there = sum(file.stat().st_blocks * 512 for file in directory.iterdir()) if nearest == directory else 0
+    available = shutil.disk_usage(nearest).free + there
+    if needed > available:
+        raise ReplayMemoryError(
+            f"replay.capacity={capacity} needs {needed / 1e9:.2f} GB on disk in {directory}, {available / 1e9:.2f} GB "
+            f"are available, {(needed - available) / 1e9:.2f} GB are missing. Choose a smaller replay.capacity, some "
+            f"{capacity * available // needed}, or another logdir."
+        )
+
+
 def checked(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], what: str) -> dict[str, np.ndarray]:
     """The given arrays on the host, in the order of ``specs``, each ``[*lead, *shape]`` of its dtype.
 
@@ -106,6 +113,11 @@ def checked(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], what: st
             )
         values[name] = value
     return values
+
+
+def is_latent(name: str) -> bool:
+    """Whether a field is part of the stored latent, which updates rewrite."""
+    return name.startswith("latent/")
 
 
 def portable(dtype: np.dtype) -> np.dtype:

@@ -180,7 +180,7 @@ def play(directory, plan, *, count=3, per_worker=1, turns, failures=1000, timeou
             driver.advance()
         replay.add(*driver.act())
         assert vector.failures == len(messages)
-    fields = replay.state()["fields"]
+    fields = replay.contents()
     assert driver.agent_steps == (~fields["is_first"]).sum() and driver.env_steps == driver.agent_steps
     return fields, policy.done, messages
 
@@ -248,7 +248,9 @@ def draw(rng, number, count):
     return plan
 
 
-@pytest.mark.parametrize(("number", "per_worker"), [(7, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (14, 50))])
+@pytest.mark.parametrize(
+    ("number", "per_worker"), [(7, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (14, 50))]
+)
 def test_replay_holds_exactly_the_steps_that_were_taken(tmp_path, leaks, number, per_worker):
     count = 3
     plan = draw(np.random.default_rng(number), number, count)

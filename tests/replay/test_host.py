@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 
 import ml_dtypes
@@ -7,7 +6,7 @@ import pytest
 from scipy import stats
 
 from dreamer.config import ConfigError, ReplayConfig
-from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket, required_bytes
+from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket
 from dreamer.types import Space, Step, StoredLatent
 
 OBS = {"image": Space("image", (2, 2, 3)), "where": Space("vector", (2,))}
@@ -116,12 +115,12 @@ def test_batches_are_fresh_arrays_of_the_declared_dtypes():
         "stoch": ((3, 3), np.uint8),
     }
     np.testing.assert_array_equal(batch.latent.deter.astype(int)[:, 1], ticket.row - 1)
-    before = replay.state()["fields"]
+    before = replay.contents()
     for value in leaves(batch).values():
         assert value.flags.c_contiguous
         assert value.flags.writeable
         value[...] = np.ones((), value.dtype)
-    for name, value in replay.state()["fields"].items():
+    for name, value in replay.contents().items():
         np.testing.assert_array_equal(value, before[name])
 
 
@@ -179,16 +178,16 @@ def test_online_queue_skips_what_was_evicted():
 
 def test_latents_are_written_back():
     replay = make(num_envs=2, rows=8, batch=2, length=3)
-    fill(replay, 2, 0, 10)  # Rows 2..9; slots 2..7, 0, 1.
-    before = replay.state()["fields"]
+    fill(replay, 2, 0, 10)  # Rows 2..9 remain.
+    before = replay.contents()
     deter = np.arange(12, dtype=np.float32).reshape(2, 3, 2) + 200
     stoch = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) + 200
     replay.update_latents(Ticket(env=np.array([1, 0]), row=np.array([6, 2])), StoredLatent(deter, stoch))
-    after = replay.state()["fields"]
+    after = replay.contents()
     for name, new in (("latent/deter", deter), ("latent/stoch", stoch)):
         expected = before.pop(name)
-        expected[1, [6, 7, 0]] = new[0]
-        expected[0, [2, 3, 4]] = new[1]
+        expected[1, [4, 5, 6]] = new[0]
+        expected[0, [0, 1, 2]] = new[1]
         np.testing.assert_array_equal(after.pop(name), expected)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value)
@@ -198,48 +197,48 @@ def test_late_latents_of_evicted_rows_are_ignored():
     replay = make(rows=4, length=3)
     fill(replay, 1, 0, 4)
     _, ticket = replay.sample()  # Rows 1, 2, 3.
-    fill(replay, 1, 4, 7)  # Rows 3..6 remain; slots 1 and 2 hold rows 5 and 6 by now.
-    before = replay.state()["fields"]["latent/deter"]
+    fill(replay, 1, 4, 7)  # Rows 3..6 remain.
+    before = replay.contents()["latent/deter"]
     new = StoredLatent(np.full((1, 3, 2), 77, np.float32), np.zeros((1, 3, 3), np.uint8))
     replay.update_latents(ticket, new)
-    after = replay.state()["fields"]["latent/deter"]
-    assert after[0, 3].tolist() == [77, 77]
-    np.testing.assert_array_equal(after[0, :3], before[0, :3])
+    after = replay.contents()["latent/deter"]
+    assert after[0, 0].tolist() == [77, 77]
+    np.testing.assert_array_equal(after[0, 1:], before[0, 1:])
     fill(replay, 1, 7, 8)
-    before = replay.state()["fields"]["latent/deter"]
+    before = replay.contents()["latent/deter"]
     replay.update_latents(ticket, new)  # Now none is left.
-    np.testing.assert_array_equal(replay.state()["fields"]["latent/deter"], before)
+    np.testing.assert_array_equal(replay.contents()["latent/deter"], before)
 
 
 def test_abandoned_episode_ends_before_the_reset():
     replay = make(num_envs=2, rows=4, batch=1, length=3)
-    for row in range(8):  # Environment 1 is reset at row 4 (slot 0, so the row before is in slot 3) without an end.
+    for row in range(8):  # Environment 1 is reset at row 4 without an end; rows 1..4 remain then.
         replay.add(*row_values(2, row, first=[1] if row == 4 else []))
         if row == 3:
-            assert not replay.state()["fields"]["is_last"].any()
+            assert not replay.contents()["is_last"].any()
         if row == 4:
-            assert replay.state()["fields"]["is_last"].tolist() == [[False] * 4, [False, False, False, True]]
-    assert not replay.state()["fields"]["is_last"].any()  # The mark was overwritten together with its row.
-    assert not replay.state()["fields"]["is_terminal"].any()
+            assert replay.contents()["is_last"].tolist() == [[False] * 4, [False, False, True, False]]
+    assert not replay.contents()["is_last"].any()  # The mark was overwritten together with its row.
+    assert not replay.contents()["is_terminal"].any()
 
 
 def test_first_row_of_all_marks_nothing():
     replay = make(num_envs=2, rows=4, batch=1, length=3)
     replay.add(*row_values(2, 0, first=[0, 1]))
     replay.close_open_episodes()
-    assert replay.state()["fields"]["is_last"].tolist() == [[True], [True]]
+    assert replay.contents()["is_last"].tolist() == [[True], [True]]
     other = make(num_envs=2, rows=4, batch=1, length=3)
     other.close_open_episodes()  # Nothing to close.
     other.add(*row_values(2, 0, first=[0, 1]))
-    assert other.state()["fields"]["is_last"].tolist() == [[False], [False]]
+    assert other.contents()["is_last"].tolist() == [[False], [False]]
 
 
 def test_close_open_episodes_truncates_the_newest_row():
     replay = make(num_envs=2, rows=4, batch=1, length=3)
-    fill(replay, 2, 0, 6)  # The newest row 5 is in slot 1.
+    fill(replay, 2, 0, 6)  # Rows 2..5 remain.
     replay.close_open_episodes()
-    assert replay.state()["fields"]["is_last"].tolist() == [[False, True, False, False]] * 2
-    assert not replay.state()["fields"]["is_terminal"].any()
+    assert replay.contents()["is_last"].tolist() == [[False, False, False, True]] * 2
+    assert not replay.contents()["is_terminal"].any()
 
 
 def test_ready_needs_a_batch_of_steps_and_a_whole_window():
@@ -266,10 +265,8 @@ def test_capacity_below_one_batch_is_refused():
 
 def test_memory_is_refused_before_it_is_allocated(monkeypatch):
     step = 12 + 8 + 8 + 4 + 4 + 3 + 8 + 3  # image, where, move, tool, reward, flags, deter, stoch
-    spec = LatentSpec.of(2, 3, 4, np.float32)
-    assert required_bytes(17, 4, OBS, ACTION, spec) == 16 * step
     exact = make(num_envs=4, rows=25, available_bytes=100 * step)
-    assert exact.nbytes == 100 * step
+    assert exact.memory_bytes == 100 * step
     rng = np.random.default_rng(0)
     monkeypatch.setattr(np, "zeros", lambda *_: pytest.fail("allocated"))
     with pytest.raises(ReplayMemoryError) as error:
@@ -317,97 +314,6 @@ def test_unfit_latents_are_refused():
     _, ticket = replay.sample()
     with pytest.raises(ValueError, match=r"'latent/deter' .*\[1, 2, 2\].*\[1, 3, 2\]"):
         replay.update_latents(ticket, StoredLatent(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 3), np.uint8)))
-
-
-def through_files(state, path):
-    """What a checkpoint does to a state: arrays through numpy files, the rest through JSON."""
-    fields = {}
-    for number, (name, value) in enumerate(state["fields"].items()):
-        np.save(path / f"{number}.npy", value)
-        fields[name] = np.load(path / f"{number}.npy")
-    rest = json.loads(json.dumps({key: value for key, value in state.items() if key != "fields"}))
-    return {**rest, "fields": fields}
-
-
-@pytest.mark.parametrize("total", [9, 31])  # Partly filled; wrapped around.
-@pytest.mark.parametrize("copy", [True, False])
-def test_restored_replay_continues_bit_for_bit(total, copy, tmp_path):
-    kwargs = {"num_envs": 2, "rows": 12, "batch": 3, "length": 4, "online": True, "dtype": ml_dtypes.bfloat16}
-    replay = make(**kwargs)
-    fill(replay, 2, 0, total, first=[1], dtype=ml_dtypes.bfloat16)
-    replay.sample()
-    state = through_files(replay.state(copy=copy), tmp_path)
-    assert all(value.shape[1] == min(total, 12) for value in state["fields"].values())
-    other = make(**kwargs, seed=99)
-    fill(other, 2, 0, 40, dtype=ml_dtypes.bfloat16)
-    other.restore(state)
-    for row in range(total, total + 20):
-        (batch, ticket), (other_batch, other_ticket) = replay.sample(), other.sample()
-        assert_same(batch, other_batch)
-        np.testing.assert_array_equal(ticket.env, other_ticket.env)
-        np.testing.assert_array_equal(ticket.row, other_ticket.row)
-        for one in (replay, other):
-            one.add(*row_values(2, row, dtype=ml_dtypes.bfloat16))
-    assert replay.steps == other.steps == 24
-
-
-def test_state_is_a_snapshot_unless_views_are_asked_for():
-    replay = make(rows=4, length=3)
-    fill(replay, 1, 0, 4)
-    snapshot, views = replay.state(), replay.state(copy=False)
-    draws = [replay.sample()[0] for _ in range(3)]
-    fill(replay, 1, 4, 6)
-    assert snapshot["fields"]["reward"].tolist() == [[0, 1, 2, 3]]
-    assert views["fields"]["reward"].tolist() == [[4, 5, 2, 3]]
-    with pytest.raises(ValueError, match="read-only"):
-        views["fields"]["reward"][...] = 0
-    replay.restore(snapshot)
-    for batch in draws:
-        assert_same(replay.sample()[0], batch)
-
-
-@pytest.mark.parametrize(
-    ("saved", "message"),
-    [
-        ({"num_envs": 3}, "'environments' is 3 there and 2 here"),
-        ({"rows": 9}, "'rows' is 9 there and 8 here"),
-        ({"obs": {"where": Space("vector", (2,))}}, r"'obs/image' is absent there and uint8\[2, 2, 3\] here"),
-        ({"obs": {**OBS, "extra": Space("vector", (1,))}}, r"'obs/extra' is float32\[1\] there and absent here"),
-        ({"obs": {**OBS, "where": Space("vector", (5,))}}, r"'obs/where' is float32\[5\] there and float32\[2\] here"),
-        ({"dtype": ml_dtypes.bfloat16}, r"'latent/deter' is bfloat16\[2\] there and float32\[2\] here"),
-        ({"dtype": np.float16}, r"'latent/deter' is float16\[2\] there and float32\[2\] here"),
-    ],
-)
-def test_restore_names_the_first_difference(saved, message):
-    state = make(**{"num_envs": 2, "rows": 8} | saved).state()
-    replay = make(num_envs=2, rows=8)
-    fill(replay, 2, 0, 5)
-    with pytest.raises(ValueError, match=message):
-        replay.restore(state)
-    assert replay.rows_total == 5
-
-
-def test_restore_refuses_damaged_states():
-    replay = make(rows=4)
-    fill(replay, 1, 0, 3)
-    state = replay.state()
-    with pytest.raises(ValueError, match="lacks 'rng'"):
-        replay.restore({key: value for key, value in state.items() if key != "rng"})
-    with pytest.raises(ValueError, match=r"'reward' .*float32\[1, 2\].*float32\[1, 3\]"):
-        replay.restore({**state, "fields": {**state["fields"], "reward": state["fields"]["reward"][:, :2]}})
-    with pytest.raises(ValueError, match="draws with SFC64, this one with PCG64"):
-        replay.restore({**state, "rng": {**state["rng"], "bit_generator": "SFC64"}})
-    replay.restore(state)
-
-
-def test_restore_with_another_batch_length_goes_on_with_fresh_rows():
-    kwargs = {"num_envs": 2, "rows": 40, "batch": 2, "online": True}
-    replay = make(**kwargs, length=4)
-    fill(replay, 2, 0, 9)
-    replay.sample()  # Rows 1..4 of both.
-    other = make(**kwargs, length=2)
-    other.restore(replay.state())
-    assert [other.sample()[1].row.tolist() for _ in range(2)] == [[5, 5], [7, 7]]
 
 
 class NaiveReplay:
