@@ -248,7 +248,9 @@ def draw(rng, number, count):
     return plan
 
 
-@pytest.mark.parametrize(("number", "per_worker"), [(7, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (14, 50))])
+@pytest.mark.parametrize(
+    ("number", "per_worker"), [(7, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (14, 50))]
+)
 def test_replay_holds_exactly_the_steps_that_were_taken(tmp_path, leaks, number, per_worker):
     count = 3
     plan = draw(np.random.default_rng(number), number, count)
