@@ -9,7 +9,7 @@ PY := $(BIN)/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := dreamer scripts tests
 # One process per core, as most of the time is compilation, which keeps one core busy; few, as each takes a gigabyte.
-PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadgroup
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 4 --dist loadscope
 TEST_ENV := JAX_PLATFORMS=cpu MPLBACKEND=Agg
 # Programs that are compiled in a hurry run slower, and pay off in tests that run them a few times.
 HURRY := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false

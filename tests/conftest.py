@@ -11,15 +11,35 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 jax.config.update("jax_platforms", "cpu")
 # Nearly all of the suite's time is compilation; programs that several tests, or runs of the suite, share compile once.
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+SHARING = {f"test_{name}.py" for name in ("device_run", "devices", "evaluate", "golden", "hosts", "masks", "train")}
+"""Files whose tests share what takes long to make."""
+
+
+class Scheduling(LoadScopeScheduling):
+    """One process runs all tests of a file in `SHARING`, these first; any other test goes to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if pathlib.Path(path).name in SHARING else nodeid
+
+
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:
+    """Hook of pytest-xdist."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture

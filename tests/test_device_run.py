@@ -22,9 +22,6 @@ from dreamer.population import members
 from dreamer.replay import ReplayMemoryError, device
 from tests.small import run_config, same_tree
 
-# One process runs them all, as they share what takes long to make.
-pytestmark = pytest.mark.xdist_group("device_run")
-
 POPULATION = ("task=jax_action", "run.loop=device", "population=2", "seed=3")
 
 

@@ -18,9 +18,6 @@ from dreamer.devices import Divided, Placement
 from dreamer.types import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
 
-# One process runs them all, as they share what takes long to make.
-pytestmark = pytest.mark.xdist_group("devices")
-
 ROWS = 8
 
 

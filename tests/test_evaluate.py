@@ -19,9 +19,6 @@ from dreamer.evaluate import Evaluation
 from dreamer.types import Space, StoredLatent
 from tests.small import run_config
 
-# One process runs them all, as they share what takes long to make.
-pytestmark = pytest.mark.xdist_group("evaluate")
-
 
 class Puppet(Agent):
     """An agent without networks that always takes action 1."""

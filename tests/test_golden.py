@@ -13,8 +13,7 @@ from dreamer.transforms import symexp_bins
 from dreamer.world_model import observe_batch, world_model_loss
 from tests import golden_values as golden
 
-# One process runs them all, as they share what takes long to make.
-pytestmark = [pytest.mark.xdist_group("golden"), pytest.mark.shipped]
+pytestmark = pytest.mark.shipped
 
 OFFICIAL_LOSSES = {
     "reward": "rew",

@@ -119,9 +119,6 @@ from dreamer.agent import Agent
 from dreamer.devices import placement
 from dreamer.hosts import join
 
-# One process runs them all, as they share what takes long to make.
-pytestmark = pytest.mark.xdist_group("hosts")
-
 small = runpy.run_path("tests/small.py")
 config = small["small_config"]("distributed=true", "replay.batch_size=8", "optimizer.moments=sharded", "logdir=unused")
 hosts = join(config)

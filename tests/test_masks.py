@@ -13,9 +13,6 @@ from dreamer.train import train
 from dreamer.types import Space
 from tests.small import small_batch, small_config
 
-# One process runs them all, as they share what takes long to make.
-pytestmark = pytest.mark.xdist_group("masks")
-
 OBS_SPACES = {
     "action_mask.buttons": Space("discrete", (4, 2), 2),
     "action_mask.move": Space("discrete", (3,), 2),
