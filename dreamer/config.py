@@ -258,6 +258,7 @@ class RunConfig:
     )
     log_every: float = _field(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = _field(600.0, "seconds between checkpoints", "seconds")
+    keep: int = _field(2, "checkpoints kept, the newest ones; the best by evaluation stays as well", "checkpoints")
     wandb: bool = _field(False, "send metrics to Weights & Biases as well")
 
 

@@ -9,7 +9,7 @@ import contextlib
 import pathlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,8 @@ from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
-from dreamer.runs import Result, StopRequest, exclusive, refuse_other_config, resume_command
+from dreamer.runs import Result, StopRequest, exclusive, note_best, refuse_other_config, resume_command
+from dreamer.saver import Saved, Saver, room_for_copy
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
 """What a report tells of each turn."""
@@ -69,9 +70,14 @@ class DeviceRun:
             self.state = self.loop.begin() if saved is None else device_saves.restore(self.loop.shapes(), saved)
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
+            self._damaged = saved[0].damaged if saved is not None else ()
             if saved is not None:
                 self._restore(saved[0])
             self._open_logs(quiet, saved)
+            self.saver = Saver()
+            self._cleanup.callback(self.saver.close)
+            for damaged in self._damaged:
+                checkpoints.set_aside(damaged.path)
             undo.pop_all()
 
     @property
@@ -104,6 +110,8 @@ class DeviceRun:
     def _loop(self) -> None:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
         self._begin = time.perf_counter()
+        if self._damaged:
+            self.log.write({**self._counters(self.records[0]), "resume/damaged_checkpoints": len(self._damaged)})
         # A window without turns compiles, so that the time of the others tells their pace.
         self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
         # The state is fetched after every window, so there is nothing to wait for.
@@ -125,8 +133,9 @@ class DeviceRun:
             if end >= next_log:
                 self._tick(speed)
                 next_log = time.perf_counter() + config.log_every
-            if end >= next_save:
-                self._save_on_the_way()
+            self._hear_of_save()
+            if end >= next_save and not self.saver.busy:
+                self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(self.updates)
 
@@ -180,18 +189,42 @@ class DeviceRun:
     def _counters(self, record: Record) -> dict[str, Any]:
         return record.counters(record.env_steps, self.updates, self._seconds())
 
-    def _save_on_the_way(self) -> None:
+    def _hear_of_save(self, wait: bool = False) -> None:
+        """Write down what the last save took; one that failed is no reason to stop."""
         try:
-            self._save()
+            saved = self.saver.outcome(wait)
         except CheckpointError as error:
             self.log.say(f"{error} Training goes on, and the next save tries again.")
+        else:
+            self._log_save(saved)
 
-    def _save(self) -> None:
+    def _log_save(self, saved: Saved | None) -> None:
+        if saved is not None:
+            self.log.write({**self._counters(self.records[0]), **saved.metrics()})
+
+    def _start_save(self, wait: bool = False) -> None:
+        """Begin to save while training goes on, unless the host has no memory for it; or save at once."""
         learner = {"updates": self.updates, "ratio": self.ratio.state()}
         common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
-        logs = [{"recent": list(r.log.recent), "episode_logs": r.log.episode_logs} for r in self.records]
+        logs = [{"recent": list(r.log.recent), "episode_logs": list(r.log.episode_logs)} for r in self.records]
         metas = [{**self._counters(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
-        device_saves.save(self.state, self.members, self.env, self.env_steps, metas)
+        state, step = self.state, self.env_steps
+
+        def prepare(copy: bool) -> Iterable[device_saves.PreparedMember]:
+            contents = device_saves.prepare(state, self.members, self.env, metas, copy)
+            return list(contents) if copy else contents
+
+        self.saver.start(
+            prepare,
+            lambda contents: device_saves.write(contents, step, self.config.run.keep),
+            background=not wait and room_for_copy(jax.tree.leaves(state.members)),
+        )
+
+    def _save(self) -> None:
+        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        self._hear_of_save(wait=True)
+        self._start_save(wait=True)
+        self._log_save(self.saver.outcome(wait=True))
 
     def _refuse_other(self) -> None:
         """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
@@ -253,6 +286,7 @@ class DeviceRun:
         )
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
         record.log.write({**self._counters(record), **summary})
+        note_best(pathlib.Path(config.logdir), self.env_steps, summary["eval/mean"], self.log.say)
         return evaluation
 
     def _announce(self) -> None:
@@ -269,6 +303,8 @@ class DeviceRun:
             f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
             f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
         )
+        for damaged in self._damaged:
+            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
 
     def _closing_words(self, results: Sequence[Result]) -> None:
         lines = [f"Trained for {self.env_steps:,} env steps in {logger.duration(self._seconds())}."]

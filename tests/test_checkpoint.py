@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from dreamer import array_files
 from dreamer import checkpoint as checkpoints
 from dreamer.checkpoint import CheckpointError
 from dreamer.replay import LatentSpec, Replay, TrainRatio
@@ -185,7 +186,7 @@ def test_a_failed_save_leaves_the_previous_checkpoint(tmp_path, learner, monkeyp
 
     add_rows(learner, 12, 13)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.ocp.Checkpointer, "save", full)
+        patch.setattr(array_files.ocp.Checkpointer, "save", full)
         with pytest.raises(CheckpointError, match=r"No space left on device.*untouched.*Free disk space"):
             save(tmp_path, learner, step)
     assert checkpoints.load(tmp_path, with_replay=True).meta["replay"]["rows_total"] == 12
@@ -239,9 +240,9 @@ def test_a_damaged_checkpoint(tmp_path, learner, damage):
 
 def test_another_format_version(tmp_path, learner, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoints, "VERSION", 3)
+        later.setattr(checkpoints, "VERSION", checkpoints.VERSION + 1)
         save(tmp_path, learner)
-    with pytest.raises(CheckpointError, match=r"format version 3, expected 2"):
+    with pytest.raises(CheckpointError, match=r"format version 4, expected 3"):
         checkpoints.load(tmp_path)
 
 
