@@ -36,9 +36,19 @@ def write(path: pathlib.Path, items: Mapping[str, Mapping[str, np.ndarray]], hos
 
 
 def shapes(path: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the arrays that orbax has written into a directory, read without the arrays."""
-    described = dict(ocp.PyTreeCheckpointHandler().metadata(path))
-    return {name: jax.ShapeDtypeStruct(tuple(x.shape), np.dtype(x.dtype)) for name, x in described.items()}
+    """Shapes and dtypes of the arrays that were written into a directory, read without the arrays.
+
+    Raises:
+        OSError, ValueError, TypeError, AttributeError: it holds something else.
+    """
+    found = {}
+    for name, described in dict(ocp.PyTreeCheckpointHandler().metadata(path)).items():
+        shape = tuple(described.shape)
+        # Arrays are read in chunks, and a chunk is as large as it says.
+        if any(chunk > max(size, 1) for size, chunk in zip(shape, described.storage.chunk_shape, strict=True)):
+            raise ValueError(f"'{name}' has chunks that are larger than itself")
+        found[name] = jax.ShapeDtypeStruct(shape, np.dtype(described.dtype))
+    return found
 
 
 def read(

@@ -9,13 +9,14 @@ With several hosts, host 0 writes these, and every other one its own replay and 
 State arrays are written whole, so that any number of devices can read what any other has written.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -252,6 +253,42 @@ def load(
     raise DamagedError(damaged)
 
 
+class Part(NamedTuple):
+    """Some arrays of the state in a checkpoint, and what the others are like."""
+
+    path: pathlib.Path
+    arrays: dict[str, np.ndarray]
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    """Of all arrays there."""
+    damaged: tuple[Damaged, ...]
+
+
+def load_part(path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Part:
+    """Read those arrays of a state that are like the wanted ones.
+
+    Nothing else of the state is read, so that no file can ask for more memory than the wanted arrays take.
+
+    Args:
+        path: directory of a run, of which the newest checkpoint counts that is not damaged; or of one checkpoint.
+        wanted: names, shapes and dtypes.
+
+    Raises:
+        CheckpointError: there is no checkpoint that can be used.
+    """
+    alone = pathlib.Path(path).resolve()
+    damaged: list[Damaged] = []
+    for one in [alone] if (alone / manifest.NAME).exists() else _candidates(path, "newest"):
+        try:
+            _check(one)
+            with _reading():
+                shapes = array_files.shapes(one / "state")
+                same = {name: shape for name, shape in wanted.items() if shapes.get(name) == shape}
+                return Part(one, array_files.read(one / "state", same), shapes, tuple(damaged))
+        except DamageError as error:
+            damaged.append(Damaged(one, str(error)))
+    raise DamagedError(damaged)
+
+
 def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Path]:
     """Checkpoints to try, in this order."""
     found = files.complete(logdir)
@@ -276,29 +313,45 @@ def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Pa
 
 def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint:
     """Read one checkpoint; raises `DamageError` if others may be tried, and `CheckpointError` if not."""
-    if (path / "meta" / "metadata").exists():
-        raise CheckpointError(f"The checkpoint {path} has a format version before {VERSION}, and cannot be used.")
-    manifest.verify(path)
+    meta = _check(path)
     replay = None
-    try:
-        meta = _read_meta(path)
-        version, writers = meta["version"], meta["hosts"]
-        usable = version == VERSION and writers == hosts.count
-        state = array_files.read(path / "state", hosts=hosts) if version == VERSION else {}
-        if with_replay and usable:
+    if with_replay and meta["hosts"] != hosts.count:
+        raise CheckpointError(
+            f"The checkpoint {path} holds the replay of {meta['hosts']} host(s), and this run has {hosts.count}. "
+            f"Resume it on {meta['hosts']} host(s); the agent alone can be loaded anywhere."
+        )
+    with _reading():
+        state = array_files.read(path / "state", hosts=hosts)
+        if with_replay:
             own = path if hosts.first else path / "hosts" / str(hosts.index)
             fields = _read_fields(path, hosts) if hosts.first else _read_part(own)
             replay = {**_read_meta(own)["replay"], "fields": fields}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
-        raise DamageError(_reason(error)) from error
+    return Checkpoint(state, replay, meta, path)
+
+
+def _check(path: pathlib.Path) -> dict[str, Any]:
+    """Compare all files of a checkpoint with its manifest, and return its ``meta`` if it is of this version."""
+    old = path / "meta" / "metadata"
+    if old.exists() and not (path / manifest.NAME).exists():
+        with _reading():
+            version = json.loads(old.read_text())["version"]
+        raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
+    manifest.verify(path)
+    with _reading():
+        meta = _read_meta(path)
+        version, _ = meta["version"], meta["hosts"]
     if version != VERSION:
         raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
-    if with_replay and writers != hosts.count:
-        raise CheckpointError(
-            f"The checkpoint {path} holds the replay of {writers} host(s), and this run has {hosts.count}. Resume it "
-            f"on {writers} host(s); the agent alone can be loaded anywhere."
-        )
-    return Checkpoint(state, replay, meta, path)
+    return meta
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """What goes wrong with files that are as they were written, or look so, is damage as well."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+        raise DamageError(_reason(error)) from error
 
 
 def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
@@ -387,6 +440,7 @@ __all__ = [
     "CheckpointError",
     "Damaged",
     "DamagedError",
+    "Part",
     "Prepared",
     "Snapshot",
     "Which",
@@ -396,6 +450,7 @@ __all__ = [
     "exists",
     "keep",
     "load",
+    "load_part",
     "mark_best",
     "named_arrays",
     "prepare",

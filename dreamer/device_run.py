@@ -13,16 +13,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
-from dreamer import device_saves, logger
+from dreamer import device_saves, logger, transfer
 from dreamer.agent import Agent
 from dreamer.checkpoint import Checkpoint, CheckpointError
 from dreamer.config import Config
-from dreamer.device_loop import DeviceLoop, available_bytes
+from dreamer.device_loop import DeviceLoop, LoopState, available_bytes
 from dreamer.device_records import WINDOW, Pace, Record, summarize
 from dreamer.device_report import Report
 from dreamer.envs import summarizer
@@ -67,7 +68,8 @@ class DeviceRun:
                 self._cleanup.enter_context(exclusive(path))
             self._refuse_other()
             saved = device_saves.load(self.members)
-            self.state = self.loop.begin() if saved is None else device_saves.restore(self.loop.shapes(), saved)
+            self._taken: transfer.Taken | None = None
+            self.state = self._begin_fresh() if saved is None else device_saves.restore(self.loop.shapes(), saved)
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
             self._damaged = saved[0].damaged if saved is not None else ()
@@ -232,6 +234,17 @@ class DeviceRun:
         if written.exists() and any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
             refuse_other_config(configs.load_yaml(written), self.config, self.logdir)
 
+    def _begin_fresh(self) -> LoopState:
+        """The state before the first turn, with parameters of another run if the config asks for them."""
+        state = self.loop.begin()
+        if not self.config.load.from_:
+            return state
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.members.train.nets)
+        self._taken = transfer.read(self.config.load, shapes)
+        train = jax.tree.map(jnp.array, transfer.begin_with(state.members.train, self._taken))
+        acting = jax.tree.map(jnp.copy, train.nets)
+        return state._replace(members=state.members._replace(train=train, acting=acting))
+
     def _restore(self, saved: Checkpoint) -> None:
         meta = saved.meta
         self.ratio.restore(meta["learner"]["ratio"])
@@ -249,6 +262,8 @@ class DeviceRun:
         self._cleanup.callback(shown.close)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
         (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+        if self._taken is not None:
+            (self.logdir / "load.txt").write_text(self._taken.listing())
         self.log, self.records = shown, []
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
@@ -303,6 +318,8 @@ class DeviceRun:
             f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
             f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
         )
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
         for damaged in self._damaged:
             self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
 

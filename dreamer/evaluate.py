@@ -189,10 +189,12 @@ def evaluate_logdir(
 
 def _which(text: str) -> checkpoints.Which:
     """The word or number after ``--checkpoint``."""
-    if text == "best" or text == "newest":
-        return text
     if text.isdecimal():
         return int(text)
+    if text == "best":
+        return "best"
+    if text == "newest":
+        return "newest"
     raise argparse.ArgumentTypeError(f"'{text}' is not newest, best, or the number of a step")
 
 

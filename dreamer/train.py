@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import psutil
 
-from dreamer import CallableModule, envs, logger
+from dreamer import CallableModule, envs, logger, transfer
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent
@@ -171,11 +171,17 @@ class Run:
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes, self._seconds_before = resumes, 0.0
             self._damaged = saved.damaged if saved is not None else ()
+            self._taken = None
             if saved is not None:
                 self._restore(saved)
+            elif config.load.from_:
+                self._taken = transfer.read(config.load, self.agent.state.nets)
+                self.agent.state = transfer.begin_with(self.agent.state, self._taken)
             self._counted = self._steps()
             if hosts.first:
                 (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+                if self._taken is not None:
+                    (self.logdir / "load.txt").write_text(self._taken.listing())
             wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
             title = f"Dreamer on {config.task}"
             summarize = envs.summarizer(config.task)
@@ -381,6 +387,8 @@ class Run:
         )
         if advice := expectation(c, self.agent.parameter_count, self.agent.placement):
             self.log.say(f"  {advice}")
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
         for damaged in self._damaged:
             self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
         if self._resumes:
