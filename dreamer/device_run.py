@@ -113,7 +113,7 @@ class DeviceRun:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
         self._begin = time.perf_counter()
         if self._damaged:
-            self.log.write({**self._counters(self.records[0]), "resume/damaged_checkpoints": len(self._damaged)})
+            self.log.write({**self._common_counters(), "resume/damaged_checkpoints": len(self._damaged)})
         # A window without turns compiles, so that the time of the others tells their pace.
         self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
         # The state is fetched after every window, so there is nothing to wait for.
@@ -179,8 +179,7 @@ class DeviceRun:
             record.log.tick(self._counters(record), {**rates, **line})
         if len(self.records) > 1:
             together = {name: len(self.records) * rate for name, rate in rates.items()}
-            total = {**self._counters(self.records[0]), "env_steps": self.env_steps, "agent_steps": self.env_steps}
-            self.log.tick({**total, "episodes": sum(r.episodes for r in self.records)}, {**together, **line})
+            self.log.tick(self._common_counters(), {**together, **line})
 
     def _solved(self) -> bool:
         return all(record.solved(self.config.run.stop_score) for record in self.records)
@@ -190,6 +189,14 @@ class DeviceRun:
 
     def _counters(self, record: Record) -> dict[str, Any]:
         return record.counters(record.env_steps, self.updates, self._seconds())
+
+    def _common_counters(self) -> dict[str, Any]:
+        """Counters of the run: those of its only member, or what all have together."""
+        own = self._counters(self.records[0])
+        if len(self.records) == 1:
+            return own
+        steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
+        return {**own, **steps, "episodes": sum(record.episodes for record in self.records)}
 
     def _hear_of_save(self, wait: bool = False) -> None:
         """Write down what the last save took; one that failed is no reason to stop."""
@@ -202,7 +209,7 @@ class DeviceRun:
 
     def _log_save(self, saved: Saved | None) -> None:
         if saved is not None:
-            self.log.write({**self._counters(self.records[0]), **saved.metrics()})
+            self.log.write({**self._common_counters(), **saved.metrics()})
 
     def _start_save(self, wait: bool = False) -> None:
         """Begin to save while training goes on, unless the host has no memory for it; or save at once."""

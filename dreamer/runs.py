@@ -107,6 +107,11 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
                 f"logdir={logdir} is in use by another run (process {owner}). Wait for it, stop it, or choose another "
                 "logdir."
             ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"logdir={logdir} cannot be locked: {error.strerror}. Choose a logdir on a file system with locks; one "
+                "from a network may have to be mounted with them."
+            ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
