@@ -201,6 +201,7 @@ class Run:
             self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
             attempt.close()
             hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
+            hosts.same("What load.from gave to", str(self._taken and self._taken.listing()))
             with hosts.together("put damaged checkpoints aside"):
                 for damaged in self._damaged if hosts.first else ():
                     checkpoints.set_aside(damaged.path)

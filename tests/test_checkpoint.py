@@ -336,7 +336,7 @@ def test_a_crash_at_any_instant_leaves_a_complete_checkpoint(tmp_path, monkeypat
     write(1)
     total, found = calls, []
     assert total > 20
-    for last in {*range(0, total, 9), *range(total - 6, total)}:
+    for last in {*range(0, total, 15), *range(total - 6, total)}:
         shutil.rmtree(checkpoints.directory(tmp_path))
         calls, limit, last = 0, last, 10**9
         write(0)
