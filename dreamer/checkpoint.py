@@ -197,7 +197,8 @@ def write(
                     shutil.rmtree(old, ignore_errors=True)
                     target.rename(old)
                 fresh.rename(target)
-                manifest.sync_names(root)
+                for parent in (root, root.parent):  # The first checkpoint made the directory of all.
+                    manifest.sync_names(parent)
                 if keep_last is not None:
                     keep(logdir, step, keep_last)
     except (OSError, ValueError, HostError) as error:
@@ -263,7 +264,9 @@ class Part(NamedTuple):
     damaged: tuple[Damaged, ...]
 
 
-def load_part(path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Part:
+def load_part(
+    path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct], hosts: Hosts | None = None
+) -> Part:
     """Read those arrays of a state that are like the wanted ones.
 
     Nothing else of the state is read, so that no file can ask for more memory than the wanted arrays take.
@@ -271,6 +274,7 @@ def load_part(path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeS
     Args:
         path: directory of a run, of which the newest checkpoint counts that is not damaged; or of one checkpoint.
         wanted: names, shapes and dtypes.
+        hosts: who reads; None: one host.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
@@ -280,10 +284,10 @@ def load_part(path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeS
     for one in [alone] if (alone / manifest.NAME).exists() else _candidates(path, "newest"):
         try:
             _check(one)
-            with _reading():
+            with _reading(one):
                 shapes = array_files.shapes(one / "state")
                 same = {name: shape for name, shape in wanted.items() if shapes.get(name) == shape}
-                return Part(one, array_files.read(one / "state", same), shapes, tuple(damaged))
+                return Part(one, array_files.read(one / "state", same, hosts), shapes, tuple(damaged))
         except DamageError as error:
             damaged.append(Damaged(one, str(error)))
     raise DamagedError(damaged)
@@ -320,7 +324,7 @@ def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint
             f"The checkpoint {path} holds the replay of {meta['hosts']} host(s), and this run has {hosts.count}. "
             f"Resume it on {meta['hosts']} host(s); the agent alone can be loaded anywhere."
         )
-    with _reading():
+    with _reading(path):
         state = array_files.read(path / "state", hosts=hosts)
         if with_replay:
             own = path if hosts.first else path / "hosts" / str(hosts.index)
@@ -332,26 +336,30 @@ def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint
 def _check(path: pathlib.Path) -> dict[str, Any]:
     """Compare all files of a checkpoint with its manifest, and return its ``meta`` if it is of this version."""
     old = path / "meta" / "metadata"
-    if old.exists() and not (path / manifest.NAME).exists():
-        with _reading():
+    with _reading(path):
+        if old.exists() and not (path / manifest.NAME).exists():
             version = json.loads(old.read_text())["version"]
-        raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
-    manifest.verify(path)
-    with _reading():
-        meta = _read_meta(path)
-        version, _ = meta["version"], meta["hosts"]
+        else:
+            manifest.verify(path)
+            meta = _read_meta(path)
+            version, _ = meta["version"], meta["hosts"]
     if version != VERSION:
         raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
     return meta
 
 
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    """What goes wrong with files that are as they were written, or look so, is damage as well."""
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Whatever else goes wrong than a damaged file, an older checkpoint is no way out."""
     try:
         yield
+    except DamageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
-        raise DamageError(_reason(error)) from error
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so none before "
+            "it is taken: make sure that you may read it, and use the versions of the libraries that wrote it."
+        ) from error
 
 
 def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:

@@ -4,14 +4,20 @@
 is, byte for byte, what would be written again.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 NAME = "manifest.json"
+
+_DAMAGE = {0, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EBADMSG, errno.EINVAL}
+"""Errors that say something of the file; others, such as a lack of permission, say something of the reader."""
 
 
 class DamageError(ValueError):
@@ -38,26 +44,23 @@ def verify(directory: pathlib.Path) -> None:
 
     Raises:
         DamageError: a file is missing, unknown, unreadable, or not what was written.
+        OSError: it cannot be read, for reasons that are not its own.
     """
     expected = _read(directory / NAME)
-    try:
+    with _reading("it"):
         found = _names(directory)
-    except OSError as error:
-        raise DamageError(f"it cannot be read ({error.strerror})") from error
     for name in sorted(expected.keys() | set(found)):
         if name not in expected:
             raise DamageError(f"'{name}' is not in its manifest")
         if name not in found:
             raise DamageError(f"'{name}' is missing")
-        try:
+        with _reading(f"'{name}'"):
             # The size first: it tells of a file that lost its end without reading the rest.
             size = (directory / name).stat().st_size
             if size != expected[name]["bytes"]:
                 raise DamageError(f"'{name}' has {size} bytes, expected {expected[name]['bytes']}")
             if _describe(directory / name) != expected[name]:
                 raise DamageError(f"'{name}' is not what was written: its checksum differs")
-        except OSError as error:
-            raise DamageError(f"'{name}' cannot be read ({error.strerror})") from error
 
 
 def write_durably(path: pathlib.Path, text: str) -> None:
@@ -118,16 +121,23 @@ def _render(files: dict[str, Any]) -> str:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    if not os.path.lexists(path):
-        raise DamageError(f"'{NAME}' is missing")
-    try:
+    with _reading(f"'{NAME}'"):
         _describe(path)
-        text = path.read_text(encoding="utf-8")
-        files = json.loads(text)["files"]
-        if _render(files) == text and all(set(entry) == {"bytes", "sha256"} for entry in files.values()):
+        data = path.read_bytes()
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        files = json.loads(data.decode())["files"]
+        if _render(files).encode() == data and all(set(entry) == {"bytes", "sha256"} for entry in files.values()):
             return files
-    except OSError as error:
-        raise DamageError(f"'{NAME}' cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
     raise DamageError(f"'{NAME}' is not what was written")
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Tell errors that damage is the cause of from others."""
+    try:
+        yield
+    except OSError as error:
+        if (error.errno or 0) not in _DAMAGE:
+            raise
+        lost = isinstance(error, FileNotFoundError)
+        raise DamageError(f"{what} {'is missing' if lost else f'cannot be read ({error.strerror})'}") from error

@@ -175,7 +175,7 @@ class Run:
             if saved is not None:
                 self._restore(saved)
             elif config.load.from_:
-                self._taken = transfer.read(config.load, self.agent.state.nets)
+                self._taken = transfer.read(config.load, self.agent.state.nets, hosts)
                 self.agent.state = transfer.begin_with(self.agent.state, self._taken)
             self._counted = self._steps()
             if hosts.first:

@@ -15,6 +15,7 @@ import numpy as np
 from dreamer import checkpoint as checkpoints
 from dreamer.agent import Networks, TrainState
 from dreamer.config import ConfigError, LoadConfig
+from dreamer.hosts import Hosts
 
 PARTS = {
     "all": ("",),
@@ -61,12 +62,13 @@ class Taken(NamedTuple):
         return "\n".join([f"# from {self.source}", *lines]) + "\n"
 
 
-def read(config: LoadConfig, nets: Networks) -> Taken:
+def read(config: LoadConfig, nets: Networks, hosts: Hosts | None = None) -> Taken:
     """Read what a config asks for.
 
     Args:
         config: says from where, and what.
         nets: networks that it is for, or their shapes.
+        hosts: who reads; None: one host.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
@@ -77,7 +79,7 @@ def read(config: LoadConfig, nets: Networks) -> Taken:
         for name, leaf in checkpoints.named_arrays(nets).items()
         if name.startswith(PARTS[config.only])
     }
-    found = checkpoints.load_part(config.from_, wanted)
+    found = checkpoints.load_part(config.from_, wanted, hosts)
     fresh = {}
     for name, shape in wanted.items():
         if name not in found.arrays:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dreamer import array_files
+from dreamer import array_files, manifest
 from dreamer import checkpoint as checkpoints
 from dreamer.checkpoint import CheckpointError, DamagedError, Prepared
+from dreamer.hosts import Hosts
 from dreamer.replay import LatentSpec, Replay, TrainRatio
 from dreamer.train import Learner
 from dreamer.types import Step, StoredLatent
@@ -415,6 +417,41 @@ def test_no_replay_is_fine(tmp_path):
     assert saved.replay == {"rows_total": 1, "fields": {}}
 
 
+class Opened:
+    """Says so if it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    contents = tiny(5)
+    path = checkpoints.write(tmp_path, 1, contents).path
+    assert number_in(checkpoints.load(tmp_path, with_replay=True)) == 5
+    monkeypatch.undo()
+    # What another host has kept is an archive of NumPy, which could hold pickles.
+    part, mark = path / "hosts" / "1", tmp_path / "mark"
+    part.mkdir(parents=True)
+    np.savez(part / "replay.npz", reward=np.array([Opened(mark)], object))
+    for place in (path, part):
+        (place / "meta.json").write_text(contents.meta.replace('"hosts": 1', '"hosts": 2'))
+    (path / "manifest.json").unlink()
+    manifest.write(path)
+    hosts = Hosts()
+    hosts.index, hosts.count = 1, 2
+    with pytest.raises(CheckpointError, match=r"Object arrays cannot be loaded when allow_pickle=False"):
+        checkpoints.load(tmp_path, with_replay=True, hosts=hosts)
+    assert not mark.exists()
+
+
 KILLED = """
 import json, sys
 import numpy as np
@@ -457,6 +494,35 @@ def test_another_format_version(tmp_path, learner, monkeypatch):
         save(tmp_path, learner)
     with pytest.raises(CheckpointError, match=r"format version 4, expected 3"):
         checkpoints.load(tmp_path)
+
+
+def test_what_cannot_be_read_for_other_reasons_is_not_damaged(tmp_path, monkeypatch):
+    """An older one must not be taken, and this one not be put aside."""
+    for number in (1, 2):
+        checkpoints.write(tmp_path, number, tiny(number))
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for place in ((manifest, "_describe"), (array_files, "read")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, refuse)
+            with pytest.raises(
+                CheckpointError, match=r"000000000002 cannot be read: Perm.*Permission denied"
+            ) as caught:
+                checkpoints.load(tmp_path)
+            assert not isinstance(caught.value, DamagedError)
+
+
+def test_a_checkpoint_from_before_there_were_manifests(tmp_path):
+    path = checkpoints.write(tmp_path, 1, tiny()).path
+    (path / "manifest.json").unlink()
+    (path / "meta").mkdir()
+    (path / "meta" / "metadata").write_text('{"version": 2}')
+    # It is not damaged: an older one must not be taken in its place without a word.
+    with pytest.raises(CheckpointError, match=r"format version 2, expected 3") as caught:
+        checkpoints.load(tmp_path)
+    assert not isinstance(caught.value, DamagedError)
 
 
 def test_another_architecture_names_the_first_difference(tmp_path, learner, agent):

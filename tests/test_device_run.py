@@ -189,7 +189,8 @@ def test_all_members_can_start_from_another_run(finished, tmp_path):
     for seed in (3, 4):
         state = checkpoints.load(tmp_path / f"seed_{seed}").state
         same = {name for name in state if same_tree(state[name], saved[name])}
-        assert {name for name in state if name.startswith(("nets.actor", "nets.critic", "acting.actor"))} <= same
+        assert {name for name in state if name.startswith(("nets.actor.", "nets.critic."))} <= same
+        assert all(same_tree(state[f"acting.{n[5:]}"], state[n]) for n in state if n.startswith("nets."))
         assert "nets.world_model.rssm.mix.kernel" not in same and state["step"] == 0
         assert all(same_tree(state[f"slow_critic.{n[12:]}"], state[n]) for n in same if n.startswith("nets.critic."))
     assert (tmp_path / "load.txt").read_text().count("taken") > 5

@@ -139,7 +139,7 @@ def test_no_file_can_ask_for_absurd_memory(source, tmp_path, change, message):
     (path / "manifest.json").unlink()
     manifest.write(path)
     if message:
-        with pytest.raises(DamagedError, match=message):
+        with pytest.raises(CheckpointError, match=message):
             transfer.read(LoadConfig(str(tmp_path), "critic"), shapes().nets)
     else:
         taken = transfer.read(LoadConfig(str(tmp_path), "critic"), shapes().nets)
