@@ -1,41 +1,42 @@
-"""Checkpoints: one directory that holds everything a run needs to go on, written atomically by orbax.
+"""Checkpoints: one directory that holds everything a run needs to go on, written atomically and checked when read.
 
-``LOGDIR/checkpoints/STEP`` with three items: ``state`` (every array of the `TrainState` by its path), ``replay`` (ring
-contents and latents), ``meta`` (JSON: config, spaces, counters, generators). A checkpoint appears under its final name
-only when it is complete, and the one before is deleted only then.
+``LOGDIR/checkpoints/STEP`` with ``state`` (every array of the `TrainState` by its path) and ``replay`` (ring contents
+and latents), both written by orbax, ``meta.json`` (config, spaces, counters, generators), and ``manifest.json`` with
+the checksum of every file. A checkpoint appears under its final name only when all of it is on the disk, and older ones
+are deleted only then. Reading one unpickles nothing and runs nothing that a file names.
 
 With several hosts, host 0 writes these, and every other one its own replay and cursor into ``STEP/hosts/INDEX``.
 State arrays are written whole, so that any number of devices can read what any other has written.
 """
 
+import contextlib
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import shutil
 import zipfile
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from dreamer import array_files, manifest
+from dreamer import checkpoint_files as files
 from dreamer import config as configs
 from dreamer.agent import Agent, Networks, TrainState
+from dreamer.checkpoint_files import CheckpointError, best, directory, exists, keep, mark_best, set_aside, steps
 from dreamer.config import Config
 from dreamer.devices import Placement
 from dreamer.hosts import HostError, Hosts
+from dreamer.manifest import DamageError
 from dreamer.types import Space, Spaces
 
-VERSION = 2
+VERSION = 3
 
-for _noisy in ("absl", "orbax"):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, found or used; the message says what to do."""
+Which = int | Literal["newest", "best"]
+"""Names a checkpoint of a run: by its step, or as the newest that is whole, or as the best by evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Checkpoint:
     state: dict[str, np.ndarray]
     replay: dict[str, Any] | None
     meta: dict[str, Any]
+    path: pathlib.Path
+    damaged: tuple["Damaged", ...] = ()
+    """Newer checkpoints that could not be used, the newest first."""
 
     @property
     def config(self) -> Config:
@@ -69,48 +73,63 @@ class Snapshot(NamedTuple):
     placement: Placement = Placement()
 
 
-def directory(logdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Where the checkpoints of a run are."""
-    return pathlib.Path(logdir).resolve() / "checkpoints"
+class Damaged(NamedTuple):
+    """A checkpoint whose files are not what was written."""
+
+    path: pathlib.Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"The checkpoint {self.path} is damaged and cannot be read: {self.reason}."
 
 
-def exists(logdir: str | os.PathLike[str]) -> bool:
-    """Whether a complete checkpoint is in ``logdir``."""
-    return bool(_steps(logdir))
+class DamagedError(CheckpointError):
+    """All checkpoints in question are damaged."""
+
+    def __init__(self, damaged: Sequence[Damaged]):
+        super().__init__("\n  ".join(map(str, damaged)))
+        self.damaged = tuple(damaged)
 
 
-def steps(logdir: str | os.PathLike[str]) -> set[int]:
-    """Numbers of the complete checkpoints in ``logdir``."""
-    return {int(name[:12]) for name in _steps(logdir)}
+class Prepared(NamedTuple):
+    """What a checkpoint will hold, on the host."""
+
+    state: dict[str, np.ndarray]
+    replay: dict[str, np.ndarray]
+    meta: str
 
 
-def save(
-    logdir: str | os.PathLike[str],
-    step: int,
+class Written(NamedTuple):
+    """A complete checkpoint."""
+
+    path: pathlib.Path
+    bytes: int
+    """Size of all its files."""
+
+
+def prepare(
     agent: Agent | Snapshot,
     replay: dict[str, Any],
     meta: dict[str, Any],
     hosts: Hosts | None = None,
-    keep_others: bool = False,
-) -> pathlib.Path:
-    """Write a checkpoint, then delete older ones. All hosts call it together, and it fails on all or on none.
+    *,
+    copy: bool = True,
+    copy_replay: bool = True,
+) -> Prepared:
+    """Fetch everything that a checkpoint will hold. All hosts call it together.
 
     Args:
-        logdir: directory of the run.
-        step: number in the name; must not decrease within a run. An existing checkpoint of this step is replaced.
         agent: whose state is saved.
-        replay: arrays and JSON-able values, see `Replay.state`.
+        replay: arrays under ``fields``, and JSON-able values, see `Replay.state`.
         meta: JSON-able counters and generator states.
         hosts: who else writes to it; None: nobody.
-        keep_others: leave older ones to `keep_only`, for runs whose checkpoint is complete when several are.
-
-    Raises:
-        CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
+        copy: make the result independent of the agent, which may then go on before it is written. False saves memory:
+            then no update may start until `write` returns.
+        copy_replay: the same for the arrays of replay; False also for those that nobody else has or changes.
     """
-    root, hosts = directory(logdir), hosts or Hosts()
-    meta = {
+    whole = {
         "version": VERSION,
-        "hosts": hosts.count,
+        "hosts": (hosts or Hosts()).count,
         "config": configs.to_dict(agent.config),
         "obs_spaces": _spaces_to(agent.obs_spaces),
         "action_spaces": _spaces_to(agent.action_spaces),
@@ -120,88 +139,227 @@ def save(
     }
     state = state_arrays(agent)
     leaves = agent.placement.fetch_state(list(state.values()))
-    arrays = {"state": dict(zip(state, leaves, strict=True)), "replay": dict(replay["fields"])}
-    # Orbax never overwrites; a save at the same step (after evaluation, say) goes beside the old one first.
-    target, fresh = root / f"{step:012d}", root / f"{step:012d}-new"
-    part = root / f"{step:012d}-host{hosts.index}-new"
+    # What the CPU computes is not copied by fetching it, and updates reuse its memory.
+    fetched = [np.array(x) if copy and not x.flags.owndata else x for x in leaves]
+    fields = {name: np.array(x) if copy_replay else np.asarray(x) for name, x in replay["fields"].items()}
+    return Prepared(dict(zip(state, fetched, strict=True)), fields, json.dumps(whole))
+
+
+def write(
+    logdir: str | os.PathLike[str],
+    step: int,
+    prepared: Prepared,
+    hosts: Hosts | None = None,
+    keep_last: int | None = 2,
+    before_commit: Callable[[], None] | None = None,
+) -> Written:
+    """Write a checkpoint, then delete older ones. All hosts call it together, and it fails on all or on none.
+
+    When it returns, the checkpoint survives a loss of power; and at every instant before, the one before does.
+
+    Args:
+        logdir: directory of the run.
+        step: number in the name; must not decrease within a run. An existing checkpoint of this step is replaced.
+        prepared: its contents.
+        hosts: who else writes to it; None: nobody.
+        keep_last: how many of the last checkpoints stay, see `keep`. None: all, for runs whose checkpoint is complete
+            when several are, and who call `keep` then.
+        before_commit: called on every host before the checkpoint gets its final name, so that what it puts on the disk
+            is there if the checkpoint is. If it raises `OSError`, there is no new checkpoint.
+
+    Raises:
+        CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
+    """
+    root, hosts = directory(logdir), hosts or Hosts()
+    # A save at the same step (after evaluation, say) goes beside the old one first.
+    target, fresh = root / files.name_of(step), root / f"{files.name_of(step)}-new"
+    part = root / f"{files.name_of(step)}-host{hosts.index}-new"
+    size = 0
     try:
         with hosts.together("write its part of the checkpoint"):
             root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(fresh if hosts.first else part, ignore_errors=True)
             if hosts.first:
-                with _checkpointer(hosts) as writer:
-                    args = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
-                    writer.save(fresh, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(meta)))
+                array_files.write(fresh, {"state": prepared.state, "replay": prepared.replay}, hosts)
+                (fresh / "meta.json").write_text(prepared.meta, encoding="utf-8")
             else:
-                _write_part(part, arrays["replay"], meta)
+                _write_part(part, prepared)
+            if before_commit is not None:
+                before_commit()
         with hosts.together("complete the checkpoint"):
             if hosts.first:
                 for other in range(1, hosts.count):
                     (fresh / "hosts").mkdir(exist_ok=True)
-                    (root / f"{step:012d}-host{other}-new").rename(fresh / "hosts" / str(other))
+                    (root / f"{files.name_of(step)}-host{other}-new").rename(fresh / "hosts" / str(other))
+                size = manifest.write(fresh)
+                old = root / f"{files.name_of(step)}-old"
                 if target.exists():
-                    target.rename(root / f"{step:012d}-old")
+                    shutil.rmtree(old, ignore_errors=True)
+                    target.rename(old)
                 fresh.rename(target)
-                if not keep_others:
-                    keep_only(logdir, step)
+                for parent in (root, root.parent):  # The first checkpoint made the directory of all.
+                    manifest.sync_names(parent)
+                if keep_last is not None:
+                    keep(logdir, step, keep_last)
     except (OSError, ValueError, HostError) as error:
         raise CheckpointError(
             f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
             "is untouched. Free disk space or choose another logdir, then resume."
         ) from error
-    return target
+    return Written(target, size)
 
 
-def keep_only(logdir: str | os.PathLike[str], step: int) -> None:
-    """Delete all checkpoints of a run but one."""
-    for other in directory(logdir).iterdir():
-        if other.name != f"{step:012d}":
-            shutil.rmtree(other, ignore_errors=True)
+def save(
+    logdir: str | os.PathLike[str],
+    step: int,
+    agent: Agent | Snapshot,
+    replay: dict[str, Any],
+    meta: dict[str, Any],
+    hosts: Hosts | None = None,
+    keep_last: int | None = 2,
+) -> pathlib.Path:
+    """`prepare` and `write` in one, for those who can wait."""
+    return write(
+        logdir, step, prepare(agent, replay, meta, hosts, copy=False, copy_replay=False), hosts, keep_last
+    ).path
 
 
 def load(
     logdir: str | os.PathLike[str],
     *,
     with_replay: bool = False,
-    step: int | None = None,
+    which: Which = "newest",
     hosts: Hosts | None = None,
 ) -> Checkpoint:
-    """Read the newest complete checkpoint of a run, or that of a step.
+    """Read a checkpoint of a run; changes nothing on the disk.
 
     Args:
         logdir: directory of the run.
         with_replay: read the contents of replay as well, those of this host.
-        step: number of the checkpoint; None: the newest.
+        which: the newest one that is not damaged, the best one, or that of a step.
         hosts: who reads the replay; None: one host. It takes as many as have written it.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another version.
+        DamagedError: all in question are damaged; says of each what is.
+        CheckpointError: there is none, or it is of another version.
     """
-    names = [name for name in _steps(logdir) if step in (None, int(name[:12]))]
-    if not names:
+    damaged: list[Damaged] = []
+    for path in _candidates(logdir, which):
+        try:
+            found = _load_one(path, with_replay, hosts or Hosts())
+        except DamageError as error:
+            damaged.append(Damaged(path, str(error)))
+        else:
+            return dataclasses.replace(found, damaged=tuple(damaged))
+    raise DamagedError(damaged)
+
+
+class Part(NamedTuple):
+    """Some arrays of the state in a checkpoint, and what the others are like."""
+
+    path: pathlib.Path
+    arrays: dict[str, np.ndarray]
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    """Of all arrays there."""
+    damaged: tuple[Damaged, ...]
+
+
+def load_part(
+    path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct], hosts: Hosts | None = None
+) -> Part:
+    """Read those arrays of a state that are like the wanted ones.
+
+    Nothing else of the state is read, so that no file can ask for more memory than the wanted arrays take.
+
+    Args:
+        path: directory of a run, of which the newest checkpoint counts that is not damaged; or of one checkpoint.
+        wanted: names, shapes and dtypes.
+        hosts: who reads; None: one host.
+
+    Raises:
+        CheckpointError: there is no checkpoint that can be used.
+    """
+    alone = pathlib.Path(path).resolve()
+    damaged: list[Damaged] = []
+    for one in [alone] if (alone / manifest.NAME).exists() else _candidates(path, "newest"):
+        try:
+            _check(one)
+            with _reading(one):
+                shapes = array_files.shapes(one / "state")
+                same = {name: shape for name, shape in wanted.items() if shapes.get(name) == shape}
+                return Part(one, array_files.read(one / "state", same, hosts), shapes, tuple(damaged))
+        except DamageError as error:
+            damaged.append(Damaged(one, str(error)))
+    raise DamagedError(damaged)
+
+
+def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Path]:
+    """Checkpoints to try, in this order."""
+    found = files.complete(logdir)
+    if not found:
         raise CheckpointError(
             f"There is no checkpoint in {directory(logdir)}. Give the directory of a run that was trained with "
             "python -m dreamer.train, for example runs/NAME."
         )
-    path, hosts = directory(logdir) / names[-1], hosts or Hosts()
+    if which == "newest":
+        return found
+    there = f"has those of steps {', '.join(str(step) for step in sorted(steps(logdir)))}"
+    marked = best(logdir)
+    if which == "best" and marked is None:
+        raise CheckpointError(
+            f"No checkpoint in {directory(logdir)} is known as the best; it {there}. Take one of them."
+        )
+    step = marked.step if which == "best" and marked is not None else which
+    if step not in steps(logdir):
+        raise CheckpointError(f"There is no checkpoint '{which}' in {directory(logdir)}, which {there}.")
+    return [path for path in found if files.step_of(path) == step]
+
+
+def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint:
+    """Read one checkpoint; raises `DamageError` if others may be tried, and `CheckpointError` if not."""
+    meta = _check(path)
     replay = None
-    try:
-        state, meta = _read(path, hosts, "state")
-        version, writers = meta["version"], meta.get("hosts", 1)
-        if with_replay and version == VERSION and writers == hosts.count:
-            part = path / "hosts" / str(hosts.index)
-            fields, own = _read(path, hosts, "replay") if hosts.first else _read_part(part)
-            replay = {**own["replay"], "fields": fields}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"The checkpoint {path} is damaged and cannot be read: {_reason(error)}.") from error
+    if with_replay and meta["hosts"] != hosts.count:
+        raise CheckpointError(
+            f"The checkpoint {path} holds the replay of {meta['hosts']} host(s), and this run has {hosts.count}. "
+            f"Resume it on {meta['hosts']} host(s); the agent alone can be loaded anywhere."
+        )
+    with _reading(path):
+        state = array_files.read(path / "state", hosts=hosts)
+        if with_replay:
+            own = path if hosts.first else path / "hosts" / str(hosts.index)
+            fields = _read_fields(path, hosts) if hosts.first else _read_part(own)
+            replay = {**_read_meta(own)["replay"], "fields": fields}
+    return Checkpoint(state, replay, meta, path)
+
+
+def _check(path: pathlib.Path) -> dict[str, Any]:
+    """Compare all files of a checkpoint with its manifest, and return its ``meta`` if it is of this version."""
+    old = path / "meta" / "metadata"
+    with _reading(path):
+        if old.exists() and not (path / manifest.NAME).exists():
+            version = json.loads(old.read_text())["version"]
+        else:
+            manifest.verify(path)
+            meta = _read_meta(path)
+            version, _ = meta["version"], meta["hosts"]
     if version != VERSION:
         raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
-    if with_replay and writers != hosts.count:
+    return meta
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Whatever else goes wrong than a damaged file, an older checkpoint is no way out."""
+    try:
+        yield
+    except DamageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"The checkpoint {path} holds the replay of {writers} host(s), and this run has {hosts.count}. Resume it "
-            f"on {writers} host(s); the agent alone can be loaded anywhere."
-        )
-    return Checkpoint({key: np.asarray(value) for key, value in state.items()}, replay, meta)
+            f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so none before "
+            "it is taken: make sure that you may read it, and use the versions of the libraries that wrote it."
+        ) from error
 
 
 def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
@@ -243,50 +401,27 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
     agent.policy_steps = checkpoint.meta["policy_steps"]
 
 
-def _checkpointer(hosts: Hosts) -> ocp.Checkpointer:
-    """Orbax for host 0 alone, or for one that reads: by itself it would wait for the others, who do something else."""
-    if hosts.count == 1:
-        return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=hosts.index, active_processes={hosts.index}, barrier_sync_key_prefix=f"host{hosts.index}"
-    )
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-        # Handlers that are made on demand do not hear of these options.
-        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        replay=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _read(path: pathlib.Path, hosts: Hosts, item: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays of one item of a checkpoint, and ``meta``."""
-    wanted = {item: ocp.args.StandardRestore(), "meta": ocp.args.JsonRestore()}
-    with _checkpointer(hosts) as reader:
-        found = reader.restore(path, args=ocp.args.Composite(**wanted))
-    return dict(found[item]), found["meta"]
-
-
-def _write_part(path: pathlib.Path, fields: dict[str, Any], meta: dict[str, Any]) -> None:
-    """What a host other than 0 has to keep. Orbax leaves the writing of NumPy arrays to host 0."""
+def _write_part(path: pathlib.Path, prepared: Prepared) -> None:
+    """What another host has to keep. Orbax leaves the writing of NumPy arrays to host 0."""
     path.mkdir()
+    fields: dict[str, Any] = dict(prepared.replay)
     np.savez(path / "replay.npz", **fields)
-    (path / "meta.json").write_text(json.dumps(meta))
+    (path / "meta.json").write_text(prepared.meta, encoding="utf-8")
+    # Host 0 makes its own files last, and cannot do so for what another machine has yet to send.
+    manifest.sync(path)
 
 
-def _read_part(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    with np.load(path / "replay.npz") as file:
-        return {name: file[name] for name in file.files}, json.loads((path / "meta.json").read_text())
+def _read_fields(path: pathlib.Path, hosts: Hosts) -> dict[str, np.ndarray]:
+    return array_files.read(path / "replay", hosts=hosts) if (path / "replay").is_dir() else {}
 
 
-def _steps(logdir: str | os.PathLike[str]) -> list[str]:
-    root = directory(logdir)
-    if not root.is_dir():
-        return []
-    # "-old" is what a crash between two renames leaves: still complete, and used if nothing newer is.
-    complete = [path.name for path in root.iterdir() if (path / "_CHECKPOINT_METADATA").exists()]
-    return sorted((n for n in complete if not n.endswith("-new")), key=lambda n: (n[:12], not n.endswith("-old")))
+def _read_part(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path / "replay.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads((path / "meta.json").read_text(encoding="utf-8"))
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
@@ -305,3 +440,32 @@ def _spaces_from(saved: dict[str, Any]) -> Spaces:
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+__all__ = [
+    "VERSION",
+    "Checkpoint",
+    "CheckpointError",
+    "Damaged",
+    "DamagedError",
+    "Part",
+    "Prepared",
+    "Snapshot",
+    "Which",
+    "Written",
+    "best",
+    "directory",
+    "exists",
+    "keep",
+    "load",
+    "load_part",
+    "mark_best",
+    "named_arrays",
+    "prepare",
+    "restore_agent",
+    "save",
+    "set_aside",
+    "state_arrays",
+    "steps",
+    "write",
+]

@@ -8,10 +8,12 @@ keys and wrong types fail at once with the nearest valid name.
 import dataclasses
 import difflib
 import functools
+import keyword
 import math
 import operator
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
@@ -230,6 +232,18 @@ class PopulationConfig:
 
 
 @dataclass(frozen=True)
+class LoadConfig:
+    """Parameters that a new run takes from another one; a run that is resumed has its own."""
+
+    from_: str = _field(
+        "", "directory of a run, or of one of its checkpoints, from which a new run takes parameters; empty: fresh ones"
+    )
+    only: Literal["all", "world_model", "encoder", "decoder", "dynamics", "behavior", "actor", "critic"] = _field(
+        "all", "the part that is taken, as far as names and shapes agree; behavior is actor and critic"
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How long to train, and what to write down."""
 
@@ -258,6 +272,7 @@ class RunConfig:
     )
     log_every: float = _field(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = _field(600.0, "seconds between checkpoints", "seconds")
+    keep: int = _field(2, "checkpoints kept, the newest ones; the best by evaluation stays as well", "checkpoints")
     wandb: bool = _field(False, "send metrics to Weights & Biases as well")
 
 
@@ -282,6 +297,7 @@ class Config:
     loss: LossConfig = _field(LossConfig(), "loss weights")
     optimizer: OptimizerConfig = _field(OptimizerConfig(), "optimizer")
     population: PopulationConfig = _field(PopulationConfig(), "population")
+    load: LoadConfig = _field(LoadConfig(), "parameters to start from")
     run: RunConfig = _field(RunConfig(), "run")
 
     def __post_init__(self) -> None:
@@ -335,9 +351,26 @@ def _walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _walk(value, f"{prefix}{field.name}.")
+            yield from _walk(value, f"{prefix}{_key(field.name)}.")
         else:
-            yield f"{prefix}{field.name}", field, value
+            yield f"{prefix}{_key(field.name)}", field, value
+
+
+def _key(name: str) -> str:
+    """Key of a field: its name, where Python allows it; ``from`` is a word of Python's own, and its field ``from_``."""
+    return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
+
+
+def _keys(values: Any) -> Any:
+    """Nested dictionaries with keys in place of names of fields."""
+    return {_key(name): _keys(value) for name, value in values.items()} if isinstance(values, dict) else values
+
+
+def _names(values: Any) -> Any:
+    """Inverse of `_keys`."""
+    if not isinstance(values, dict):
+        return values
+    return {f"{key}_" if keyword.iskeyword(str(key)) else key: _names(value) for key, value in values.items()}
 
 
 @functools.cache
@@ -442,7 +475,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The config as YAML text that `load_yaml` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(_keys(OmegaConf.to_container(OmegaConf.structured(config)))))
 
 
 def load_yaml(path: str | os.PathLike[str]) -> Config:
@@ -476,15 +509,16 @@ def reference() -> str:
 
     def describe(cls: Any, prefix: str) -> None:
         for field in dataclasses.fields(cls):
+            key = prefix + _key(field.name)
             if dataclasses.is_dataclass(field.type):
-                lines.append(f"\n{prefix}{field.name}: {field.metadata['help']}")
-                describe(field.type, f"{prefix}{field.name}.")
+                lines.append(f"\n{key}: {field.metadata['help']}")
+                describe(field.type, f"{key}.")
                 continue
             kind = getattr(field.type, "__name__", "") if isinstance(field.type, type) else str(field.type)
             kind = kind.replace("typing.", "")
             default = f"'{field.default}'" if isinstance(field.default, str) else field.default
             unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
-            lines.append(f"  {prefix + field.name:<28} {kind} = {default}{unit}\n      {field.metadata['help']}")
+            lines.append(f"  {key:<28} {kind} = {default}{unit}\n      {field.metadata['help']}")
 
     describe(Config, "")
     return "\n".join(lines)
@@ -570,6 +604,8 @@ def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -
     """OmegaConf would convert some values without a word, and has no message for others."""
     for name, value in values.items():
         key = f"{prefix}{name}"
+        if _key(str(name)) != name:
+            raise ConfigError(f"In the {source}: There is no key '{key}'. Did you mean: '{_key(name)}'?")
         if field := _leaves().get(key):
             given = tuple(value) if isinstance(value, list) else value
             # YAML takes 4e-4 for text, as it has no point.
@@ -591,9 +627,10 @@ def _merge(base: Any, values: dict[str, Any], source: str) -> Any:
     _reject_interpolation(values, source)
     _reject_wrong_types(values, source)
     try:
-        return OmegaConf.merge(base, values)
+        return OmegaConf.merge(base, _names(values))
     except (OmegaConfBaseException, OverflowError) as error:
-        lines = str(error).splitlines()
+        # What it knows are names of fields, and what the reader knows are keys.
+        lines = re.sub(r"\w+", lambda word: _key(word[0]), str(error)).splitlines()
         key = next((line.partition(":")[2].strip() for line in lines if "full_key" in line), "")
         where = f" (key '{key}')" if key else ""
         raise ConfigError(f"In the {source}: {lines[0].rstrip('.')}{where}. See --help for all keys.") from error

@@ -9,20 +9,21 @@ import contextlib
 import pathlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
-from dreamer import device_saves, logger
+from dreamer import device_saves, logger, transfer
 from dreamer.agent import Agent
 from dreamer.checkpoint import Checkpoint, CheckpointError
 from dreamer.config import Config
-from dreamer.device_loop import DeviceLoop, available_bytes
+from dreamer.device_loop import DeviceLoop, LoopState, available_bytes
 from dreamer.device_records import WINDOW, Pace, Record, summarize
 from dreamer.device_report import Report
 from dreamer.envs import summarizer
@@ -31,7 +32,8 @@ from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
-from dreamer.runs import Result, StopRequest, exclusive, refuse_other_config, resume_command
+from dreamer.runs import Result, StopRequest, exclusive, note_best, refuse_other_config, resume_command
+from dreamer.saver import Saved, Saver, room_for_copy
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
 """What a report tells of each turn."""
@@ -66,12 +68,18 @@ class DeviceRun:
                 self._cleanup.enter_context(exclusive(path))
             self._refuse_other()
             saved = device_saves.load(self.members)
-            self.state = self.loop.begin() if saved is None else device_saves.restore(self.loop.shapes(), saved)
+            self._taken: transfer.Taken | None = None
+            self.state = self._begin_fresh() if saved is None else device_saves.restore(self.loop.shapes(), saved)
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
+            self._damaged = saved[0].damaged if saved is not None else ()
             if saved is not None:
                 self._restore(saved[0])
             self._open_logs(quiet, saved)
+            self.saver = Saver()
+            self._cleanup.callback(self.saver.close)
+            for damaged in self._damaged:
+                checkpoints.set_aside(damaged.path)
             undo.pop_all()
 
     @property
@@ -104,6 +112,8 @@ class DeviceRun:
     def _loop(self) -> None:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
         self._begin = time.perf_counter()
+        if self._damaged:
+            self.log.write({**self._common_counters(), "resume/damaged_checkpoints": len(self._damaged)})
         # A window without turns compiles, so that the time of the others tells their pace.
         self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
         # The state is fetched after every window, so there is nothing to wait for.
@@ -125,8 +135,9 @@ class DeviceRun:
             if end >= next_log:
                 self._tick(speed)
                 next_log = time.perf_counter() + config.log_every
-            if end >= next_save:
-                self._save_on_the_way()
+            self._hear_of_save()
+            if end >= next_save and not self.saver.busy:
+                self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(self.updates)
 
@@ -168,8 +179,7 @@ class DeviceRun:
             record.log.tick(self._counters(record), {**rates, **line})
         if len(self.records) > 1:
             together = {name: len(self.records) * rate for name, rate in rates.items()}
-            total = {**self._counters(self.records[0]), "env_steps": self.env_steps, "agent_steps": self.env_steps}
-            self.log.tick({**total, "episodes": sum(r.episodes for r in self.records)}, {**together, **line})
+            self.log.tick(self._common_counters(), {**together, **line})
 
     def _solved(self) -> bool:
         return all(record.solved(self.config.run.stop_score) for record in self.records)
@@ -180,24 +190,67 @@ class DeviceRun:
     def _counters(self, record: Record) -> dict[str, Any]:
         return record.counters(record.env_steps, self.updates, self._seconds())
 
-    def _save_on_the_way(self) -> None:
+    def _common_counters(self) -> dict[str, Any]:
+        """Counters of the run: those of its only member, or what all have together."""
+        own = self._counters(self.records[0])
+        if len(self.records) == 1:
+            return own
+        steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
+        return {**own, **steps, "episodes": sum(record.episodes for record in self.records)}
+
+    def _hear_of_save(self, wait: bool = False) -> None:
+        """Write down what the last save took; one that failed is no reason to stop."""
         try:
-            self._save()
+            saved = self.saver.outcome(wait)
         except CheckpointError as error:
             self.log.say(f"{error} Training goes on, and the next save tries again.")
+        else:
+            self._log_save(saved)
 
-    def _save(self) -> None:
+    def _log_save(self, saved: Saved | None) -> None:
+        if saved is not None:
+            self.log.write({**self._common_counters(), **saved.metrics()})
+
+    def _start_save(self, wait: bool = False) -> None:
+        """Begin to save while training goes on, unless the host has no memory for it; or save at once."""
         learner = {"updates": self.updates, "ratio": self.ratio.state()}
         common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
-        logs = [{"recent": list(r.log.recent), "episode_logs": r.log.episode_logs} for r in self.records]
+        logs = [{"recent": list(r.log.recent), "episode_logs": list(r.log.episode_logs)} for r in self.records]
         metas = [{**self._counters(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
-        device_saves.save(self.state, self.members, self.env, self.env_steps, metas)
+        state, step = self.state, self.env_steps
+
+        def prepare(copy: bool) -> Iterable[device_saves.PreparedMember]:
+            contents = device_saves.prepare(state, self.members, self.env, metas, copy)
+            return list(contents) if copy else contents
+
+        self.saver.start(
+            prepare,
+            lambda contents: device_saves.write(contents, step, self.config.run.keep),
+            background=not wait and room_for_copy(jax.tree.leaves(state.members)),
+        )
+
+    def _save(self) -> None:
+        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        self._hear_of_save(wait=True)
+        self._start_save(wait=True)
+        self._log_save(self.saver.outcome(wait=True))
 
     def _refuse_other(self) -> None:
         """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
         written = self.logdir / "config.yaml"
         if written.exists() and any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
             refuse_other_config(configs.load_yaml(written), self.config, self.logdir)
+
+    def _begin_fresh(self) -> LoopState:
+        """The state before the first turn, with parameters of another run if the config asks for them."""
+        state = self.loop.begin()
+        if not self.config.load.from_:
+            return state
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.members.train.nets)
+        self._taken = transfer.read(self.config.load, shapes)
+        train = jax.tree.map(jnp.array, transfer.begin_with(state.members.train, self._taken))
+        acting = jax.tree.map(jnp.copy, train.nets)
+        return state._replace(members=state.members._replace(train=train, acting=acting))
 
     def _restore(self, saved: Checkpoint) -> None:
         meta = saved.meta
@@ -216,6 +269,8 @@ class DeviceRun:
         self._cleanup.callback(shown.close)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
         (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+        if self._taken is not None:
+            (self.logdir / "load.txt").write_text(self._taken.listing())
         self.log, self.records = shown, []
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
@@ -253,6 +308,7 @@ class DeviceRun:
         )
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
         record.log.write({**self._counters(record), **summary})
+        note_best(pathlib.Path(config.logdir), self.env_steps, summary["eval/mean"], self.log.say)
         return evaluation
 
     def _announce(self) -> None:
@@ -269,6 +325,10 @@ class DeviceRun:
             f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
             f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
         )
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
+        for damaged in self._damaged:
+            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
 
     def _closing_words(self, results: Sequence[Result]) -> None:
         lines = [f"Trained for {self.env_steps:,} env steps in {logger.duration(self._seconds())}."]

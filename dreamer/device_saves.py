@@ -4,16 +4,25 @@ Everything in the loop is an array, environments included, so nothing has to beg
 bit what it would have been. The replay part of a member's checkpoint holds its whole state but for the training state.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dreamer import checkpoint as checkpoints
-from dreamer.checkpoint import Checkpoint, CheckpointError, Snapshot
+from dreamer.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Damaged,
+    DamagedError,
+    Prepared,
+    Snapshot,
+    Written,
+)
 from dreamer.device_loop import LoopState, MemberState
 from dreamer.envs.native import NativeEnv
 from dreamer.population import Member
@@ -30,18 +39,24 @@ _ACTING = "acting."
 """Prefix of those of the networks that act, which are there too."""
 
 
-def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int, metas: Sequence[dict]) -> None:
-    """Write a checkpoint of every member, and delete older ones when all are written.
+class PreparedMember(NamedTuple):
+    """What a member's checkpoint will hold, and where it goes."""
+
+    logdir: str
+    contents: Prepared
+
+
+def prepare(
+    state: LoopState, members: Sequence[Member], env: NativeEnv, metas: Sequence[dict], copy: bool = True
+) -> Iterator[PreparedMember]:
+    """Fetch everything that the checkpoints will hold, one member after another.
 
     Args:
         state: the population.
         members: its members.
         env: the environment.
-        step: number in the names.
         metas: what else is to be remembered of each member, ready for JSON.
-
-    Raises:
-        CheckpointError: the file system refused; there is still an older checkpoint of all members.
+        copy: see `dreamer.checkpoint.prepare`.
     """
     cursor = {name: int(value) for name, value in state.cursor._asdict().items()}
     for index, (member, meta) in enumerate(zip(members, metas, strict=True)):
@@ -54,20 +69,45 @@ def save(state: LoopState, members: Sequence[Member], env: NativeEnv, step: int,
                 continue
             used = value[:, : min(cursor["total"], rows)] if name.startswith(_RING) else value
             array = np.asarray(jax.device_get(used))
+            array = array.copy() if copy and not array.flags.owndata else array
             arrays[name] = array.view(portable(array.dtype))
         config = member.config
         spaces = dict(env.obs_spaces), dict(env.action_spaces)
         agent = Snapshot(config, *spaces, cursor["total"], own.train, own.acting)
-        checkpoints.save(config.logdir, step, agent, {**cursor, "fields": arrays}, meta, keep_others=True)
-    for member in members:
-        checkpoints.keep_only(member.config.logdir, step)
+        contents = checkpoints.prepare(agent, {**cursor, "fields": arrays}, meta, copy=copy, copy_replay=False)
+        yield PreparedMember(config.logdir, contents)
+
+
+def write(prepared: Iterable[PreparedMember], step: int, keep_last: int) -> Written:
+    """Write a checkpoint of every member, and delete older ones when all are written.
+
+    Args:
+        prepared: the members' contents, which may be fetched on the way.
+        step: number in the names.
+        keep_last: how many checkpoints of each member stay.
+
+    Returns:
+        The checkpoint of the first member, and the bytes of all.
+
+    Raises:
+        CheckpointError: the file system refused; there is still an older checkpoint of all members.
+    """
+    written = {}
+    for member in prepared:
+        written[member.logdir] = checkpoints.write(member.logdir, step, member.contents, keep_last=None)
+    for logdir in written:
+        checkpoints.keep(logdir, step, keep_last)
+    first, *_ = written.values()
+    return Written(first.path, sum(one.bytes for one in written.values()))
 
 
 def load(members: Sequence[Member]) -> list[Checkpoint] | None:
     """The newest checkpoint that all members have, with replay; None if no member has any.
 
+    Where one member's is damaged, that of the step before is taken of all; the first one lists what was refused.
+
     Raises:
-        CheckpointError: some members have checkpoints, but none in common; or one is damaged.
+        CheckpointError: some members have checkpoints, but none in common; or all are damaged.
     """
     steps = [checkpoints.steps(member.config.logdir) for member in members]
     if not any(steps):
@@ -76,7 +116,25 @@ def load(members: Sequence[Member]) -> list[Checkpoint] | None:
     if not common:
         lacking = next(m.config.logdir for m, own in zip(members, steps, strict=True) if own != max(steps, key=len))
         raise CheckpointError(f"The members have no checkpoint of one and the same step, see {lacking}. Start anew.")
-    return [checkpoints.load(member.config.logdir, with_replay=True, step=max(common)) for member in members]
+    damaged: list[Damaged] = []
+    for step in sorted(common, reverse=True):
+        found = [_try_load(member, step) for member in members]
+        bad = [one for one in found if isinstance(one, DamagedError)]
+        if not bad:
+            whole = [one for one in found if isinstance(one, Checkpoint)]
+            return [dataclasses.replace(whole[0], damaged=tuple(damaged)), *whole[1:]]
+        damaged += [one for error in bad for one in error.damaged]
+        # They would be newer than what is saved next, and so in its way.
+        why = "it is whole, but that of another member is not"
+        damaged += [Damaged(one.path, why) for one in found if isinstance(one, Checkpoint)]
+    raise DamagedError(damaged)
+
+
+def _try_load(member: Member, step: int) -> Checkpoint | DamagedError:
+    try:
+        return checkpoints.load(member.config.logdir, with_replay=True, which=step)
+    except DamagedError as error:
+        return error
 
 
 def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
@@ -120,4 +178,4 @@ def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
     }
 
 
-__all__ = ["load", "restore", "save"]
+__all__ = ["PreparedMember", "load", "prepare", "restore", "write"]

@@ -59,17 +59,24 @@ class Evaluation:
         )
 
 
-def load(logdir: str | pathlib.Path) -> Agent:
-    """The agent of a run, from its newest checkpoint, which also holds its config and spaces.
+def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest") -> Agent:
+    """The agent of a run, from one of its checkpoints, which also holds its config and spaces.
+
+    Args:
+        logdir: directory of the run, which is only read.
+        checkpoint: the newest one, with a warning the newest that is not damaged; the best by evaluation; or that of a
+            step.
 
     Raises:
         CheckpointError: no usable checkpoint is there.
     """
-    return _load(logdir)[0]
+    return _load(logdir, checkpoint)[0]
 
 
-def _load(logdir: str | pathlib.Path) -> tuple[Agent, checkpoints.Checkpoint]:
-    saved = checkpoints.load(logdir)
+def _load(logdir: str | pathlib.Path, which: checkpoints.Which) -> tuple[Agent, checkpoints.Checkpoint]:
+    saved = checkpoints.load(logdir, which=which)
+    for damaged in saved.damaged:
+        warnings.warn(f"{damaged} The one before is used: {saved.path.name}.", stacklevel=3)
     agent = Agent(saved.config, *saved.spaces)
     checkpoints.restore_agent(agent, saved)
     return agent, saved
@@ -148,14 +155,20 @@ def evaluate(
 
 
 def evaluate_logdir(
-    logdir: str | pathlib.Path, episodes: int, *, seed: int = 0, mode: Mode = "mode", video: str | None = None
+    logdir: str | pathlib.Path,
+    episodes: int,
+    *,
+    checkpoint: checkpoints.Which = "newest",
+    seed: int = 0,
+    mode: Mode = "mode",
+    video: str | None = None,
 ) -> Evaluation:
     """Load a run and score it; optionally write the episodes as a video.
 
     Raises:
         CheckpointError, EnvError: see `load` and `evaluate`.
     """
-    agent, saved = _load(logdir)
+    agent, saved = _load(logdir, checkpoint)
     options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
     if video is None:
         return evaluate(agent, make_env(saved.config), episodes, **options)
@@ -174,6 +187,17 @@ def evaluate_logdir(
         )
 
 
+def _which(text: str) -> checkpoints.Which:
+    """The word or number after ``--checkpoint``."""
+    if text.isdecimal():
+        return int(text)
+    if text == "best":
+        return "best"
+    if text == "newest":
+        return "newest"
+    raise argparse.ArgumentTypeError(f"'{text}' is not newest, best, or the number of a step")
+
+
 def even(frame: np.ndarray) -> np.ndarray:
     """``frame [H, W, 3]`` enlarged to at least 128 pixels and padded to even sides, which video codecs ask for."""
     factor = max(1, -(-128 // min(frame.shape[:2])))
@@ -186,6 +210,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dreamer.evaluate", description="Score a trained agent.")
     parser.add_argument("logdir", help="directory of a run")
     parser.add_argument("--episodes", type=int, default=20, help="complete episodes to play (default 20)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        type=_which,
+        default="newest",
+        help="newest (default), best by the evaluations of the run, or the number of a step",
+    )
     parser.add_argument("--seed", type=int, default=1_000_000, help="seed of the environments")
     parser.add_argument("--sample", action="store_true", help="draw actions instead of taking the policy's mode")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -197,7 +228,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         keep_compiled_programs()
     try:
-        result = evaluate_logdir(args.logdir, args.episodes, seed=args.seed, mode=mode, video=args.video)
+        options: dict[str, Any] = {"seed": args.seed, "mode": mode, "video": args.video}
+        result = evaluate_logdir(args.logdir, args.episodes, checkpoint=args.checkpoint, **options)
     except (checkpoints.CheckpointError, ConfigError, envs.EnvError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

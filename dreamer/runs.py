@@ -8,9 +8,10 @@ import pathlib
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.config import Config, ConfigError
@@ -106,6 +107,11 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
                 f"logdir={logdir} is in use by another run (process {owner}). Wait for it, stop it, or choose another "
                 "logdir."
             ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"logdir={logdir} cannot be locked: {error.strerror}. Choose a logdir on a file system with locks; one "
+                "from a network may have to be mounted with them."
+            ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -125,6 +131,16 @@ def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> 
             "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
             + f"\nGo on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
         )
+
+
+def note_best(logdir: pathlib.Path, step: int, score: float, say: Callable[[str], None]) -> None:
+    """Tell of an evaluation of the checkpoint of a step, so that the best one stays; says if that cannot be noted."""
+    try:
+        before = checkpoints.best(logdir)
+        if not checkpoints.mark_best(logdir, step, score) and before is not None:
+            say(f"The checkpoint of step {before.step:,} stays the best one, with a mean return of {before.score:.1f}.")
+    except checkpoints.CheckpointError as error:
+        say(str(error))
 
 
 def resume_command(logdir: pathlib.Path) -> str:

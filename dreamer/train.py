@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import psutil
 
-from dreamer import CallableModule, envs, logger
+from dreamer import CallableModule, envs, logger, transfer
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent
@@ -39,9 +39,11 @@ from dreamer.runs import (
     StopRequest,
     default_logdir,
     exclusive,
+    note_best,
     refuse_other_config,
     resume_command,
 )
+from dreamer.saver import Saved, Saver, room_for_copy
 from dreamer.types import StoredLatent
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
@@ -86,16 +88,23 @@ class Learner:
     def replay_state(self) -> dict[str, Any]:
         """What finds the contents of replay again, and the latents not yet written back, to continue exactly."""
         state = self.replay.commit()
-        fields = dict(state["fields"])
-        if self._pending is not None:
-            ticket, latents = self._pending
-            latents = self.agent.placement.fetch_rows(latents)
-            deter = np.asarray(latents.deter)
-            fields |= {"pending/env": ticket.env, "pending/row": ticket.row}
-            # bfloat16 travels as its bits, like the latents in replay itself.
-            fields["pending/deter"] = deter.view(np.uint16) if deter.dtype.itemsize == 2 else deter
-            fields["pending/stoch"] = np.asarray(latents.stoch)
-        return {**state, "fields": fields}
+        return {**state, "fields": {**state["fields"], **self.pending()}}
+
+    def pending(self) -> dict[str, np.ndarray]:
+        """Latents that are not yet written back, and where they belong."""
+        if self._pending is None:
+            return {}
+        ticket, latents = self._pending
+        latents = self.agent.placement.fetch_rows(latents)
+        deter = np.asarray(latents.deter)
+        # bfloat16 travels as its bits, like the latents in replay itself.
+        deter = deter.view(np.uint16) if deter.dtype.itemsize == 2 else deter
+        return {
+            "pending/env": ticket.env,
+            "pending/row": ticket.row,
+            "pending/deter": deter,
+            "pending/stoch": np.asarray(latents.stoch),
+        }
 
     def restore(self, counters: dict[str, Any], replay: dict[str, Any]) -> str:
         """Inverse of `state` and `replay_state`; returns what of replay was damaged, in words."""
@@ -170,11 +179,18 @@ class Run:
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes, self._seconds_before, self._damage = resumes, 0.0, ""
+            self._damaged = saved.damaged if saved is not None else ()
+            self._taken = None
             if saved is not None:
                 self._restore(saved)
+            elif config.load.from_:
+                self._taken = transfer.read(config.load, self.agent.state.nets, hosts)
+                self.agent.state = transfer.begin_with(self.agent.state, self._taken)
             self._counted = self._steps()
             if hosts.first:
                 (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+                if self._taken is not None:
+                    (self.logdir / "load.txt").write_text(self._taken.listing())
             wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
             title = f"Dreamer on {config.task}"
             summarize = envs.summarizer(config.task)
@@ -187,10 +203,17 @@ class Run:
                 summarize,
             )
             self._cleanup.callback(self.log.close)
+            # Closed before the log, and before another run may have the directory.
+            self.saver = Saver(background=hosts.count == 1)
+            self._cleanup.callback(self.saver.close)
             self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
             self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
             attempt.close()
             hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
+            hosts.same("What load.from gave to", str(self._taken and self._taken.listing()))
+            with hosts.together("put damaged checkpoints aside"):
+                for damaged in self._damaged if hosts.first else ():
+                    checkpoints.set_aside(damaged.path)
             undo.pop_all()
 
     def train(self) -> Result:
@@ -226,6 +249,8 @@ class Run:
     def _loop(self) -> None:
         config, driver, learner = self.config.run, self.driver, self.learner
         self._begin = time.perf_counter()
+        if self._damaged:
+            self.log.write({**self._counters(), "resume/damaged_checkpoints": len(self._damaged)})
         speed = logger.Speed()
         record = config.profile if self.hosts.first else 0
         profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
@@ -265,9 +290,10 @@ class Run:
                     self._estimate(eta)
                 next_log = time.perf_counter() + config.log_every
             profiler.turn(learner.updates)
-            if self._agree(save=end >= next_save or learner.replay.commit_due):
-                with contextlib.suppress(checkpoints.CheckpointError):
-                    self._save_and_report()
+            due = learner.replay.commit_due
+            self._hear_of_save(wait=due)
+            if self._agree(save=(end >= next_save or due) and not self.saver.busy):
+                self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(learner.updates)
 
@@ -321,22 +347,43 @@ class Run:
             "seconds": self._seconds_before + time.perf_counter() - self._begin,
         }
 
-    def _save_and_report(self) -> None:
+    def _hear_of_save(self, wait: bool = False) -> None:
+        """Write down what the last save took; one that failed is no reason to stop."""
         try:
-            self._save()
+            saved = self.saver.outcome(wait)
         except checkpoints.CheckpointError as error:
             self.log.say(f"{error} Training goes on, and the next save tries again.")
-            raise
+        else:
+            self._record_save(saved)
 
-    def _save(self) -> pathlib.Path:
+    def _record_save(self, saved: Saved | None) -> None:
+        if saved is not None:
+            self.learner.replay.confirm()
+            self.log.write({**self._counters(), **saved.metrics()})
+
+    def _start_save(self, wait: bool = False) -> None:
+        """Begin to save while training goes on, unless there is no memory for a copy; or save at once."""
+        step, agent, replay = self.driver.env_steps, self.agent, self.learner.replay_state()
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
-        replay = self.learner.replay_state()
-        self.learner.replay.flush()
-        path = checkpoints.save(self.logdir, self.driver.env_steps, self.agent, replay, meta, self.hosts)
-        self.learner.replay.confirm()
-        return path
+        self.saver.start(
+            lambda copy: checkpoints.prepare(agent, replay, meta, self.hosts, copy=copy, copy_replay=copy),
+            lambda contents: checkpoints.write(
+                self.logdir, step, contents, self.hosts, self.config.run.keep, self.learner.replay.flush
+            ),
+            background=not wait
+            and room_for_copy([*checkpoints.state_arrays(agent).values(), *replay["fields"].values()]),
+        )
+
+    def _save(self) -> pathlib.Path:
+        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        self._hear_of_save(wait=True)
+        self._start_save(wait=True)
+        saved = self.saver.outcome(wait=True)
+        assert saved is not None
+        self._record_save(saved)
+        return saved.written.path
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         checkpoints.restore_agent(self.agent, saved)
@@ -354,7 +401,9 @@ class Run:
         evaluation = evaluate(
             self.agent, self._make, episodes, seed=self.config.seed, checkpoint_env_steps=self.driver.env_steps
         )
-        self.log.write({**self._counters(), **{f"eval/{k}": v for k, v in evaluation.summary().items() if k != "task"}})
+        summary = evaluation.summary()
+        self.log.write({**self._counters(), **{f"eval/{k}": v for k, v in summary.items() if k != "task"}})
+        note_best(self.logdir, self.driver.env_steps, summary["mean"], self.log.say)
         return evaluation
 
     def _announce(self) -> None:
@@ -371,6 +420,10 @@ class Run:
         )
         if advice := expectation(c, self.agent.parameter_count, self.agent.placement):
             self.log.say(f"  {advice}")
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
+        for damaged in self._damaged:
+            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
         if self._damage:
             self.log.say(f"  {self._damage}")
         if self._resumes:

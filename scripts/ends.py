@@ -7,6 +7,7 @@ has learned from it falls on the way there.
 """
 
 import argparse
+import pathlib
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 
 import dreamer
 from dreamer import checkpoint as checkpoints
+from dreamer.replay import read_contents
 from dreamer.rssm import features
 from dreamer.types import Batch, StoredLatent
 from dreamer.world_model import observe_batch
@@ -56,9 +58,7 @@ def main() -> None:
     replay = checkpoints.load(args.logdir, with_replay=True).replay
     if replay is None or "rows_total" not in replay:
         parser.error(f"the checkpoint of {args.logdir} holds no replay of a run with loop=host on one host")
-    # The ring is saved in the order of its slots, of which the oldest follows the newest once it is full.
-    rows = {key: value for key, value in replay["fields"].items() if not key.startswith("pending/")}
-    fields = {key: np.roll(value, -replay["rows_total"], axis=1) for key, value in rows.items()}
+    fields = read_contents(pathlib.Path(args.logdir) / "replay" / "0", replay)
     nets = dreamer.load(args.logdir).state.nets
     for name, terminal in (("terminal", True), ("cut off", False)):
         batch = endings(fields, terminal, args.longer_than)

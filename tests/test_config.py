@@ -160,6 +160,8 @@ def test_the_last_override_wins() -> None:
         ("rssm.decter=3", ["rssm.decter", "Did you mean: 'deter'"]),
         ("rsm.deter=3", ["'rsm'", "Did you mean: 'rssm'"]),
         ("sed=3", ["'sed'", "Did you mean: 'seed'"]),
+        ("load.frm=x", ["'frm'", "Did you mean: 'from'?", "key 'load.frm'"]),
+        ("load.from_=x", ["no key 'load.from_'", "Did you mean: 'from'?"]),
         ("zzz.b.c=1", ["'zzz'", "--help"]),
         ("=3", ["=3", "--help"]),
         ("seed=abc", ["seed is 'abc'", "an integer, at least 0 and below 2147483648"]),
@@ -437,6 +439,19 @@ def test_differences() -> None:
     new = load(overrides=["seed=3", "rssm.deter=64"])
     assert configuration.differences(Config(), new) == {"seed": (0, 3), "rssm.deter": (8192, 64)}
     assert configuration.differences(new, new) == {}
+
+
+def test_a_key_may_be_a_word_of_python(tmp_path: pathlib.Path) -> None:
+    config = load([], ["load.from=runs/a_", "load.only=encoder"])
+    assert config.load.from_ == "runs/a_"
+    assert configuration.to_dict(config)["load"] == {"from": "runs/a_", "only": "encoder"}
+    assert configuration.from_dict(configuration.to_dict(config)) == config
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(config))
+    assert "\n  from: runs/a_\n" in configuration.to_yaml(config)
+    assert configuration.load_yaml(tmp_path / "config.yaml") == config
+    assert configuration.override(config, ["load={from: b, only: actor}"]).load.from_ == "b"
+    assert configuration.differences(Config(), config)["load.from"] == ("", "runs/a_")
+    assert dict(configuration.flatten(config))["load.from"] == "runs/a_" and "  load.from " in configuration.reference()
 
 
 def test_reference_describes_every_key() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -141,6 +142,58 @@ def test_a_save_that_fails_between_members_leaves_the_older_one(copy, monkeypatc
     shutil.rmtree(first / "000000000060")
     with pytest.raises(checkpoints.CheckpointError, match="no checkpoint of one and the same step"):
         device_saves.load(found)
+
+
+@pytest.mark.slow
+def test_all_members_go_on_from_the_step_before_one_that_is_damaged(copy, capsys):
+    for seed in (3, 4):
+        root = copy / f"seed_{seed}" / "checkpoints"
+        shutil.copytree(root / "000000000060", root / "000000000090")
+    (copy / "seed_4/checkpoints/000000000090/meta.json").unlink()
+    training.train(None, run_config(copy, *POPULATION, "run={env_steps: 64, eval_episodes: 0}"))
+    said = capsys.readouterr().err
+    assert "seed_4/checkpoints/000000000090 is damaged and cannot be read: 'meta.json' is missing" in said
+    assert "it is whole, but that of another member is not" in said and "resumed at 60 env steps" in said
+    for seed in (3, 4):
+        names = {path.name for path in (copy / f"seed_{seed}" / "checkpoints").iterdir()}
+        assert names == {"000000000060", "000000000064", "000000000090-damaged", "best.json"}
+    lines = read_metrics(copy / "metrics.jsonl")
+    assert [line["resume/damaged_checkpoints"] for line in lines if "resume/damaged_checkpoints" in line] == [2]
+    assert lines[-1]["save/seconds"] > 0 and lines[-1]["env_steps"] == 64
+    for seed in (3, 4):
+        for path in (copy / f"seed_{seed}" / "checkpoints").glob("0000000000??"):
+            (path / "meta.json").write_text("")
+    with pytest.raises(checkpoints.DamagedError, match=r"(?s)seed_3/.*064 is damaged.*seed_4/.*064.*060 is damaged"):
+        train(copy, "run.env_steps=70")
+
+
+@pytest.mark.slow
+def test_a_population_is_saved_on_the_way(tmp_path, monkeypatch):
+    real, threads = device_saves.write, []
+
+    def write(*args):
+        threads.append(threading.current_thread())
+        return real(*args)
+
+    monkeypatch.setattr(device_saves, "write", write)
+    train(tmp_path, "run={env_steps: 60, save_every: 0, eval_episodes: 0}")
+    assert len(threads) > 1 and threading.main_thread() not in threads
+    assert all({60} < checkpoints.steps(tmp_path / f"seed_{seed}") for seed in (3, 4))
+
+
+@pytest.mark.slow
+def test_all_members_can_start_from_another_run(finished, tmp_path):
+    source = finished.logdir / "seed_3"
+    train(tmp_path, f"load.from={source}", "load.only=behavior", "run={env_steps: 4, eval_episodes: 0}")
+    saved = checkpoints.load(source).state
+    for seed in (3, 4):
+        state = checkpoints.load(tmp_path / f"seed_{seed}").state
+        same = {name for name in state if same_tree(state[name], saved[name])}
+        assert {name for name in state if name.startswith(("nets.actor.", "nets.critic."))} <= same
+        assert all(same_tree(state[f"acting.{n[5:]}"], state[n]) for n in state if n.startswith("nets."))
+        assert "nets.world_model.rssm.mix.kernel" not in same and state["step"] == 0
+        assert all(same_tree(state[f"slow_critic.{n[12:]}"], state[n]) for n in same if n.startswith("nets.critic."))
+    assert (tmp_path / "load.txt").read_text().count("taken") > 5
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from dreamer.config import ConfigError
 from dreamer.devices import Divided
 from dreamer.hosts import HostError, Hosts
 from dreamer.logger import read_metrics
+from dreamer.replay import read_contents
 from tests.small import ACTION_SPACES, OBS_SPACES, OVERRIDES, same_tree, small_batch, small_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -185,10 +186,10 @@ def test_two_hosts_train_and_write_one_checkpoint(finished):
     assert (saved.meta["env_steps"], saved.meta["agent_steps"], saved.meta["episodes"]) == (80, 80, 80)
     assert saved.meta["hosts"] == 2 and saved.meta["replay"]["rows_total"] == 39
     parts = [checkpoints.load(logdir, with_replay=True, hosts=parted(i, 2)).replay or {} for i in range(2)]
-    rewards = [part["fields"]["reward"] for part in parts]
-    assert rewards[0].shape == rewards[1].shape == (2, 39) and not np.array_equal(*rewards)
+    rewards = [read_contents(logdir / "replay" / str(i), parts[i])["reward"] for i in range(2)]
+    assert rewards[0].shape == rewards[1].shape == (2, 39) and not np.array_equal(rewards[0], rewards[1])
     assert parts[0]["rng"] != parts[1]["rng"] and parts[0]["rows_total"] == parts[1]["rows_total"]
-    assert sorted(path.name for path in checkpoints.directory(logdir).iterdir()) == ["000000000080"]
+    assert {path.name for path in checkpoints.directory(logdir).iterdir()} == {"000000000080", "best.json"}
     lines = [line for line in read_metrics(logdir / "metrics.jsonl") if "rate/updates" in line]
     # As on one host: replay is ready after five rows, in which 8 steps were taken; an update replays 8 steps.
     assert lines[-1]["updates"] == saved.meta["updates"] == (76 - 8) * 4 // 8

@@ -2,9 +2,13 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import gymnasium
@@ -15,6 +19,7 @@ import yaml
 import dreamer
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
+from dreamer import evaluate as evaluation
 from dreamer import logger
 from dreamer import train as training
 from dreamer.config import ConfigError
@@ -157,7 +162,8 @@ def test_another_architecture_is_refused(copy):
 
 def test_the_same_seed_gives_the_same_metrics_and_another_does_not(finished, tmp_path):
     def comparable(logdir):
-        vary = ("seconds", "rate/env_steps", "rate/updates", "eta_seconds", "memory_bytes", "bottleneck")
+        vary = ["seconds", "rate/env_steps", "rate/updates", "eta_seconds", "memory_bytes", "bottleneck"]
+        vary += ["save/seconds", "save/held_seconds", "save/bytes"]
         return [{k: v for k, v in line.items() if k not in vary} for line in metrics(logdir)]
 
     train(tmp_path / "same")
@@ -286,19 +292,153 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, capsys):
 
 
 def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch, capsys):
-    real, calls = checkpoints.save, []
+    real, threads = checkpoints.write, []
 
-    def save(*args):
-        calls.append(args)
-        if len(calls) == 2:
+    def write(*args):
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
             raise checkpoints.CheckpointError("The checkpoint could not be written.")
         return real(*args)
 
-    monkeypatch.setattr(checkpoints, "save", save)
-    training.train(None, run_config(tmp_path, "run={env_steps: 6, save_every: 0, eval_episodes: 0}"))
-    assert len(calls) > 3
-    assert "The checkpoint could not be written. Training goes on" in capsys.readouterr().err
-    assert checkpoints.load(tmp_path).meta["env_steps"] == 6
+    monkeypatch.setattr(checkpoints, "write", write)
+    training.train(None, run_config(tmp_path, "run={env_steps: 24, save_every: 0, eval_episodes: 0, keep: 3}"))
+    assert len(threads) > 3 and threading.main_thread() not in threads
+    said = capsys.readouterr().err
+    assert said.count("The checkpoint could not be written. Training goes on") == 1
+    assert checkpoints.load(tmp_path).meta["env_steps"] == 24
+    saves = [line for line in metrics(tmp_path) if "save/seconds" in line]
+    assert len(saves) == len(threads) - 1 and len(checkpoints.steps(tmp_path)) == 3
+    assert all(0 < line["save/held_seconds"] <= line["save/seconds"] for line in saves[:-1])
+    path = checkpoints.load(tmp_path).path
+    assert saves[-1]["save/bytes"] == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def test_a_last_save_that_fails_is_an_error(tmp_path, monkeypatch):
+    def write(*args):
+        raise checkpoints.CheckpointError("The checkpoint could not be written.")
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    with pytest.raises(checkpoints.CheckpointError, match="could not be written"):
+        train(tmp_path, "run={env_steps: 6, eval_episodes: 0}")
+    with training.exclusive(tmp_path):
+        pass  # The lock was given back.
+
+
+def test_a_save_in_the_background_holds_what_was_at_its_start(tmp_path, monkeypatch):
+    """The loop goes on at once, and what it changes does not reach the checkpoint."""
+    real, go = checkpoints.write, threading.Event()
+    steps: list[int] = []
+
+    def write(logdir, step, *args):
+        if not steps:
+            assert go.wait(60)
+        steps.append(step)
+        return real(logdir, step, *args)
+
+    def proceed(answer):
+        go.set()
+        return answer
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    # The environment is at its 15th step before the first checkpoint, that of 2 env steps, may be written.
+    overrides = "run={env_steps: 40, save_every: 0, eval_episodes: 0, keep: 1000}"
+    result = train(tmp_path / "one", overrides, env=faulty(15, proceed))
+    assert steps[0] == 2 and steps[1] > 20 and result.agent.state.step > 0
+    first = checkpoints.load(tmp_path / "one", with_replay=True, which=2)
+    assert first.replay is not None and first.replay["rows_total"] == 1
+    assert first.meta["env_steps"] == 2 and first.state["step"] == 0
+    monkeypatch.undo()
+    again = train(tmp_path / "two", "run={env_steps: 2, eval_episodes: 0}", env=faulty(0, None))
+    saved = checkpoints.load(again.logdir, with_replay=True)
+    assert same_tree(first.state, saved.state) and saved.replay is not None
+    assert first.replay["fields"].keys() == saved.replay["fields"].keys()
+    assert np.array_equal(first.replay["fields"]["hashes/rows"], saved.replay["fields"]["hashes/rows"])
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy, capsys):
+    train(copy, "run={env_steps: 80, eval_episodes: 0}")
+    newest = checkpoints.load(copy).path
+    (newest / "meta.json").write_text("{}")
+    load_with_warning(copy)
+    training.train(None, run_config(copy, "run={env_steps: 70, eval_episodes: 0}"))
+    said = capsys.readouterr().err
+    assert "resumed at 60 env steps" in said
+    assert f"The checkpoint {newest} is damaged and cannot be read: 'meta.json' has 2 bytes" in said
+    names = {path.name for path in checkpoints.directory(copy).iterdir()}
+    assert names == {"000000000060", "000000000070", "000000000080-damaged", "best.json"}
+    assert checkpoints.load(copy).meta["env_steps"] == 70
+    assert [line["resume/damaged_checkpoints"] for line in metrics(copy) if "resume/damaged_checkpoints" in line] == [1]
+    for step in (60, 70):
+        (checkpoints.load(copy, which=step).path / "manifest.json").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=r"(?s)070 is damaged.*060 is damaged.*json' is missing"):
+        train(copy, "run.env_steps=90")
+
+
+def load_with_warning(logdir):
+    """Load the agent of a run whose newest checkpoint is damaged, which changes nothing on the disk."""
+    before = sorted(path for path in logdir.rglob("*"))
+    with pytest.warns(UserWarning, match=r"is damaged and cannot be read: .* The one before is used: 000000000060"):
+        dreamer.load(logdir)
+    assert sorted(path for path in logdir.rglob("*")) == before
+
+
+def test_the_best_checkpoint_stays_and_can_be_scored(copy, capsys):
+    best = checkpoints.best(copy)
+    assert best is not None and best.step == 60
+    mean = metrics(copy)[-1]["eval/mean"]
+    assert best.score == mean
+    # As if it had been as good as can be: longer runs are not better.
+    checkpoints.mark_best(copy, 60, 2.0)
+    for steps in (70, 80, 90):
+        training.train(None, run_config(copy, f"run={{env_steps: {steps}, eval_episodes: 2}}"))
+    assert "The checkpoint of step 60 stays the best one, with a mean return of 2.0" in capsys.readouterr().err
+    assert checkpoints.steps(copy) == {60, 80, 90} and checkpoints.best(copy) == (60, 2.0)
+    for which, steps in (("best", 60), ("80", 80), ("newest", 90)):
+        assert evaluation.main([str(copy), "--episodes", "1", "--json", "--checkpoint", which]) == 0
+        assert json.loads(capsys.readouterr().out)["checkpoint_env_steps"] == steps
+    assert evaluation.main([str(copy), "--checkpoint", "70"]) == 2
+    assert "There is no checkpoint '70'" in capsys.readouterr().err
+    assert same_tree(dreamer.load(copy, checkpoint="best").state, dreamer.load(copy, checkpoint=60).state)
+
+
+def test_a_run_can_start_from_another(finished, tmp_path, capsys):
+    source = checkpoints.load(finished.logdir)
+    start = [f"load.from={finished.logdir}", "load.only=world_model", "seed=3", "run.eval_episodes=0"]
+    # No update is due before replay is ready, so these are the parameters of the start.
+    training.train(None, run_config(tmp_path, *start, "run.env_steps=4"))
+    said = capsys.readouterr().err
+    assert f"Starts from {source.path}: " in said and "tensors are taken from there." in said
+    listed = (tmp_path / "load.txt").read_text().splitlines()
+    saved = checkpoints.load(tmp_path)
+    taken = [name for name in saved.state if name.startswith("nets.world_model.")]
+    assert len(listed) == len(taken) + 1 and all(same_tree(saved.state[name], source.state[name]) for name in taken)
+    assert not same_tree(saved.state["nets.actor.mlp.layers.0.linear.kernel"], source.state[taken[0]])
+    assert saved.state["step"] == 0 and saved.meta["env_steps"] == 4
+    # The run is its own from then on.
+    result = training.train(None, run_config(tmp_path, *start, "run.env_steps=30"))
+    assert "Starts from" not in capsys.readouterr().err and result.agent.state.step > 0
+    with pytest.raises(ConfigError, match=r"load\.only: world_model in the checkpoint, actor now"):
+        train(tmp_path, *start, "load.only=actor")
+
+
+HOLDER = """
+import pathlib, sys, time
+from dreamer.runs import exclusive
+
+with exclusive(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_goes_with_a_process_that_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        with pytest.raises(training.LogdirInUse, match=rf"process {child.pid}\)"), training.exclusive(tmp_path):
+            pass
+        child.kill()
+    with training.exclusive(tmp_path):
+        pass
 
 
 # --------------------------------------------------------------------------------------------------------- interfaces

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from dreamer.config import ConfigError, ReplayConfig
+from dreamer.replay import ring
 from dreamer.replay.layout import (
     LatentSpec,
     by_name,
@@ -26,6 +27,8 @@ from dreamer.replay.layout import (
     checked,
     field_specs,
     is_latent,
+    specs_of,
+    told,
 )
 from dreamer.replay.ring import Commit, Ring, disk_bytes
 from dreamer.types import Batch, Spaces, Step, StoredLatent
@@ -146,14 +149,14 @@ class Replay:
             step.obs, action, step.reward, step.is_first, step.is_last, step.is_terminal, latent.deter, latent.stoch
         )
         values = checked(given, self._specs, (self._num_envs,), "step")
-        ring = self._ring
-        ring.reserve(self._total)
+        held = self._ring
+        held.reserve(self._total)
         if self._total:
-            ring.fields["is_last"][(self._total - 1) % ring.slots] |= values["is_first"]
-        slot = self._total % ring.slots
+            held.fields["is_last"][(self._total - 1) % held.slots] |= values["is_first"]
+        slot = self._total % held.slots
         for name, value in values.items():
-            ring.fields[name][slot] = value
-        ring.touched(slice(slot * self._num_envs, (slot + 1) * self._num_envs))
+            held.fields[name][slot] = value
+        held.touched(slice(slot * self._num_envs, (slot + 1) * self._num_envs))
         self._total += 1
 
     def sample(self) -> tuple[Batch, Ticket]:
@@ -313,8 +316,7 @@ class Replay:
         return max(self._floor, self._total - self._rows)
 
     def _layout(self) -> dict[str, Any]:
-        fields = {name: f"{dtype.name}{list(shape)}" for name, (shape, dtype) in self._specs.items()}
-        return {"environments": self._num_envs, "rows": self._rows, **fields}
+        return {"environments": self._num_envs, "rows": self._rows, **told(self._specs)}
 
     def _index(self, env: np.ndarray, row: np.ndarray, length: int) -> np.ndarray:
         """Flat indices ``[B, length]`` of consecutive rows from ``row [B]`` on, around the end of the ring."""
@@ -343,3 +345,19 @@ class Replay:
         tiles, self._fresh_env = divmod(self._fresh_env + count, self._num_envs)
         self._fresh_row += tiles * length
         return env, context
+
+
+def read_contents(directory: pathlib.Path, state: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What `Replay.contents` was at a `Replay.commit`, for those who only want to look; checks and changes nothing.
+
+    Args:
+        directory: where the files are.
+        state: what `Replay.commit` returned, the last but one at the oldest.
+
+    Raises:
+        FileNotFoundError, ValueError: the files are gone, or too short.
+    """
+    layout = dict(state["layout"])
+    num_envs, rows = layout.pop("environments"), layout.pop("rows")
+    fields = ring.read(directory, specs_of(layout), num_envs, rows, int(state["rows_total"]), int(state["generation"]))
+    return {name: np.swapaxes(field, 0, 1) for name, field in fields.items()}

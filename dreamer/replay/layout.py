@@ -5,6 +5,7 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from dreamer.types import Spaces
@@ -113,6 +114,21 @@ def checked(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], what: st
             )
         values[name] = value
     return values
+
+
+def told(specs: Specs) -> dict[str, str]:
+    """Specs in words, such as ``float32[4]``."""
+    return {name: f"{dtype.name}{list(shape)}" for name, (shape, dtype) in specs.items()}
+
+
+def specs_of(words: dict[str, str]) -> Specs:
+    """Inverse of `told`."""
+    specs = {}
+    for name, word in words.items():
+        dtype, _, shape = word.rstrip("]").partition("[")
+        numbers = tuple(int(number) for number in shape.split(",") if number)
+        specs[name] = numbers, np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    return specs
 
 
 def is_latent(name: str) -> bool:

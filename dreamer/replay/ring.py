@@ -266,6 +266,20 @@ class Ring:
         return self._hash(self._latents, block, self._block)
 
 
+def read(
+    directory: pathlib.Path, specs: Specs, num_envs: int, rows: int, total: int, generation: int
+) -> dict[str, np.ndarray]:
+    """Every field as of a commit, ``[rows held, N, ...]``, oldest row first; nothing is checked or changed."""
+    slots = Size.of(specs, num_envs, rows).slots
+    held = np.arange(max(0, total - rows), total) % slots
+    fields = {}
+    for name, (shape, dtype) in specs.items():
+        path = _path(directory, name, generation % COPIES if is_latent(name) else None)
+        file = np.memmap(path, portable(dtype), "r", shape=(slots, num_envs, *shape))
+        fields[name] = np.asarray(file[held]).view(dtype)
+    return fields
+
+
 def _path(directory: pathlib.Path, name: str, copy: int | None = None) -> pathlib.Path:
     """One file per field: any key is a file name once its slashes and the like are quoted."""
     return directory / (urllib.parse.quote(name, safe="") + ("" if copy is None else f".{copy}"))

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dreamer.replay import ReplayDiskError, ReplayMemoryError, Ticket, ring
+from dreamer.replay import ReplayDiskError, ReplayMemoryError, Ticket, read_contents, ring
 from dreamer.types import Space, StoredLatent
 from tests.replay.test_host import OBS, assert_same, fill, make, row_values
 
@@ -58,6 +58,9 @@ def test_restored_replay_continues_bit_for_bit(total, dtype, tmp_path):
     other = make(**SIZES, seed=99, dtype=dtype, directory=tmp_path / "two")
     assert other.restore(state) == ""
     assert same_contents(replay, other) and other.steps == replay.steps
+    looked = read_contents(tmp_path / "one", state)
+    assert all(np.array_equal(looked[name], value) for name, value in other.contents().items())
+    assert looked["latent/deter"].dtype == dtype
     for row in range(total, total + 20):
         for one in (replay, other):
             one.add(*row_values(2, row, first=[0] if row == total else [], dtype=dtype))
