@@ -43,7 +43,7 @@ class Driver:
     environments showed last, `advance` sends them.
 
     Args:
-        envs: the environments; they are reset here.
+        envs: the environments; they are reset here, which `restore` undoes.
         policy: chooses actions.
         memory: what the policy remembers at the start.
     """
@@ -91,7 +91,7 @@ class Driver:
             self.envs.restore(state["envs"])
         except (NotRestorable, KeyError, TypeError) as error:
             self._step = self.envs.reset()
-            raise error if isinstance(error, NotRestorable) else NotRestorable(f"The saved driver is damaged: {error}.")
+            raise NotRestorable(f"{error}") from error
         self._memory, self._step = jax.tree.unflatten(structure, memory), step
         self._score, self._length = state["score"], state["length"]
 
