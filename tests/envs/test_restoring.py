@@ -131,7 +131,7 @@ class Plain(gymnasium.Env):
         if seed is not None:
             self.old, self.standard = np.random.RandomState(seed), random.Random(seed)
         self.time, self.queue = 0, collections.deque([0.0], maxlen=3)
-        self.table = {"a": np.zeros(2), 3: (1, [2.5])}
+        self.table: Any = {"a": np.zeros(2), 3: (1, [2.5])}
         self.alias = self.table["a"]  # What is written into one is seen in the other.
         return self.look(), {}
 
@@ -152,7 +152,7 @@ def test_plain_data_of_every_kind_is_restored():
 
 
 def closure():
-    held = []
+    held: list[int] = []
     return lambda: held
 
 
@@ -255,7 +255,7 @@ def test_a_state_that_does_not_fit_begins_new_episodes(workers):
         state = stored(env.state())
     with VectorEnv(task("gym_Acrobot-v1"), config, 5) as env:
         first = env.reset()
-        with pytest.raises(NotRestorable, match="expected .*CartPoleEnv"):
+        with pytest.raises(NotRestorable, match=r"expected .*CartPoleEnv"):
             env.restore(state)
         # The same first episodes again, with the seeds of this one.
         assert bits(env.reset()) == bits(first)

@@ -18,15 +18,9 @@ from dreamer.envs.states import pack, unpack
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(2**100, 2**130), st.floats(), st.text(), st.binary()
 )
-DTYPES = st.one_of(
-    npst.boolean_dtypes(),
-    npst.integer_dtypes(),
-    npst.unsigned_integer_dtypes(),
-    npst.floating_dtypes(sizes=(16, 32, 64)),
-)
-ARRAYS = DTYPES.flatmap(
-    lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
-)
+DTYPES = st.one_of(npst.boolean_dtypes(), npst.integer_dtypes(), npst.unsigned_integer_dtypes(), npst.floating_dtypes())
+SHAPES = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
+ARRAYS = DTYPES.flatmap(lambda dtype: npst.arrays(dtype, SHAPES))
 KEYS = st.one_of(st.text(), st.integers(), st.tuples(st.integers(), st.text()))
 STATES = st.recursive(
     st.one_of(SCALARS, ARRAYS),
@@ -73,18 +67,12 @@ def test_what_is_stored_comes_back(state):
         {"tuple": [1], "array": {"float": 2}},  # names that the stored form uses itself
         np.random.default_rng(3).bit_generator.state,
         np.random.RandomState(3).get_state(legacy=False),
-        [
-            np.float64(0.1),
-            np.int8(-3),
-            np.bool_(True),
-            np.array(b"abc"),
-            np.array(["a", "bcd"]),
-            np.datetime64("2020-01-01"),
-        ],
+        [np.float64(0.1), np.int8(-3), np.bool_(True), np.datetime64("2020-01-01")],
+        [np.array(b"abc"), np.array(["a", "bcd"])],
         np.asfortranarray(np.arange(6.0).reshape(2, 3)),
         np.arange(12)[::2].reshape(2, 3).T,
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_examples_come_back(state):
     assert_same(stored(state), state)
