@@ -289,6 +289,12 @@ def test_seeds_of_replacements_go_on():
                     raise RuntimeError("as planned")
                 return np.full(1, self.seed, np.float64), 0.0, False, False, {}
 
+            def get_state(self):  # A trial would fail as planned.
+                return [self.time, self.seed]
+
+            def set_state(self, state):
+                self.time, self.seed = state
+
         return Failing()
 
     config = EnvConfig(count=1, workers="async")

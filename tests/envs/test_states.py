@@ -53,7 +53,7 @@ def assert_same(one: Any, two: Any) -> None:
         assert one == two
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(deadline=None, max_examples=40, derandomize=True)
 @given(STATES)
 def test_what_is_stored_comes_back(state):
     assert_same(stored(state), state)
