@@ -8,9 +8,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dreamer.envs import VectorEnv
+from dreamer.envs import NotRestorable, VectorEnv
+from dreamer.replay.layout import portable
 from dreamer.types import Observation, Step, StoredLatent
 
 Policy = Callable[[Any, Observation, np.ndarray], tuple[dict[str, Any], Any, StoredLatent]]
@@ -41,7 +43,7 @@ class Driver:
     environments showed last, `advance` sends them.
 
     Args:
-        envs: the environments; they are reset here.
+        envs: the environments; they are reset here, which `restore` undoes.
         policy: chooses actions.
         memory: what the policy remembers at the start.
     """
@@ -57,6 +59,41 @@ class Driver:
         self._action: dict[str, np.ndarray] = {}
         self._score = np.zeros(envs.num_envs, np.float64)
         self._length = np.zeros(envs.num_envs, np.int64)
+
+    def state(self) -> dict[str, Any]:
+        """The environments, what they answered last, and what the policy remembers; as in `dreamer.envs.states`.
+
+        The counters are not part of it: of several hosts, they count what all of them did. Take it after `advance`.
+
+        Raises:
+            EnvError: see `VectorEnv.state`.
+        """
+        return {
+            "envs": self.envs.state(),
+            "step": {name: value for name, value in self._step._asdict().items() if name != "log"},
+            "memory": [_bits(leaf) for leaf in jax.tree.leaves(self._memory)],
+            "score": self._score,
+            "length": self._length,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, in the middle of episodes, as the driver that gave it would have.
+
+        Raises:
+            NotRestorable: it cannot, and why; new episodes were begun, as at the start.
+        """
+        leaves, structure = jax.tree.flatten(self._memory)
+        try:
+            if len(leaves) != len(state["memory"]):
+                raise NotRestorable(f"The policy remembers {len(leaves)} arrays, not {len(state['memory'])} as saved.")
+            memory = [_as(like, saved) for like, saved in zip(leaves, state["memory"], strict=True)]
+            step = Step(**state["step"])
+            self.envs.restore(state["envs"])
+        except (NotRestorable, KeyError, TypeError) as error:
+            self._step = self.envs.reset()
+            raise NotRestorable(f"{error}") from error
+        self._memory, self._step = jax.tree.unflatten(structure, memory), step
+        self._score, self._length = state["score"], state["length"]
 
     def act(self) -> Row:
         """Choose actions; waits for the device. Call `advance` next."""
@@ -79,3 +116,19 @@ class Driver:
         ended = np.flatnonzero(step.is_last).tolist()
         self.episodes += len(ended)
         return [Episode(float(self._score[i]), int(self._length[i]), i, step.log.get(i, {})) for i in ended]
+
+
+def _bits(leaf: Any) -> np.ndarray:
+    """A leaf of the policy's memory; bfloat16 as its bits."""
+    array = np.asarray(leaf)
+    return array.view(portable(array.dtype))
+
+
+def _as(like: Any, saved: np.ndarray) -> Any:
+    """Inverse of `_bits`, for a leaf of this shape and dtype."""
+    shape, dtype = np.shape(like), np.asarray(like).dtype
+    if saved.shape != shape or saved.dtype != portable(dtype):
+        raise NotRestorable(
+            f"The policy remembers {dtype}{list(shape)}, not {saved.dtype}{list(saved.shape)} as was saved."
+        )
+    return jnp.asarray(saved.view(dtype))

@@ -27,6 +27,7 @@ from dreamer.config import Config, ConfigError
 from dreamer.device_run import DeviceRun
 from dreamer.devices import expectation, placement
 from dreamer.driver import Driver, Row
+from dreamer.envs.states import pack, unpack
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.hosts import HostError, join
 from dreamer.huge_pages import restart_with_huge_pages
@@ -158,7 +159,7 @@ class Run:
             if saved is not None:
                 refuse_other_config(saved.config, config, self.logdir)
             resumes = saved.meta["resumes"] + 1 if saved is not None else 0
-            # Environments cannot be restored, so every resume plays new episodes, from seeds of its own.
+            # Where environments cannot be restored, a resume plays new episodes, from seeds of its own.
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
             # No failure is survived before the first step, and by then there is a log.
             vector = envs.VectorEnv(make, own.env, env_seed, on_failure=lambda message: self.log.say(message))
@@ -178,7 +179,8 @@ class Run:
             replayed = config.replay.batch_size * config.replay.batch_length
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
-            self._resumes, self._seconds_before, self._damage = resumes, 0.0, ""
+            self._resumes, self._seconds_before = resumes, 0.0
+            self._new_episodes = self._damage = ""
             self._damaged = saved.damaged if saved is not None else ()
             self._taken = None
             if saved is not None:
@@ -367,6 +369,11 @@ class Run:
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
+        # Beside the replay, as this too is every host's own.
+        try:
+            replay["driver"], replay["fields"]["driver/arrays"] = pack(self.driver.state())
+        except envs.EnvError as error:
+            replay["driver"] = {"reason": str(error)}
         self.saver.start(
             lambda copy: checkpoints.prepare(agent, replay, meta, self.hosts, copy=copy, copy_replay=copy),
             lambda contents: checkpoints.write(
@@ -387,8 +394,17 @@ class Run:
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         checkpoints.restore_agent(self.agent, saved)
-        self._damage = self.learner.restore(saved.meta["learner"], saved.replay or {})
-        self.learner.replay.close_open_episodes()
+        replay = {"fields": {}, **(saved.replay or {})}
+        arrays = replay["fields"].pop("driver/arrays", None)
+        self._damage = self.learner.restore(saved.meta["learner"], replay)
+        try:
+            structure = replay.get("driver", {"reason": "The checkpoint was written before states were saved."})
+            if arrays is None:
+                raise envs.NotRestorable(structure["reason"])
+            self.driver.restore(unpack(structure, arrays))
+        except envs.NotRestorable as error:
+            self._new_episodes = str(error)
+            self.learner.replay.close_open_episodes()
         for name in ("env_steps", "agent_steps", "episodes"):
             setattr(self.driver, name, saved.meta[name])
         self._seconds_before = saved.meta["seconds"]
@@ -427,7 +443,16 @@ class Run:
         if self._damage:
             self.log.say(f"  {self._damage}")
         if self._resumes:
-            self.log.say("  Environments cannot be restored: open episodes count as truncated, all else is exact.")
+            self.log.say(f"  {self._resumed()}")
+
+    def _resumed(self) -> str:
+        """Whether the environments go on where they were, and if not, why; hosts say it together."""
+        new = self.hosts.table([bool(self._new_episodes)])[:, 0]
+        if not new.any():
+            go_on = "he environments go on in the middle of their episodes."
+            return f"T{go_on}" if self._damage else f"Resumed exactly: t{go_on}"
+        reason = self._new_episodes or f"Host {int(new.argmax())} could not restore its environments."
+        return f"New episodes begin, open ones count as truncated, and all else is exact. {reason}"
 
     def _estimate(self, eta: float) -> None:
         memory, full = psutil.Process().memory_info().rss * 1e-9, self.learner.replay.memory_bytes * 1e-9

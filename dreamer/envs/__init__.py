@@ -8,7 +8,9 @@ Gymnasium asks for:
 * an attribute ``action_repeat``: it applies every action that often itself, adds the rewards up, and reports how often
   it really did in ``info["env_steps"]``;
 * ``info["log"]`` at the last step of an episode: numbers by name, which the run logs;
-* an observation key ``action_mask``: which classes of a discrete action are allowed now.
+* an observation key ``action_mask``: which classes of a discrete action are allowed now;
+* methods ``get_state() -> state`` and ``set_state(state)``, by which a resumed run continues in the middle of an
+  episode; a state is plain data, see `dreamer.envs.states`.
 
 A suite may also have ``summarize(logs) -> numbers by name``: what to log about all ``info["log"]`` of a run so far.
 
@@ -25,7 +27,7 @@ from typing import Any
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.errors import EnvError, UnknownTask
+from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
 from dreamer.envs.functions import load_function
 from dreamer.envs.vector import VectorEnv
 
@@ -145,4 +147,4 @@ def _nearest(task: str) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-__all__ = ["Adapter", "EnvError", "VectorEnv", "make", "summarizer", "tasks"]
+__all__ = ["Adapter", "EnvError", "NotRestorable", "VectorEnv", "make", "summarizer", "tasks"]

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from dreamer.config import EnvConfig
+from dreamer.envs import attributes
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.spaces import action_codec, observation_codec
 from dreamer.steps import Spaces, mask_keys
@@ -152,6 +153,36 @@ class Adapter(gymnasium.Env):
     def unwrapped(self) -> gymnasium.Env:
         """The innermost wrapped environment."""
         return self.env.unwrapped
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether `get_state` has to look for the state, so that it should be tried before it is trusted."""
+        return attributes.needs_rehearsal(self.env)
+
+    def get_state(self) -> dict[str, Any]:
+        """State of the environment in the middle of an episode, as in `dreamer.envs.states`.
+
+        An environment, or a wrapper for all that it wraps, tells it by methods ``get_state`` and ``set_state``. Of all
+        others, it is what their attributes hold; see `dreamer.envs.attributes`.
+
+        Raises:
+            NotRestorable: that is not plain data; or whatever the environment raises.
+        """
+        return {
+            "episode": self._episode,
+            "step": self._step,
+            "running": self._running,
+            "env": attributes.get_state(self.env),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from the state of another environment of the same making, as that one would have.
+
+        Raises:
+            NotRestorable: it is of another making; or whatever the environment raises. It is of no use then.
+        """
+        attributes.set_state(self.env, state["env"])
+        self._episode, self._step, self._running = state["episode"], state["step"], state["running"]
 
     def where(self) -> str:
         """Name, step and episode, for messages."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from ale_py import Action, ALEInterface, LoggerMode, roms
+from ale_py import Action, ALEInterface, ALEState, LoggerMode, roms
 from gymnasium import spaces
 from PIL import Image
 
@@ -96,6 +96,24 @@ class Atari(gymnasium.Env):
         self._continues = self._config.lives == "terminal" and lost and not (over or limit)
         terminated = over or lost
         return self._observe(), reward, terminated, limit and not terminated, {"env_steps": taken}
+
+    def get_state(self) -> dict[str, Any]:
+        """The console with its random state, and everything here that outlasts a step."""
+        return {
+            "ale": self.ale.cloneSystemState().serialize(),
+            "random": self.np_random.bit_generator.state,
+            "screens": [screen.copy() for screen in self._screens],
+            "frames": self._frames,
+            "continues": self._continues,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same game."""
+        self.ale.restoreSystemState(ALEState(state["ale"]))
+        self.np_random.bit_generator.state = state["random"]
+        for screen, saved in zip(self._screens, state["screens"], strict=True):
+            screen[:] = saved
+        self._frames, self._continues = state["frames"], state["continues"]
 
     def render(self) -> np.ndarray:
         """The emulator's screen as RGB, neither pooled nor resized."""

@@ -14,7 +14,8 @@ from dm_env import specs
 from gymnasium import spaces
 
 from dreamer.config import EnvConfig
-from dreamer.envs.errors import EnvError, UnknownTask
+from dreamer.envs import physics
+from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
 
 _CAMERAS = {"quadruped": 2}
 """Cameras of the published pixel results where they are not camera 0."""
@@ -85,6 +86,7 @@ class DMEnv(gymnasium.Env):
         self.render_mode = render_mode
         self._load = load
         self._env = load(None)
+        self._seed: int | None = None
         self._open = True
         self._size, self._camera = size, camera
         self._pixels = obs != "proprio"
@@ -102,9 +104,7 @@ class DMEnv(gymnasium.Env):
         super().reset(seed=seed)
         if seed is not None:
             # Some tasks draw from their seed while they are built, so nothing less than building them anew is exact.
-            seeded = self._load(seed)
-            self._free()
-            self._env = seeded
+            self._build(seed)
         return self._observe(self._env.reset()), {}
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
@@ -117,6 +117,24 @@ class DMEnv(gymnasium.Env):
                 break
         terminated = bool(step.last() and step.discount == 0)
         return self._observe(step), reward, terminated, step.last() and not terminated, {"env_steps": taken}
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides how the episode goes on; raises `NotRestorable` for what is not of the suite."""
+        if self._seed is None:
+            raise NotRestorable("The environment was never seeded, and what was drawn to build it is not known.")
+        return {"seed": self._seed, "env": physics.get_state(self._env, self._built)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same task; raises `NotRestorable`."""
+        self._build(state["seed"])
+        physics.set_state(self._env, state["env"])
+
+    def _build(self, seed: int) -> None:
+        """Build the environment anew from a seed."""
+        seeded = self._load(seed)
+        self._free()
+        self._env, self._seed = seeded, seed
+        self._built = physics.digests(seeded)
 
     def render(self) -> np.ndarray:
         """The scene as RGB, 240 x 320; raises `EnvError` if nothing here can render."""

@@ -13,5 +13,9 @@ class UnknownTask(EnvError):
     """A suite has no task of this name; whoever asked adds the nearest names that exist."""
 
 
+class NotRestorable(EnvError):
+    """A state that cannot be saved, or not be restored, exactly; the message says what of which environment and why."""
+
+
 class Mismatch(ValueError):
     """A value that breaks its space; the adapter adds which environment it was, and when, and raises `EnvError`."""

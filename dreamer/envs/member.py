@@ -1,13 +1,13 @@
 """One of the N environments of a `VectorEnv`, wherever it lives; and all N of them in this process."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
 
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.errors import EnvError
+from dreamer.envs.errors import EnvError, NotRestorable
 from dreamer.envs.slots import MAKE, SKIP, STEP, Slots
 
 
@@ -47,6 +47,18 @@ class Member:
         env, self.env = self.env, None
         if env is not None:
             env.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """State of the environment, and where in an episode it is; raises what `Adapter.get_state` raises."""
+        if self.env is None:
+            raise NotRestorable("The environment could not be made.")
+        return {"new": self._new, "over": self._over, "env": self.env.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state; raises what `Adapter.set_state` raises, and must be made anew then."""
+        assert self.env is not None
+        self.env.set_state(state["env"])
+        self._new, self._over = state["new"], state["over"]
 
     def obey(self) -> dict[str, float] | None:
         """Carry out the command in the slot.
@@ -143,10 +155,42 @@ class Local:
                 logs[index] = log
         return logs
 
+    def get_states(self) -> list[dict[str, Any]]:
+        """State of every member; raises `NotRestorable`."""
+        with unrestorable("saved"):
+            return [member.get_state() for member in self._members]
+
+    def set_states(self, states: list[dict[str, Any]]) -> None:
+        """Continue from states; raises `NotRestorable`, and they must be made anew then."""
+        with unrestorable("restored"):
+            for member, state in zip(self._members, states, strict=True):
+                member.set_state(state)
+
+    def counters(self) -> dict[str, Any]:
+        """What there is to remember beside the members: nothing."""
+        return {}
+
+    def set_counters(self, counters: dict[str, Any], seeds: Callable[[int, int], int]) -> None:
+        """Nothing is remembered, and nobody replaced."""
+
     def close(self, patience: float) -> None:
         """Close the environments; ``patience`` is for those that live elsewhere."""
         for member in self._members:
             member.close()
+
+
+@contextlib.contextmanager
+def unrestorable(what: str) -> Iterator[None]:
+    """Raise `NotRestorable` for anything that is raised here, where environments are ``what``: saved or restored."""
+    try:
+        yield
+    except NotRestorable:
+        raise
+    except Exception as error:
+        raise NotRestorable(
+            f"The state of an environment could not be {what} ({type(error).__name__}: {error}): mend its methods "
+            f"get_state and set_state."
+        ) from error
 
 
 def explain(error: BaseException, where: str, index: int) -> str:
@@ -156,4 +200,4 @@ def explain(error: BaseException, where: str, index: int) -> str:
     return f"{where}: {type(error).__name__}: {error} (environment number {index}); fix the environment."
 
 
-__all__ = ["Local", "Member", "explain", "refuse_different"]
+__all__ = ["Local", "Member", "explain", "refuse_different", "unrestorable"]

@@ -5,7 +5,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -110,6 +110,57 @@ class Pool:
         if self._in_a_row and slots.is_last.any():
             self._in_a_row = 0
         return logs
+
+    def get_states(self) -> list[Any]:
+        """State of every environment, by index.
+
+        Raises:
+            NotRestorable: an environment refused.
+            EnvError: a worker failed, which the next `run` mends.
+        """
+        found: dict[int, Any] = {}
+        for worker in self._workers:
+            worker.ask(None)
+        for answer in self._answers():
+            found |= answer
+        return [found[index] for index in range(self._config.count)]
+
+    def set_states(self, states: list[Any]) -> None:
+        """Have every environment continue from a state; raises what `get_states` raises. All must be made anew then."""
+        for worker in self._workers:
+            worker.ask({index: states[index] for index in worker.indices})
+        self._answers()
+
+    def counters(self) -> dict[str, Any]:
+        """What there is to remember beside the environments."""
+        return {
+            "failures": self.failures,
+            "in_a_row": self._in_a_row,
+            "stepped": self._stepped,
+            "starts": list(self._starts),
+            "episode": self._episode.copy(),
+            "time": self._time.copy(),
+        }
+
+    def set_counters(self, counters: dict[str, Any], seeds: Callable[[int, int], int]) -> None:
+        """Continue from `counters`, and with the seeds of the run before."""
+        self._seeds = seeds
+        if counters:  # Of environments in one process there are none.
+            self.failures, self._in_a_row = counters["failures"], counters["in_a_row"]
+            self._stepped = counters["stepped"]
+            self._starts, self._episode, self._time = counters["starts"], counters["episode"], counters["time"]
+
+    def _answers(self) -> list[dict[int, Any]]:
+        """What all workers have to say about states; none is left waiting where one fails."""
+        found, errors = [], []
+        for worker in self._workers:
+            try:
+                found.append(worker.answer(max(self._config.timeout, _MAKING)))
+            except EnvError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return found
 
     def close(self, patience: float) -> None:
         """End all workers, by force those that need longer than ``patience`` seconds to close their environments."""

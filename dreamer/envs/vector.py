@@ -10,10 +10,11 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
-from dreamer.envs.errors import EnvError
+from dreamer.envs.errors import EnvError, NotRestorable
 from dreamer.envs.member import Local, Member, refuse_different
 from dreamer.envs.pool import Pool
-from dreamer.envs.slots import RESET, STEP, Slots
+from dreamer.envs.rehearsal import rehearse
+from dreamer.envs.slots import MAKE, RESET, STEP, Slots
 from dreamer.envs.workers import Recipe
 from dreamer.steps import Step
 
@@ -62,12 +63,14 @@ class VectorEnv:
         """
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
         seeds = functools.partial(seed_of, sequence, config.count)
+        self._sequence, self._scratch = sequence, functools.partial(adapt, make_env, config)
         shared = config.workers == "async"
         envs = _make_all(make_env, config, 1 if shared else config.count)
         self.num_envs = config.count
         self.failures = 0
         self.obs_spaces, self.action_spaces = envs[0].obs_spaces, envs[0].action_spaces
-        self._started = self._closed = False
+        self._started = self._closed = self._broken = False
+        self._rehearsed, self._refusal = not envs[0].needs_rehearsal, ""
         self._envs: Local | Pool
         if shared:
             envs[0].close()
@@ -77,8 +80,7 @@ class VectorEnv:
         if shared:
             self._envs = Pool(recipe, config, self._slots, seeds, on_failure or _print)
         else:
-            make = functools.partial(adapt, make_env, config)
-            self._envs = Local([Member(self._slots, i, make, env) for i, env in enumerate(envs)], self._slots)
+            self._envs = Local([Member(self._slots, i, self._scratch, env) for i, env in enumerate(envs)], self._slots)
 
     def reset(self) -> Step:
         """Reset all environments, the first time with their seeds; returns the first `Step` of N new episodes.
@@ -88,7 +90,8 @@ class VectorEnv:
         """
         self._refuse_closed()
         self._started = True
-        return self._run(RESET)
+        command, self._broken = MAKE if self._broken else RESET, False
+        return self._run(command)
 
     def step(self, action: dict[str, np.ndarray]) -> Step:
         """Step, or reset, each environment.
@@ -107,6 +110,57 @@ class VectorEnv:
         for key, slot in self._slots.action.items():
             slot[...] = action[key]
         return self._run(STEP)
+
+    def state(self) -> dict[str, Any]:
+        """State of all environments, as in `dreamer.envs.states`; what they answered last is not part of it.
+
+        Environments that do not tell their state themselves are tried first, once: two more are made, and must play
+        alike after one was given the state of the other. The answer is remembered; the run is not affected.
+
+        Raises:
+            NotRestorable: the environments cannot be restored, and why.
+            EnvError: they are closed, were never reset, or a worker failed just now, which the next step mends.
+        """
+        if self._closed:
+            raise EnvError("The environments were closed already, after a failure, when they were to be saved.")
+        if not self._started:
+            raise EnvError("VectorEnv.state was called before reset: call reset first.")
+        if self._refusal:
+            raise NotRestorable(self._refusal)
+        try:
+            members = self._envs.get_states()
+            if not self._rehearsed:
+                rehearse(self._scratch)
+        except NotRestorable as error:
+            self._refusal = str(error)
+            raise
+        self._rehearsed = True
+        names = ("entropy", "spawn_key", "pool_size")
+        seeds = {name: getattr(self._sequence, name) for name in names}
+        return {"members": members, "seeds": seeds, "counters": self._envs.counters()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from the state of another one, with either kind of workers, as that one would have.
+
+        Raises:
+            NotRestorable: it cannot, and why. `reset` begins new episodes then, with the seeds of this one.
+        """
+        self._refuse_closed()
+        if not self._started:
+            self.reset()  # Whoever makes environments in workers has to wait for them.
+        try:
+            if len(state["members"]) != self.num_envs:
+                count = len(state["members"])
+                raise NotRestorable(f"{count} environments were saved, and there are {self.num_envs} now.")
+            sequence = np.random.SeedSequence(**state["seeds"])
+            self._envs.set_states(state["members"])
+            self._envs.set_counters(state["counters"], functools.partial(seed_of, sequence, self.num_envs))
+        except (EnvError, KeyError, TypeError, ValueError) as error:
+            self._broken = True
+            if isinstance(error, NotRestorable):
+                raise
+            raise NotRestorable(f"The environments could not be restored: {error}") from error
+        self._sequence, self.failures = sequence, self._envs.failures
 
     def close(self) -> None:
         """Close the environments and end their processes; may be called twice."""

@@ -1,7 +1,8 @@
 """Worker processes, each with one or more members of a `VectorEnv`.
 
 Parent and worker share `Slots`, and talk over one pipe: an empty message wakes the worker, which carries out the
-commands in its slots and answers with a `Report`, as an empty message if there is nothing to report.
+commands in its slots and answers with a `Report`, as an empty message if there is nothing to report. Any other message
+is about states of environments: it asks for them, or holds those from which the environments continue.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
-from dreamer.envs.errors import EnvError
-from dreamer.envs.member import Member, explain, refuse_different
+from dreamer.envs.errors import EnvError, NotRestorable
+from dreamer.envs.member import Member, explain, refuse_different, unrestorable
 from dreamer.envs.slots import Slots
 
 
@@ -116,6 +117,29 @@ class Worker:
             return None
         return Report(*pickle.loads(message)) if message else _NOTHING
 
+    def ask(self, states: dict[int, Any] | None) -> None:
+        """Have its environments continue from states by index, or ask for their states; `answer` must follow."""
+        with contextlib.suppress(OSError):  # Of a worker that died; `answer` will tell.
+            self._pipe.send_bytes(pickle.dumps(states))
+
+    def answer(self, patience: float) -> dict[int, Any]:
+        """States by index, of none after they were set.
+
+        Raises:
+            NotRestorable: an environment refused.
+            EnvError: the worker is dead, or it was killed, as it did not answer within ``patience`` seconds.
+        """
+        try:
+            if self._pipe.poll(patience):
+                found = pickle.loads(self._pipe.recv_bytes())
+                if isinstance(found, str):
+                    raise NotRestorable(found)
+                return found
+            self._kill()
+        except (EOFError, OSError):
+            pass
+        raise EnvError(f"The worker of the environments {self.indices} did not answer: it hangs, or is dead.")
+
     def leave(self) -> None:
         """Tell it to close its environments and end; `stop` must follow."""
         self._pipe.close()
@@ -125,13 +149,17 @@ class Worker:
         self.leave()
         self._process.join(patience)
         code = self._process.exitcode
-        if code is None and (pid := self._process.pid):
-            with contextlib.suppress(OSError):  # Processes that its environments started are in its group.
-                os.killpg(pid, signal.SIGKILL)
-            self._process.kill()
+        if code is None:
+            self._kill()
             self._process.join()
         self._process.close()
         return code
+
+    def _kill(self) -> None:
+        if pid := self._process.pid:
+            with contextlib.suppress(OSError):  # Processes that its environments started are in its group.
+                os.killpg(pid, signal.SIGKILL)
+            self._process.kill()
 
 
 _NOTHING = Report({}, {})
@@ -149,8 +177,8 @@ def serve(pipe: multiprocessing.connection.Connection, indices: Sequence[int], r
     members = {index: Member(slots, index, recipe.make) for index in indices}
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.recv_bytes()
-            pipe.send_bytes(_obey(members, recipe.name, slots))
+            message = pipe.recv_bytes()
+            pipe.send_bytes(_states(message, members) if message else _obey(members, recipe.name, slots))
     for member in members.values():
         with contextlib.suppress(Exception):
             member.close()
@@ -173,6 +201,20 @@ def _obey(members: dict[int, Member], name: str, slots: Slots) -> bytes:
                 report = Report({**report.logs, index: log}, report.failures)
     slots.turn[first] = -1
     return pickle.dumps(tuple(report)) if report is not _NOTHING else b""
+
+
+def _states(message: bytes, members: dict[int, Member]) -> bytes:
+    """Set states of members, or get them; returns them, or a sentence that says why not."""
+    given: dict[int, Any] | None = pickle.loads(message)
+    try:
+        with unrestorable("saved" if given is None else "restored"):
+            if given is None:
+                return pickle.dumps({index: member.get_state() for index, member in members.items()})
+            for index, state in given.items():
+                members[index].set_state(state)
+            return pickle.dumps({})
+    except NotRestorable as error:
+        return pickle.dumps(str(error))
 
 
 def _follow_parent() -> None:

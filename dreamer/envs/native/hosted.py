@@ -10,9 +10,11 @@ from typing import Any
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from dreamer.envs.errors import NotRestorable
 from dreamer.envs.native import NativeEnv
 from dreamer.types import Space
 
@@ -53,6 +55,22 @@ class Hosted(gymnasium.Env):
         log = self._log() if terminated or truncated else {}
         return _on_host(obs), float(reward), bool(terminated), bool(truncated), {"log": log} if log else {}
 
+    def get_state(self) -> dict[str, Any]:
+        """Leaves of the environment's state, and the keys."""
+        assert self._key is not None
+        leaves = [_plain(leaf) for leaf in jax.tree.leaves(self._state)]
+        return {"leaves": leaves, "key": _plain(self._key), "random": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same environment; raises `NotRestorable` if leaves differ."""
+        with _on_cpu():
+            key = jax.random.key(0)
+            likes, tree = jax.tree.flatten(jax.eval_shape(self._reset, key)[0])
+            self._key = _like(key, state["key"])
+            leaves = [_like(like, leaf) for like, leaf in zip(likes, state["leaves"], strict=True)]
+            self._state = jax.tree.unflatten(tree, leaves)
+        self.np_random.bit_generator.state = state["random"]
+
     def _log(self) -> dict[str, float]:
         """What the environment tells of the episode; empty if it has nothing to tell."""
         native: Any = self._native
@@ -84,13 +102,42 @@ def _compiled(env: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     def reset(key: jax.Array) -> tuple[Any, Any, jax.Array]:
         following, now = jax.random.split(key)
-        return *env.reset(now), following
+        state, obs = env.reset(now)
+        return jax.tree.map(_strong, state), obs, following
 
     def step(state: Any, action: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         following, now = jax.random.split(key)
-        return env.step(state, action, now), following
+        stepped, *answer = env.step(state, action, now)
+        return (jax.tree.map(_strong, stepped), *answer), following
 
     return jax.jit(reset), jax.jit(step)
+
+
+def _strong(leaf: Any) -> jax.Array:
+    """Python numbers in a state are weakly typed, and would not be any more after they were saved."""
+    leaf = jnp.asarray(leaf)
+    return leaf if _is_key(leaf) else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _plain(leaf: jax.Array) -> np.ndarray:
+    """A leaf as NumPy knows it: keys by their data, and of bfloat16 and the like the bits."""
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _like(like: Any, saved: np.ndarray) -> jax.Array:
+    """Inverse of `_plain`, for a leaf of this shape and dtype."""
+    if _is_key(like):
+        leaf = jax.random.wrap_key_data(jnp.asarray(saved))  # raises for keys of another kind than the usual one
+    else:
+        leaf = jnp.asarray(saved.view(like.dtype) if like.dtype.kind == "V" else saved)
+    if (leaf.shape, leaf.dtype) != (like.shape, like.dtype):
+        raise NotRestorable(f"A leaf of the state is {leaf.dtype}{leaf.shape}, expected {like.dtype}{like.shape}.")
+    return leaf
 
 
 def _space(space: Space) -> gymnasium.Space:

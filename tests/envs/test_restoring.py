@@ -1,0 +1,309 @@
+"""An environment that continues from the state of another one plays as that one does; what cannot, says why."""
+
+import collections
+import functools
+import json
+import random
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from dreamer.config import EnvConfig
+from dreamer.envs import EnvError, NotRestorable, VectorEnv, make
+from dreamer.envs.rollouts import random_action
+from dreamer.envs.states import pack, unpack
+from dreamer.steps import mask_keys
+from tests.envs.test_vector import FIELDS
+
+
+def stored(state: Any) -> Any:
+    structure, data = pack(state)
+    return unpack(json.loads(json.dumps(structure)), data)
+
+
+def bits(step) -> tuple[Any, ...]:
+    obs = {key: (value.dtype, value.tobytes()) for key, value in step.obs.items()}
+    return obs, [getattr(step, name).tobytes() for name in FIELDS], {i: dict(log) for i, log in step.log.items()}
+
+
+def play(env, step, rng, turns):
+    """Random actions from an answer on; returns the answers."""
+    masks = mask_keys(env.obs_spaces, env.action_spaces)
+    steps = [step]
+    for _ in range(turns):
+        steps.append(env.step(random_action(rng, env.action_spaces, masks, steps[-1].obs, (env.num_envs,))))
+    return steps
+
+
+def assert_restores(make_env, config, before=13, after=40, other=None):
+    """Save one in the middle of episodes; another one goes on as it does, bit for bit, to the same state."""
+    with VectorEnv(make_env, config, 1) as env:
+        step = play(env, env.reset(), np.random.default_rng(2), before)[-1]
+        state = stored(env.state())
+        expected = play(env, step, np.random.default_rng(3), after)
+        end = pack(env.state())
+    with VectorEnv(make_env, other or config, 5) as again:
+        again.reset()
+        again.restore(state)
+        found = play(again, step, np.random.default_rng(3), after)
+        if other is None:
+            assert pack(again.state())[0] == end[0] and pack(again.state())[1].tobytes() == end[1].tobytes()
+    assert [bits(step) for step in found] == [bits(step) for step in expected]
+
+
+def task(name, **config):
+    return functools.partial(make, name, EnvConfig(**config))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gym_CartPole-v1", "gym_Pendulum-v1", "gym_Acrobot-v1", "gym_MountainCarContinuous-v0"),
+        *("gym_FrozenLake-v1", "gym_Blackjack-v1"),
+        *("probe_catch", "probe_cartpole_hidden", "probe_masked", "probe_memory", "probe_dummy", "probe_action"),
+        *("jax_catch",),
+    ],
+)
+def test_environments_go_on(name):
+    assert_restores(task(name), EnvConfig(count=2))
+
+
+@pytest.mark.parametrize("name", ["dmc_reacher_easy", "dmc_fish_swim", "dmc_cartpole_swingup", "dmc_finger_turn_hard"])
+def test_the_suite_goes_on(name):
+    assert_restores(task(name, repeat=2), EnvConfig(count=1, repeat=2), before=5, after=10)
+
+
+@pytest.mark.slow
+def test_every_task_of_the_suite_goes_on():
+    dmc = pytest.importorskip("dreamer.envs.dmc")
+    for name in dmc.tasks():
+        for before in (0, 7):
+            assert_restores(task(f"dmc_{name}"), EnvConfig(count=1), before, after=25)
+
+
+@pytest.mark.slow
+def test_the_suite_goes_on_after_the_end_of_an_episode():
+    for name in ("reacher_easy", "point_mass_hard", "quadruped_escape", "hopper_hop", "lqr_lqr_2_1"):
+        assert_restores(task(f"dmc_{name}", repeat=100), EnvConfig(count=1, repeat=100), before=9, after=5)
+
+
+def test_atari_goes_on():
+    pytest.importorskip("ale_py")
+    config = EnvConfig(count=1, repeat=4)
+    assert_restores(task("atari_pong", repeat=4), config, before=30, after=30)
+
+
+@pytest.mark.slow
+def test_every_game_goes_on():
+    atari = pytest.importorskip("dreamer.envs.atari")
+    for name in atari.tasks():
+        assert_restores(task(f"atari_{name}", repeat=4), EnvConfig(count=1, repeat=4), before=60, after=60)
+
+
+@pytest.mark.parametrize("name", ["crafter_reward", "minigrid_MiniGrid-Empty-5x5-v0"])
+def test_what_hides_its_state_says_so(name):
+    pytest.importorskip(name.partition("_")[0])
+    with VectorEnv(task(name), EnvConfig(count=1), 0) as env:
+        env.reset()
+        with pytest.raises(NotRestorable, match=r"Attribute '_\w+' of dreamer\.envs\.\w+\.\w+ is a .*not plain data"):
+            env.state()
+
+
+def test_environments_in_workers_go_on():
+    config = EnvConfig(count=3, workers="async", per_worker=2)
+    assert_restores(task("gym_CartPole-v1"), config)
+    assert_restores(task("gym_CartPole-v1"), config, other=EnvConfig(count=3))
+
+
+class Plain(gymnasium.Env):
+    """All kinds of plain data, which decide what is observed: the state of each must be restored."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self):
+        self.limit, self.kind, self.function, self.type = 4.0, np.float32, np.add, dict
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.old, self.standard = np.random.RandomState(seed), random.Random(seed)
+        self.time, self.queue = 0, collections.deque([0.0], maxlen=3)
+        self.table: Any = {"a": np.zeros(2), 3: (1, [2.5])}
+        self.alias = self.table["a"]  # What is written into one is seen in the other.
+        return self.look(), {}
+
+    def step(self, action):
+        self.time += 1
+        self.alias[action] += 1.5
+        self.queue.append(self.standard.random())
+        self.table[3][1][0] += action
+        return self.look(), 0.0, False, self.time == 7, {}
+
+    def look(self):
+        draws = self.np_random.normal(), self.old.normal(), sum(self.queue)
+        return np.array([*draws, *self.table["a"], self.table[3][1][0]])
+
+
+def test_plain_data_of_every_kind_is_restored():
+    assert_restores(Plain, EnvConfig(count=2), before=12, after=20)
+
+
+def closure():
+    held: list[int] = []
+    return lambda: held
+
+
+def changed(**attributes):
+    """A maker of environments with other attributes."""
+
+    class Odd(Plain):
+        def __init__(self):
+            super().__init__()
+            for name, value in attributes.items():
+                setattr(self, name, value() if callable(value) else value)
+
+    return Odd
+
+
+class Global(Plain):
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs + np.random.rand(), *rest  # noqa: NPY002
+
+
+class Counting(Plain):
+    total = 0
+
+    def reset(self, *, seed=None, options=None):
+        type(self).total += 1
+        return super().reset(seed=seed)
+
+
+class Slotted(Plain):
+    __slots__ = ("hidden",)
+
+
+BASE = np.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ("make_env", "message"),
+    [
+        (changed(odd=object), r"Attribute 'odd' of .*Odd is a builtins\.object, which is not plain data"),
+        (changed(odd=lambda: [1, {"x": {1}}]), r"Attribute 'odd\[1\]\['x'\]' of .*Odd is a builtins\.set"),
+        (changed(odd=lambda: closure()), r"Attribute 'odd' of .*is a builtins\.function"),
+        (changed(odd=lambda: [].append), r"Attribute 'odd' of .*is a builtins\.builtin_function_or_method"),
+        (changed(one=lambda: BASE[:2], two=lambda: BASE[1:]), "Attribute 'two' of .* shares memory with 'one'"),
+        (changed(odd=lambda: np.random.mtrand._rand), "Attribute 'odd' .*RandomState"),
+        (Global, "went another way .*global randomness"),
+        (Counting, r"changes an attribute of a class, Counting\.total"),
+        (Slotted, "__slots__"),
+    ],
+)
+def test_doubtful_environments_are_refused(make_env, message):
+    with VectorEnv(make_env, EnvConfig(count=1), 0) as env:
+        env.reset()
+        for _ in range(2):  # The second time the reason is remembered.
+            with pytest.raises(NotRestorable, match=message):
+                env.state()
+
+
+class Telling(gymnasium.Env):
+    """Keeps its state where nobody sees it, and tells it."""
+
+    observation_space = gymnasium.spaces.Box(0, 99, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    made = 0
+
+    def __init__(self):
+        Telling.made += 1
+        self.hidden = iter(range(0))
+        self.time = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.full(1, self.time, np.float32), 1.0, False, self.time == 9, {}
+
+    def get_state(self):
+        return {"time": self.time}
+
+    def set_state(self, state):
+        self.time = state["time"]
+
+
+def test_what_tells_its_state_is_believed_without_a_trial():
+    def make_env():
+        return gymnasium.wrappers.TimeLimit(Telling(), 5)
+
+    Telling.made = 0
+    assert_restores(make_env, EnvConfig(count=1))
+    assert Telling.made == 2
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_a_state_that_does_not_fit_begins_new_episodes(workers):
+    config = EnvConfig(count=2, workers=workers)
+    with VectorEnv(task("gym_CartPole-v1"), config, 1) as env:
+        env.reset()
+        state = stored(env.state())
+    with VectorEnv(task("gym_Acrobot-v1"), config, 5) as env:
+        first = env.reset()
+        with pytest.raises(NotRestorable, match=r"expected .*CartPoleEnv"):
+            env.restore(state)
+        # The same first episodes again, with the seeds of this one.
+        assert bits(env.reset()) == bits(first)
+    with VectorEnv(task("gym_CartPole-v1"), EnvConfig(count=1), 5) as env, pytest.raises(NotRestorable, match="2 env"):
+        env.restore(state)
+
+
+def test_closed_environments_have_no_state():
+    env = VectorEnv(task("gym_CartPole-v1"), EnvConfig(count=1), 0)
+    env.close()
+    with pytest.raises(EnvError, match="closed already"):
+        env.state()
+
+
+def test_seeds_of_replacements_go_on():
+    """What replaces a failed environment gets the seed it would have got without the interruption."""
+
+    def failing():
+        class Failing(gymnasium.Env):
+            observation_space = gymnasium.spaces.Box(0, 2.0**40, (1,), np.float64)
+            action_space = gymnasium.spaces.Discrete(2)
+            time = seed = 0
+
+            def reset(self, *, seed=None, options=None):
+                self.seed = self.seed if seed is None else seed
+                return np.full(1, self.seed, np.float64), {}
+
+            def step(self, action):
+                self.time += 1
+                if self.time == 4:
+                    raise RuntimeError("as planned")
+                return np.full(1, self.seed, np.float64), 0.0, False, False, {}
+
+            def get_state(self):  # A trial would fail as planned.
+                return [self.time, self.seed]
+
+            def set_state(self, state):
+                self.time, self.seed = state
+
+        return Failing()
+
+    config = EnvConfig(count=1, workers="async")
+    with VectorEnv(failing, config, 1, on_failure=lambda _: None) as env:
+        step = play(env, env.reset(), np.random.default_rng(2), 6)[-1]
+        state = stored(env.state())
+        expected = play(env, step, np.random.default_rng(3), 6)
+        failures = env.failures
+    with VectorEnv(failing, config, 8, on_failure=lambda _: None) as env:
+        env.restore(state)
+        assert [bits(step) for step in play(env, step, np.random.default_rng(3), 6)] == [bits(s) for s in expected]
+        assert env.failures == failures == 2
