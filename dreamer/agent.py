@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from dreamer import returns
+from dreamer import guard, returns
 from dreamer.behavior import (
     Actor,
     Critic,
@@ -51,6 +51,8 @@ class TrainState(NamedTuple):
     nets: Networks
     slow_critic: Critic
     return_range: ReturnRange
+    skipped_in_row: Int32[Array, ""]
+    """How many of the latest updates were skipped, see `dreamer.guard`; 0 after one that was done."""
     opt_state: Any
 
 
@@ -90,7 +92,8 @@ def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) 
     nets = Networks(model, Actor(config, inputs, action_spaces, rngs=rngs), Critic(config, inputs, rngs=rngs))
     slow = jax.tree.map(jnp.copy, nets.critic)
     span = ReturnRange(jnp.zeros(()), jnp.zeros(()))
-    return TrainState(jnp.zeros((), jnp.int32), nets, slow, span, make_optimizer(config.optimizer).init(nets))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, nets, slow, span, jnp.copy(zero), make_optimizer(config.optimizer).init(nets))
 
 
 def initial(config: Config, action_spaces: Spaces, batch: int) -> PolicyState:
@@ -128,6 +131,9 @@ def policy(
 def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, StoredLatent, Metrics]:
     """One gradient step on everything: world model, actor and critic.
 
+    If a loss, a gradient or a new parameter is not finite, the step is skipped: nothing changes but the two counters.
+    The next update draws other random numbers. See `dreamer.guard`.
+
     Args:
         state: parameters, optimizer and statistics.
         batch: B sequences of T steps from replay.
@@ -135,7 +141,8 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
         config: the run's config.
 
     Returns:
-        The next state, the refreshed latents ``[B, T, ...]`` for replay, and metrics.
+        The next state, the refreshed latents ``[B, T, ...]`` for replay, and metrics. If the metric ``guard/skipped``
+        is 1, the latents are not fit for replay, and the other metrics may be anything.
     """
     key = jax.random.fold_in(key, state.step)
     (total, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -144,15 +151,32 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
     updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
     nets = optax.apply_updates(state.nets, updates)
     slow_critic = optax.incremental_update(nets.critic, state.slow_critic, config.behavior.slow_rate)
+    losses = {name: aux.metrics[f"loss/{name}"] for name in aux.losses} | {"total": total}
+    squares = guard.sums_of_squares(gradient), guard.sums_of_squares(nets)
+    bad = guard.first_bad(guard.Checked(losses, aux.return_range, *squares))
+    step, none = state.step + 1, jnp.zeros_like(state.skipped_in_row)
+    state = guard.choose(
+        bad < 0,
+        TrainState(step, nets, slow_critic, aux.return_range, none, opt_state),
+        state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
+    )
     metrics = aux.metrics | {
         "loss/total": total,
-        "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
-        "optimizer/gradient_norm": optax.tree.norm(gradient),
+        "optimizer/learning_rate": learning_rate(config.optimizer, step - 1),
+        "optimizer/gradient_norm": guard.norm(squares[0]),
         "optimizer/update_norm": optax.tree.norm(updates),
-        "optimizer/parameter_norm": optax.tree.norm(nets),
+        "optimizer/parameter_norm": guard.norm(squares[1]),
+        guard.SKIPPED: jnp.asarray(bad >= 0, jnp.float32),
+        guard.IN_ROW: state.skipped_in_row,
+        guard.BAD: bad,
     }
-    latents = nets.world_model.rssm.pack(aux.latent)
-    return TrainState(state.step + 1, nets, slow_critic, aux.return_range, opt_state), latents, metrics
+    return state, state.nets.world_model.rssm.pack(aux.latent), metrics
+
+
+def checked_names(config: Config, obs_keys: tuple[str, ...], state: TrainState) -> tuple[str, ...]:
+    """Names of the tensors that an update checks, which the metric ``guard/bad`` counts; ``state`` may be shapes."""
+    losses = dict.fromkeys([*loss_scales(config, obs_keys), "total"], 0)
+    return guard.names(guard.Checked(losses, state.return_range, state.nets, state.nets))
 
 
 class LossOutput(NamedTuple):

@@ -26,9 +26,11 @@ from dreamer.agent import Agent, Networks, TrainState
 from dreamer.config import Config
 from dreamer.devices import Placement
 from dreamer.hosts import HostError, Hosts
-from dreamer.types import Space, Spaces
+from dreamer.types import Space, Spaces, named_leaves
 
-VERSION = 2
+VERSION = 3
+_READABLE = (2, 3)
+"""Version 2 knew no updates that are skipped, see `dreamer.guard`."""
 
 for _noisy in ("absl", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
@@ -108,16 +110,8 @@ def save(
         CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
     """
     root, hosts = directory(logdir), hosts or Hosts()
-    meta = {
-        "version": VERSION,
-        "hosts": hosts.count,
-        "config": configs.to_dict(agent.config),
-        "obs_spaces": _spaces_to(agent.obs_spaces),
-        "action_spaces": _spaces_to(agent.action_spaces),
-        "replay": {key: value for key, value in replay.items() if key != "fields"},
-        "policy_steps": agent.policy_steps,
-        **meta,
-    }
+    own = {key: value for key, value in replay.items() if key != "fields"}
+    meta = {**describe(agent), "hosts": hosts.count, "replay": own, **meta}
     state = state_arrays(agent)
     leaves = agent.placement.fetch_state(list(state.values()))
     arrays = {"state": dict(zip(state, leaves, strict=True)), "replay": dict(replay["fields"])}
@@ -150,6 +144,17 @@ def save(
             "is untouched. Free disk space or choose another logdir, then resume."
         ) from error
     return target
+
+
+def describe(agent: Agent | Snapshot) -> dict[str, Any]:
+    """What ``meta`` of a checkpoint says of its agent, ready for JSON."""
+    return {
+        "version": VERSION,
+        "config": configs.to_dict(agent.config),
+        "obs_spaces": _spaces_to(agent.obs_spaces),
+        "action_spaces": _spaces_to(agent.action_spaces),
+        "policy_steps": agent.policy_steps,
+    }
 
 
 def keep_only(logdir: str | os.PathLike[str], step: int) -> None:
@@ -188,13 +193,15 @@ def load(
     try:
         state, meta = _read(path, hosts, "state")
         version, writers = meta["version"], meta.get("hosts", 1)
-        if with_replay and version == VERSION and writers == hosts.count:
+        if with_replay and version in _READABLE and writers == hosts.count:
             part = path / "hosts" / str(hosts.index)
             fields, own = _read(path, hosts, "replay") if hosts.first else _read_part(part)
             replay = {**own["replay"], "fields": fields}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged and cannot be read: {_reason(error)}.") from error
-    if version != VERSION:
+    if version == 2:
+        state.setdefault("skipped_in_row", np.zeros((), np.int32))
+    if version not in _READABLE:
         raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
     if with_replay and writers != hosts.count:
         raise CheckpointError(
@@ -215,7 +222,7 @@ def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
 
 def named_arrays(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by their path."""
-    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return named_leaves(tree)
 
 
 def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
@@ -287,11 +294,6 @@ def _steps(logdir: str | os.PathLike[str]) -> list[str]:
     # "-old" is what a crash between two renames leaves: still complete, and used if nothing newer is.
     complete = [path.name for path in root.iterdir() if (path / "_CHECKPOINT_METADATA").exists()]
     return sorted((n for n in complete if not n.endswith("-new")), key=lambda n: (n[:12], not n.endswith("-old")))
-
-
-def _path_name(path: tuple[Any, ...]) -> str:
-    parts = [str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path]
-    return ".".join(part for part in parts if part != "value")
 
 
 def _spaces_to(spaces: Spaces) -> dict[str, Any]:

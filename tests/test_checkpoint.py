@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dreamer import checkpoint as checkpoints
+from dreamer import config as configs
 from dreamer.checkpoint import CheckpointError
 from dreamer.replay import LatentSpec, Replay, TrainRatio
 from dreamer.train import Learner
@@ -239,10 +240,24 @@ def test_a_damaged_checkpoint(tmp_path, learner, damage):
 
 def test_another_format_version(tmp_path, learner, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoints, "VERSION", 3)
+        later.setattr(checkpoints, "VERSION", 9)
         save(tmp_path, learner)
-    with pytest.raises(CheckpointError, match=r"format version 3, expected 2"):
+    with pytest.raises(CheckpointError, match=r"format version 9, expected 3"):
         checkpoints.load(tmp_path)
+
+
+def test_a_checkpoint_from_before_updates_were_skipped(tmp_path, learner, monkeypatch):
+    real = checkpoints.state_arrays
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoints, "VERSION", 2)
+        earlier.setattr(
+            checkpoints, "state_arrays", lambda agent: {k: v for k, v in real(agent).items() if k != "skipped_in_row"}
+        )
+        config = {**configs.to_dict(learner.agent.config), "run": {"stop_score": 7.5}}
+        earlier.setattr(checkpoints.configs, "to_dict", lambda _: config)
+        save(tmp_path, learner)
+    saved = restore(tmp_path, learner)
+    assert saved.state["skipped_in_row"] == 0 and saved.config.run.score == 7.5
 
 
 def test_another_architecture_names_the_first_difference(tmp_path, learner, agent):
