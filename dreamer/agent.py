@@ -7,6 +7,7 @@ than a small network does.
 
 import copy
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,8 +28,8 @@ from dreamer.behavior import (
     imagine_trajectory,
     replay_critic_loss,
 )
-from dreamer.config import Config
-from dreamer.devices import Placement
+from dreamer.config import Config, ConfigError
+from dreamer.devices import Placement, available_bytes
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
 from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
@@ -300,6 +301,29 @@ def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[d
 # The jit boundary
 
 
+def refuse_absurd(shapes: TrainState, devices: int, available: int) -> None:
+    """Raise `ConfigError` if a state cannot fit into memory, whatever else there is.
+
+    Args:
+        shapes: the state, or shapes and dtypes of its arrays.
+        devices: among which moments may be divided.
+        available: bytes on each device.
+    """
+
+    def bytes_of(tree: Any) -> int:
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    nets, moments = bytes_of(shapes.nets), bytes_of(shapes.opt_state)
+    needed = 2 * nets + bytes_of(shapes.slow_critic) + moments // devices
+    if needed > available:
+        raise ConfigError(
+            f"An agent of this size needs at least {needed / 1e9:,.1f} GB of memory: {nets / 1e9:,.1f} GB of "
+            f"parameters, as much again for a gradient, and {moments / 1e9:,.1f} GB of moments. "
+            f"{available / 1e9:,.1f} GB are available. Choose a smaller preset size/..., or lower rssm.deter, "
+            "rssm.hidden or nets.units."
+        )
+
+
 class Agent:
     """Compiled verbs and the state they work on.
 
@@ -309,6 +333,9 @@ class Agent:
         action_spaces: action spaces.
         placement: where arrays lie; without it, everything is on one device.
         state: state to start from; None: a fresh one.
+
+    Raises:
+        ConfigError: parameters, moments and a gradient cannot fit into memory; nothing was allocated.
     """
 
     def __init__(
@@ -332,6 +359,8 @@ class Agent:
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
         leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
+        if state is None:
+            refuse_absurd(shapes, self.placement.count, available_bytes())
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
         self._leaves = start(self.placement.key(self._keys.init)) if state is None else jax.tree.leaves(state)
         self._acting = self._leaves[self._nets_slice]

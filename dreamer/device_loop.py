@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jaxtyping import Array, Bool, Float32, Int32
 
 from dreamer import agent as agents
@@ -24,6 +23,7 @@ from dreamer import guard
 from dreamer.agent import Keys, Networks, PolicyState, TrainState
 from dreamer.config import Config
 from dreamer.device_report import Report
+from dreamer.devices import available_bytes
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
 from dreamer.population import Member, with_numbers
@@ -288,13 +288,6 @@ def member_update(config: Config) -> Update:
         return agents.update(state, batch, key, with_numbers(config, numbers))
 
     return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
-
-
-def available_bytes() -> int:
-    """Memory that is free where the program will run: on the first device, or on the host if that is a CPU."""
-    device = jax.devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
 
 
 def _bytes(tree: Any) -> int:

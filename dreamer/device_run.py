@@ -180,7 +180,7 @@ class DeviceRun:
             record, own = self.records[index], self.loop.member(self.state, index)
             config, bad = record.member.config, int(report.metrics[guard.BAD][index])
             tensor = checked_names(config, tuple(self.env.obs_spaces), own.train)[bad]
-            record.log.write({**self._counters(record), "guard/tensor": tensor})
+            record.log.write({**self._counters(record), "guard_tensor": tensor})
             share = float(report.metrics[guard.SKIPPED][index])
             self.log.say(
                 f"{record.member.name}: {share:.1%} of the updates up to {self.updates} were skipped, the last "

@@ -24,6 +24,7 @@ from rich.table import Table
 from dreamer import guard
 from dreamer.driver import Episode
 from dreamer.types import Metrics
+from dreamer.wandb_log import WandbLog
 
 RECENT = 10
 """Episodes in the mean return on display."""
@@ -71,11 +72,7 @@ class Logger:
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        self._wandb = None
-        if wandb is not None:
-            import wandb as client  # Slow to import, and most runs do without.
-
-            self._wandb = client.init(dir=str(logdir), **wandb)
+        self._wandb = WandbLog({"dir": str(logdir), **wandb}, self.say) if wandb is not None else None
 
     def say(self, message: str) -> None:
         """Print a line, above the display if there is one."""
@@ -125,7 +122,7 @@ class Logger:
             self._live = None
         self._flush()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
             self._wandb = None
 
     def _write(self, values: dict[str, Any]) -> None:

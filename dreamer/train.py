@@ -319,7 +319,7 @@ class Run:
     def _tell_skip(self, skip: Skip) -> None:
         """Write down an update that was skipped; on the terminal, the 1st, 2nd, 4th, ... in a row."""
         tensor = checked_names(self.config, tuple(self.agent.obs_spaces), self.agent.state)[skip.bad]
-        self.log.write({**self._counters(), "guard/update": skip.update, "guard/tensor": tensor})
+        self.log.write({**self._counters(), "guard_update": skip.update, "guard_tensor": tensor})
         if skip.in_row & (skip.in_row - 1) == 0:
             self.log.say(
                 f"Update {skip.update} was skipped, {skip.in_row} in a row now: {tensor} is not finite. Parameters "

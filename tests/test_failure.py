@@ -109,7 +109,7 @@ def test_a_run_goes_on_when_the_update_after_was_good(monkeypatch):
 
 def command(logdir, *overrides):
     run = "run={env_steps: 60, train_ratio: 4, eval_episodes: 0, log_every: 0, save_every: 0, max_skipped: 3}"
-    return [*OVERRIDES, "task=probe_action", run, f"logdir={logdir}", *overrides]
+    return ["--config", "gym", *OVERRIDES, "task=probe_action", run, f"logdir={logdir}", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def test_a_run_that_fails_keeps_its_checkpoint_and_leaves_the_update(failed, cap
         about["in_row"] >= 3 and about["tensor"].startswith("parameters.") and path.name == f"failure-{about['update']}"
     )
     lines = read_metrics(logdir / "metrics.jsonl")
-    told = [line for line in lines if "guard/tensor" in line]
-    assert [line["guard/update"] for line in told] == list(range(len(told))) and len(told) >= 3
-    assert {line["guard/tensor"] for line in told} == {about["tensor"]}
+    told = [line for line in lines if "guard_tensor" in line]
+    assert [line["guard_update"] for line in told] == list(range(len(told))) and len(told) >= 3
+    assert {line["guard_tensor"] for line in told} == {about["tensor"]}
     assert max(line.get("guard/skipped", 0) for line in lines) == 1.0
 
     batch, tensor, metrics = failure.again(path)

@@ -111,7 +111,7 @@ def test_hosts_hear_which_signal_it_was(name, heard):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_first_update_saves_and_tells_by_the_status(tmp_path, number):
     run = "run={env_steps: 1000000, train_ratio: 4, eval_episodes: 0}"
-    words = [*OVERRIDES, "task=probe_action", run, f"logdir={tmp_path}"]
+    words = ["--config", "gym", *OVERRIDES, "task=probe_action", run, f"logdir={tmp_path}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dreamer.train", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ
     )

@@ -32,6 +32,7 @@ LAYERS = [
     "replay",
     "envs",
     "driver",
+    "wandb_log",
     "logger",
     "checkpoint",
     "profiler",
@@ -48,7 +49,7 @@ LAYERS = [
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
-MODEL_FREE = ["replay", "envs", "driver", "logger"]
+MODEL_FREE = ["replay", "envs", "driver", "wandb_log", "logger"]
 MODEL = LAYERS[LAYERS.index("transforms") : LAYERS.index("agent") + 1]
 MODEL_LIBRARIES = {"flax", "distrax", "optax", "tensorflow_probability"}
 
