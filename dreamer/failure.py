@@ -8,6 +8,7 @@ the spaces, and the name of the tensor.
 import argparse
 import json
 import pathlib
+import shlex
 import shutil
 import sys
 from typing import Any, NamedTuple
@@ -61,7 +62,9 @@ def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hos
     path = logdir / f"failure-{skip.update}"
     try:
         _write(path, agent, skip, tensor, hosts or Hosts())
-        left = f"Update and batch are in {path}; compute it again with: python -m dreamer.failure {path}"
+        left = (
+            f"Update and batch are in {path}; compute it again with: python -m dreamer.failure {shlex.quote(str(path))}"
+        )
     except (OSError, HostError) as error:
         left = f"Update and batch could not be written to {path}: {error}."
     if checkpoints.exists(logdir):

@@ -378,6 +378,8 @@ class Run:
             raise
 
     def _save(self) -> pathlib.Path:
+        if not self.learner.replay.rows_total:
+            return self.logdir  # Nothing has happened yet, and so there is nothing to lose.
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
