@@ -256,8 +256,9 @@ class Run:
                 ) from error
             path = self._save()
             if self._stop:
+                saved = f"saved {path}" if self.learner.replay.rows_total else "there was nothing to save yet"
                 self.log.say(
-                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; saved {path}.\n"
+                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; {saved}.\n"
                     f"Resume with: {resume_command(self.logdir)}"
                 )
                 return Result(self.agent, self.logdir, None, interrupted=True, ended=self._stop.signal)

@@ -115,16 +115,14 @@ def test_a_signal_before_the_first_update_saves_and_tells_by_the_status(tmp_path
     process = subprocess.Popen(
         [sys.executable, "-m", "dreamer.train", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ
     )
-    try:
+    with process:  # Waits for it.
         assert process.stderr is not None
         said = ""
         for line in process.stderr:
             said += line
             if line.startswith("Dreamer on"):
                 process.send_signal(number)
-        assert process.wait(timeout=300) == SIGNALS[number.name], said
-    finally:
-        process.kill()
+    assert process.returncode == SIGNALS[number.name], said
     assert f"Stopped by {number.name}" in said and SIGNALS == {"SIGINT": 130, "SIGTERM": 75}
     assert not checkpoints.exists(tmp_path) or checkpoints.load(tmp_path).meta["env_steps"] < 1000
 

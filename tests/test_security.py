@@ -16,7 +16,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dreamer"
 # Worker processes are sent their environment by the process that started them; no file is involved.
 PICKLES = {"envs/workers.py"}
 # These import by a name: the package's own modules and suites, and `task=module:function`, which the user has typed.
-IMPORTS = {"__init__.py", "envs/__init__.py", "envs/functions.py", "envs/memory_maze.py", "envs/native/from_craftax.py"}
+IMPORTS = {
+    *("__init__.py", "envs/__init__.py", "envs/functions.py", "envs/memory_maze.py"),
+    *("envs/native/__init__.py", "envs/native/from_craftax.py"),
+}
 
 
 def dangers(tree: ast.AST) -> set[str]:
