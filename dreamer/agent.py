@@ -7,6 +7,7 @@ than a small network does.
 
 import copy
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from dreamer import returns
+from dreamer import guard, returns
 from dreamer.behavior import (
     Actor,
     Critic,
@@ -27,8 +28,8 @@ from dreamer.behavior import (
     imagine_trajectory,
     replay_critic_loss,
 )
-from dreamer.config import Config
-from dreamer.devices import Placement
+from dreamer.config import Config, ConfigError
+from dreamer.devices import Placement, available_bytes
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
 from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
@@ -51,6 +52,8 @@ class TrainState(NamedTuple):
     nets: Networks
     slow_critic: Critic
     return_range: ReturnRange
+    skipped_in_row: Int32[Array, ""]
+    """How many of the latest updates were skipped, see `dreamer.guard`; 0 after one that was done."""
     opt_state: Any
 
 
@@ -90,7 +93,8 @@ def init(config: Config, obs_spaces: Spaces, action_spaces: Spaces, key: Array) 
     nets = Networks(model, Actor(config, inputs, action_spaces, rngs=rngs), Critic(config, inputs, rngs=rngs))
     slow = jax.tree.map(jnp.copy, nets.critic)
     span = ReturnRange(jnp.zeros(()), jnp.zeros(()))
-    return TrainState(jnp.zeros((), jnp.int32), nets, slow, span, make_optimizer(config.optimizer).init(nets))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, nets, slow, span, jnp.copy(zero), make_optimizer(config.optimizer).init(nets))
 
 
 def initial(config: Config, action_spaces: Spaces, batch: int) -> PolicyState:
@@ -128,6 +132,9 @@ def policy(
 def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, StoredLatent, Metrics]:
     """One gradient step on everything: world model, actor and critic.
 
+    If a loss, a gradient or a new parameter is not finite, the step is skipped: nothing changes but the two counters.
+    The next update draws other random numbers. See `dreamer.guard`.
+
     Args:
         state: parameters, optimizer and statistics.
         batch: B sequences of T steps from replay.
@@ -135,7 +142,8 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
         config: the run's config.
 
     Returns:
-        The next state, the refreshed latents ``[B, T, ...]`` for replay, and metrics.
+        The next state, the refreshed latents ``[B, T, ...]`` for replay, and metrics. If the metric ``guard/skipped``
+        is 1, the latents are not fit for replay, and the other metrics may be anything.
     """
     key = jax.random.fold_in(key, state.step)
     (total, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -144,15 +152,32 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
     updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
     nets = optax.apply_updates(state.nets, updates)
     slow_critic = optax.incremental_update(nets.critic, state.slow_critic, config.behavior.slow_rate)
+    losses = {name: aux.metrics[f"loss/{name}"] for name in aux.losses} | {"total": total}
+    squares = guard.sums_of_squares(gradient), guard.sums_of_squares(nets)
+    bad = guard.first_bad(guard.Checked(losses, aux.return_range, *squares))
+    step, none = state.step + 1, jnp.zeros_like(state.skipped_in_row)
+    state = guard.choose(
+        bad < 0,
+        TrainState(step, nets, slow_critic, aux.return_range, none, opt_state),
+        state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
+    )
     metrics = aux.metrics | {
         "loss/total": total,
-        "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
-        "optimizer/gradient_norm": optax.tree.norm(gradient),
+        "optimizer/learning_rate": learning_rate(config.optimizer, step - 1),
+        "optimizer/gradient_norm": guard.norm(squares[0]),
         "optimizer/update_norm": optax.tree.norm(updates),
-        "optimizer/parameter_norm": optax.tree.norm(nets),
+        "optimizer/parameter_norm": guard.norm(squares[1]),
+        guard.SKIPPED: jnp.asarray(bad >= 0, jnp.float32),
+        guard.IN_ROW: state.skipped_in_row,
+        guard.BAD: bad,
     }
-    latents = nets.world_model.rssm.pack(aux.latent)
-    return TrainState(state.step + 1, nets, slow_critic, aux.return_range, opt_state), latents, metrics
+    return state, state.nets.world_model.rssm.pack(aux.latent), metrics
+
+
+def checked_names(config: Config, obs_keys: tuple[str, ...], state: TrainState) -> tuple[str, ...]:
+    """Names of the tensors that an update checks, which the metric ``guard/bad`` counts; ``state`` may be shapes."""
+    losses = dict.fromkeys([*loss_scales(config, obs_keys), "total"], 0)
+    return guard.names(guard.Checked(losses, state.return_range, state.nets, state.nets))
 
 
 class LossOutput(NamedTuple):
@@ -276,6 +301,29 @@ def report(state: TrainState, batch: Batch, key: Array, context: int) -> tuple[d
 # The jit boundary
 
 
+def refuse_absurd(shapes: TrainState, devices: int, available: int) -> None:
+    """Raise `ConfigError` if a state cannot fit into memory, whatever else there is.
+
+    Args:
+        shapes: the state, or shapes and dtypes of its arrays.
+        devices: among which moments may be divided.
+        available: bytes on each device.
+    """
+
+    def bytes_of(tree: Any) -> int:
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    nets, moments = bytes_of(shapes.nets), bytes_of(shapes.opt_state)
+    needed = 2 * nets + bytes_of(shapes.slow_critic) + moments // devices
+    if needed > available:
+        raise ConfigError(
+            f"An agent of this size needs at least {needed / 1e9:,.1f} GB of memory: {nets / 1e9:,.1f} GB of "
+            f"parameters, as much again for a gradient, and {moments / 1e9:,.1f} GB of moments. "
+            f"{available / 1e9:,.1f} GB are available. Choose a smaller preset size/..., or lower rssm.deter, "
+            "rssm.hidden or nets.units."
+        )
+
+
 class Agent:
     """Compiled verbs and the state they work on.
 
@@ -285,6 +333,9 @@ class Agent:
         action_spaces: action spaces.
         placement: where arrays lie; without it, everything is on one device.
         state: state to start from; None: a fresh one.
+
+    Raises:
+        ConfigError: parameters, moments and a gradient cannot fit into memory; nothing was allocated.
     """
 
     def __init__(
@@ -308,6 +359,8 @@ class Agent:
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
         self.parameter_count = sum(x.size for x in jax.tree.leaves(shapes.nets))
         leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
+        if state is None:
+            refuse_absurd(shapes, self.placement.count, available_bytes())
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
         self._leaves = start(self.placement.key(self._keys.init)) if state is None else jax.tree.leaves(state)
         self._acting = self._leaves[self._nets_slice]

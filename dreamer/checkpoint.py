@@ -31,7 +31,7 @@ from dreamer.config import Config
 from dreamer.devices import Placement
 from dreamer.hosts import HostError, Hosts
 from dreamer.manifest import DamageError
-from dreamer.types import Space, Spaces
+from dreamer.types import Space, Spaces, named_leaves
 
 VERSION = 3
 
@@ -127,16 +127,8 @@ def prepare(
             then no update may start until `write` returns.
         copy_replay: the same for the arrays of replay; False also for those that nobody else has or changes.
     """
-    whole = {
-        "version": VERSION,
-        "hosts": (hosts or Hosts()).count,
-        "config": configs.to_dict(agent.config),
-        "obs_spaces": _spaces_to(agent.obs_spaces),
-        "action_spaces": _spaces_to(agent.action_spaces),
-        "replay": {key: value for key, value in replay.items() if key != "fields"},
-        "policy_steps": agent.policy_steps,
-        **meta,
-    }
+    own = {key: value for key, value in replay.items() if key != "fields"}
+    whole = {**describe(agent), "hosts": (hosts or Hosts()).count, "replay": own, **meta}
     state = state_arrays(agent)
     leaves = agent.placement.fetch_state(list(state.values()))
     # What the CPU computes is not copied by fetching it, and updates reuse its memory.
@@ -222,6 +214,17 @@ def save(
     return write(
         logdir, step, prepare(agent, replay, meta, hosts, copy=False, copy_replay=False), hosts, keep_last
     ).path
+
+
+def describe(agent: Agent | Snapshot) -> dict[str, Any]:
+    """What ``meta`` of a checkpoint says of its agent, ready for JSON."""
+    return {
+        "version": VERSION,
+        "config": configs.to_dict(agent.config),
+        "obs_spaces": _spaces_to(agent.obs_spaces),
+        "action_spaces": _spaces_to(agent.action_spaces),
+        "policy_steps": agent.policy_steps,
+    }
 
 
 def load(
@@ -373,7 +376,7 @@ def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
 
 def named_arrays(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by their path."""
-    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return named_leaves(tree)
 
 
 def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
@@ -422,11 +425,6 @@ def _read_part(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_meta(path: pathlib.Path) -> dict[str, Any]:
     return json.loads((path / "meta.json").read_text(encoding="utf-8"))
-
-
-def _path_name(path: tuple[Any, ...]) -> str:
-    parts = [str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path]
-    return ".".join(part for part in parts if part != "value")
 
 
 def _spaces_to(spaces: Spaces) -> dict[str, Any]:

@@ -260,11 +260,16 @@ class RunConfig:
     profile: int = _field(
         0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates", at_least=0
     )
-    stop_score: float = _field(
+    episodes: int = _field(0, "stop after this many episodes; 0: any number", "episodes", at_least=0)
+    hours: float = _field(0.0, "stop after training for this long, all resumes together; 0: any time", "hours")
+    score: float = _field(
         1e9,
-        "stop early once the mean return of the last ten training episodes is at least this",
+        "stop once the mean return of the last ten training episodes is at least this",
         "reward",
         at_least=-1e9,
+    )
+    max_skipped: int = _field(
+        20, "updates skipped in a row, because a number in them is not finite, that end the run", "updates"
     )
     train_ratio: float = _field(32.0, "replayed steps per agent step", "replayed steps per agent step", above=0)
     eval_episodes: int = _field(
@@ -464,7 +469,14 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a config from `to_dict`, checking keys, types and ranges; raises `ConfigError`."""
+    """Rebuild a config from `to_dict`, checking keys, types and ranges; raises `ConfigError`.
+
+    Keys that had another name when it was saved are understood.
+    """
+    run = values.get("run")
+    if isinstance(run, dict) and "stop_score" in run:
+        kept = {key: value for key, value in run.items() if key != "stop_score"}
+        values = {**values, "run": {"score": run["stop_score"], **kept}}
     return _finish(_merge(OmegaConf.structured(Config), values, "saved config"))
 
 

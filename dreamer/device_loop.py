@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jaxtyping import Array, Bool, Float32, Int32
 
 from dreamer import agent as agents
+from dreamer import guard
 from dreamer.agent import Keys, Networks, PolicyState, TrainState
 from dreamer.config import Config
 from dreamer.device_report import Report
+from dreamer.devices import available_bytes
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
 from dreamer.population import Member, with_numbers
@@ -118,7 +119,7 @@ def learn(
 ) -> tuple[MemberState, Cursor, Metrics]:
     """Run the updates that are due, and add their metrics to ``sums``.
 
-    As on the host, the latents of an update are written back after the next batch was drawn.
+    As on the host, the latents of an update are written back after the next batch was drawn, unless it was skipped.
     """
     settings, count, keys = fixed.config.replay, fixed.config.env.count, fixed.keys
     rows = member.fields["reward"].shape[1]
@@ -132,8 +133,9 @@ def learn(
         member, _, sums, (batch, place, cursor) = carry
         fields = device.update_latents(Ring(cursor, member.fields), member.place, member.latents).fields
         train, latents, metrics = fixed.update(member.train, batch, keys.agent.update, fixed.numbers)
+        place = guard.choose(train.skipped_in_row > 0, device.nowhere(settings.batch_size), place)
         member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, latents=latents)
-        return member, cursor, jax.tree.map(jnp.add, sums, metrics), draw(train, fields, cursor)
+        return member, cursor, guard.add(sums, metrics), draw(train, fields, cursor)
 
     # Batches are drawn one ahead, the last in vain: in each round of the loop all writing precedes all reading, without
     # which the compiler would copy the whole ring to have both.
@@ -205,7 +207,15 @@ def window(
 
     member, cursor, report = jax.lax.fori_loop(0, turns, one, (member, cursor, report))
     updates = jnp.where(jnp.arange(len(due)) < turns, due, 0).sum()
-    return member, cursor, report._replace(metrics=jax.tree.map(lambda x: x / updates, report.metrics))
+    return member, cursor, report._replace(metrics=guard.divide(report.metrics, updates))
+
+
+def next_batch(config: Config, member: MemberState, cursor: Cursor) -> Batch:
+    """The batch that the next update of a member will get."""
+    count, keys = config.env.count, LoopKeys.of(config.seed)
+    key = jax.random.fold_in(keys.replay, member.train.step)
+    place, _ = device.choose(cursor, key, config.replay, count, member.fields["reward"].shape[1])
+    return device.gather(member.fields, place, config.replay.batch_length)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -249,6 +259,10 @@ class DeviceLoop:
         replay, networks, all = (_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
         return replay, all - replay + networks
 
+    def member(self, state: LoopState, index: int) -> MemberState:
+        """The state of one member."""
+        return jax.tree.map(lambda x: x[index], state.members)
+
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting.
 
@@ -274,13 +288,6 @@ def member_update(config: Config) -> Update:
         return agents.update(state, batch, key, with_numbers(config, numbers))
 
     return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
-
-
-def available_bytes() -> int:
-    """Memory that is free where the program will run: on the first device, or on the host if that is a CPU."""
-    device = jax.devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
 
 
 def _bytes(tree: Any) -> int:

@@ -86,11 +86,6 @@ class Record:
             "seconds": seconds,
         }
 
-    def solved(self, score: float) -> bool:
-        """Whether the mean return of recent episodes is at least ``score``."""
-        recent = self.log.recent
-        return len(recent) == recent.maxlen and float(np.mean(recent)) >= score
-
 
 def summarize(evaluations: Sequence[tuple[str, Evaluation]]) -> list[str]:
     """Lines of a table of evaluations by name, with a last one about all if there are several."""

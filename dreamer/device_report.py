@@ -20,7 +20,7 @@ class Report(NamedTuple):
     logs: Float32[Array, "W N names"]
     """What the environments would tell of their episodes, by ``log_names``; it counts where one ended."""
     metrics: Metrics
-    """Mean over the updates of the window; NaN if there were none."""
+    """Mean over the updates of the window, see `dreamer.guard.divide`; NaN if there were none."""
 
     @classmethod
     def empty(cls, turns: int, count: int, names: int, metrics: Metrics) -> "Report":

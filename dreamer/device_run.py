@@ -19,20 +19,32 @@ import psutil
 
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
-from dreamer import device_saves, logger, transfer
-from dreamer.agent import Agent
-from dreamer.checkpoint import Checkpoint, CheckpointError
+from dreamer import device_saves, guard, logger, transfer
+from dreamer.agent import Agent, checked_names
+from dreamer.checkpoint import Checkpoint, CheckpointError, Snapshot
 from dreamer.config import Config
-from dreamer.device_loop import DeviceLoop, LoopState, available_bytes
+from dreamer.device_loop import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.device_records import WINDOW, Pace, Record, summarize
 from dreamer.device_report import Report
 from dreamer.envs import summarizer
 from dreamer.envs.native import native_env
 from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.failure import Skip
+from dreamer.failure import report as report_failure
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
-from dreamer.runs import Result, StopRequest, exclusive, note_best, refuse_other_config, resume_command
+from dreamer.runs import (
+    Result,
+    StopRequest,
+    budget_spent,
+    early_end,
+    exclusive,
+    note_best,
+    refuse_other_config,
+    resume_command,
+    write_config,
+)
 from dreamer.saver import Saved, Saver, room_for_copy
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
@@ -64,6 +76,7 @@ class DeviceRun:
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
+            self._cleanup.enter_context(self._stop.listening())
             for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir) for m in self.members)]):
                 self._cleanup.enter_context(exclusive(path))
             self._refuse_other()
@@ -92,14 +105,15 @@ class DeviceRun:
 
         Raises:
             CheckpointError: the last checkpoint could not be written.
+            TrainingFailed: too many updates of a member in a row were skipped; the last checkpoints stay as they are.
         """
-        with self._cleanup, self._stop.listening():
+        with self._cleanup:
             self._announce()
             self._loop()
             self._save()
             if self._stop:
                 self.log.say(
-                    f"Stopped by {self._stop.signal} after {self.env_steps:,} env steps; saved.\n"
+                    f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
                     f"Resume with: {resume_command(self.logdir)}"
                 )
             results = self._results()
@@ -107,7 +121,7 @@ class DeviceRun:
                 self._closing_words(results)
             first = results[0]
             population = tuple(results) if len(results) > 1 else ()
-            return Result(first.agent, self.logdir, first.evaluation, first.interrupted, population)
+            return Result(first.agent, self.logdir, first.evaluation, first.interrupted, first.ended, population)
 
     def _loop(self) -> None:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
@@ -120,7 +134,7 @@ class DeviceRun:
         profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
-        while self.env_steps < config.env_steps and not self._stop and not self._solved():
+        while self._going_on():
             learning = self.turns + 1 >= self._ready
             left = -(-config.env_steps // self.config.env.count) - self.turns
             turns = min(pace.turns(learning), left, left if learning else self._ready - 1 - self.turns)
@@ -131,12 +145,14 @@ class DeviceRun:
             end = time.perf_counter()
             pace.measure(learning, turns, end - start)
             self._take_in(report, due[:turns])
+            skipping = self._skipping(report) if due.any() else False
             profiler.turn(self.updates)
             if end >= next_log:
                 self._tick(speed)
                 next_log = time.perf_counter() + config.log_every
             self._hear_of_save()
-            if end >= next_save and not self.saver.busy:
+            # What is saved while updates are skipped may be what fails.
+            if end >= next_save and not skipping and not self.saver.busy:
                 self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(self.updates)
@@ -161,13 +177,41 @@ class DeviceRun:
                 for episode, counters in episodes:
                     self.log.add_episode(episode, {**counters, "member": record.member.name})
         if due.any() and len(self.records) > 1:
-            self.log.add_update(jax.tree.map(np.mean, report.metrics))
+            self.log.add_update({name: np.mean(values) for name, values in report.metrics.items()})
         self.turns += turns
         self.updates = int(updates[-1])
 
+    def _skipping(self, report: Report) -> bool:
+        """Write down which members skipped updates in a window; whether one of them skipped the last.
+
+        Raises:
+            TrainingFailed: one has skipped too many in a row.
+        """
+        in_row = report.metrics[guard.IN_ROW]
+        for index in np.flatnonzero(report.metrics[guard.SKIPPED]).tolist():
+            record, own = self.records[index], self.loop.member(self.state, index)
+            config, bad = record.member.config, int(report.metrics[guard.BAD][index])
+            tensor = checked_names(config, tuple(self.env.obs_spaces), own.train)[bad]
+            record.log.write({**self._counters(record), "guard_tensor": tensor})
+            share = float(report.metrics[guard.SKIPPED][index])
+            self.log.say(
+                f"{record.member.name}: {share:.1%} of the updates up to {self.updates} were skipped, the last "
+                f"{in_row[index]} in a row: {tensor} is not finite. {config.run.max_skipped} in a row end the run."
+            )
+            if in_row[index] >= config.run.max_skipped:
+                # The batches of a window are gone. The next one meets the same parameters.
+                skip = Skip(self.updates, int(in_row[index]), bad, next_batch(config, own, self.state.cursor))
+                spaces = self.env.obs_spaces, self.env.action_spaces
+                agent = Snapshot(config, *spaces, self.turns, own.train, own.acting)
+                raise report_failure(pathlib.Path(config.logdir), agent, skip)
+        return bool(in_row.any())
+
     def _tick(self, speed: logger.Speed) -> None:
         rates = speed.rates(self.env_steps, self.updates)
-        eta = (self.config.run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
+        run = self.config.run
+        eta = (run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
+        if run.hours:
+            eta = min(eta, 3600 * run.hours - self._seconds())
         line = {
             "train_ratio": self.ratio.true_ratio,
             "eta_seconds": eta if rates["rate/updates"] > 0 else float("inf"),
@@ -181,8 +225,13 @@ class DeviceRun:
             together = {name: len(self.records) * rate for name, rate in rates.items()}
             self.log.tick(self._common_counters(), {**together, **line})
 
-    def _solved(self) -> bool:
-        return all(record.solved(self.config.run.stop_score) for record in self.records)
+    def _going_on(self) -> bool:
+        """Whether there is another window, or else why not: a population has reached what all its members have."""
+        run, episodes = self.config.run, min(record.episodes for record in self.records)
+        early = {early_end(run, self._seconds(), record.log.recent) for record in self.records}
+        rule = budget_spent(run, self.env_steps, episodes) or ("" if "" in early else max(early))
+        self._ended = self._stop.signal or rule
+        return not self._ended
 
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._begin
@@ -268,13 +317,13 @@ class DeviceRun:
         shown = logger.Logger(self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None, own)
         self._cleanup.callback(shown.close)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
-        (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+        write_config(self.logdir, config)
         if self._taken is not None:
             (self.logdir / "load.txt").write_text(self._taken.listing())
         self.log, self.records = shown, []
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
-            (path / "config.yaml").write_text(configs.to_yaml(member.config))
+            write_config(path, member.config)
             log = shown if alone else logger.Logger(path, title, config.run.env_steps, True, summarize=summarize)
             self._cleanup.callback(log.close)
             self.records.append(Record(member, log, saved[index].meta if saved is not None else None, names))
@@ -298,7 +347,7 @@ class DeviceRun:
         results = []
         for agent, record in zip(agents, self.records, strict=True):
             evaluation = self._evaluate(agent, record, episodes) if episodes else None
-            results.append(Result(agent, pathlib.Path(agent.config.logdir), evaluation, bool(self._stop)))
+            results.append(Result(agent, pathlib.Path(agent.config.logdir), evaluation, bool(self._stop), self._ended))
         return results
 
     def _evaluate(self, agent: Agent, record: Record, episodes: int) -> Evaluation:
@@ -331,7 +380,8 @@ class DeviceRun:
             self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
 
     def _closing_words(self, results: Sequence[Result]) -> None:
-        lines = [f"Trained for {self.env_steps:,} env steps in {logger.duration(self._seconds())}."]
+        duration = logger.duration(self._seconds())
+        lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{self._ended} ended it."]
         scored = [(record.member.name, result.evaluation) for record, result in zip(self.records, results, strict=True)]
         lines += summarize([(name, evaluation) for name, evaluation in scored if evaluation is not None])
         for result in results if len(results) > 1 else []:
@@ -340,8 +390,8 @@ class DeviceRun:
         names = {
             "metrics": self.logdir / "metrics.jsonl",
             "config": self.logdir / "config.yaml",
-            "learning curve": curve,
         }
+        names |= {"learning curve": curve} if curve else {}
         lines += [f"  {name:<15} {where}" for name, where in names.items()]
         lines.append(f"Score again: python -m dreamer.evaluate {shlex.quote(str(results[0].logdir))} --episodes 20")
         self.log.say("\n".join(lines))

@@ -1,18 +1,19 @@
 """Writes down what happens: terminal, ``metrics.jsonl``, Weights & Biases, and the learning curve.
 
 Metrics of updates stay on the device as they come; they are fetched and averaged only when a line is due, so that
-nothing waits for the accelerator in between. A full disk never stops training: it is reported, and writing is tried
-again at the next line.
+nothing waits for the accelerator in between. A disk that is full, or a terminal that is gone, never stops training: it
+is reported, and writing is tried again at the next line.
 """
 
 import collections
+import contextlib
 import json
 import math
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -20,11 +21,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from dreamer import guard
 from dreamer.driver import Episode
 from dreamer.types import Metrics
+from dreamer.wandb_log import WandbLog
 
 RECENT = 10
 """Episodes in the mean return on display."""
+
+MOST_UNWRITTEN = 100_000
+"""Lines that are kept while they cannot be written; the oldest are lost beyond."""
 
 Summarize = Callable[[list[Mapping[str, float]]], Mapping[str, float]]
 """Turns the logs of a run's episodes so far, at least one, into further numbers by name."""
@@ -60,20 +66,18 @@ class Logger:
         self._updates: list[Metrics | Mapping[str, np.floating]] = []
         self._unwritten: list[str] = []
         self._failing = False
+        self._mended = False
         self._console = Console(file=sys.stderr, quiet=quiet)
         self._live: Live | None = None
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        self._wandb = None
-        if wandb is not None:
-            import wandb as client  # Slow to import, and most runs do without.
-
-            self._wandb = client.init(dir=str(logdir), **wandb)
+        self._wandb = WandbLog({"dir": str(logdir), **wandb}, self.say) if wandb is not None else None
 
     def say(self, message: str) -> None:
         """Print a line, above the display if there is one."""
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # The terminal may be gone, or a file on a full disk.
+            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def add_update(self, metrics: Metrics | Mapping[str, np.floating]) -> None:
         """Remember the metrics of one update, without fetching them."""
@@ -92,13 +96,14 @@ class Logger:
     def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
         """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.
 
+        Updates that were skipped count in the metrics of `dreamer.guard` alone.
+
         Returns:
             What was written.
         """
         fetched = jax.device_get(self._updates)
         self._updates = []
-        means = {key: float(np.mean([m[key] for m in fetched])) for key in (fetched[0] if fetched else {})}
-        line = {**counters, **rates, **means}
+        line = {**counters, **rates, **guard.average(fetched)}
         if self.recent:
             line["episode/recent_score"] = float(np.mean(self.recent))
         self._write(line)
@@ -112,17 +117,19 @@ class Logger:
     def close(self) -> None:
         """Stop the display and flush."""
         if self._live:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
         self._flush()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
             self._wandb = None
 
     def _write(self, values: dict[str, Any]) -> None:
         # JSON has no NaN or infinity.
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._unwritten.append(json.dumps(clean))
+        del self._unwritten[:-MOST_UNWRITTEN]
         self._flush()
         if self._wandb is not None:
             self._wandb.log({k: v for k, v in clean.items() if v is not None})
@@ -134,8 +141,11 @@ class Logger:
             return
         path = self.logdir / "metrics.jsonl"
         try:
-            with open(path, "ab") as file:
-                start = file.tell()
+            with open(path, "a+b") as file:
+                if not self._mended:
+                    _mend(file)
+                    self._mended = True
+                start = file.seek(0, 2)
                 try:
                     file.write(("\n".join(self._unwritten) + "\n").encode())
                     file.flush()
@@ -146,8 +156,9 @@ class Logger:
             if not self._failing:
                 self.say(f"Cannot write {path}: {error.strerror}. Training goes on; with space, the lines will follow.")
             self._failing = True
-            del self._unwritten[:-100_000]
         else:
+            if self._failing:
+                self.say(f"Writing {path} goes on.")
             self._unwritten.clear()
             self._failing = False
 
@@ -177,7 +188,8 @@ class Logger:
         table.add_row("limited by", line["bottleneck"])
         table.add_row("elapsed", duration(line["seconds"]))
         table.add_row("ETA", duration(line["eta_seconds"]))
-        self._live.update(table, refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(table, refresh=True)
 
 
 class Speed:
@@ -215,18 +227,45 @@ def duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
+def _mend(file: BinaryIO) -> None:
+    """Cut off what follows the last complete line: half of one, if the process was killed while it wrote."""
+    end = file.seek(0, 2)
+    while end > 0:
+        start = max(0, end - 2**16)
+        file.seek(start)
+        if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    file.truncate(end)
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``; an unfinished last line (the process was killed) is left out."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    """Lines of a ``metrics.jsonl``.
+
+    An unfinished last line (the process was killed) is left out, and so are lines that a crash of the machine has
+    damaged.
+    """
+    found = []
+    for line in path.read_text(errors="replace").split("\n")[:-1]:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
-def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path:
-    """Draw every episode's return and their running mean over env steps; returns the path of the PNG."""
+def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path | None:
+    """Draw every episode's return and their running mean over env steps.
+
+    Returns:
+        The path of the PNG; None if the disk refused it, or has no metrics.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and needed once.
     from matplotlib.figure import Figure
 
-    episodes = [line for line in read_metrics(logdir / "metrics.jsonl") if "episode/score" in line]
+    try:
+        episodes = [line for line in read_metrics(logdir / "metrics.jsonl") if "episode/score" in line]
+    except OSError:
+        return None
     steps = np.array([line["env_steps"] for line in episodes], float)
     scores = np.array([line["episode/score"] for line in episodes], float)
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
@@ -241,5 +280,8 @@ def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path:
     axes.set(xlabel="env steps", ylabel="return", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     path = logdir / "learning_curve.png"
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError:
+        return None
     return path

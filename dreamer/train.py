@@ -11,17 +11,17 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import numpy as np
 import psutil
 
-from dreamer import CallableModule, envs, logger, transfer
+from dreamer import CallableModule, envs, guard, logger, transfer
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
-from dreamer.agent import Agent
+from dreamer.agent import Agent, checked_names
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.device_run import DeviceRun
@@ -29,23 +29,30 @@ from dreamer.devices import expectation, placement
 from dreamer.driver import Driver, Row
 from dreamer.envs.states import pack, unpack
 from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.failure import Skip, TrainingFailed
+from dreamer.failure import report as report_failure
 from dreamer.hosts import HostError, join
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import LatentSpec, Replay, ReplayDiskError, ReplayMemoryError, Ticket, TrainRatio
 from dreamer.runs import (
+    EARLY,
+    SIGNALS,
     LogdirInUse,
     Result,
     StopRequest,
+    budget_spent,
     default_logdir,
+    early_end,
     exclusive,
     note_best,
     refuse_other_config,
     resume_command,
+    write_config,
 )
 from dreamer.saver import Saved, Saver, room_for_copy
-from dreamer.types import StoredLatent
+from dreamer.types import Batch, Metrics, StoredLatent
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
@@ -56,13 +63,36 @@ PROFILE_UPDATES = 5
 
 DISK_PATIENCE = 1.0
 """Seconds between looks at a full disk."""
+FAILED = 3
+"""Exit status of a run that ended because its updates were skipped."""
+
+
+class Pending(NamedTuple):
+    """The newest update, which may still be computing."""
+
+    ticket: Ticket
+    latents: StoredLatent
+    update: int
+    batch: Batch | None = None
+    """None if the run was resumed after this update."""
+    metrics: Metrics | None = None
+    """The same; an update whose latents were saved was not skipped."""
+
+    def skipped(self) -> int:
+        """Updates skipped in a row up to this one; waits for it."""
+        return int(np.asarray(self.metrics[guard.IN_ROW])) if self.metrics else 0
 
 
 class Learner:
     """Runs updates on replayed batches without ever waiting for them.
 
     The refreshed latents of an update are written back to replay after the next batch was drawn and its update started:
-    by then they are usually done, and the accelerator is never idle in between.
+    by then they are usually done, and the accelerator is never idle in between. That is also when an update that was
+    skipped is noticed; its latents are dropped.
+
+    Attributes:
+        skip: the newest update of which it is known, if it was skipped.
+        on_skip: called with each update that was skipped.
     """
 
     def __init__(self, agent: Agent, replay: Replay, ratio: TrainRatio):
@@ -70,15 +100,17 @@ class Learner:
         self.replay = replay
         self.ratio = ratio
         self.updates = 0
-        self._pending: tuple[Ticket, StoredLatent] | None = None
+        self.skip: Skip | None = None
+        self.on_skip: Callable[[Skip], object] = lambda skip: None
+        self._pending: Pending | None = None
 
     def learn(self, agent_steps: int) -> Iterator[dict[str, jax.Array]]:
         """Start the updates that ``agent_steps`` pay for; yields the metrics of each, still on the device."""
         for _ in range(self.ratio.updates_due(agent_steps, self.replay.ready)):
             batch, ticket = self.replay.sample()
             latents, metrics = self.agent.update(batch)
-            self._write_back()
-            self._pending = ticket, latents
+            self.settle()
+            self._pending = Pending(ticket, latents, self.updates, batch, metrics)
             self.updates += 1
             yield metrics
 
@@ -93,10 +125,9 @@ class Learner:
 
     def pending(self) -> dict[str, np.ndarray]:
         """Latents that are not yet written back, and where they belong."""
-        if self._pending is None:
+        if self._pending is None or self._pending.skipped():
             return {}
-        ticket, latents = self._pending
-        latents = self.agent.placement.fetch_rows(latents)
+        ticket, latents = self._pending.ticket, self.agent.placement.fetch_rows(self._pending.latents)
         deter = np.asarray(latents.deter)
         # bfloat16 travels as its bits, like the latents in replay itself.
         deter = deter.view(np.uint16) if deter.dtype.itemsize == 2 else deter
@@ -114,16 +145,24 @@ class Learner:
         damage = self.replay.restore({**replay, "fields": fields})
         if pending:
             latents = StoredLatent(pending["pending/deter"].view(self.agent.latent_dtype), pending["pending/stoch"])
-            self._pending = Ticket(pending["pending/env"], pending["pending/row"]), latents
+            ticket = Ticket(pending["pending/env"], pending["pending/row"])
+            self._pending = Pending(ticket, latents, counters["updates"] - 1)
         self.updates = counters["updates"]
         self.ratio.restore(counters["ratio"])
         return damage
 
-    def _write_back(self) -> None:
-        if self._pending is not None:
-            ticket, latents = self._pending
-            self.replay.update_latents(ticket, self.agent.placement.fetch_rows(latents))
-            self._pending = None
+    def settle(self) -> None:
+        """Wait for the newest update, and write its latents back unless it was skipped."""
+        if self._pending is None:
+            return
+        pending, self._pending, self.skip = self._pending, None, None
+        in_row = pending.skipped()
+        if in_row and pending.batch and pending.metrics:
+            bad = int(np.asarray(pending.metrics[guard.BAD]))
+            self.skip = Skip(pending.update, in_row, bad, pending.batch)
+            self.on_skip(self.skip)
+        else:
+            self.replay.update_latents(pending.ticket, self.agent.placement.fetch_rows(pending.latents))
 
 
 class Run:
@@ -148,6 +187,7 @@ class Run:
         self.hosts = hosts = join(config)
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
+            self._cleanup.enter_context(self._stop.listening())
             attempt = undo.enter_context(contextlib.ExitStack())
             attempt.enter_context(hosts.together("start"))
             if hosts.first:
@@ -178,6 +218,7 @@ class Run:
             )
             replayed = config.replay.batch_size * config.replay.batch_length
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
+            self.learner.on_skip = self._tell_skip
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes, self._seconds_before = resumes, 0.0
             self._new_episodes = self._damage = ""
@@ -190,7 +231,7 @@ class Run:
                 self.agent.state = transfer.begin_with(self.agent.state, self._taken)
             self._counted = self._steps()
             if hosts.first:
-                (self.logdir / "config.yaml").write_text(configs.to_yaml(config))
+                write_config(self.logdir, config)
                 if self._taken is not None:
                     (self.logdir / "load.txt").write_text(self._taken.listing())
             wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
@@ -224,8 +265,9 @@ class Run:
         Raises:
             EnvError: an environment failed; everything up to then was saved.
             CheckpointError: the last checkpoint could not be written.
+            TrainingFailed: too many updates in a row were skipped; the last checkpoint was left as it is.
         """
-        with self._cleanup, self._stop.listening():
+        with self._cleanup:
             self._announce()
             try:
                 self._loop()
@@ -239,14 +281,15 @@ class Run:
                 ) from error
             path = self._save()
             if self._stop:
+                saved = f"saved {path}" if self.learner.replay.rows_total else "there was nothing to save yet"
                 self.log.say(
-                    f"Stopped by {self._stop.signal} after {self.driver.env_steps:,} env steps; saved {path}.\n"
+                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; {saved}.\n"
                     f"Resume with: {resume_command(self.logdir)}"
                 )
-                return Result(self.agent, self.logdir, None, interrupted=True)
+                return Result(self.agent, self.logdir, None, interrupted=True, ended=self._stop.signal)
             evaluation = self._evaluate()
             self._closing_words(path, evaluation)
-            return Result(self.agent, self.logdir, evaluation, interrupted=False)
+            return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
 
     def _loop(self) -> None:
         config, driver, learner = self.config.run, self.driver, self.learner
@@ -260,12 +303,13 @@ class Run:
         next_log = self._begin + min(config.log_every, 5.0)
         next_save = self._begin + config.save_every
         self._agree()
-        while driver.env_steps < config.env_steps and not self._stopped and not self._over:
+        while not self._stopped and not self._over:
             start = time.perf_counter()
             if not self._add(driver.act()):
                 break
             for metrics in learner.learn(driver.agent_steps):
                 self.log.add_update(metrics)
+            self._refuse_failure()
             middle = time.perf_counter()
             for episode in driver.advance():
                 self.log.add_episode(episode, self._counters())
@@ -275,6 +319,8 @@ class Run:
             if end >= next_log:
                 rates = speed.rates(driver.env_steps, learner.updates)
                 eta = (config.env_steps - driver.env_steps) / max(rates["rate/env_steps"], 1e-9)
+                if config.hours:
+                    eta = min(eta, 3600 * config.hours - self._seconds())
                 steady = rates["rate/updates"] > 0
                 self.log.tick(
                     self._counters(),
@@ -294,7 +340,8 @@ class Run:
             profiler.turn(learner.updates)
             due = learner.replay.commit_due
             self._hear_of_save(wait=due)
-            if self._agree(save=(end >= next_save or due) and not self.saver.busy):
+            # What is saved while updates are skipped may be what fails.
+            if self._agree(save=(end >= next_save or due) and not learner.skip and not self.saver.busy):
                 self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(learner.updates)
@@ -316,29 +363,50 @@ class Run:
                 return True
         return False
 
+    def _tell_skip(self, skip: Skip) -> None:
+        """Write down an update that was skipped; on the terminal, the 1st, 2nd, 4th, ... in a row."""
+        tensor = checked_names(self.config, tuple(self.agent.obs_spaces), self.agent.state)[skip.bad]
+        self.log.write({**self._counters(), "guard_update": skip.update, "guard_tensor": tensor})
+        if skip.in_row & (skip.in_row - 1) == 0:
+            self.log.say(
+                f"Update {skip.update} was skipped, {skip.in_row} in a row now: {tensor} is not finite. Parameters "
+                f"stay as they were; {self.config.run.max_skipped} in a row end the run."
+            )
+
+    def _refuse_failure(self) -> None:
+        """Raise `TrainingFailed` if too many updates in a row were skipped, on all hosts in the same turn."""
+        most = self.config.run.max_skipped
+        if self.learner.skip and self.learner.skip.in_row >= most:
+            # The update after it, which was started meanwhile, may have gone well.
+            self.learner.settle()
+            if self.learner.skip and self.learner.skip.in_row >= most:
+                raise report_failure(self.logdir, self.agent, self.learner.skip, self.hosts)
+
     def _steps(self) -> dict[str, int]:
         return {name: getattr(self.driver, name) for name in ("env_steps", "agent_steps", "episodes")}
 
     def _agree(self, save: bool = False) -> bool:
         """What the hosts decide together after every turn, so that each does as many updates as the others.
 
-        The driver's counters become those of all hosts; ``_stopped`` if one was interrupted, ``_over`` if host 0 has
-        seen enough. Returns whether to save, which host 0 says, unless it is the end, when the run is saved anyway.
+        The driver's counters become those of all hosts; ``_stopped`` if one was interrupted, ``_over`` is the rule that
+        ends the run. Returns whether to save, which host 0 says, unless it is the end, when the run is saved anyway.
         """
         counted = self._counted
         own = [number - counted[name] for name, number in self._steps().items()]
-        solved = self.hosts.first and self._solved()
-        *new, stops, over, saves = self.hosts.table([*own, bool(self._stop), solved, self.hosts.first and save]).sum(0)
+        run, first = self.config.run, self.hosts.first
+        early = EARLY.index(early_end(run, self._seconds(), self.log.recent)) if first else 0
+        table = self.hosts.table([*own, self._stop.code, early, first and save])
+        *new, _, early, saves = table.sum(0)
         self._counted = {name: counted[name] + int(more) for name, more in zip(counted, new, strict=True)}
         for name, number in self._counted.items():
             setattr(self.driver, name, number)
-        self._stopped, self._over = bool(stops), bool(over)
-        self._stop.signal = self._stop.signal or ("another host" if stops else "")
-        return bool(saves) and not (stops or over)
+        self._over = budget_spent(run, self._counted["env_steps"], self._counted["episodes"]) or EARLY[early]
+        self._stop.hear(int(table[:, -3].max()))
+        self._stopped = bool(self._stop)
+        return bool(saves) and not (self._stopped or self._over)
 
-    def _solved(self) -> bool:
-        recent = self.log.recent
-        return len(recent) == recent.maxlen and float(np.mean(recent)) >= self.config.run.stop_score
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begin
 
     def _counters(self) -> dict[str, Any]:
         return {
@@ -346,7 +414,7 @@ class Run:
             "agent_steps": self.driver.agent_steps,
             "updates": self.learner.updates,
             "episodes": self.driver.episodes,
-            "seconds": self._seconds_before + time.perf_counter() - self._begin,
+            "seconds": self._seconds(),
         }
 
     def _hear_of_save(self, wait: bool = False) -> None:
@@ -385,6 +453,8 @@ class Run:
 
     def _save(self) -> pathlib.Path:
         """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        if not self.learner.replay.rows_total:
+            return self.logdir  # Nothing has happened yet, and so there is nothing to lose.
         self._hear_of_save(wait=True)
         self._start_save(wait=True)
         saved = self.saver.outcome(wait=True)
@@ -456,7 +526,7 @@ class Run:
 
     def _estimate(self, eta: float) -> None:
         memory, full = psutil.Process().memory_info().rss * 1e-9, self.learner.replay.memory_bytes * 1e-9
-        total = self._seconds_before + time.perf_counter() - self._begin + eta
+        total = self._seconds() + eta
         self.log.say(
             f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here; {memory:.1f} GB of "
             f"memory now, at most {memory + full:.1f} GB with a full replay, besides what is cached of its files."
@@ -466,11 +536,13 @@ class Run:
         if not self.hosts.first:
             return
         curve = logger.plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
-        lines = [f"Trained for {self.driver.env_steps:,} env steps in {logger.duration(self._counters()['seconds'])}."]
+        duration = logger.duration(self._counters()["seconds"])
+        lines = [f"Trained for {self.driver.env_steps:,} env steps in {duration}; run.{self._over} ended it."]
         if evaluation is not None:
             lines.append(str(evaluation))
         names = {"checkpoint": path, "metrics": self.logdir / "metrics.jsonl", "config": self.logdir / "config.yaml"}
-        lines += [f"  {name:<15} {where}" for name, where in {**names, "learning curve": curve}.items()]
+        names |= {"learning curve": curve} if curve else {}
+        lines += [f"  {name:<15} {where}" for name, where in names.items()]
         lines.append(f"Score it again: python -m dreamer.evaluate {shlex.quote(str(self.logdir))} --episodes 20")
         self.log.say("\n".join(lines))
 
@@ -495,7 +567,7 @@ def train(
         quiet: print nothing.
 
     Raises:
-        ConfigError, EnvError, CheckpointError, ReplayMemoryError, LogdirInUse, HostError: see `Run`.
+        ConfigError, EnvError, CheckpointError, ReplayMemoryError, LogdirInUse, HostError, TrainingFailed: see `Run`.
     """
     if config is None:
         config = configs.load(presets or [DEFAULT_PRESET], overrides)
@@ -566,7 +638,12 @@ def parse(argv: Sequence[str]) -> Config | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 0 done, 2 an error that was explained, 130 interrupted and saved."""
+    """Command line.
+
+    Returns:
+        The exit status: 0 done, 2 an error that was explained, 3 too many updates were skipped, 75 saved because of
+        SIGTERM ("try again later"), 130 saved because of SIGINT.
+    """
     if argv is None:
         restart_with_huge_pages()
         keep_compiled_programs()
@@ -587,7 +664,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    return 130 if result.interrupted else 0
+    except TrainingFailed as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return FAILED
+    # Without a signal of that name, another host has failed, and has said so.
+    return SIGNALS.get(result.ended, 2) if result.interrupted else 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ Shape letters are listed in ``docs/shapes.md``.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
@@ -97,6 +98,17 @@ class ReturnRange(NamedTuple):
     high: Float32[Array, ""]
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves of a pytree by their path, for example ``world_model.rssm.mix.kernel``."""
+    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    parts = [str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path]
+    # Parameters are objects that hold their array as ``value``.
+    return ".".join(part for part in parts if part != "value")
+
+
 __all__ = [
     "MASK",
     "Action",
@@ -114,4 +126,5 @@ __all__ = [
     "Trajectory",
     "is_mask",
     "mask_keys",
+    "named_leaves",
 ]

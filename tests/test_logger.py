@@ -1,6 +1,7 @@
 """Metrics on disk: valid JSON lines, means over updates, and writing that survives a full disk."""
 
 import errno
+import io
 import json
 import math
 import time
@@ -108,6 +109,61 @@ class FullDisk:
         return getattr(self.file, name)
 
 
+@pytest.mark.parametrize(("torn", "kept"), [('{"a": 1}\n{"a": 2', 1), ('{"a": 1}\n', 1), ('{"a"', 0), ("", 0)])
+def test_a_resumed_run_starts_on_a_new_line(tmp_path, torn, kept):
+    (tmp_path / "metrics.jsonl").write_text(torn)
+    log = Logger(tmp_path, "test", 100, quiet=True)
+    log.write({"a": 3})
+    log.write({"a": 4})
+    log.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"a": 1}\n' * kept + '{"a": 3}\n{"a": 4}\n'
+
+
+def test_half_a_line_of_any_length_is_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"a": 1}\n{"a": "' + "x" * 200_000)
+    log = Logger(tmp_path, "test", 100, quiet=True)
+    log.write({"a": 2})
+    assert lines(log) == [{"a": 1}, {"a": 2}]
+
+
+def test_damaged_lines_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"a": 1}\n\0\0\0\n{"a": 2{"a": 3}\n7\n\xff\n{"a": 4}\n')
+    assert read_metrics(path) == [{"a": 1}, {"a": 4}]
+
+
+def test_a_terminal_that_is_gone_stops_nothing(log, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+        def flush(self):
+            self.write("")
+
+    log._console = logger.Console(file=Gone())
+    log.say("nobody hears this")
+    log.tick(COUNTERS, RATES)
+    assert lines(log) == [COUNTERS | RATES]
+
+
+def test_only_so_many_lines_wait_for_space(log, monkeypatch):
+    monkeypatch.setattr(logger, "MOST_UNWRITTEN", 3)
+    with monkeypatch.context() as full:
+        full.setattr(logger, "open", FullDisk, raising=False)
+        for number in range(10):
+            log.write({"number": number})
+    log.close()
+    assert [line["number"] for line in lines(log)] == [7, 8, 9]
+
+
+@pytest.mark.slow
+def test_a_learning_curve_that_cannot_be_written_is_left_out(log):
+    assert plot_learning_curve(log.logdir, "title") is None
+    log.add_episode(Episode(1.0, 3, 0), COUNTERS)
+    (log.logdir / "learning_curve.png").mkdir()
+    assert plot_learning_curve(log.logdir, "title") is None
+
+
 def test_with_space_again_no_line_is_lost_or_doubled(log, monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(log, "say", said.append)
@@ -119,11 +175,12 @@ def test_with_space_again_no_line_is_lost_or_doubled(log, monkeypatch):
         assert [line["number"] for line in lines(log)] == [0]
     assert len(said) == 1 and "No space left on device" in said[0] and str(log.logdir) in said[0]
     log.write({"number": 4})
+    assert len(said) == 2 and said[1].endswith("metrics.jsonl goes on.")
     assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4]
     with monkeypatch.context() as full:
         full.setattr(logger, "open", FullDisk, raising=False)
         log.write({"number": 5})
-    assert len(said) == 2, "a second failure is told again"
+    assert len(said) == 3, "a second failure is told again"
     log.close()
     assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4, 5]
 
@@ -163,7 +220,7 @@ def test_the_learning_curve_is_drawn_from_any_number_of_episodes(log, episodes):
     for number in range(episodes):
         log.add_episode(Episode(float(number), 3, 0), COUNTERS | {"env_steps": number})
     path = plot_learning_curve(log.logdir, "title")
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+    assert path is not None and path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
 
 
 def test_the_table_line_is_printed_where_there_is_no_terminal(tmp_path, capsys):

@@ -17,6 +17,7 @@ LAYERS = [
     "population",
     "hosts",
     "devices",
+    "guard",
     "transforms",
     "returns",
     "distributions",
@@ -31,6 +32,7 @@ LAYERS = [
     "replay",
     "envs",
     "driver",
+    "wandb_log",
     "logger",
     "manifest",
     "array_files",
@@ -43,6 +45,7 @@ LAYERS = [
     "compile_cache",
     "evaluate",
     "runs",
+    "failure",
     "device_report",
     "device_loop",
     "device_saves",
@@ -51,7 +54,7 @@ LAYERS = [
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
-MODEL_FREE = ["replay", "envs", "driver", "logger"]
+MODEL_FREE = ["replay", "envs", "driver", "wandb_log", "logger"]
 MODEL = LAYERS[LAYERS.index("transforms") : LAYERS.index("agent") + 1]
 MODEL_LIBRARIES = {"flax", "distrax", "optax", "tensorflow_probability"}
 

@@ -257,7 +257,7 @@ def test_a_worker_that_dies_is_told_and_counted(tmp_path, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(tmp_path, number, capsys):
     def interrupt(answer):
-        # Two environments, one signal: a second one would mean "at once".
+        # Two environments, one signal.
         if not sent:
             sent.append(True)
             os.kill(os.getpid(), number)
@@ -266,7 +266,7 @@ def test_a_signal_saves_and_stops(tmp_path, number, capsys):
     sent = []
     handler = signal.getsignal(number)
     result = training.train(faulty(2, interrupt), run_config(tmp_path))
-    assert result.interrupted and result.evaluation is None
+    assert result.interrupted and result.evaluation is None and result.ended == number.name
     assert signal.getsignal(number) is handler
     saved = checkpoints.load(tmp_path, with_replay=True)
     assert (saved.meta["env_steps"], saved.meta["replay"]["rows_total"]) == (4, 3)

@@ -1,0 +1,156 @@
+"""Updates that are not finite: what is noticed, what stays as it was, and what the averages leave out."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer import agent as agents
+from dreamer import guard
+from dreamer.types import ReturnRange
+from tests.small import same_tree, small_agent, small_batch
+
+
+def checked(**changed):
+    """Two losses, and two parameters with their gradients; all finite but what is changed."""
+    numbers = {"reward": 1.0, "actor": 2.0, "low": 0.0, "w": 3.0, "b": 4.0, "new_w": 5.0, "new_b": 6.0} | changed
+    n = {name: jnp.float32(value) for name, value in numbers.items()}
+    return guard.Checked(
+        {"reward": n["reward"], "actor": n["actor"]},
+        ReturnRange(n["low"], jnp.float32(1)),
+        {"w": n["w"], "b": n["b"]},
+        {"w": n["new_w"], "b": n["new_b"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"reward": math.nan}, "losses.reward"),
+        ({"low": -math.inf, "w": math.nan}, "return_range.low"),
+        ({"w": math.inf, "new_b": math.nan}, "gradients.w"),
+        ({"new_b": math.nan}, "parameters.b"),
+        ({"new_w": math.nan, "actor": math.inf}, "losses.actor"),
+    ],
+)
+def test_the_first_tensor_that_is_not_finite_is_named(changed, name):
+    found = checked(**changed)
+    assert guard.names(found)[int(guard.first_bad(found))] == name
+
+
+def test_nothing_is_wrong_with_finite_numbers():
+    assert int(guard.first_bad(checked())) == -1
+    assert int(guard.first_bad(checked(reward=3e38, w=-3e38))) == -1
+
+
+def test_sums_of_squares_show_any_element_that_is_not_finite():
+    tree = {"a": jnp.array([[1.0, 2.0], [2.0, 0.0]]), "b": jnp.array([4.0])}
+    squares = guard.sums_of_squares(tree)
+    assert {name: float(x) for name, x in squares.items()} == {"a": 9.0, "b": 16.0}
+    assert float(guard.norm(squares)) == 5.0
+    for value in (math.nan, math.inf, -math.inf, 2e19):
+        assert not np.isfinite(guard.sums_of_squares(tree["a"].at[1, 0].set(value))), value
+
+
+def metrics(loss, skipped=0.0, in_row=0, bad=-1):
+    numbers = {"loss": loss, guard.SKIPPED: skipped}
+    counts = {guard.IN_ROW: in_row, guard.BAD: bad}
+    return {k: jnp.float32(v) for k, v in numbers.items()} | {k: jnp.int32(v) for k, v in counts.items()}
+
+
+def test_averages_leave_out_what_was_skipped():
+    updates = [metrics(2.0), metrics(math.nan, 1.0, 1, 7), metrics(math.nan, 1.0, 2, 3), metrics(4.0)]
+    sums = jax.tree.map(jnp.zeros_like, updates[0])
+    for update in updates[:3]:
+        sums = guard.add(sums, update)
+    found = guard.divide(sums, jnp.int32(3))
+    assert {k: float(v) for k, v in found.items()} == {
+        "loss": 2.0,
+        guard.SKIPPED: pytest.approx(2 / 3),
+        guard.IN_ROW: 2,
+        guard.BAD: 3,
+    }
+    host = guard.average(jax.device_get(updates))
+    assert host == {"loss": 3.0, guard.SKIPPED: 0.5, guard.IN_ROW: 0}
+    alone = guard.average(jax.device_get(updates[1:3]))
+    assert math.isnan(alone["loss"]) and (alone[guard.SKIPPED], alone[guard.IN_ROW]) == (1.0, 2.0)
+    assert guard.average([]) == {} and guard.average([{"a": 1.0}, {"a": 3.0}]) == {"a": 2.0}
+
+
+# ------------------------------------------------------------------------------------------------------- in an update
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return small_agent()
+
+
+def learned(agent):
+    """All that an update changes, but for its counters; copied, since the next update writes over it."""
+    return jax.tree.map(np.array, agent.state._replace(step=0, skipped_in_row=0))
+
+
+def spoilt(field, value):
+    """A batch with one number replaced, in the second step of the second sequence."""
+    batch = small_batch()
+    array = batch.reward if field == "reward" else batch.obs["vector"]
+    array = array.copy()
+    array[1, 1] = value
+    return batch._replace(reward=array) if field == "reward" else batch._replace(obs={**batch.obs, "vector": array})
+
+
+def with_bad_moment(state, kind, value):
+    """The state with one number of a moment of the optimizer replaced: ``nu`` the second, ``ema`` the momentum."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(state.opt_state)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    index = next(i for i, name in enumerate(names) if f".{kind}" in name and "critic" in name and "kernel" in name)
+    values = [leaf for _, leaf in leaves]
+    values[index] = jnp.asarray(values[index]).at[0, 0].set(value)
+    return state._replace(opt_state=jax.tree.unflatten(treedef, values))
+
+
+@pytest.mark.slow
+def test_a_bad_update_changes_nothing_and_is_told(agent):
+    names = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)
+    assert len(set(names)) == len(names) == 10 + 2 + 2 * len(jax.tree.leaves(agent.state.nets))
+    agent.update(small_batch(1))
+    before, step = learned(agent), int(agent.state.step)
+    # The losses are in alphabetical order. A reward is seen by its head, and by the critic as part of a return.
+    cases = [("reward", math.nan, "losses.replay_critic"), ("obs", math.inf, "losses.actor")]
+    for number, (field, value, name) in enumerate(cases, 1):
+        _, found = agent.update(spoilt(field, value))
+        assert same_tree(before, learned(agent))
+        assert (int(agent.state.step), int(agent.state.skipped_in_row)) == (step + number, number)
+        assert (float(found[guard.SKIPPED]), int(found[guard.IN_ROW])) == (1.0, number)
+        assert names[int(found[guard.BAD])] == name
+    _, found = agent.update(small_batch(2))
+    assert (float(found[guard.SKIPPED]), int(found[guard.IN_ROW]), int(found[guard.BAD])) == (0.0, 0, -1)
+    assert int(agent.state.skipped_in_row) == 0 and not same_tree(before, learned(agent))
+    for leaf in jax.tree.leaves(agent.state):
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nu", "ema"])
+def test_a_bad_moment_shows_in_the_parameter(agent, kind):
+    good = jax.tree.map(np.array, agent.state)
+    agent.state = with_bad_moment(good, kind, math.nan)
+    before = learned(agent)
+    _, found = agent.update(small_batch(3))
+    names = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)
+    assert names[int(found[guard.BAD])].startswith("parameters.critic.")
+    assert same_tree(before, learned(agent))
+    agent.state = good
+
+
+@pytest.mark.slow
+def test_an_absurd_step_is_not_taken(agent):
+    """A learning rate that throws parameters out of the range of numbers leaves them where they were."""
+    wild = small_agent("optimizer.lr=1e30")
+    before = learned(wild)
+    _, found = wild.update(small_batch())
+    names = agents.checked_names(wild.config, tuple(wild.obs_spaces), wild.state)
+    assert names[int(found[guard.BAD])].startswith("parameters.")
+    assert same_tree(before, learned(wild))
