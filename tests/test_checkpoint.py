@@ -19,8 +19,8 @@ from dreamer import array_files, manifest
 from dreamer import checkpoint as checkpoints
 from dreamer.checkpoint import CheckpointError, DamagedError, Prepared
 from dreamer.hosts import Hosts
+from dreamer.learner import Learner
 from dreamer.replay import LatentSpec, Replay, TrainRatio
-from dreamer.train import Learner
 from dreamer.types import Step, StoredLatent
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent
 

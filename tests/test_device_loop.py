@@ -12,9 +12,9 @@ from dreamer import config as configs
 from dreamer.agent import Agent, Keys
 from dreamer.device_loop import DeviceLoop, LoopKeys, LoopState, member_update
 from dreamer.envs import native
+from dreamer.learner import Learner
 from dreamer.population import SWEEPABLE, members, with_numbers
 from dreamer.replay import LatentSpec, Replay, TrainRatio, device
-from dreamer.train import Learner
 from dreamer.types import Step, StoredLatent
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
 

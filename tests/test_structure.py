@@ -46,6 +46,7 @@ LAYERS = [
     "evaluate",
     "runs",
     "failure",
+    "learner",
     "device_report",
     "device_loop",
     "device_saves",
