@@ -44,7 +44,7 @@ class Script:
     def update_latents(self, ticket, latents):
         self.written.append((int(ticket.env[0]), float(latents.deter[0, 0])))
 
-    def state(self, copy):
+    def commit(self):
         return {"fields": {}}
 
 
