@@ -156,7 +156,7 @@ class Adapter(gymnasium.Env):
 
     @property
     def needs_rehearsal(self) -> bool:
-        """Whether `get_state` has to look for the state, so that it should be tried before it is trusted."""
+        """Whether a state should be tried before it is trusted; see `dreamer.envs.attributes`."""
         return attributes.needs_rehearsal(self.env)
 
     def get_state(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from dreamer.config import AtariConfig, EnvConfig
-from dreamer.envs.errors import UnknownTask
+from dreamer.envs.errors import NotRestorable, UnknownTask
 
 _TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 """Games that need a second player; ALE ends the whole process when it loads one for a single player."""
@@ -50,6 +50,9 @@ class Atari(gymnasium.Env):
     Attributes:
         ale: the emulator.
     """
+
+    needs_rehearsal = True
+    """In a few games, such as Q*bert and Tetris, something matters that ALE's saved state leaves out."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012 (Gymnasium's own convention)
 
@@ -108,8 +111,10 @@ class Atari(gymnasium.Env):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same game."""
+        """Continue from a state of the same game; raises `NotRestorable` if ALE does not take all of it."""
         self.ale.restoreSystemState(ALEState(state["ale"]))
+        if self.ale.cloneSystemState().serialize() != state["ale"]:
+            raise NotRestorable("The Arcade Learning Environment restores the state of this game only in part.")
         self.np_random.bit_generator.state = state["random"]
         for screen, saved in zip(self._screens, state["screens"], strict=True):
             screen[:] = saved

@@ -37,9 +37,13 @@ def tells_itself(env: Any) -> bool:
 
 
 def needs_rehearsal(env: gymnasium.Env) -> bool:
-    """Whether anything but the environment itself, and Gymnasium's own wrappers, decides what its state is."""
-    layers = list(_layers(env))
-    return not all(tells_itself(layer) or type(layer).__module__.startswith("gymnasium.wrappers") for layer in layers)
+    """Whether a state should be tried before it is trusted.
+
+    So it is where anything but the environment itself, and Gymnasium's own wrappers, says what the state is; and where
+    the environment asks for it, by an attribute ``needs_rehearsal``.
+    """
+    layers = (layer for layer in _layers(env) if not type(layer).__module__.startswith("gymnasium.wrappers"))
+    return any(getattr(layer, "needs_rehearsal", not tells_itself(layer)) for layer in layers)
 
 
 def get_state(env: gymnasium.Env) -> dict[str, Any]:

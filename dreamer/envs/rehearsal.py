@@ -94,8 +94,8 @@ def _reset(env: Adapter, seed: int | None = None) -> Answer:
 def _refuse_different(env: Adapter, one: Answer, two: Answer) -> None:
     if _bits(one) != _bits(two):
         raise NotRestorable(
-            f"{env.name} went another way after its state was restored, so something outside its attributes, such "
-            f"as global randomness, decides what it does: give it the methods get_state and set_state."
+            f"{env.name} went another way after its state was restored, so something that the state leaves out decides "
+            f"what it does, such as global randomness: give it methods get_state and set_state that know of everything."
         )
 
 

@@ -114,8 +114,8 @@ class VectorEnv:
     def state(self) -> dict[str, Any]:
         """State of all environments, as in `dreamer.envs.states`; what they answered last is not part of it.
 
-        Environments that do not tell their state themselves are tried first, once: two more are made, and must play
-        alike after one was given the state of the other. The answer is remembered; the run is not affected.
+        Environments whose state needs a rehearsal are tried first, once: two more are made, and must play alike after
+        one was given the state of the other. The answer is remembered; the run is not affected.
 
         Raises:
             NotRestorable: the environments cannot be restored, and why.

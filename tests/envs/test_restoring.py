@@ -91,15 +91,22 @@ def test_the_suite_goes_on_after_the_end_of_an_episode():
 
 def test_atari_goes_on():
     pytest.importorskip("ale_py")
-    config = EnvConfig(count=1, repeat=4)
-    assert_restores(task("atari_pong", repeat=4), config, before=30, after=30)
+    # Every frame is seen, so that the one before the first matters.
+    assert_restores(task("atari_pong"), EnvConfig(count=1), before=80, after=30)
 
 
 @pytest.mark.slow
 def test_every_game_goes_on():
     atari = pytest.importorskip("dreamer.envs.atari")
+    config = EnvConfig(count=1, repeat=4)
+    refused = set()
     for name in atari.tasks():
-        assert_restores(task(f"atari_{name}", repeat=4), EnvConfig(count=1, repeat=4), before=60, after=60)
+        try:
+            assert_restores(task(f"atari_{name}", repeat=4), config, before=60, after=60, other=config)
+        except NotRestorable:
+            refused.add(name)
+    # What the emulator leaves out of the state of these is noticed before anybody relies on it.
+    assert refused == {"miniature_golf", "qbert", "tetris"}
 
 
 @pytest.mark.parametrize("name", ["crafter_reward", "minigrid_MiniGrid-Empty-5x5-v0"])
