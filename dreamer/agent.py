@@ -7,7 +7,6 @@ than a small network does.
 
 import copy
 import functools
-import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ from dreamer.behavior import (
 )
 from dreamer.config import Config, ConfigError
 from dreamer.devices import Placement, available_bytes
+from dreamer.memory import tree_bytes
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
 from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
@@ -309,12 +309,8 @@ def refuse_absurd(shapes: TrainState, devices: int, available: int) -> None:
         devices: among which moments may be divided.
         available: bytes on each device.
     """
-
-    def bytes_of(tree: Any) -> int:
-        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-    nets, moments = bytes_of(shapes.nets), bytes_of(shapes.opt_state)
-    needed = 2 * nets + bytes_of(shapes.slow_critic) + moments // devices
+    nets, moments = tree_bytes(shapes.nets), tree_bytes(shapes.opt_state)
+    needed = 2 * nets + tree_bytes(shapes.slow_critic) + moments // devices
     if needed > available:
         raise ConfigError(
             f"An agent of this size needs at least {needed / 1e9:,.1f} GB of memory: {nets / 1e9:,.1f} GB of "
@@ -368,7 +364,7 @@ class Agent:
         self._update_key = self.placement.key(self._keys.update)
         self._policy_key = self.placement.own_key(self._keys.policy)
         self.policy_steps = 0
-        self._update = self.placement.compile_update(self._flat_update, self._nets_slice)
+        self._update = self._jit_update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
@@ -379,7 +375,7 @@ class Agent:
         other._update_key = other.placement.key(other._keys.update)
         other._policy_key = other.placement.own_key(other._keys.policy)
         other.state = state
-        other._update = other.placement.compile_update(other._flat_update, other._nets_slice)
+        other._update = other._jit_update = other.placement.compile_update(other._flat_update, other._nets_slice)
         other._report = jax.jit(other._flat_report, static_argnames="context")
         return other
 
@@ -479,9 +475,15 @@ class Agent:
         return self._report(self._leaves, batch, self._keys.report, context=context)
 
     def compile_update(self, batch: Batch) -> Any:
-        """Compile the update for batches of this shape ahead of time; returns JAX's compiled object for inspection."""
+        """Compile the update now, for batches of this shape, which all later ones must have.
+
+        Returns:
+            JAX's compiled object, for inspection.
+        """
         batch = self.placement.spread(batch)
-        return self._update.lower(*self._split(self._leaves), batch, self._update_key).compile()
+        compiled = self._jit_update.lower(*self._split(self._leaves), batch, self._update_key).compile()
+        self._update = compiled
+        return compiled
 
     def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
         """The networks, and the rest of the state."""

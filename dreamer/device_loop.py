@@ -26,6 +26,7 @@ from dreamer.device_report import Report
 from dreamer.devices import available_bytes
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
+from dreamer.memory import tree_bytes
 from dreamer.population import Member, with_numbers
 from dreamer.replay import LatentSpec, device
 from dreamer.replay.device import Cursor, Place, Ring
@@ -243,7 +244,8 @@ class DeviceLoop:
             in_axes=(0, 0, 0, None, None, None),
             out_axes=(0, None, 0),
         )
-        self._run = jax.jit(run, donate_argnums=(2, 3))
+        self._jit_run = jax.jit(run, donate_argnums=(2, 3))
+        self._run: Callable[..., Any] = self._jit_run
 
     def begin(self) -> LoopState:
         """The state before the first turn."""
@@ -256,12 +258,18 @@ class DeviceLoop:
     def required_bytes(self) -> tuple[int, int]:
         """Bytes of replay of all members, and of everything else: their networks and as much again for gradients."""
         shapes = self.shapes().members
-        replay, networks, all = (_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
+        replay, networks, all = (tree_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
         return replay, all - replay + networks
 
     def member(self, state: LoopState, index: int) -> MemberState:
         """The state of one member."""
         return jax.tree.map(lambda x: x[index], state.members)
+
+    def compile(self, state: LoopState, window: int) -> Any:
+        """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
+        due = np.zeros(window, np.int32)
+        self._run = self._jit_run.lower(self._seeds, self._numbers, *state, due, np.int32(0)).compile()
+        return self._run
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting.
@@ -288,10 +296,6 @@ def member_update(config: Config) -> Update:
         return agents.update(state, batch, key, with_numbers(config, numbers))
 
     return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def replay_specs(config: Config, env: NativeEnv) -> Any:

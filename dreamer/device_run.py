@@ -31,6 +31,7 @@ from dreamer.envs.native import native_env
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.failure import Skip
 from dreamer.failure import report as report_failure
+from dreamer.memory import Plan, beside_arguments
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
@@ -104,11 +105,13 @@ class DeviceRun:
         """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
 
         Raises:
+            ConfigError: there is not enough memory for the program; nothing has happened yet.
             CheckpointError: the last checkpoint could not be written.
             TrainingFailed: too many updates of a member in a row were skipped; the last checkpoints stay as they are.
         """
         with self._cleanup:
             self._announce()
+            self._compile()
             self._loop()
             self._save()
             if self._stop:
@@ -123,13 +126,22 @@ class DeviceRun:
             population = tuple(results) if len(results) > 1 else ()
             return Result(first.agent, self.logdir, first.evaluation, first.interrupted, first.ended, population)
 
+    def _compile(self) -> None:
+        """Compile the program before anything happens, as only then its memory is known."""
+        replay, start = self.config.replay, time.perf_counter()
+        program = beside_arguments(self.loop.compile(self.state, WINDOW))
+        plan = Plan(program, 0, available_bytes())
+        plan.check(replay.batch_size, replay.batch_length)
+        self.log.say(
+            f"  It was compiled in {logger.duration(time.perf_counter() - start)} and takes {program / 1e9:.2f} GB "
+            f"more while it runs; {plan.available / 1e9:.2f} GB are free."
+        )
+
     def _loop(self) -> None:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
         self._begin = time.perf_counter()
         if self._damaged:
             self.log.write({**self._common_counters(), "resume/damaged_checkpoints": len(self._damaged)})
-        # A window without turns compiles, so that the time of the others tells their pace.
-        self.state, _ = self.loop.run(self.state, np.zeros(WINDOW, np.int32), 0)
         # The state is fetched after every window, so there is nothing to wait for.
         profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
         next_log = self._begin + min(config.log_every, 5.0)

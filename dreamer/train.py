@@ -25,7 +25,7 @@ from dreamer.agent import Agent, checked_names
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.device_run import DeviceRun
-from dreamer.devices import expectation, placement
+from dreamer.devices import available_bytes, expectation, placement
 from dreamer.driver import Driver, Row
 from dreamer.envs.states import pack, unpack
 from dreamer.evaluate import Evaluation, evaluate, make_env
@@ -34,6 +34,7 @@ from dreamer.failure import report as report_failure
 from dreamer.hosts import HostError, join
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.learner import Learner
+from dreamer.memory import Plan, beside_arguments, tree_bytes
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import LatentSpec, Replay, ReplayDiskError, ReplayMemoryError, TrainRatio
@@ -165,12 +166,14 @@ class Run:
         """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
 
         Raises:
+            ConfigError: there is not enough memory for an update beside a full replay; nothing has happened yet.
             EnvError: an environment failed; everything up to then was saved.
             CheckpointError: the last checkpoint could not be written.
             TrainingFailed: too many updates in a row were skipped; the last checkpoint was left as it is.
         """
         with self._cleanup:
             self._announce()
+            self._compile()
             try:
                 self._loop()
             except envs.EnvError as error:
@@ -192,6 +195,24 @@ class Run:
             evaluation = self._evaluate()
             self._closing_words(path, evaluation)
             return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
+
+    def _compile(self) -> None:
+        """Compile the update before anything happens, as only then its memory is known."""
+        config, replay, start = self.config, self.learner.replay, time.perf_counter()
+        batch, on_host = replay.blank_batch(), jax.default_backend() == "cpu"
+        with self.hosts.together("compile the update"):
+            program = beside_arguments(self.agent.compile_update(batch))
+            # Devices that are CPUs share the memory of their host, with replay.
+            devices = self.agent.placement.count // self.hosts.count if on_host else 1
+            rest = replay.unclaimed_bytes if on_host else 0
+            plan = Plan(devices * program + tree_bytes(batch), rest, available_bytes())
+            plan.check(config.replay.batch_size, config.replay.batch_length)
+        self._most_memory = psutil.Process().memory_info().rss + plan.replay + (plan.program if on_host else 0)
+        self.log.say(
+            f"  The update was compiled in {logger.duration(time.perf_counter() - start)} and takes "
+            f"{plan.program / 1e9:.2f} GB while it runs; {plan.available / 1e9:.2f} GB are free. With a full replay, "
+            f"the run will take about {self._most_memory / 1e9:.2f} GB on this host."
+        )
 
     def _loop(self) -> None:
         config, driver, learner = self.config.run, self.driver, self.learner
@@ -403,8 +424,8 @@ class Run:
             f"  {self.agent.parameter_count:,} parameters in {c.nets.dtype} on {devices}; {c.env.count} environments; "
             f"batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
             f"  replay of {c.replay.capacity:,} steps takes up to {replay.memory_bytes * gigabytes:.2f} GB of memory "
-            f"and {replay.disk_bytes * gigabytes:.2f} GB on disk. The first update compiles; then the wall time is "
-            "estimated."
+            f"and {replay.disk_bytes * gigabytes:.2f} GB on disk. The update is compiled first; when it has run for "
+            "a while, the wall time is estimated."
         )
         if advice := expectation(c, self.agent.parameter_count, self.agent.placement):
             self.log.say(f"  {advice}")
@@ -427,12 +448,8 @@ class Run:
         return f"New episodes begin, open ones count as truncated, and all else is exact. {reason}"
 
     def _estimate(self, eta: float) -> None:
-        memory, full = psutil.Process().memory_info().rss * 1e-9, self.learner.replay.memory_bytes * 1e-9
         total = self._seconds() + eta
-        self.log.say(
-            f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here; {memory:.1f} GB of "
-            f"memory now, at most {memory + full:.1f} GB with a full replay, besides what is cached of its files."
-        )
+        self.log.say(f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here.")
 
     def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
         if not self.hosts.first:

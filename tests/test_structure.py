@@ -17,6 +17,7 @@ LAYERS = [
     "population",
     "hosts",
     "devices",
+    "memory",
     "guard",
     "transforms",
     "returns",

@@ -120,6 +120,11 @@ class Replay:
         return (self._total - self._oldest) * self._num_envs
 
     @property
+    def unclaimed_bytes(self) -> int:
+        """Memory that a full ring will take beyond what the steps held now take."""
+        return self.memory_bytes - self.steps * (self.memory_bytes // (self._rows * self._num_envs))
+
+    @property
     def commit_due(self) -> bool:
         """Whether it is time for another `commit`: the next `add` overwrites what the one before the last needs."""
         return self._opened is not None and self._opened.due(self._total)
@@ -195,6 +200,22 @@ class Replay:
             ),
         )
         return batch, Ticket(env=env, row=context + 1)
+
+    def blank_batch(self) -> Batch:
+        """A batch of zeros with the keys, shapes and dtypes of those that `sample` returns."""
+        size, length = self._config.batch_size, self._config.batch_length
+
+        def zeros(name: str, *lead: int) -> np.ndarray:
+            shape, dtype = self._specs[name]
+            return np.zeros((*lead, *shape), dtype)
+
+        flags = {name: zeros(name, size, length) for name in ("reward", "is_first", "is_last", "is_terminal")}
+        return Batch(
+            obs={key: zeros(f"obs/{key}", size, length) for key in self._obs_keys},
+            prev_action={key: zeros(f"action/{key}", size, length) for key in self._action_keys},
+            latent=StoredLatent(zeros("latent/deter", size), zeros("latent/stoch", size)),
+            **flags,
+        )
 
     def update_latents(self, ticket: Ticket, latents: StoredLatent) -> None:
         """Replace the stored latents of a sampled batch by those the update computed for it.
