@@ -38,7 +38,8 @@ class Plan(NamedTuple):
         raise ConfigError(
             f"An update with batches of {batch_size} x {batch_length} needs {_gigabytes(self.program)} of memory "
             f"beside the training state{beside}; {_gigabytes(self.available)} are available, "
-            f"{_gigabytes(self.missing)} are missing. Lower replay.batch_size or replay.batch_length{smaller}, or choose a smaller preset size/... ."
+            f"{_gigabytes(self.missing)} are missing. Lower replay.batch_size or replay.batch_length{smaller}, or "
+            "choose a smaller preset size/... ."
         )
 
 
