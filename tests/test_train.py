@@ -517,6 +517,21 @@ def test_main_resumes_and_tells_by_its_status(copy, capsys):
     assert yaml.safe_load((copy / "config.yaml").read_text())["logdir"] == str(copy)
 
 
+def test_only_the_directory_that_is_named_is_touched(finished, copy):
+    """A checkpoint holds a config, and that a log directory: where somebody else's run was, on his machine."""
+    assert checkpoints.load(copy).config.logdir == str(finished.logdir) != str(copy)
+
+    def contents():
+        return {path: path.read_bytes() for path in finished.logdir.rglob("*") if path.is_file()}
+
+    before, beside = contents(), set(finished.logdir.parent.iterdir())
+    dreamer.load(copy)
+    evaluation.evaluate_logdir(copy, 1)
+    assert training.main(["--resume", str(copy), "run.env_steps=62", "run.eval_episodes=0"]) == 0
+    assert checkpoints.load(copy).meta["env_steps"] == 62
+    assert contents() == before and set(finished.logdir.parent.iterdir()) == beside
+
+
 def test_the_default_logdir_is_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training.time, "strftime", lambda _: "NOW")
