@@ -5,6 +5,7 @@ import pytest
 from dreamer import checkpoint as checkpoints
 from dreamer import train as training
 from dreamer.logger import read_metrics
+from dreamer.replay import read_contents
 from tests.small import run_config, same_tree
 
 pytestmark = pytest.mark.slow
@@ -22,10 +23,13 @@ def kept(logdir):
     """All that a checkpoint and the metrics hold, without times and without what tells of resuming."""
     saved = checkpoints.load(logdir, with_replay=True)
     assert saved.replay is not None
-    meta = {key: value for key, value in saved.meta.items() if key not in ("config", "seconds", "resumes")}
-    rest = {key: value for key, value in saved.replay.items() if key != "fields"}
-    lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(logdir / "metrics.jsonl")]
-    return saved.state, saved.replay["fields"], meta, rest, lines
+    meta = {key: value for key, value in saved.meta.items() if key not in ("config", "seconds", "resumes", "replay")}
+    # How often it was saved tells of resuming, too.
+    rest = {key: value for key, value in saved.replay.items() if key not in ("fields", "generation")}
+    fields = saved.replay["fields"] | read_contents(logdir / "replay" / "0", saved.replay)
+    lines = [line for line in read_metrics(logdir / "metrics.jsonl") if "save/seconds" not in line]
+    lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+    return saved.state, fields, meta, rest, lines
 
 
 @pytest.mark.parametrize(

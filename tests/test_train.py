@@ -349,7 +349,7 @@ def test_a_save_in_the_background_holds_what_was_at_its_start(tmp_path, monkeypa
     assert first.replay is not None and first.replay["rows_total"] == 1
     assert first.meta["env_steps"] == 2 and first.state["step"] == 0
     monkeypatch.undo()
-    again = train(tmp_path / "two", "run={env_steps: 2, eval_episodes: 0}", env=faulty(0, None))
+    again = train(tmp_path / "two", "run={env_steps: 2, eval_episodes: 0}", env=faulty(0, proceed))
     saved = checkpoints.load(again.logdir, with_replay=True)
     assert same_tree(first.state, saved.state) and saved.replay is not None
     assert first.replay["fields"].keys() == saved.replay["fields"].keys()
