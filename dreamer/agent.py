@@ -7,6 +7,7 @@ than a small network does.
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -471,8 +472,17 @@ class Agent:
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
-        """See `report`."""
-        return self._report(self._leaves, batch, self._keys.report, context=context)
+        """See `report`. Every host may call it by itself."""
+        return self._report(self.placement.near(self._leaves), batch, self._keys.report, context=context)
+
+    def compile_report(
+        self, batch: Batch, context: int
+    ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
+        """Compile `report` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
+        compiled = self._report.lower(
+            self.placement.near(self._leaves), batch, self._keys.report, context=context
+        ).compile()
+        return lambda batch: compiled(self.placement.near(self._leaves), batch, self._keys.report), compiled
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update now, for batches of this shape, which all later ones must have.

@@ -278,7 +278,18 @@ class RunConfig:
     log_every: float = _field(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = _field(600.0, "seconds between checkpoints", "seconds")
     keep: int = _field(2, "checkpoints kept, the newest ones; the best by evaluation stays as well", "checkpoints")
-    wandb: bool = _field(False, "send metrics to Weights & Biases as well")
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """What is written beside ``metrics.jsonl``."""
+
+    tensorboard: bool = _field(True, "write files for TensorBoard to LOGDIR/tensorboard")
+    wandb: bool = _field(False, "send metrics and pictures to Weights & Biases, or keep them for it if out of reach")
+    project: str = _field("dreamer", "project at Weights & Biases")
+    pictures_every: float = _field(
+        300.0, "seconds between predictions of the world model drawn to LOGDIR/pictures; 0: none", "seconds"
+    )
 
 
 @dataclass(frozen=True)
@@ -304,6 +315,7 @@ class Config:
     population: PopulationConfig = _field(PopulationConfig(), "population")
     load: LoadConfig = _field(LoadConfig(), "parameters to start from")
     run: RunConfig = _field(RunConfig(), "run")
+    logger: LoggerConfig = _field(LoggerConfig(), "logger")
 
     def __post_init__(self) -> None:
         for key, field, value in _walk(self):

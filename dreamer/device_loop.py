@@ -32,6 +32,7 @@ from dreamer.replay import LatentSpec, device
 from dreamer.replay.device import Cursor, Place, Ring
 from dreamer.replay.layout import field_specs
 from dreamer.types import Batch, Metrics, StoredLatent
+from dreamer.watch import SEQUENCES, context_of
 
 Numbers = Mapping[str, Array]
 """Scalars by config key, in which members differ."""
@@ -233,6 +234,7 @@ class DeviceLoop:
     """
 
     def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
+        self._config = config
         self._seeds = np.array([member.config.seed for member in members], np.int32)
         self._numbers = {
             key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
@@ -270,6 +272,27 @@ class DeviceLoop:
         due = np.zeros(window, np.int32)
         self._run = self._jit_run.lower(self._seeds, self._numbers, *state, due, np.int32(0)).compile()
         return self._run
+
+    def compile_report(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
+        """Compile the open-loop prediction of the first member for its newest sequences.
+
+        Returns:
+            A function from the state to the batch, its predictions and metrics, see `dreamer.agent.report`; and JAX's
+            compiled object, for inspection.
+        """
+        config = self._config
+        length, count = config.replay.batch_length, config.env.count
+
+        def report(members: MemberState, cursor: Cursor) -> tuple[Batch, Any, Metrics]:
+            member: MemberState = jax.tree.map(lambda x: x[0], members)
+            rows = member.fields["reward"].shape[1]
+            place = device.newest(cursor, SEQUENCES, length, count, rows)
+            batch = device.gather(member.fields, place, length)
+            key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
+            return batch, *agents.report(member.train, batch, key, context_of(length))
+
+        compiled = jax.jit(report).lower(*state).compile()
+        return lambda state: compiled(*state), compiled
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting.

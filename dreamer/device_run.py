@@ -23,6 +23,7 @@ from dreamer import device_saves, guard, logger, transfer
 from dreamer.agent import Agent, checked_names
 from dreamer.checkpoint import Checkpoint, CheckpointError, Snapshot
 from dreamer.config import Config
+from dreamer.curves import plot_learning_curve
 from dreamer.device_loop import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.device_records import WINDOW, Pace, Record, summarize
 from dreamer.device_report import Report
@@ -47,6 +48,7 @@ from dreamer.runs import (
     write_config,
 )
 from dreamer.saver import Saved, Saver, room_for_copy
+from dreamer.watch import Prediction, Watcher, context_of
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
 """What a report tells of each turn."""
@@ -90,6 +92,10 @@ class DeviceRun:
             if saved is not None:
                 self._restore(saved[0])
             self._open_logs(quiet, saved)
+            first = self.members[0].config
+            title, pictures = f"{config.task}, seed {first.seed}", config.logger.pictures_every
+            self.watcher = Watcher(pathlib.Path(first.logdir), self.env.obs_spaces, title, pictures)
+            self._cleanup.callback(self.watcher.close)
             self.saver = Saver()
             self._cleanup.callback(self.saver.close)
             for damaged in self._damaged:
@@ -114,6 +120,10 @@ class DeviceRun:
             self._compile()
             self._loop()
             self._save()
+            if not self._stop and self.watcher.wanted and self.updates:
+                self.watcher.hear(self.records[0].log, self._first_counters, wait=True)
+                self._draw()
+                self.watcher.hear(self.records[0].log, self._first_counters, wait=True)
             if self._stop:
                 self.log.say(
                     f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
@@ -130,6 +140,9 @@ class DeviceRun:
         """Compile the program before anything happens, as only then its memory is known."""
         replay, start = self.config.replay, time.perf_counter()
         program = beside_arguments(self.loop.compile(self.state, WINDOW))
+        if self.watcher.wanted:
+            self._predict, report = self.loop.compile_report(self.state)
+            program = max(program, beside_arguments(report))
         plan = Plan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
         self.log.say(
@@ -162,6 +175,9 @@ class DeviceRun:
             if end >= next_log:
                 self._tick(speed)
                 next_log = time.perf_counter() + config.log_every
+            if self.watcher.due and self.updates:
+                self._draw()
+            self.watcher.hear(self.records[0].log, self._first_counters)
             self._hear_of_save()
             # What is saved while updates are skipped may be what fails.
             if end >= next_save and not skipping and not self.saver.busy:
@@ -259,6 +275,14 @@ class DeviceRun:
         steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
         return {**own, **steps, "episodes": sum(record.episodes for record in self.records)}
 
+    def _draw(self) -> None:
+        """Begin to draw what the world model of the first member makes of its newest sequences."""
+        batch, predictions, metrics = self._predict(self.state)
+        self.watcher.start(Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics))
+
+    def _first_counters(self) -> dict[str, Any]:
+        return self._counters(self.records[0])
+
     def _hear_of_save(self, wait: bool = False) -> None:
         """Write down what the last save took; one that failed is no reason to stop."""
         try:
@@ -322,11 +346,19 @@ class DeviceRun:
     def _open_logs(self, quiet: bool, saved: Sequence[Checkpoint] | None) -> None:
         """Write the configs down, and open the log of each member, and that of the run if there are several."""
         config, alone = self.config, len(self.members) == 1
-        wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
+        wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
         title = f"Dreamer on {config.task}" + ("" if alone else f", {len(self.members)} members")
         names, summarize = getattr(self.env, "log_names", ()), summarizer(config.task)
         own = summarize if alone else None
-        shown = logger.Logger(self.logdir, title, config.run.env_steps, quiet, wandb if config.run.wandb else None, own)
+        shown = logger.Logger(
+            self.logdir,
+            title,
+            config.run.env_steps,
+            quiet,
+            config.logger.tensorboard,
+            wandb if config.logger.wandb else None,
+            own,
+        )
         self._cleanup.callback(shown.close)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
         write_config(self.logdir, config)
@@ -336,7 +368,10 @@ class DeviceRun:
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
             write_config(path, member.config)
-            log = shown if alone else logger.Logger(path, title, config.run.env_steps, True, summarize=summarize)
+            log = shown
+            if not alone:
+                board = config.logger.tensorboard
+                log = logger.Logger(path, title, config.run.env_steps, True, board, summarize=summarize)
             self._cleanup.callback(log.close)
             self.records.append(Record(member, log, saved[index].meta if saved is not None else None, names))
             if not alone:
@@ -397,8 +432,8 @@ class DeviceRun:
         scored = [(record.member.name, result.evaluation) for record, result in zip(self.records, results, strict=True)]
         lines += summarize([(name, evaluation) for name, evaluation in scored if evaluation is not None])
         for result in results if len(results) > 1 else []:
-            logger.plot_learning_curve(result.logdir, f"{self.config.task}, {result.logdir.name}")
-        curve = logger.plot_learning_curve(self.logdir, f"{self.config.task}, {self.log.title}")
+            plot_learning_curve(result.logdir, f"{self.config.task}, {result.logdir.name}")
+        curve = plot_learning_curve(self.logdir, f"{self.config.task}, {self.log.title}")
         names = {
             "metrics": self.logdir / "metrics.jsonl",
             "config": self.logdir / "config.yaml",

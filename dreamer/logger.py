@@ -1,4 +1,4 @@
-"""Writes down what happens: terminal, ``metrics.jsonl``, Weights & Biases, and the learning curve.
+"""Writes down what happens: terminal, ``metrics.jsonl``, TensorBoard, Weights & Biases, and the learning curve.
 
 Metrics of updates stay on the device as they come; they are fetched and averaged only when a line is due, so that
 nothing waits for the accelerator in between. A disk that is full, or a terminal that is gone, never stops training: it
@@ -23,8 +23,10 @@ from rich.table import Table
 
 from dreamer import guard
 from dreamer.driver import Episode
+from dreamer.sinks import DataTable, Entry, Sink
+from dreamer.tensorboard_log import TensorBoardClient
 from dreamer.types import Metrics
-from dreamer.wandb_log import WandbLog
+from dreamer.wandb_log import WandbClient
 
 RECENT = 10
 """Episodes in the mean return on display."""
@@ -44,6 +46,7 @@ class Logger:
         title: heading of the display.
         total_env_steps: budget of the run, for the progress and the ETA.
         quiet: print nothing.
+        tensorboard: write files for TensorBoard as well.
         wandb: keyword arguments of ``wandb.init``, or None to leave it out.
         summarize: adds numbers about all episodes to the line of each; or None.
     """
@@ -54,6 +57,7 @@ class Logger:
         title: str,
         total_env_steps: int,
         quiet: bool = False,
+        tensorboard: bool = False,
         wandb: dict[str, Any] | None = None,
         summarize: Summarize | None = None,
     ):
@@ -72,7 +76,12 @@ class Logger:
         if self._console.is_terminal and not quiet:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        self._wandb = WandbLog({"dir": str(logdir), **wandb}, self.say) if wandb is not None else None
+        self._sinks: list[Sink] = []
+        if logdir is not None and tensorboard:
+            where = logdir / "tensorboard"
+            self._sinks.append(Sink("TensorBoard", lambda: TensorBoardClient(where), self.say))
+        if logdir is not None and wandb is not None:
+            self._sinks.append(Sink("Weights & Biases", lambda: WandbClient(logdir, wandb, self.say), self.say))
 
     def say(self, message: str) -> None:
         """Print a line, above the display if there is one."""
@@ -110,9 +119,14 @@ class Logger:
         self._show(line)
         return line
 
-    def write(self, values: dict[str, Any]) -> None:
-        """Write a line of arbitrary values."""
-        self._write(values)
+    def write(
+        self,
+        values: dict[str, Any],
+        pictures: Mapping[str, pathlib.Path] | None = None,
+        tables: Mapping[str, DataTable] | None = None,
+    ) -> None:
+        """Write a line of arbitrary values; what else TensorBoard and Weights & Biases are to show goes there only."""
+        self._write(values, pictures, tables)
 
     def close(self) -> None:
         """Stop the display and flush."""
@@ -121,18 +135,24 @@ class Logger:
                 self._live.stop()
             self._live = None
         self._flush()
-        if self._wandb is not None:
-            self._wandb.close()
-            self._wandb = None
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
 
-    def _write(self, values: dict[str, Any]) -> None:
+    def _write(
+        self,
+        values: dict[str, Any],
+        pictures: Mapping[str, pathlib.Path] | None = None,
+        tables: Mapping[str, DataTable] | None = None,
+    ) -> None:
         # JSON has no NaN or infinity.
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._unwritten.append(json.dumps(clean))
         del self._unwritten[:-MOST_UNWRITTEN]
         self._flush()
-        if self._wandb is not None:
-            self._wandb.log({k: v for k, v in clean.items() if v is not None})
+        entry = Entry({k: v for k, v in clean.items() if v is not None}, pictures or {}, tables or {})
+        for sink in self._sinks:
+            sink.log(entry)
 
     def _flush(self) -> None:
         if self.logdir is None:
@@ -251,37 +271,3 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return [line for line in found if isinstance(line, dict)]
-
-
-def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path | None:
-    """Draw every episode's return and their running mean over env steps.
-
-    Returns:
-        The path of the PNG; None if the disk refused it, or has no metrics.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and needed once.
-    from matplotlib.figure import Figure
-
-    try:
-        episodes = [line for line in read_metrics(logdir / "metrics.jsonl") if "episode/score" in line]
-    except OSError:
-        return None
-    steps = np.array([line["env_steps"] for line in episodes], float)
-    scores = np.array([line["episode/score"] for line in episodes], float)
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot(steps, scores, ".", color="#9bb7d4", markersize=4, label="episode")
-    if len(scores) >= RECENT:
-        mean = np.convolve(scores, np.ones(RECENT) / RECENT, "valid")
-        axes.plot(steps[RECENT - 1 :], mean, color="#1f4e79", label=f"mean of {RECENT}")
-    if len(scores):
-        axes.legend(frameon=False)
-    axes.set(xlabel="env steps", ylabel="return", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    path = logdir / "learning_curve.png"
-    try:
-        figure.savefig(path)
-    except OSError:
-        return None
-    return path

@@ -19,7 +19,7 @@ from dreamer.evaluate import Evaluation
 from dreamer.logger import RECENT
 
 FREE_TO_CHANGE = (
-    *("logdir", "run.", "devices", "distributed", "optimizer.moments"),
+    *("logdir", "run.", "logger.", "devices", "distributed", "optimizer.moments"),
     *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
 )
 """Config keys, or prefixes of them, that a resumed run may change; except for ``run.loop``."""

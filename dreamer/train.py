@@ -24,6 +24,7 @@ from dreamer import config as configs
 from dreamer.agent import Agent, checked_names
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
+from dreamer.curves import plot_learning_curve
 from dreamer.device_run import DeviceRun
 from dreamer.devices import available_bytes, expectation, placement
 from dreamer.driver import Driver, Row
@@ -54,6 +55,7 @@ from dreamer.runs import (
     write_config,
 )
 from dreamer.saver import Saved, Saver, room_for_copy
+from dreamer.watch import SEQUENCES, Prediction, Watcher, context_of
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
@@ -137,7 +139,7 @@ class Run:
                 write_config(self.logdir, config)
                 if self._taken is not None:
                     (self.logdir / "load.txt").write_text(self._taken.listing())
-            wandb = {"project": "dreamer", "name": self.logdir.name, "config": configs.to_dict(config)}
+            wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
             title = f"Dreamer on {config.task}"
             summarize = envs.summarizer(config.task)
             self.log = logger.Logger(
@@ -145,10 +147,14 @@ class Run:
                 title,
                 config.run.env_steps,
                 quiet or not hosts.first,
-                wandb if config.run.wandb and hosts.first else None,
+                config.logger.tensorboard,
+                wandb if config.logger.wandb and hosts.first else None,
                 summarize,
             )
             self._cleanup.callback(self.log.close)
+            pictures = config.logger.pictures_every if hosts.first else 0.0
+            self.watcher = Watcher(self.logdir, vector.obs_spaces, f"{config.task}, seed {config.seed}", pictures)
+            self._cleanup.callback(self.watcher.close)
             # Closed before the log, and before another run may have the directory.
             self.saver = Saver(background=hosts.count == 1)
             self._cleanup.callback(self.saver.close)
@@ -192,6 +198,10 @@ class Run:
                     f"Resume with: {resume_command(self.logdir)}"
                 )
                 return Result(self.agent, self.logdir, None, interrupted=True, ended=self._stop.signal)
+            if self.watcher.wanted and self.learner.updates:
+                self.watcher.hear(self.log, self._counters, wait=True)
+                self._draw()
+                self.watcher.hear(self.log, self._counters, wait=True)
             evaluation = self._evaluate()
             self._closing_words(path, evaluation)
             return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
@@ -202,6 +212,10 @@ class Run:
         batch, on_host = replay.blank_batch(), jax.default_backend() == "cpu"
         with self.hosts.together("compile the update"):
             program = beside_arguments(self.agent.compile_update(batch))
+            if self.watcher.wanted:
+                length = config.replay.batch_length
+                self._predict, report = self.agent.compile_report(replay.blank_batch(SEQUENCES), context_of(length))
+                program = max(program, beside_arguments(report))
             # Devices that are CPUs share the memory of their host, with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
             rest = replay.unclaimed_bytes if on_host else 0
@@ -260,6 +274,9 @@ class Run:
                     estimated = True
                     self._estimate(eta)
                 next_log = time.perf_counter() + config.log_every
+            if self.watcher.due and learner.updates:
+                self._draw()
+            self.watcher.hear(self.log, self._counters)
             profiler.turn(learner.updates)
             due = learner.replay.commit_due
             self._hear_of_save(wait=due)
@@ -339,6 +356,11 @@ class Run:
             "episodes": self.driver.episodes,
             "seconds": self._seconds(),
         }
+
+    def _draw(self) -> None:
+        """Begin to draw what the world model makes of the newest sequences."""
+        batch = self.learner.replay.newest(SEQUENCES)
+        self.watcher.start(Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch)))
 
     def _hear_of_save(self, wait: bool = False) -> None:
         """Write down what the last save took; one that failed is no reason to stop."""
@@ -454,7 +476,7 @@ class Run:
     def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
         if not self.hosts.first:
             return
-        curve = logger.plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
+        curve = plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
         duration = logger.duration(self._counters()["seconds"])
         lines = [f"Trained for {self.driver.env_steps:,} env steps in {duration}; run.{self._over} ended it."]
         if evaluation is not None:

@@ -1,85 +1,66 @@
-"""Sends metrics to Weights & Biases from a thread of its own, which training never waits for.
+"""A run at Weights & Biases: the same one when it is resumed, and kept on disk while the service is out of reach."""
 
-The service may be out of reach, the client may not be logged in, and a call may take for ever. Whatever happens there,
-the run goes on, says so once, and has everything in ``metrics.jsonl``.
-"""
-
-import queue
-import threading
-import time
+import pathlib
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MOST_WAITING = 10_000
-"""Lines that wait to be sent; further ones are dropped."""
+from dreamer.sinks import Entry, in_one_line
 
 
-class WandbLog:
-    """One run at Weights & Biases.
+class WandbClient:
+    """Sends entries to one run.
+
+    Without a network or a key the client keeps the run in ``LOGDIR/wandb``, to be sent later with ``wandb sync``.
 
     Args:
-        options: keyword arguments of ``wandb.init``.
-        say: prints a message; called from the thread as well.
+        logdir: directory of the run; ``wandb_id.txt`` in it has the id, so that a resumed run goes on there.
+        options: further keyword arguments of ``wandb.init``.
+        say: prints a message.
+
+    Raises:
+        Exception: whatever the client raises, if it cannot be used offline either.
     """
 
-    def __init__(self, options: Mapping[str, Any], say: Callable[[str], object]):
-        self._options = options
-        self._say = say
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
-        self._complained = False
-        self._given_up = False
-        # A daemon, so that a call which hangs does not keep the process alive.
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._thread.start()
+    def __init__(self, logdir: pathlib.Path, options: Mapping[str, Any], say: Callable[[str], object]):
+        import wandb  # Slow to import, and most runs do without.
 
-    def log(self, line: dict[str, Any]) -> None:
-        """Send a line some time; returns at once."""
-        if self._given_up:
-            return
+        self._module: Any = wandb
+        # Silent: it would ask for a key on the terminal, where nobody may be.
+        options = {"dir": str(logdir), "id": _run_id(logdir), "resume": "allow", **options}
+        options["settings"] = self._module.Settings(silent=True)
         try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self._complain(f"{MOST_WAITING:,} lines wait for Weights & Biases; further ones are not sent")
+            self._run: Any = self._module.init(**options)
+            say(f"Weights & Biases: {self._run.url or 'this run is kept in ' + str(logdir / 'wandb')}")
+        except (Exception, SystemExit) as error:
+            self._run = self._module.init(**options, mode="offline")
+            say(
+                f"Weights & Biases is out of reach ({in_one_line(error)}). The run is kept in {logdir / 'wandb'}; "
+                f"send it later with: wandb sync {logdir / 'wandb' / 'offline-run-*'}"
+            )
+        # A resumed run goes back to its last checkpoint, which the client's own step may not.
+        self._run.define_metric("*", step_metric="env_steps")
 
-    def close(self, seconds: float = 30.0) -> None:
-        """Finish the run there, if that takes no longer than so many seconds."""
-        deadline = time.monotonic() + seconds
-        try:
-            self._lines.put(None, timeout=seconds)
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-        except queue.Full:
-            pass
-        if self._thread.is_alive():
-            self._complain(f"Weights & Biases did not finish within {seconds:.0f} seconds")
+    def log(self, entry: Entry) -> None:
+        """See `dreamer.sinks.Client.log`."""
+        row: dict[str, Any] = dict(entry.line)
+        for name, path in entry.pictures.items():
+            kind = self._module.Video if path.suffix == ".gif" else self._module.Image
+            row[name] = kind(str(path))
+        for name, table in entry.tables.items():
+            row[name] = self._module.Table(columns=list(table.columns), data=[list(line) for line in table.rows])
+        self._run.log(row)
 
-    def _work(self) -> None:
-        try:
-            import wandb as client  # Slow to import, and most runs do without.
-
-            run = client.init(**self._options)
-        # The client may raise anything, also what asks a process to end, and none of it may end training.
-        except BaseException as error:
-            self._given_up = True
-            self._complain(f"Weights & Biases cannot be used ({_in_one_line(error)})")
-            return
-        while (line := self._lines.get()) is not None:
-            try:
-                run.log(line)
-            except BaseException as error:
-                self._complain(f"A line could not be sent to Weights & Biases ({_in_one_line(error)})")
-        try:
-            run.finish()
-        except BaseException as error:
-            self._complain(f"The run could not be finished at Weights & Biases ({_in_one_line(error)})")
-
-    def _complain(self, what: str) -> None:
-        if not self._complained:
-            self._complained = True
-            self._say(f"{what}. Training goes on without; metrics.jsonl has everything.")
+    def finish(self) -> None:
+        """See `dreamer.sinks.Client.finish`."""
+        self._run.finish()
 
 
-def _in_one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+def _run_id(logdir: pathlib.Path) -> str:
+    path = logdir / "wandb_id.txt"
+    if not path.exists():
+        path.write_text(secrets.token_hex(4) + "\n")
+    return path.read_text().strip()
 
 
-__all__ = ["WandbLog"]
+__all__ = ["WandbClient"]

@@ -36,6 +36,7 @@ SMALL = (
     "optimizer.warmup=0",
     # Smaller than the run is long, so that rows are overwritten.
     "replay={batch_size: 2, batch_length: 4, capacity: 1000}",
+    "logger.pictures_every=0",
 )
 
 

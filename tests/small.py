@@ -18,6 +18,7 @@ OVERRIDES = (
     "behavior.horizon=3",
     "optimizer={lr: 1e-3, warmup: 0}",
     "replay={batch_size: 2, batch_length: 4, capacity: 400}",
+    "logger={tensorboard: false, pictures_every: 0}",
 )
 
 

@@ -124,7 +124,7 @@ def test_ranges_are_judged_after_everything_is_merged() -> None:
         ("nets.mults=[2,3]", (2, 3)),
         ("nets.mults=[1]", (1,)),
         ("replay.online=false", False),
-        ("run.wandb=true", True),
+        ("logger.wandb=true", True),
         ("task=gym_Pendulum-v1", "gym_Pendulum-v1"),
         ("logdir=runs/x=1", "runs/x=1"),
         ("logdir=", ""),
@@ -179,7 +179,7 @@ def test_the_last_override_wins() -> None:
         ("nets.mults=[[1]]", ["nets.mults is [[1]]", "a list of integers"]),
         ("nets.mults=[1.5]", ["nets.mults is [1.5]", "a list of integers"]),
         ("nets.mults=2024-01-01", ["nets.mults is", "a list of integers"]),
-        ("run.wandb=2", ["run.wandb is 2", "true or false"]),
+        ("logger.wandb=2", ["logger.wandb is 2", "true or false"]),
         ("env.check='false'", ["env.check is 'false'", "true or false"]),
         ("env={check: 0}", ["env.check is 0", "true or false"]),
         ("rssm.deter.x=3", ["rssm.deter is {'x': 3}", "an integer, at least 1"]),
@@ -294,7 +294,7 @@ def test_mults() -> None:
         ("Config(logdir=pathlib.Path('runs'))", "logdir=runs cannot be used: expected text."),
         ("Config(seed=1.0)", "seed=1.0 cannot be used: expected an integer, "),
         ("Config(env=3)", "env=3 cannot be used: expected EnvConfig."),
-        ("Config(run=RunConfig(wandb=2))", "run.wandb=2 cannot be used: expected true or false."),
+        ("Config(logger=LoggerConfig(wandb=2))", "logger.wandb=2 cannot be used: expected true or false."),
         ("Config(optimizer=OptimizerConfig(lr=0))", "optimizer.lr=0 cannot be used: expected a finite number, "),
     ],
 )
@@ -350,7 +350,7 @@ def test_unknown_preset_without_a_near_one() -> None:
         ("sed: 1\n", ["preset bad", "Did you mean: 'seed'"]),
         ("seed: x\n", ["preset bad", "seed is 'x'", "an integer"]),
         ("task: 2024-01-01\n", ["preset bad", "task is datetime.date(2024, 1, 1)", "expected text"]),
-        ("run: {wandb: 2}\n", ["preset bad", "run.wandb is 2", "true or false"]),
+        ("logger: {wandb: 2}\n", ["preset bad", "logger.wandb is 2", "true or false"]),
         ("logdir: ${task}\n", ["preset bad", "interpolation is not allowed"]),
     ],
 )
@@ -366,7 +366,7 @@ def test_broken_preset(preset_files: pathlib.Path, text: str, parts: list[str]) 
 
 
 def changed() -> Config:
-    return load(["size/tiny"], ["seed=3", "nets.mults=[2,3]", "optimizer.lr=1e-20", "logdir=007", "run.wandb=true"])
+    return load(["size/tiny"], ["seed=3", "nets.mults=[2,3]", "optimizer.lr=1e-20", "logdir=007", "logger.wandb=true"])
 
 
 def test_round_trip_through_yaml(tmp_path: pathlib.Path) -> None:

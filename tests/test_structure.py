@@ -33,8 +33,13 @@ LAYERS = [
     "replay",
     "envs",
     "driver",
+    "sinks",
     "wandb_log",
+    "tensorboard_log",
     "logger",
+    "curves",
+    "dream_pictures",
+    "watch",
     "manifest",
     "array_files",
     "checkpoint_files",
@@ -56,7 +61,18 @@ LAYERS = [
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
-MODEL_FREE = ["replay", "envs", "driver", "wandb_log", "logger"]
+MODEL_FREE = [
+    "replay",
+    "envs",
+    "driver",
+    "sinks",
+    "wandb_log",
+    "tensorboard_log",
+    "logger",
+    "curves",
+    "dream_pictures",
+    "watch",
+]
 MODEL = LAYERS[LAYERS.index("transforms") : LAYERS.index("agent") + 1]
 MODEL_LIBRARIES = {"flax", "distrax", "optax", "tensorflow_probability"}
 

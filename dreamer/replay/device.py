@@ -133,6 +133,13 @@ def choose(cursor: Cursor, key: Array, config: ReplayConfig, num_envs: int, rows
     return Place(env, context + 1), cursor
 
 
+def newest(cursor: Cursor, count: int, length: int, num_envs: int, rows: int) -> Place:
+    """Places of the last sequences, see `host.Replay.newest`."""
+    back, env = jnp.divmod(jnp.arange(count), num_envs)
+    context = cursor.total - 1 - length * (back + 1)
+    return Place(env, jnp.maximum(context, jnp.maximum(0, cursor.total - rows)) + 1)
+
+
 def gather(fields: dict[str, Array], place: Place, length: int) -> Batch:
     """The sequences at a place, ``[B, T, ...]``, each with the row before it as context."""
     rows = fields["reward"].shape[1]

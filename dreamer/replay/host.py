@@ -184,10 +184,24 @@ class Replay:
         env, context = self._fresh() if self._config.online else (np.zeros(0, np.int64), np.zeros(0, np.int64))
         drawn_env, drawn_context = self._uniform(self._config.batch_size - len(env))
         env, context = np.concatenate([env, drawn_env]), np.concatenate([context, drawn_context])
+        return self._gather(env, context), Ticket(env=env, row=context + 1)
+
+    def newest(self, count: int) -> Batch:
+        """The last sequences of up to ``count`` environments, and if these are fewer, those just before them as well.
+
+        Where there are no more, they overlap. Draws no random numbers and counts as no use, so it changes nothing of
+        what follows. Call it when `ready`.
+        """
+        back, env = np.divmod(np.arange(count), self._num_envs)
+        context = self._total - 1 - self._config.batch_length * (back + 1)
+        return self._gather(env, np.maximum(context, self._oldest))
+
+    def _gather(self, env: np.ndarray, context: np.ndarray) -> Batch:
+        """Copies of sequences from the row after ``context [B]`` on, in environments ``env [B]``."""
         index = self._index(env, context, self._config.batch_length + 1)
         before, now = index[:, :-1], index[:, 1:]
         flat = self._ring.flat
-        batch = Batch(
+        return Batch(
             obs={key: flat[f"obs/{key}"].take(now, axis=0) for key in self._obs_keys},
             prev_action={key: flat[f"action/{key}"].take(before, axis=0) for key in self._action_keys},
             reward=flat["reward"].take(now),
@@ -199,11 +213,10 @@ class Replay:
                 stoch=flat["latent/stoch"].take(before[:, 0], axis=0),
             ),
         )
-        return batch, Ticket(env=env, row=context + 1)
 
-    def blank_batch(self) -> Batch:
-        """A batch of zeros with the keys, shapes and dtypes of those that `sample` returns."""
-        size, length = self._config.batch_size, self._config.batch_length
+    def blank_batch(self, size: int | None = None) -> Batch:
+        """Zeros with the keys, shapes and dtypes of what `sample` returns, or of ``size`` sequences."""
+        size, length = self._config.batch_size if size is None else size, self._config.batch_length
 
         def zeros(name: str, *lead: int) -> np.ndarray:
             shape, dtype = self._specs[name]
