@@ -403,7 +403,7 @@ class DeviceRun:
             agent, make_env(config), episodes, seed=config.seed, checkpoint_env_steps=record.env_steps
         )
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
-        record.log.write({**self._counters(record), **summary})
+        record.log.write({**self._counters(record), **summary}, tables={"eval/episodes": evaluation.table()})
         note_best(pathlib.Path(config.logdir), self.env_steps, summary["eval/mean"], self.log.say)
         return evaluation
 

@@ -18,6 +18,7 @@ from dreamer.agent import Agent, Mode
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
 from dreamer.driver import Driver, Episode
+from dreamer.sinks import DataTable
 
 MakeEnv = Callable[[], gymnasium.Env]
 
@@ -49,6 +50,11 @@ class Evaluation:
             "lengths_mean": float(np.mean(self.lengths)),
             "checkpoint_env_steps": self.checkpoint_env_steps,
         }
+
+    def table(self) -> DataTable:
+        """A row for each episode."""
+        rows = zip(range(len(self.scores)), self.scores, self.lengths, strict=True)
+        return DataTable(("episode", "score", "length"), list(rows))
 
     def __str__(self) -> str:
         s = self.summary()

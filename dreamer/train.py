@@ -243,7 +243,10 @@ class Run:
         while not self._stopped and not self._over:
             start = time.perf_counter()
             if not self._add(driver.act()):
-                break
+                if self.hosts.count == 1:
+                    break
+                # The others are in this turn, and wait for its update. Here it has no row: the run ends without it.
+                learner.replay.close_open_episodes()
             for metrics in learner.learn(driver.agent_steps):
                 self.log.add_update(metrics)
             self._refuse_failure()
@@ -433,7 +436,10 @@ class Run:
             self.agent, self._make, episodes, seed=self.config.seed, checkpoint_env_steps=self.driver.env_steps
         )
         summary = evaluation.summary()
-        self.log.write({**self._counters(), **{f"eval/{k}": v for k, v in summary.items() if k != "task"}})
+        self.log.write(
+            {**self._counters(), **{f"eval/{k}": v for k, v in summary.items() if k != "task"}},
+            tables={"eval/episodes": evaluation.table()},
+        )
         note_best(self.logdir, self.driver.env_steps, summary["mean"], self.log.say)
         return evaluation
 
