@@ -1,7 +1,7 @@
 """A run with the device loop: windows of turns, and between them everything that a terminal and a disk want.
 
-Compare `dreamer.train.Run`, which is a run with environments on the host. The program reports once per window, and
-windows last about a second, so that the display moves, Ctrl-C is heard, and logging costs nothing.
+Compare `dreamer.host_run.HostRun`, where environments are on the host. The program reports once per window, and windows
+last about a second, so that the display moves, Ctrl-C is heard, and logging costs nothing.
 """
 
 import collections
@@ -23,7 +23,6 @@ from dreamer import device_saves, guard, logger, transfer
 from dreamer.agent import Agent, checked_names
 from dreamer.checkpoint import Checkpoint, CheckpointError, Snapshot
 from dreamer.config import Config
-from dreamer.curves import plot_learning_curve
 from dreamer.device_loop import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.device_records import WINDOW, Pace, Record, summarize
 from dreamer.device_report import Report
@@ -36,6 +35,7 @@ from dreamer.memory import Plan, beside_arguments
 from dreamer.population import members
 from dreamer.profiler import Profiler
 from dreamer.replay import TrainRatio, device
+from dreamer.run_plots import plot_learning_curve
 from dreamer.runs import (
     Result,
     StopRequest,

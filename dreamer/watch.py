@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from dreamer import dream_pictures
-from dreamer.curves import plot_training
 from dreamer.logger import Logger
+from dreamer.run_plots import plot_training
 from dreamer.types import Batch, Metrics, Spaces
 
 SEQUENCES = 2

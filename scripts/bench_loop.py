@@ -20,9 +20,9 @@ import numpy as np
 from dreamer import config as configs
 from dreamer.envs import VectorEnv
 from dreamer.evaluate import make_env
+from dreamer.host_run import HostRun
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.logger import read_metrics
-from dreamer.train import Run
 
 SLOW_SECONDS = 0.03
 """What a step of the slow environment takes, as that of a simulator with a camera would."""
@@ -60,7 +60,7 @@ def measure(name: str, seconds: float) -> dict:
         config = configs.load(["gym", "size/1m"], [*common, end, "nets.dtype=float32", f"logdir={logdir}", *overrides])
         make = make_slow if kind == "slow" else make_env(config)
         alone = environment_rate(config, make)
-        run = Run(config, make, quiet=True)
+        run = HostRun(config, make, quiet=True)
         learn = run.learner.learn
         begin: list[float] = []
 

@@ -11,10 +11,10 @@ from dreamer import checkpoint as checkpoints
 from dreamer import failure, guard
 from dreamer import train as training
 from dreamer.failure import Skip, TrainingFailed
+from dreamer.host_run import HostRun as Run
 from dreamer.learner import Learner
 from dreamer.logger import read_metrics
 from dreamer.replay import Ticket
-from dreamer.train import Run
 from dreamer.types import StoredLatent
 from tests.small import OVERRIDES, same_tree, small_batch
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dreamer import logger
-from dreamer.curves import plot_learning_curve
 from dreamer.driver import Episode
 from dreamer.logger import Logger, Speed, duration, read_metrics
+from dreamer.run_plots import plot_learning_curve
 
 COUNTERS = {"env_steps": 10, "agent_steps": 5, "updates": 2, "episodes": 1, "seconds": 3.0}
 RATES = {"rate/env_steps": 1.0, "rate/updates": 2.0, "train_ratio": 4.0, "eta_seconds": 9.0, "bottleneck": "learner"}

@@ -72,7 +72,7 @@ def test_replay_claims_memory_step_by_step(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["host", "device"])
 def test_a_run_without_memory_for_its_update_does_not_begin(tmp_path, monkeypatch, loop):
-    module = "dreamer.train" if loop == "host" else "dreamer.device_run"
+    module = "dreamer.host_run" if loop == "host" else "dreamer.device_run"
     config = run_config(tmp_path, "task=jax_action", f"run.loop={loop}", "run.eval_episodes=0")
     with monkeypatch.context() as scarce:
         first = [10**9] if loop == "device" else []  # The device loop looks before it makes its first arrays, too.

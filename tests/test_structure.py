@@ -37,7 +37,7 @@ LAYERS = [
     "wandb_log",
     "tensorboard_log",
     "logger",
-    "curves",
+    "run_plots",
     "dream_pictures",
     "watch",
     "manifest",
@@ -58,6 +58,7 @@ LAYERS = [
     "device_saves",
     "device_records",
     "device_run",
+    "host_run",
     "train",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
@@ -69,7 +70,7 @@ MODEL_FREE = [
     "wandb_log",
     "tensorboard_log",
     "logger",
-    "curves",
+    "run_plots",
     "dream_pictures",
     "watch",
 ]

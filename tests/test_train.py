@@ -20,7 +20,7 @@ import dreamer
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer import evaluate as evaluation
-from dreamer import logger
+from dreamer import logger, runs
 from dreamer import train as training
 from dreamer.config import ConfigError
 from dreamer.envs import EnvError, VectorEnv
@@ -179,8 +179,8 @@ def test_the_same_seed_gives_the_same_metrics_and_another_does_not(finished, tmp
 
 def test_a_logdir_in_use(tmp_path):
     with (
-        training.exclusive(tmp_path),
-        pytest.raises(training.LogdirInUse, match=rf"in use by another run \(process {os.getpid()}\)\. Wait for it"),
+        runs.exclusive(tmp_path),
+        pytest.raises(runs.LogdirInUse, match=rf"in use by another run \(process {os.getpid()}\)\. Wait for it"),
     ):
         train(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
@@ -274,7 +274,7 @@ def test_a_signal_saves_and_stops(tmp_path, number, capsys):
     said = capsys.readouterr().err
     assert f"Stopped by {number.name} after 4 env steps" in said
     assert f"Resume with: python -m dreamer.train --resume {tmp_path}" in said
-    with training.exclusive(tmp_path):
+    with runs.exclusive(tmp_path):
         pass  # The lock was given back.
 
 
@@ -321,7 +321,7 @@ def test_a_last_save_that_fails_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write", write)
     with pytest.raises(checkpoints.CheckpointError, match="could not be written"):
         train(tmp_path, "run={env_steps: 6, eval_episodes: 0}")
-    with training.exclusive(tmp_path):
+    with runs.exclusive(tmp_path):
         pass  # The lock was given back.
 
 
@@ -435,10 +435,10 @@ with exclusive(pathlib.Path(sys.argv[1])):
 def test_the_lock_goes_with_a_process_that_is_killed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline() == "held\n"
-        with pytest.raises(training.LogdirInUse, match=rf"process {child.pid}\)"), training.exclusive(tmp_path):
+        with pytest.raises(runs.LogdirInUse, match=rf"process {child.pid}\)"), runs.exclusive(tmp_path):
             pass
         child.kill()
-    with training.exclusive(tmp_path):
+    with runs.exclusive(tmp_path):
         pass
 
 
@@ -534,8 +534,8 @@ def test_only_the_directory_that_is_named_is_touched(finished, copy):
 
 def test_the_default_logdir_is_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training.time, "strftime", lambda _: "NOW")
+    monkeypatch.setattr(runs.time, "strftime", lambda _: "NOW")
     config = configs.load([], ["task=gym_ALE/Pong-v5", "seed=7"])
-    assert training.default_logdir(config) == "runs/NOW-gym_ALE_Pong-v5-7"
+    assert runs.default_logdir(config) == "runs/NOW-gym_ALE_Pong-v5-7"
     os.makedirs("runs/NOW-gym_ALE_Pong-v5-7")
-    assert training.default_logdir(config) == "runs/NOW-gym_ALE_Pong-v5-7-1"
+    assert runs.default_logdir(config) == "runs/NOW-gym_ALE_Pong-v5-7-1"

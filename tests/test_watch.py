@@ -11,8 +11,8 @@ from PIL import Image
 
 from dreamer import train as training
 from dreamer import watch
-from dreamer.curves import plot_training, series
 from dreamer.logger import Logger, read_metrics
+from dreamer.run_plots import plot_training, series
 from dreamer.types import Batch, Space, StoredLatent
 from dreamer.watch import Prediction, Watcher, context_of
 from tests.small import run_config
