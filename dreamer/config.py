@@ -438,6 +438,8 @@ def presets() -> dict[str, str]:
     root = preset_directory()
     found = {}
     for path in sorted(root.rglob("*.yaml")):
+        if path.parent.name == "sweeps":
+            continue  # Those hold many runs.
         first = path.read_text().splitlines()[0] if path.stat().st_size else ""
         found[path.relative_to(root).with_suffix("").as_posix()] = first.lstrip("# ").strip()
     return found
