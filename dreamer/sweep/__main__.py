@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     other.add_argument("--wandb", metavar="FILE", help="only write a file for 'wandb sweep'; - for the terminal")
     other.add_argument("--ray", action="store_true", help="run with Ray Tune, here or on the cluster of --address")
     parser.add_argument("--address", help="with --ray: address of a cluster, or auto (default: this machine alone)")
-    parser.add_argument("--cpus", type=float, default=1, help="with --ray: CPUs of each trial (default 1)")
-    parser.add_argument("--gpus", type=float, default=0, help="with --ray: GPUs of each trial (default 0)")
+    parser.add_argument("--cpus", type=float, default=1.0, help="with --ray: CPUs of each trial (default 1)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs of each trial (default 0)")
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs is {args.jobs}, expected at least 1")

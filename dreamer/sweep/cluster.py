@@ -31,8 +31,8 @@ def run(
     say: Callable[[str], object],
     *,
     address: str | None = None,
-    cpus: float = 1,
-    gpus: float = 0,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> StopRequest:
     """Run all trials of a board that are not done; as `local.run`.
 

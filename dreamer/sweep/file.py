@@ -67,10 +67,13 @@ def _plan(values: Any, source: str, logdir: pathlib.Path) -> Plan:
             raise ConfigError(f"'{key}' is '{given[key]}', expected one of {', '.join(allowed)}.")
     presets = values.get("presets", [])
     given["presets"] = (presets,) if isinstance(presets, str) else tuple(_take(values, "presets", list, []))
+    _require_names(given["presets"])
     given["overrides"] = tuple(_overrides(_take(values, "overrides", dict, {})))
     given["grid"] = {key: _grid(key, found) for key, found in _take(values, "grid", dict, {}).items()}
     given["random"] = {key: _distribution(key, found) for key, found in _take(values, "random", dict, {}).items()}
     given["seeds"] = tuple(_take(values, "seeds", list, [0]))
+    if not given["seeds"] or not all(type(seed) is int and 0 <= seed < 2**31 for seed in given["seeds"]):
+        raise ConfigError(f"'seeds' is {list(given['seeds'])}, expected whole numbers from 0 on, as in [0, 1, 2].")
     given.setdefault("search", "random" if given["random"] else "grid")
     plan = Plan(**given)
     _check(plan)
@@ -83,9 +86,8 @@ _SCALARS = {"search": str, "trials": int, "search_seed": int, "score": str, "dir
 def _check(plan: Plan) -> None:
     """Refuse what cannot run, or is probably not meant."""
     _require_new_keys(plan)
-    names = [*plan.presets, *(name for value in plan.grid.get(PRESETS, ()) for name in value)]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"'presets' is {names}, expected names to start from, as in [cartpole].")
+    if not plan.presets and PRESETS not in plan.grid:
+        raise ConfigError("'presets' is missing: name those to start from, as in [cartpole].")
     if not plan.grid and not plan.random:
         raise ConfigError("it names nothing to try: give values under 'grid', or ranges under 'random'.")
     if bool(plan.random) != (plan.search != "grid"):
@@ -96,8 +98,6 @@ def _check(plan: Plan) -> None:
         raise ConfigError(f"'trials' is {plan.trials}, expected how many settings are drawn from 'random', at least 1.")
     if not plan.random and plan.trials:
         raise ConfigError("'trials' counts draws from 'random', and there is none: leave it out.")
-    if not plan.seeds or not all(type(seed) is int and 0 <= seed < 2**31 for seed in plan.seeds):
-        raise ConfigError(f"'seeds' is {list(plan.seeds)}, expected whole numbers from 0 on, as in [0, 1, 2].")
     if plan.retries < 0 or plan.search_seed < 0:
         raise ConfigError("'retries' and 'search_seed' are at least 0.")
     words = ("eval", "last", "best")
@@ -132,6 +132,12 @@ def _require_new_keys(plan: Plan) -> None:
             raise ConfigError(f"'{key}' is under 'grid' and under 'random': name it once.")
 
 
+def _require_names(presets: Iterable[Any]) -> None:
+    for name in presets:
+        if not isinstance(name, str):
+            raise ConfigError(f"'presets' has {name!r}, expected names, as in [cartpole].")
+
+
 def _overrides(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
     """``key=value`` for every leaf of the mapping, nested or with dots."""
     for name, value in values.items():
@@ -150,7 +156,10 @@ def _grid(key: str, values: Any) -> tuple[Any, ...]:
         raise ConfigError(f"'grid' has {key}: {values!r}, expected a list of values, as in [{values}].")
     if not values:
         raise ConfigError(f"'grid' has no values for {key}: list some, or leave it out.")
-    return tuple(typed(key, value) for value in values)
+    taken = tuple(typed(key, value) for value in values)
+    if key == PRESETS:
+        _require_names([name for names in taken for name in names])
+    return taken
 
 
 def _distribution(key: str, value: Any) -> Distribution:

@@ -64,7 +64,7 @@ def means_of(found: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     width = min(RECENT, len(episodes))
     steps = np.array([line["env_steps"] for line in episodes], float)[width - 1 :]
     returns = np.array([line["episode/score"] for line in episodes], float)
-    return steps, np.convolve(returns, np.ones(width) / width, "valid")
+    return steps, np.lib.stride_tricks.sliding_window_view(returns, width).mean(-1)
 
 
 def finished(trial: Trial) -> bool:

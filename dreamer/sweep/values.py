@@ -1,5 +1,6 @@
 """Keys and values of a sweep file: which keys there are, and values as the config and the command line hold them."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -75,10 +76,10 @@ def nearest(word: Any, known: Iterable[str]) -> str:
 
 
 def typed(key: str, value: Any) -> Any:
-    """A value of the file as its field holds it; one of a wrong type stays, and is refused by the config.
+    """A value of the file as its field holds it.
 
     Raises:
-        ConfigError: it is a mapping, or refers to something else.
+        ConfigError: it has not the type of the key, or is out of its range.
     """
     if isinstance(value, dict):
         raise ConfigError(f"{key} is {value!r}, expected a value: name every key in full, as in optimizer.lr.")
@@ -88,12 +89,11 @@ def typed(key: str, value: Any) -> Any:
         return tuple(value) if isinstance(value, list | tuple) else (value,)
     default = leaves()[key]
     if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
+        value = tuple(value)
     if isinstance(default, float) and isinstance(value, str | int) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML takes 4e-4 for text, as it has no point.
-        except ValueError:
-            return value
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML takes 4e-4 for text, as it has no point.
+    configs.check_value(key, value)
     return value
 
 

@@ -142,7 +142,7 @@ def test_what_a_killed_run_did_twice_counts_once(tmp_path):
     assert scores.score(logdir, "last") == 3.0
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0], [3.0, 1.0, 5.5], list(range(40))])
+@pytest.mark.parametrize("values", [[1.0, 2.0], [3.0, 1.0, 5.5], [0.5 * step for step in range(40)]])
 def test_the_interval_is_that_of_student(values):
     low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
     assert report.half_interval(values) == pytest.approx((high - low) / 2)
