@@ -53,6 +53,8 @@ LAYERS = [
     "device_records",
     "device_run",
     "train",
+    "doctor",
+    "sweep",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
 MODEL_FREE = ["replay", "envs", "driver", "wandb_log", "logger"]

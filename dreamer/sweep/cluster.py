@@ -95,6 +95,12 @@ def _searcher(tune: Any, board: Board) -> Any:
             super().__init__()
             self._given: dict[str, tuple[Trial, float]] = {}
 
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self  # There is one board.
+
+        def __reduce__(self) -> Any:
+            return object, ()  # Tune writes its parts down, to go on from there; sweeps go on from sweep.json.
+
         def suggest(self, trial_id: str) -> Any:
             trial = board.next()
             if trial is None:
