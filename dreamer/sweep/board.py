@@ -73,7 +73,7 @@ class Board:
                 self._add()
             # Every setting once, then with the next seed: the picture is there early, and gets sharper.
             order = {seed: place for place, seed in enumerate(plan.seeds)}
-            self.trials.sort(key=lambda trial: (order[trial.seed], trial.setting.index))
+            self.trials.sort(key=lambda trial: (order[trial.seed], trial.setting.number))
         for trial in self.trials:
             self._tell(trial)
 
@@ -143,8 +143,8 @@ class Board:
     def setting_trials(self) -> dict[int, list[Trial]]:
         """Trials of every setting, in the order of seeds."""
         found: dict[int, list[Trial]] = collections.defaultdict(list)
-        for trial in sorted(self.trials, key=lambda trial: (trial.setting.index, self.plan.seeds.index(trial.seed))):
-            found[trial.setting.index].append(trial)
+        for trial in sorted(self.trials, key=lambda trial: (trial.setting.number, self.plan.seeds.index(trial.seed))):
+            found[trial.setting.number].append(trial)
         return found
 
     def counts(self) -> collections.Counter[str]:
@@ -190,12 +190,12 @@ class Board:
 
     def _tell(self, trial: Trial) -> None:
         """Tell the search about a setting once all its seeds have ended."""
-        names = [other.name for other in self.trials if other.setting.index == trial.setting.index]
+        names = [other.name for other in self.trials if other.setting.number == trial.setting.number]
         records = [self.records[name] for name in names]
         if len(records) < len(self.plan.seeds) or {record.state for record in records} - {"done", "failed"}:
             return
         values = [record.score for record in records if record.score is not None]
-        self._search.tell(trial.setting.index, sum(values) / len(values) if len(values) == len(records) else None)
+        self._search.tell(trial.setting.number, sum(values) / len(values) if len(values) == len(records) else None)
 
     def _announce(self, trial: Trial, status: int) -> None:
         record, counts = self.records[trial.name], self.counts()

@@ -25,7 +25,7 @@ Method = Literal["grid", "random", "optuna"]
 class Setting(NamedTuple):
     """One choice of values, which is run with every seed."""
 
-    index: int
+    number: int
     values: Values
     config: Config
     """With the first seed, and without a directory."""
@@ -79,17 +79,19 @@ class Plan:
         """Values of all settings that are known beforehand: none with Optuna, which wants scores first."""
         if self.search == "optuna":
             return []
-        grid = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        grid: list[Values] = [
+            dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())
+        ]
         if not self.random:
             return grid
-        drawn = []
+        drawn: list[Values] = []
         for number in range(self.trials):
             # A generator for each, so that more trials later leave these as they are.
             rng = np.random.default_rng([self.search_seed, number])
             drawn.append({key: kind.draw(rng) for key, kind in self.random.items()})
         return [{**draw, **point} for draw in drawn for point in grid]
 
-    def setting(self, index: int, values: Values) -> Setting:
+    def setting(self, number: int, values: Values) -> Setting:
         """The setting with some values.
 
         Raises:
@@ -101,13 +103,13 @@ class Plan:
         config = replace(_base(names, self.overrides, self.seeds[0]), leaves)
         words = ["--config", *names] if names else []
         words += [*self.overrides, *(f"{key}={text(value)}" for key, value in leaves.items())]
-        return Setting(index, values, config, tuple(words))
+        return Setting(number, values, config, tuple(words))
 
     def runs(self, setting: Setting) -> list[Trial]:
         """The setting with every seed."""
         label = self.label(setting.values)
         if self.search != "grid" or len(label) > _LONGEST:
-            label = f"{setting.index:03d}-{label}"
+            label = f"{setting.number:03d}-{label}"
         stem = re.sub(r"[^A-Za-z0-9_.+-]+", "-", label)[:_LONGEST].strip("-")
         names = [f"{stem}-seed_{seed}" for seed in self.seeds]
         return [Trial(name, setting, seed, self.logdir / name) for name, seed in zip(names, self.seeds, strict=True)]

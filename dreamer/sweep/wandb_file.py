@@ -27,7 +27,7 @@ def render(plan: Plan) -> str:
     # Directories are the usual ones, runs/TIME-TASK-SEED: agents have no place for a run's own name in a command.
     command += ["run.wandb=true", "${args_no_hyphens}"]
     metric = {"eval": "eval/mean", "last": "episode/recent_score", "best": "episode/recent_score"}
-    sweep = {
+    sweep: dict[str, Any] = {
         "name": plan.logdir.name,
         "program": "dreamer.train",
         "method": {"grid": "grid", "random": "random", "optuna": "bayes"}[plan.search],
