@@ -17,6 +17,7 @@ from dreamer.config import ConfigError
 from dreamer.runs import StopRequest
 from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
+from dreamer.sweep.local import owner
 from dreamer.sweep.plan import Trial
 from dreamer.sweep.scores import lines
 
@@ -61,11 +62,8 @@ def run(
         stop.signal = signal.Signals(number).name
         os.kill(os.getpid(), signal.SIGINT)
 
-    def heard() -> bool:
-        return bool(stop)
-
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
         with tempfile.TemporaryDirectory(prefix="dreamer-sweep-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(_trainable, {"cpu": cpus, "gpu": gpus}),
@@ -78,13 +76,25 @@ def run(
             )
             tuner.fit()
     except KeyboardInterrupt:
-        stop.signal = stop.signal or "SIGINT"
+        pass
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
-    if board.unfinished and not heard():
-        stop.signal = "SIGINT"
+    if board.unfinished:
+        # Ray ends its processes, and with them trials get SIGTERM.
+        stop.signal = stop.signal or "SIGINT"
+        _wait_until_saved(board, say)
     return stop
+
+
+def _wait_until_saved(board: Board, say: Callable[[str], object]) -> None:
+    """Wait for trials that still hold their directory; those on other machines too, if locks reach there."""
+    running = [trial for trial in board.trials if board.records[trial.name].state == "running"]
+    if running:
+        say(f"Waiting until {len(running)} running trial(s) are saved ...")
+    for trial in running:
+        while owner(trial.logdir):
+            time.sleep(1)
 
 
 def _searcher(tune: Any, board: Board) -> Any:
@@ -102,7 +112,8 @@ def _searcher(tune: Any, board: Board) -> Any:
             return object, ()  # Tune writes its parts down, to go on from there; sweeps go on from sweep.json.
 
         def suggest(self, trial_id: str) -> Any:
-            trial = board.next()
+            waiting = (trial for trial in board.trials if board.records[trial.name].state == "waiting")
+            trial = board.next({trial.name for trial in waiting if owner(trial.logdir)})
             if trial is None:
                 return None if board.unfinished else self.FINISHED
             self._given[trial_id] = trial, time.monotonic()

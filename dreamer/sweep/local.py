@@ -116,13 +116,13 @@ def _fill(
     say: Callable[[str], object],
 ) -> None:
     """Start trials until all slots are taken; by processes that an earlier sweep has left behind too."""
-    for name in [name for name in elsewhere if not _owner(board.plan.logdir / name)]:
+    for name in [name for name in elsewhere if not owner(board.plan.logdir / name)]:
         del elsewhere[name]
         board.refresh(name)
     while len(running) + len(elsewhere) < len(slots) and (trial := board.next(elsewhere)) is not None:
-        if owner := _owner(trial.logdir):
-            elsewhere[trial.name] = owner
-            say(f"{trial.name} is being run by process {owner}; waiting for it.")
+        if other := owner(trial.logdir):
+            elsewhere[trial.name] = other
+            say(f"{trial.name} is being run by process {other}; waiting for it.")
             continue
         slot = min(set(range(len(slots))) - running.keys())
         running[slot] = _start(trial, slot, slots[slot], command)
@@ -145,7 +145,7 @@ def _start(trial: Trial, slot: int, share: Share, command: Sequence[str]) -> Job
     return Job(trial, process, slot, time.monotonic())
 
 
-def _owner(logdir: pathlib.Path) -> str:
+def owner(logdir: pathlib.Path) -> str:
     """The process that holds the lock of a log directory; empty if none does."""
     try:
         with open(logdir / ".lock") as lock:
@@ -175,4 +175,4 @@ def exit_status(stop: StopRequest, failed: int) -> int:
     return SIGNALS.get(stop.signal, 1 if failed else 0)
 
 
-__all__ = ["TRAIN", "Share", "exit_status", "run", "shares"]
+__all__ = ["TRAIN", "Share", "exit_status", "owner", "run", "shares"]
