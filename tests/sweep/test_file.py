@@ -65,12 +65,12 @@ def test_random_values_stay_within_their_bounds_and_more_trials_leave_them_as_th
         " behavior.horizon: {int_uniform: [1, 3]}, optimizer.warmup: {int_log_uniform: [1, 1000]},\n"
         " run.train_ratio: {choice: [32, 64]}}\ntrials: "
     )
-    few, many = read(tmp_path, f"{text}3"), read(tmp_path, f"{text}200")
+    few, many = read(tmp_path, f"{text}3"), read(tmp_path, f"{text}80")
     assert many.points()[:3] == few.points()
     columns = {key: [point[key] for point in many.points()] for key in many.keys}
     assert 1e-5 <= min(columns["optimizer.lr"]) < max(columns["optimizer.lr"]) <= 1e-2
     # Half of the draws on a logarithmic scale lie below its middle.
-    assert 70 < sum(lr < 10**-3.5 for lr in columns["optimizer.lr"]) < 130
+    assert 25 < sum(lr < 10**-3.5 for lr in columns["optimizer.lr"]) < 55
     assert min(columns["loss.rep"]) >= 0.1 and max(columns["loss.rep"]) <= 0.2 and np.std(columns["loss.rep"]) > 0.02
     assert set(columns["behavior.horizon"]) == {1, 2, 3}
     assert {type(value) for value in columns["optimizer.warmup"]} == {int} and np.median(

@@ -14,7 +14,7 @@ from rich.console import Console
 from dreamer import config as configs
 from dreamer.config import ConfigError
 from dreamer.runs import exclusive, write_config
-from dreamer.sweep import file, launch, local
+from dreamer.sweep import file, launch, local, report
 from dreamer.sweep.__main__ import main, sweep
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import Plan
@@ -29,6 +29,9 @@ GRID = "presets: [cartpole]\ngrid: {optimizer.lr: [1e-4, 1e-3]}\n"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(local, "_PAUSE", 0.01)
+    # What is drawn is looked at in test_search.py.
+    monkeypatch.setattr(report, "_draw_curves", lambda *_: False)
+    monkeypatch.setattr(report, "_draw_scores", lambda *_: False)
 
 
 @pytest.fixture
