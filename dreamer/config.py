@@ -401,6 +401,12 @@ def _require(condition: bool, key: str, got: Any, expected: str) -> None:
         raise ConfigError(f"{key}={got} cannot be used: expected {expected}.")
 
 
+def check_value(key: str, value: Any) -> None:
+    """Raise `ConfigError` unless a value has the type and lies in the range of its key, whatever the other keys are."""
+    field = _leaves()[key]
+    _require(_has_type(field.type, value) and _in_range(field, value), key, value, _expected(field))
+
+
 def _has_type(kind: Any, value: Any) -> bool:
     """Whether a value is of the type of its field; an integer is a number, a boolean is not."""
     if get_origin(kind) is Literal:
@@ -450,6 +456,8 @@ def presets() -> dict[str, str]:
     root = preset_directory()
     found = {}
     for path in sorted(root.rglob("*.yaml")):
+        if path.parent.name == "sweeps":
+            continue  # Those hold many runs.
         first = path.read_text().splitlines()[0] if path.stat().st_size else ""
         found[path.relative_to(root).with_suffix("").as_posix()] = first.lstrip("# ").strip()
     return found

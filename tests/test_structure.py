@@ -60,6 +60,8 @@ LAYERS = [
     "device_run",
     "host_run",
     "train",
+    "doctor",
+    "sweep",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
 MODEL_FREE = [

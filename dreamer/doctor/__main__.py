@@ -1,0 +1,66 @@
+"""Is this machine fit for training? ``python -m dreamer.doctor [--no-smoke] [--json] [--runs DIR]``."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from dreamer.doctor import accelerator, installation, machine, rendering
+from dreamer.doctor.findings import Finding
+from dreamer.doctor.smoke import smoke
+
+_COLORS = {"ok": "green", "note": "cyan", "problem": "red"}
+
+
+def examine(runs: pathlib.Path, with_smoke: bool = True) -> Iterator[Finding]:
+    """Everything the doctor looks at, one thing after another.
+
+    Args:
+        runs: directory where runs go.
+        with_smoke: also train a tiny agent.
+    """
+    yield from installation.versions()
+    yield from machine.cores()
+    yield from machine.memory()
+    yield from machine.huge_pages()
+    yield from machine.disk(runs)
+    yield from accelerator.accelerator()
+    yield from rendering.rendering()
+    yield from installation.extras()
+    if with_smoke:
+        yield from smoke(runs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 nothing is wrong, 1 something is, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamer.doctor",
+        description="Looks at versions, devices, renderers, disk and memory, trains a tiny agent, and says in one "
+        "sentence each what is wrong and how to mend it.",
+    )
+    parser.add_argument("--no-smoke", action="store_true", help="do not train a tiny agent (up to a minute)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where runs go (default runs)")
+    args = parser.parse_args(argv)
+    found = []
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for finding in examine(args.runs, not args.no_smoke):
+        found.append(finding)
+        if not args.json:
+            topic = Text(f"{finding.topic:<13}")
+            console.print(Text(f"{finding.level:<8}", _COLORS[finding.level]), topic, finding.text, sep="")
+    problems = sum(finding.level == "problem" for finding in found)
+    if args.json:
+        findings = [{**finding._asdict(), "data": dict(finding.data)} for finding in found]
+        print(json.dumps({"problems": problems, "findings": findings}))
+    else:
+        console.print(f"{problems} problem(s) to mend." if problems else "Nothing is wrong.")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Disk, memory, huge pages and cores."""
+
+import fcntl
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+import psutil
+
+from dreamer.doctor.findings import Finding
+
+_GB = 1e9
+
+LEAST_DISK = 5.0
+"""Gigabytes; two checkpoints of the largest agents and a small replay."""
+
+LEAST_MEMORY = 2.0
+"""Gigabytes that the smallest agents and the libraries take."""
+
+LEAST_SPEED = 20.0
+"""Megabytes per second, at which a checkpoint of the default size takes a minute and a half."""
+
+_WRITTEN = 64
+"""Megabytes that are written to measure the disk."""
+
+HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+CGROUP = pathlib.Path("/sys/fs/cgroup")
+
+
+def disk(directory: pathlib.Path) -> Iterator[Finding]:
+    """Space, speed and locks where runs go.
+
+    Args:
+        directory: of runs; if it is not there yet, the next one above it is looked at.
+    """
+    while not directory.is_dir() and directory != directory.parent:
+        directory = directory.parent
+    place = directory.resolve()
+    try:
+        free = shutil.disk_usage(directory).free / _GB
+        speed, locks = _try(directory)
+    except OSError as error:
+        text = f"{place} cannot be written ({error.strerror}): choose logdir=DIR elsewhere."
+        yield Finding("problem", "disk", text)
+        return
+    data = {"directory": str(place), "free_gb": free, "mb_per_second": speed}
+    yield Finding("ok", "disk", f"{place}: {free:,.0f} GB free, written at {speed:,.0f} MB/s.", data)
+    if free < LEAST_DISK:
+        text = f"Only {free:.1f} GB are free in {place}, and replay and checkpoints need {LEAST_DISK:g} and more: "
+        yield Finding("problem", "disk", f"{text}make room, or choose logdir=DIR elsewhere.")
+    if speed < LEAST_SPEED:
+        text = f"{place} is written at {speed:.0f} MB/s: choose logdir=DIR on a local disk, and copy runs afterwards."
+        yield Finding("problem", "disk", text)
+    if not locks:
+        text = f"{place} has no file locks, which keep two runs out of one directory: mount it with them, or choose "
+        yield Finding("problem", "disk", f"{text}logdir=DIR elsewhere.")
+
+
+def _try(directory: pathlib.Path) -> tuple[float, bool]:
+    """Megabytes per second until they are on the disk, and whether a file can be locked."""
+    block = os.urandom(2**20)
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".dreamer-doctor-") as file:
+        begin = time.perf_counter()
+        for _ in range(_WRITTEN):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        speed = _WRITTEN * 2**20 * 1e-6 / (time.perf_counter() - begin)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return speed, False
+        return speed, True
+
+
+def memory() -> Iterator[Finding]:
+    """Memory that can be had, the limit of a container included."""
+    found = psutil.virtual_memory()
+    available, total = found.available / _GB, found.total / _GB
+    limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
+    where = ""
+    if limit is not None and limit / _GB < total:
+        available, total = min(available, (limit - (used or 0)) / _GB), limit / _GB
+        where = " that this container may use"
+    data = {"available_gb": available, "total_gb": total}
+    yield Finding("ok", "memory", f"{available:.1f} GB available of {total:.1f} GB{where}.", data)
+    if available < LEAST_MEMORY:
+        text = f"Only {available:.1f} GB of memory are available: a run needs {LEAST_MEMORY:g} and more, "
+        yield Finding("problem", "memory", f"{text}end other programs or give the container more.")
+
+
+def huge_pages() -> Iterator[Finding]:
+    """Whether large arrays on the CPU may have huge pages; see `dreamer.huge_pages`."""
+    try:
+        setting = HUGE_PAGES.read_text()
+    except OSError:
+        yield Finding("note", "huge pages", "This system does not tell of transparent huge pages.")
+        return
+    chosen = setting.partition("[")[2].partition("]")[0]
+    if chosen in ("madvise", "always"):
+        yield Finding("ok", "huge pages", f"Transparent huge pages are on ({chosen}).", {"setting": chosen})
+    else:
+        text = f"Transparent huge pages are off ({chosen}), and updates on the CPU take up to a fifth longer: "
+        yield Finding("note", "huge pages", f"{text}echo madvise | sudo tee {HUGE_PAGES}", {"setting": chosen})
+
+
+def cores() -> Iterator[Finding]:
+    """Cores of the machine, of this process, and what a container may use of them."""
+    there = os.cpu_count() or 1
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    quota = None
+    try:
+        most, period = (CGROUP / "cpu.max").read_text().split()
+        quota = None if most == "max" else int(most) / int(period)
+    except (OSError, ValueError):
+        pass
+    text = f"{own} of {there} core(s)" + (f", of whose time {quota:g} core(s)' worth may be used" if quota else "")
+    yield Finding("ok", "cores", f"{text}.", {"cores": own, "quota": quota})
+    if quota is not None and quota < 0.75 * own:
+        text = f"XLA starts {own} threads, and the container stops them after {quota:g} cores' worth of time: start "
+        yield Finding("note", "cores", f"{text}commands with taskset -c 0-{max(0, round(quota) - 1)}.")
+
+
+def _number(path: pathlib.Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+__all__ = ["cores", "disk", "huge_pages", "memory"]

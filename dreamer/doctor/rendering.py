@@ -1,0 +1,56 @@
+"""Which of MuJoCo's renderers work here, each tried in a process of its own: a broken driver may abort it."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+from dreamer.doctor.findings import Finding, ask_python
+
+RENDERERS = {
+    "egl": "apt-get install libegl1, and on a GPU its driver's part for EGL",
+    "osmesa": "apt-get install libosmesa6",
+    "glfw": "needs a screen",
+}
+"""How to get each of them."""
+
+_TRY = """
+import mujoco
+
+model = mujoco.MjModel.from_xml_string(
+    "<mujoco><worldbody><light pos='0 0 2'/><geom size='.3'/></worldbody></mujoco>"
+)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 48, 64) as renderer:
+    renderer.update_scene(data)
+    image = renderer.render()
+if image.std() < 1:
+    raise SystemExit("its image is empty")
+print("works", flush=True)
+import os
+os._exit(0)  # What happens while it closes is of no interest.
+"""
+
+
+def rendering(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """What renders images of DeepMind Control and Memory Maze, and videos of them."""
+    errors = {}
+    for name in RENDERERS:
+        answer = ask_python(_TRY, {**environ, "MUJOCO_GL": name}, 60.0)
+        errors[name] = "" if "works" in answer.out else answer.error
+    working = [name for name, error in errors.items() if not error]
+    failed = "; ".join(f"{name}: {error}" for name, error in errors.items() if error)
+    chosen = environ.get("MUJOCO_GL", "")
+    data = {"working": working, "errors": errors, "chosen": chosen}
+    if working:
+        text = f"Works: {', '.join(working)}." + (f" Does not: {failed}." if failed else "")
+        yield Finding("ok", "rendering", text, data)
+    else:
+        ways = "; ".join(f"{name}: {way}" for name, way in RENDERERS.items())
+        text = f"No renderer works, so there are no images of MuJoCo ({failed}). If you need them, {ways}."
+        yield Finding("note", "rendering", text, data)
+    if chosen and chosen in errors and errors[chosen]:
+        mend = f"set MUJOCO_GL={working[0]}, or unset it" if working else "unset it, and train without images"
+        yield Finding("problem", "rendering", f"MUJOCO_GL={chosen} is set and does not work: {mend}.")
+
+
+__all__ = ["rendering"]

@@ -1,0 +1,135 @@
+"""Many runs from one file: ``python -m dreamer.sweep FILE [--jobs N] [--print | --report | --ray | --wandb FILE]``."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from dreamer.config import ConfigError
+from dreamer.runs import LogdirInUse, StopRequest, exclusive
+from dreamer.sweep import cluster, file, local, report, wandb_file
+from dreamer.sweep.board import Board
+from dreamer.sweep.plan import Plan
+from dreamer.sweep.search import search
+
+
+def sweep(
+    plan: Plan,
+    jobs: int = 1,
+    *,
+    command: Sequence[str] = local.TRAIN,
+    retry_failed: bool = False,
+    ray: dict[str, Any] | None = None,
+    console: Console | None = None,
+) -> int:
+    """Run what is left of a sweep, and report.
+
+    Args:
+        plan: what `file.read` gives.
+        jobs: trials that run at a time.
+        command: what trains, to which the arguments of a trial are added.
+        retry_failed: run those again that failed before.
+        ray: arguments of `cluster.run`; None: run on this machine.
+        console: where to print; None: the standard error for progress, the standard output for the table.
+
+    Returns:
+        The exit status: 0 all trials are done, 1 some failed, 75 and 130 stopped by SIGTERM and SIGINT.
+
+    Raises:
+        ConfigError, LogdirInUse: nothing was started.
+        OSError: the disk refused the state of the sweep or its report.
+    """
+    say = (console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)).print
+    with exclusive(plan.logdir):
+        board = Board(plan, search(plan), say, retry_failed)
+        board.write()
+        done = board.counts()["done"]
+        before = f", {done} of them done before" if done else ""
+        say(f"{plan.source}: {board.planned} trials{before}, {jobs} at a time, in {plan.logdir}")
+        stop = StopRequest()
+        if board.unfinished:
+            runner = local.run if ray is None else cluster.run
+            stop = runner(board, jobs, command, say, **(ray or {}))
+        show(board, console)
+        if stop:
+            say(f"Stopped by {stop}. The same command goes on where it was.")
+        return local.exit_status(stop, board.counts()["failed"] + board.counts()["stopped"])
+
+
+def show(board: Board, console: Console | None = None) -> None:
+    """Write the report, and print its table."""
+    paths = report.write(board)
+    console = console or Console(highlight=False, markup=False)
+    console.print(report.table(board, report.results(board)))
+    for line in report.failures(board):
+        console.print(line, soft_wrap=True)
+    console.print(f"Written: {', '.join(map(str, paths))}", soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status of `sweep`, or 2 for an error that was explained."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamer.sweep",
+        description="Runs a grid, a random or an Optuna search over config keys and seeds, and compares the runs. "
+        "The same command goes on where it was stopped.",
+    )
+    parser.add_argument("file", type=pathlib.Path, help="sweep file, or the name of one in configs/sweeps")
+    parser.add_argument("--logdir", type=pathlib.Path, help="directory of the sweep (default runs/NAME)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials that run at a time (default 1)")
+    parser.add_argument("--retry-failed", action="store_true", help="also run those again that failed before")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--print", action="store_true", help="only print the command of each trial, one per line")
+    other.add_argument("--report", action="store_true", help="only report on what is there")
+    other.add_argument("--wandb", metavar="FILE", help="only write a file for 'wandb sweep'; - for the terminal")
+    other.add_argument("--ray", action="store_true", help="run with Ray Tune, here or on the cluster of --address")
+    parser.add_argument("--address", help="with --ray: address of a cluster, or auto (default: this machine alone)")
+    parser.add_argument("--cpus", type=float, default=1.0, help="with --ray: CPUs of each trial (default 1)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs of each trial (default 0)")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs is {args.jobs}, expected at least 1")
+    if not args.ray and (args.address or args.cpus != 1 or args.gpus):
+        parser.error("--address, --cpus and --gpus go with --ray")
+    try:
+        plan = file.read(args.file, args.logdir)
+        if args.print:
+            print("\n".join(trial.command() for trial in commands(plan)))
+        elif args.wandb:
+            written = wandb_file.render(plan)
+            if args.wandb == "-":
+                print(written, end="")
+            else:
+                pathlib.Path(args.wandb).write_text(written)
+                print(f"Start it with: wandb sweep {args.wandb}", file=sys.stderr)
+        elif args.report:
+            if not plan.logdir.is_dir():
+                raise ConfigError(f"{plan.logdir} is not there, so there is nothing to report: run the sweep first.")
+            show(Board(plan, search(plan)))
+        else:
+            ray = {"address": args.address, "cpus": args.cpus, "gpus": args.gpus} if args.ray else None
+            return sweep(plan, args.jobs, retry_failed=args.retry_failed, ray=ray)
+    except (ConfigError, LogdirInUse, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def commands(plan: Plan) -> list[Any]:
+    """All trials in the order in which they would be started.
+
+    Raises:
+        ConfigError: Optuna's depend on scores.
+    """
+    if plan.search == "optuna":
+        raise ConfigError(
+            f"{plan.source}: what Optuna tries depends on scores, and no list can be printed: use search: random."
+        )
+    settings = [plan.setting(index, values) for index, values in enumerate(plan.points())]
+    return [plan.runs(setting)[place] for place in range(len(plan.seeds)) for setting in settings]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Which trials of a sweep are done, which failed, and what comes next: written to ``sweep.json`` at every change."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Container
+from typing import Any, Literal
+
+from dreamer.config import ConfigError
+from dreamer.manifest import write_durably
+from dreamer.sweep.plan import Plan, Trial
+from dreamer.sweep.scores import finished, score
+from dreamer.sweep.search import Search
+
+NAME = "sweep.json"
+OUTPUT = "output.txt"
+"""What a trial prints, in its directory."""
+
+_VERSION = 1
+
+State = Literal["waiting", "running", "done", "failed", "stopped"]
+
+
+@dataclasses.dataclass
+class Record:
+    """What became of a trial."""
+
+    words: list[str]
+    """Its arguments, without ``logdir``: a directory may be moved."""
+    state: State = "waiting"
+    """``stopped``: somebody has interrupted it, and the next start of the sweep resumes it."""
+    exits: list[int] = dataclasses.field(default_factory=list)
+    """Exit statuses; negative ones are signals."""
+    score: float | None = None
+    seconds: float = 0.0
+    message: str = ""
+    """Why it failed."""
+
+
+class Board:
+    """Trials of a sweep, in the order in which they are started.
+
+    Args:
+        plan: what the sweep file asks for.
+        search: chooses settings.
+        say: prints a line.
+        retry_failed: also run those again that failed before.
+
+    Raises:
+        ConfigError: ``sweep.json`` cannot be read, or is that of another sweep.
+    """
+
+    def __init__(self, plan: Plan, search: Search, say: Callable[[str], object] = print, retry_failed: bool = False):
+        self.plan = plan
+        self.records: dict[str, Record] = {}
+        self.trials: list[Trial] = []
+        self._search = search
+        self._say = say
+        self._saved = _read(plan.logdir / NAME)
+        self._retry_failed = retry_failed
+        self._settings = 0
+        if plan.search == "optuna":
+            # What it has proposed before comes first; whatever else it proposes depends on scores.
+            known = max((int(name.partition("-")[0]) + 1 for name in self._saved), default=0)
+            while self._settings < min(known, search.total):
+                self._add()
+        else:
+            while self._settings < search.total:
+                self._add()
+            # Every setting once, then with the next seed: the picture is there early, and gets sharper.
+            order = {seed: place for place, seed in enumerate(plan.seeds)}
+            self.trials.sort(key=lambda trial: (order[trial.seed], trial.setting.number))
+        for trial in self.trials:
+            self._tell(trial)
+
+    def next(self, but: Container[str] = ()) -> Trial | None:
+        """The trial to start now, if any; ``but`` are names of some that cannot be."""
+        for trial in self.trials:
+            if self.records[trial.name].state == "waiting" and trial.name not in but:
+                return trial
+        if self._settings < self._search.total:
+            self._add()
+            return self.next(but)
+        return None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether anything is running or to be run."""
+        states = {record.state for record in self.records.values()}
+        return bool(states & {"waiting", "running"}) or self._settings < self._search.total
+
+    @property
+    def planned(self) -> int:
+        """Trials of the whole sweep, those that are not chosen yet included."""
+        return self._search.total * len(self.plan.seeds)
+
+    def started(self, trial: Trial) -> None:
+        """Note that a trial runs."""
+        self.records[trial.name].state = "running"
+        self.write()
+
+    def ended(self, trial: Trial, status: int, seconds: float, stopping: bool = False) -> None:
+        """Note how a trial ended, and decide what becomes of it.
+
+        Args:
+            trial: which.
+            status: its exit status, or minus the number of the signal that has killed it.
+            seconds: for how long it ran.
+            stopping: the sweep has stopped it; it will be resumed, and no attempt is counted.
+        """
+        record = self.records[trial.name]
+        record.exits.append(status)
+        record.seconds += seconds
+        again = status == os.EX_TEMPFAIL or status < 0 or status > 128
+        if status == 0:
+            record.score = score(trial.logdir, self.plan.score, self.plan.direction)
+            record.state = "done" if record.score is not None else "failed"
+            record.message = "" if record.score is not None else f"It ended well, without a score '{self.plan.score}'."
+        elif again and stopping:
+            record.exits.pop()
+            record.state = "waiting"
+        elif status == 128 + signal.SIGINT:
+            record.state, record.message = "stopped", "It was interrupted (SIGINT); start the sweep again to resume it."
+        elif again and sum(one != 0 for one in record.exits) <= self.plan.retries:
+            record.state = "waiting"
+        else:
+            record.state, record.message = "failed", f"It {died(status)}. {_last_words(trial.logdir / OUTPUT)}".strip()
+        self.write()
+        self._tell(trial)
+        self._announce(trial, status)
+
+    def refresh(self, name: str) -> None:
+        """Look again at a trial that another process has run."""
+        (trial,) = (trial for trial in self.trials if trial.name == name)
+        self._adopt(trial, self.records[name])
+        self.write()
+        self._tell(trial)
+
+    def setting_trials(self) -> dict[int, list[Trial]]:
+        """Trials of every setting, in the order of seeds."""
+        found: dict[int, list[Trial]] = collections.defaultdict(list)
+        for trial in sorted(self.trials, key=lambda trial: (trial.setting.number, self.plan.seeds.index(trial.seed))):
+            found[trial.setting.number].append(trial)
+        return found
+
+    def counts(self) -> collections.Counter[str]:
+        """Trials by state."""
+        return collections.Counter(record.state for record in self.records.values())
+
+    def write(self) -> None:
+        """Replace ``sweep.json`` at once: killed at any instant, it is the old one or the new one."""
+        self.plan.logdir.mkdir(parents=True, exist_ok=True)
+        # Records of trials that the file no longer asks for stay.
+        trials = {**self._saved, **{name: dataclasses.asdict(record) for name, record in self.records.items()}}
+        write_durably(self.plan.logdir / NAME, json.dumps({"version": _VERSION, "trials": trials}, indent=1))
+
+    def _add(self) -> None:
+        """Take the next setting from the search."""
+        setting = self.plan.setting(self._settings, self._search.ask(self._settings))
+        self._settings += 1
+        for trial in self.plan.runs(setting):
+            self.trials.append(trial)
+            self.records[trial.name] = self._record(trial)
+
+    def _record(self, trial: Trial) -> Record:
+        words = [*trial.setting.words, f"seed={trial.seed}"]
+        record = Record(**self._saved.get(trial.name, {"words": words}))
+        if record.words != words:
+            changed = sorted(set(record.words) ^ set(words))
+            raise ConfigError(
+                f"{self.plan.logdir} holds the trial {trial.name} of another sweep; they differ in "
+                f"{', '.join(changed)}. Choose another --logdir, or change it back."
+            )
+        if record.state in ("running", "stopped") or (record.state == "failed" and self._retry_failed):
+            record.state, record.exits, record.message = "waiting", [], ""
+        self._adopt(trial, record)
+        return record
+
+    def _adopt(self, trial: Trial, record: Record) -> None:
+        """Take over a run that is done: one from before, or of somebody else, such as a scheduler's array job."""
+        if record.state == "done" or (record.state == "waiting" and finished(trial)):
+            # Read anew, as the file may score by something else now.
+            record.score = score(trial.logdir, self.plan.score, self.plan.direction)
+            record.state = "done" if record.score is not None else "failed"
+            record.message = "" if record.score is not None else f"It ended well, without a score '{self.plan.score}'."
+
+    def _tell(self, trial: Trial) -> None:
+        """Tell the search about a setting once all its seeds have ended."""
+        names = [other.name for other in self.trials if other.setting.number == trial.setting.number]
+        records = [self.records[name] for name in names]
+        if len(records) < len(self.plan.seeds) or {record.state for record in records} - {"done", "failed"}:
+            return
+        values = [record.score for record in records if record.score is not None]
+        self._search.tell(trial.setting.number, sum(values) / len(values) if len(values) == len(records) else None)
+
+    def _announce(self, trial: Trial, status: int) -> None:
+        record, counts = self.records[trial.name], self.counts()
+        place = f"[{counts['done'] + counts['failed']}/{self.planned}] {trial.name}"
+        if record.state == "done":
+            self._say(f"{place}: {self.plan.score} {record.score:.6g}, after {record.seconds:.0f} seconds")
+        elif record.state == "waiting" and status:
+            attempt = f"; attempt {len(record.exits) + 1} of {self.plan.retries + 1} resumes it" if record.exits else ""
+            self._say(f"{place}: {died(status)}{attempt}")
+        else:
+            self._say(f"{place}: {record.state}. {record.message}")
+
+
+def died(status: int) -> str:
+    """What an exit status says, as the end of a sentence; see ``docs/reliability.md``."""
+    number = -status if status < 0 else status - 128
+    if number > 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(number).name}"
+    if status == os.EX_TEMPFAIL:
+        return "was saved because of SIGTERM"
+    return f"ended with status {status}"
+
+
+def _last_words(path: pathlib.Path) -> str:
+    """The error at the end of what a trial has printed, or its last line."""
+    try:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    errors = [line for line in lines[-30:] if line.startswith("Error: ")]
+    return (errors or lines or [""])[-1][:300]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """Records of an earlier start of the sweep by name of their trial."""
+    if not path.exists():
+        return {}
+    try:
+        saved = json.loads(path.read_text())
+        if saved["version"] != _VERSION:
+            raise ValueError(f"its version is {saved['version']}, expected {_VERSION}")
+        return {name: dataclasses.asdict(Record(**record)) for name, record in saved["trials"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): delete it, and the sweep finds its finished trials in their directories."
+        ) from error
+
+
+__all__ = ["NAME", "OUTPUT", "Board", "Record", "died"]

@@ -1,0 +1,223 @@
+"""What a sweep has found: a table, ``results.json``, and plots of curves and of scores over values."""
+
+import io
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+from rich.console import Console
+from rich.table import Table
+
+from dreamer.manifest import write_durably
+from dreamer.sweep.board import Board
+from dreamer.sweep.plan import Setting, Trial
+from dreamer.sweep.scores import lines, means_of
+
+_COLORS = 10
+"""Settings with a colour of their own in the plot of curves, the best ones; others are gray."""
+
+
+class Result(NamedTuple):
+    """What is known of one setting."""
+
+    setting: Setting
+    trials: list[Trial]
+    scores: dict[int, float]
+    """By seed, of trials that are done."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds; NaN if none is done."""
+        return float(np.mean(list(self.scores.values()))) if self.scores else math.nan
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval of the mean; NaN with fewer than two seeds."""
+        return half_interval(list(self.scores.values()))
+
+
+def half_interval(values: list[float]) -> float:
+    """Half the width of Student's 95 % confidence interval of a mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return math.nan
+    return float(scipy.special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def results(board: Board) -> list[Result]:
+    """All settings, the best first, those without a score last."""
+    found = []
+    for trials in board.setting_trials().values():
+        records = {trial.seed: board.records[trial.name] for trial in trials}
+        scores = {seed: record.score for seed, record in records.items() if record.score is not None}
+        found.append(Result(trials[0].setting, trials, scores))
+    sign = -1 if board.plan.direction == "maximize" else 1
+    return sorted(found, key=lambda result: (not result.scores, sign * result.mean if result.scores else 0.0))
+
+
+def table(board: Board, found: list[Result]) -> Table:
+    """For people: one row per setting."""
+    plan, title = board.plan, f"{board.plan.logdir.name}: {board.plan.score}, {board.plan.direction}d"
+    made = Table(title=title, title_justify="left", caption_justify="left")
+    for key in plan.keys:
+        made.add_column(key, justify="right", overflow="fold")
+    made.add_column("mean", justify="right")
+    made.add_column("95 % interval", justify="right")
+    made.add_column("seeds", justify="right")
+    made.add_column("best", justify="right")
+    made.add_column("worst", justify="right")
+    for result in found:
+        values = [plan.show(result.setting.values[key]) for key in plan.keys]
+        ends = sorted(result.scores.values(), reverse=plan.direction == "maximize")
+        interval = "-"
+        if not math.isnan(result.half):
+            interval = f"{_number(result.mean - result.half)} to {_number(result.mean + result.half)}"
+        numbers = [_number(result.mean), interval, f"{len(ends)} of {len(plan.seeds)}"]
+        numbers += [_number(ends[0]), _number(ends[-1])] if ends else ["-", "-"]
+        made.add_row(*values, *numbers)
+    return made
+
+
+def text(board: Board, found: list[Result]) -> str:
+    """The table and what failed, without colours, as ``table.txt`` holds it."""
+    made = table(board, found)
+    console = Console(file=io.StringIO(), width=max(80, 24 * len(made.columns)), no_color=True)
+    console.print(made)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line.rstrip() for line in output.splitlines()]
+    return "\n".join([*lines, *failures(board)]) + "\n"
+
+
+def failures(board: Board) -> list[str]:
+    """A line for each trial that failed, was interrupted, or needed more than one attempt."""
+    found = []
+    for trial in board.trials:
+        record = board.records[trial.name]
+        statuses = f"exit status {', '.join(map(str, record.exits))}" if record.exits else "never started"
+        if record.state in ("failed", "stopped"):
+            found.append(f"{record.state}: {trial.name} ({statuses}). {record.message}")
+        elif record.state == "done" and len(record.exits) > 1:
+            found.append(f"retried: {trial.name} ({statuses}).")
+    return found
+
+
+def as_json(board: Board, found: list[Result]) -> dict[str, Any]:
+    """For programs: settings, the best first, with all their trials."""
+    settings = []
+    for result in found:
+        half = result.half
+        trials = []
+        for trial in result.trials:
+            record = board.records[trial.name]
+            trials.append(
+                {
+                    "name": trial.name,
+                    "seed": trial.seed,
+                    "logdir": str(trial.logdir),
+                    "state": record.state,
+                    "score": record.score,
+                    "exits": record.exits,
+                    "seconds": record.seconds,
+                    "message": record.message,
+                    "command": trial.command(),
+                }
+            )
+        interval = None if math.isnan(half) else [result.mean - half, result.mean + half]
+        mean = result.mean if result.scores else None
+        settings.append({"values": dict(result.setting.values), "mean": mean, "interval": interval, "trials": trials})
+    plan = board.plan
+    about = {"sweep": plan.source, "score": plan.score, "direction": plan.direction, "states": dict(board.counts())}
+    return {**about, "settings": settings}
+
+
+def write(board: Board) -> list[pathlib.Path]:
+    """Write ``table.txt``, ``results.json``, ``curves.png`` and, for one or two numeric keys, ``scores.png``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OSError: the disk refused it.
+    """
+    logdir, found = board.plan.logdir, results(board)
+    logdir.mkdir(parents=True, exist_ok=True)
+    paths = [logdir / "table.txt", logdir / "results.json"]
+    write_durably(paths[0], text(board, found))
+    write_durably(paths[1], json.dumps(as_json(board, found), indent=1))
+    for name, draw in (("curves.png", _draw_curves), ("scores.png", _draw_scores)):
+        figure, axes = _figure(f"{logdir.name}: {board.plan.score}" if name == "scores.png" else logdir.name)
+        if draw(board, found, figure, axes):
+            figure.savefig(logdir / name)
+            paths.append(logdir / name)
+    return paths
+
+
+def _figure(title: str) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and needed once.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw_curves(board: Board, found: list[Result], figure: Any, axes: Any) -> bool:
+    """Mean return of the last ten episodes over env steps: mean over seeds, and from the lowest to the highest."""
+    drawn = False
+    for place, result in enumerate(found):
+        curves = [means_of(lines(trial.logdir)) for trial in result.trials]
+        curves = [(steps, means) for steps, means in curves if len(steps)]
+        if not curves:
+            continue
+        drawn = True
+        start, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+        grid = np.linspace(start, max(start, end), 200)
+        values = np.stack([np.interp(grid, steps, means) for steps, means in curves])
+        colored = place < _COLORS
+        label = board.plan.label(result.setting.values) if colored else None
+        (line,) = axes.plot(
+            grid, values.mean(0), color=f"C{place}" if colored else "#c8c8c8", label=label, zorder=2 if colored else 1
+        )
+        if colored and len(curves) > 1:
+            axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set(xlabel="env steps", ylabel="return, mean of 10 episodes")
+    if drawn:
+        axes.legend(frameon=False, fontsize="small")
+    return drawn
+
+
+def _draw_scores(board: Board, found: list[Result], figure: Any, axes: Any) -> bool:
+    """Score over the value of a numeric key, or as colour over the values of two."""
+    keys = board.plan.keys
+    found = [result for result in found if result.scores]
+    columns = [[result.setting.values[key] for result in found] for key in keys]
+    if not found or len(keys) > 2 or any(type(value) not in (int, float) for column in columns for value in column):
+        return False
+    for key, column, axis in zip(keys, columns, ("x", "y"), strict=False):
+        axes.set(**{f"{axis}label": key})
+        if min(column) > 0 and max(column) / min(column) >= 10:
+            axes.set(**{f"{axis}scale": "log"})
+    if len(keys) == 2:
+        points = axes.scatter(*columns, c=[result.mean for result in found], s=60)
+        figure.colorbar(points, label=f"{board.plan.score}, mean over seeds")
+        return True
+    for result, value in zip(found, columns[0], strict=True):
+        axes.plot([value] * len(result.scores), list(result.scores.values()), ".", color="#9bb7d4", zorder=1)
+    order = np.argsort(columns[0])
+    means = np.array([result.mean for result in found])[order]
+    halves = np.nan_to_num(np.array([result.half for result in found]))[order]
+    axes.errorbar(np.array(columns[0])[order], means, halves, color="#1f4e79", marker="o", capsize=3, zorder=2)
+    axes.set(ylabel=f"{board.plan.score}, mean and 95 % interval")
+    return True
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+__all__ = ["Result", "as_json", "failures", "half_interval", "results", "table", "text", "write"]

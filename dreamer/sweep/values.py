@@ -1,0 +1,130 @@
+"""Keys and values of a sweep file: which keys there are, and values as the config and the command line hold them."""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+
+from dreamer import config as configs
+from dreamer.config import Config, ConfigError
+
+PRESETS = "presets"
+"""A grid may try presets too, under this name; it is no config key."""
+
+_OWN = {
+    "seed": "List seeds under 'seeds'.",
+    "logdir": "Every trial gets a directory within that of the sweep (--logdir).",
+    "population.seeds": "Leave it out: a sweep is made of runs with one agent each.",
+    "population.sweep": "Leave it out: a sweep is made of runs with one agent each.",
+}
+"""Keys that a sweep sets itself, or cannot use, and what to do instead."""
+
+Kind = Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform", "choice"]
+Values = Mapping[str, Any]
+
+
+class Distribution(NamedTuple):
+    """From which a search takes the values of one key."""
+
+    kind: Kind
+    values: tuple[Any, ...]
+    """The bounds, both included; of a choice, all values."""
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One value; real numbers have six digits, which is what a person can read."""
+        if self.kind == "choice":
+            return self.values[rng.integers(len(self.values))]
+        low, high = self.values
+        if self.kind == "int_uniform":
+            return int(rng.integers(low, high, endpoint=True))
+        if self.kind == "uniform":
+            return min(max(float(f"{rng.uniform(low, high):.6g}"), low), high)
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+        value = round(value) if self.kind == "int_log_uniform" else float(f"{value:.6g}")
+        return min(max(value, low), high)
+
+
+def known_key(key: Any, where: str) -> None:
+    """Raise `ConfigError` unless it is a config key that a sweep may set; ``where`` is the part of the file."""
+    if key in _OWN:
+        raise ConfigError(f"'{where}' has {key}, which a sweep sets itself. {_OWN[key]}")
+    if key not in leaves():
+        raise ConfigError(f"'{where}' has '{key}', which is no config key.{nearest(str(key), leaves())}")
+
+
+@functools.cache
+def leaves() -> Mapping[str, Any]:
+    """Default of every config key."""
+    return MappingProxyType(dict(configs.flatten(Config())))
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """The question whether the nearest known word was meant, with a space before it; empty if none is near."""
+    known = list(known)
+    last = {key.rpartition(".")[2]: key for key in known}
+    near = difflib.get_close_matches(str(word), known, n=1) or [
+        last[match] for match in difflib.get_close_matches(str(word).rpartition(".")[2], last, n=1)
+    ]
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def typed(key: str, value: Any) -> Any:
+    """A value of the file as its field holds it.
+
+    Raises:
+        ConfigError: it has not the type of the key, or is out of its range.
+    """
+    if isinstance(value, dict):
+        raise ConfigError(f"{key} is {value!r}, expected a value: name every key in full, as in optimizer.lr.")
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{key} is '{value}': interpolation is not allowed in configs.")
+    if key == PRESETS:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    default = leaves()[key]
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if isinstance(default, float) and isinstance(value, str | int) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML takes 4e-4 for text, as it has no point.
+    configs.check_value(key, value)
+    return value
+
+
+def text(value: Any) -> str:
+    """A value as ``key=value`` takes it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    value = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+
+
+def replace(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A config with other values by dotted key, all at once, as some only fit together."""
+    tree: dict[str, Any] = {}
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        at = tree
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[name] = value
+
+    def rebuild(node: Any, changes: Mapping[str, Any]) -> Any:
+        new = {}
+        for name, change in changes.items():
+            field = name if hasattr(node, name) else f"{name}_"  # The key load.from is the field from_.
+            new[field] = rebuild(getattr(node, field), change) if isinstance(change, dict) else change
+        return dataclasses.replace(node, **new)
+
+    return rebuild(config, tree)
+
+
+__all__ = ["PRESETS", "Distribution", "Kind", "Values", "known_key", "leaves", "nearest", "replace", "text", "typed"]

@@ -1,0 +1,228 @@
+"""Sweep files: what they mean, and what is said about those that cannot be meant."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import yaml
+
+from dreamer import config as configs
+from dreamer import train as training
+from dreamer.config import ConfigError
+from dreamer.sweep import file
+from dreamer.sweep.__main__ import commands, main
+from dreamer.sweep.plan import Plan
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def read(tmp_path: pathlib.Path, text: str) -> Plan:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return file.read(path, tmp_path / "runs")
+
+
+def test_a_grid_is_every_combination_with_every_seed(tmp_path):
+    plan = read(
+        tmp_path,
+        "presets: [cartpole]\noverrides: {run: {env_steps: 100}, replay.batch_size: 4}\n"
+        "grid: {optimizer.lr: [1e-4, 0.001], behavior.horizon: [5, 15]}\nseeds: [3, 4]",
+    )
+    trials = commands(plan)
+    assert [trial.name for trial in trials[:3]] == [
+        "lr_0.0001-horizon_5-seed_3",
+        "lr_0.0001-horizon_15-seed_3",
+        "lr_0.001-horizon_5-seed_3",
+    ]
+    assert len(trials) == 8 and {trial.seed for trial in trials[4:]} == {4}
+    assert trials[0].command() == (
+        "python -m dreamer.train --config cartpole run.env_steps=100 replay.batch_size=4 optimizer.lr=0.0001 "
+        f"behavior.horizon=5 seed=3 logdir={tmp_path}/runs/lr_0.0001-horizon_5-seed_3"
+    )
+
+
+def test_the_command_of_a_trial_gives_its_config(tmp_path):
+    plan = read(
+        tmp_path,
+        "grid: {presets: [size/1m, [cartpole, size/tiny]], optimizer.lr: [4e-4], nets.mults: [[2, 3]], env.check: [no],"
+        " env.workers: [async], load.from: [runs/other]}",
+    )
+    for trial in commands(plan):
+        assert training.parse(trial.words) == trial.config
+    assert commands(plan)[0].config.nets.mults == (2, 3)
+    assert commands(plan)[1].config.task == "gym_CartPole-v1"
+
+
+def test_values_that_only_fit_together_are_set_together(tmp_path):
+    plan = read(tmp_path, "presets: [cartpole]\ngrid: {rssm.deter: [9], rssm.blocks: [3]}")
+    (trial,) = commands(plan)
+    assert (trial.config.rssm.deter, trial.config.rssm.blocks) == (9, 3)
+
+
+def test_random_values_stay_within_their_bounds_and_more_trials_leave_them_as_they_are(tmp_path):
+    text = (
+        "presets: [cartpole]\nrandom: {optimizer.lr: {log_uniform: [1e-5, 1e-2]}, loss.rep: {uniform: [0.1, 0.2]},\n"
+        " behavior.horizon: {int_uniform: [1, 3]}, optimizer.warmup: {int_log_uniform: [1, 1000]},\n"
+        " run.train_ratio: {choice: [32, 64]}}\ntrials: "
+    )
+    few, many = read(tmp_path, f"{text}3"), read(tmp_path, f"{text}80")
+    assert many.points()[:3] == few.points()
+    columns = {key: [point[key] for point in many.points()] for key in many.keys}
+    assert 1e-5 <= min(columns["optimizer.lr"]) < max(columns["optimizer.lr"]) <= 1e-2
+    # Half of the draws on a logarithmic scale lie below its middle.
+    assert 25 < sum(lr < 10**-3.5 for lr in columns["optimizer.lr"]) < 55
+    assert min(columns["loss.rep"]) >= 0.1 and max(columns["loss.rep"]) <= 0.2 and np.std(columns["loss.rep"]) > 0.02
+    assert set(columns["behavior.horizon"]) == {1, 2, 3}
+    assert {type(value) for value in columns["optimizer.warmup"]} == {int} and np.median(
+        columns["optimizer.warmup"]
+    ) < 99
+    assert set(columns["run.train_ratio"]) == {32.0, 64.0}
+
+
+def test_each_draw_is_tried_at_every_point_of_the_grid(tmp_path):
+    plan = read(
+        tmp_path,
+        "presets: [cartpole]\nrandom: {optimizer.lr: {uniform: [1e-4, 1e-3]}}\ntrials: 2\ngrid: {loss.rep: [0, 1]}",
+    )
+    first, second, third, fourth = plan.points()
+    assert first["optimizer.lr"] == second["optimizer.lr"] != third["optimizer.lr"] == fourth["optimizer.lr"]
+    assert [point["loss.rep"] for point in plan.points()] == [0, 1, 0, 1]
+    assert [trial.name[:4] for trial in commands(plan)] == ["000-", "001-", "002-", "003-"]
+
+
+def grid(values: str) -> str:
+    return f"presets: [cartpole]\ngrid: {{{values}}}"
+
+
+GRID = "presets: [cartpole]\ngrid: {optimizer.lr: [1e-4]}\n"
+RANDOM = "presets: [cartpole]\ntrials: 2\nrandom: {optimizer.lr: {log_uniform: [1e-4, 1e-3]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it holds nothing, expected a mapping with 'grid' or 'random'"),
+        ("[1, 2]", "it holds a list, expected a mapping"),
+        ("grid: {a: [1", r"is not a readable sweep file: .*line 1"),
+        ("!!python/object/apply:os.getcwd []", "is not a readable sweep file: could not determine a constructor"),
+        ("presets: [cartpole]", "it names nothing to try: give values under 'grid', or ranges under 'random'"),
+        (GRID + "seed: [1]", "there is no 'seed' in a sweep file. Did you mean 'seeds'?"),
+        ("grid: {optimizer.lr: [1e-4]}", "'presets' is missing: name those to start from"),
+        ("presets: [cartpol]\ngrid: {optimizer.lr: [1e-4]}", "no preset 'cartpol'. Did you mean 'cartpole'?"),
+        ("presets: [7]\ngrid: {optimizer.lr: [1e-4]}", "'presets' has 7, expected names"),
+        ("presets: [cartpole]\ngrid: [1]", r"'grid' is \[1\], expected a mapping"),
+        (grid("optimizer.lrr: [1]"), "no config key. Did you mean 'optimizer.lr'?"),
+        (grid("lr: [1]"), "'lr', which is no config key. Did you mean 'optimizer.lr'?"),
+        (grid("optimizer.lr: []"), "'grid' has no values for optimizer.lr"),
+        (grid("optimizer.lr: 1e-4"), r"expected a list of values, as in \[1e-4\]"),
+        (
+            "presets: [cartpole]\ngrid: {optimizer.lr: [fast]}",
+            "optimizer.lr=fast cannot be used: expected a finite number",
+        ),
+        (grid("optimizer.lr: [-1.0]"), "optimizer.lr=-1.0 cannot be used: .*above 0"),
+        (
+            "presets: [cartpole]\ngrid: {behavior.horizon: [1.5]}",
+            "behavior.horizon=1.5 cannot be used: expected an int",
+        ),
+        (grid("env.check: [1]"), "env.check=1 cannot be used: expected true or false"),
+        (
+            "presets: [cartpole]\ngrid: {env.workers: [many]}",
+            "env.workers=many cannot be used: expected one of sync, async",
+        ),
+        (grid("optimizer.lr: [{a: 1}]"), "expected a value: name every key in full"),
+        (grid("task: ['${seed}']"), "interpolation is not allowed"),
+        (grid("rssm.deter: [13]"), "rssm.deter=13 cannot be used: expected a multiple"),
+        (grid("seed: [1]"), "seed, which a sweep sets itself. List seeds under 'seeds'"),
+        (GRID + "overrides: {logdir: x}", "logdir, which a sweep sets itself. Every trial gets a directory"),
+        (GRID + "overrides: {population: {seeds: 3}}", "population.seeds, which a sweep sets itself"),
+        (GRID + "overrides: {run.env_step: 3}", "'overrides' has 'run.env_step', .*Did you mean 'run.env_steps'?"),
+        (GRID + "overrides: {run.env_steps: many}", "run.env_steps=many cannot be used: expected an integer"),
+        (GRID + "seeds: 3", "'seeds' is 3, expected a list"),
+        (GRID + "seeds: []", r"'seeds' is \[\], expected whole numbers"),
+        (GRID + "seeds: [1, -1]", "'seeds' is .*-1.*, expected whole numbers from 0 on"),
+        (GRID + "seeds: [1, 1]", "two trials would have the logdir .*lr_0.0001-seed_1, .*give every value .* once"),
+        (
+            "presets: [cartpole]\ngrid: {optimizer.lr: [1e-4, 0.0001]}",
+            "two trials .*lr_0.0001-seed_0",
+        ),
+        (grid("load.from: [a/b, a b]"), "two trials would have the logdir"),
+        (GRID + "score: evall", "'score' is 'evall', expected eval, last, best, or a metric.* Did you mean 'eval'?"),
+        (GRID + "overrides: {run.eval_episodes: 0}", "'score' is eval, but run.eval_episodes=0"),
+        (GRID + "direction: up", "'direction' is 'up', expected one of maximize, minimize"),
+        (GRID + "search: optuna", "'search' is optuna, which needs keys under 'random'"),
+        (GRID + "trials: 3", "'trials' counts draws from 'random', and there is none"),
+        (GRID + "retries: some", "'retries' is 'some', expected a whole number"),
+        (GRID + "retries: -1", "at least 0"),
+        (RANDOM + "search: grid", "'search' is grid, which needs no keys under 'random'"),
+        (RANDOM + "search: bayes", "'search' is 'bayes', expected one of grid, random, optuna"),
+        (RANDOM.replace("2", "0"), "'trials' is 0, expected how many settings are drawn"),
+        (RANDOM + "grid: {optimizer.lr: [1]}", "is under 'grid' and under 'random': name it once"),
+        (RANDOM + "search: optuna\ngrid: {loss.rep: [1]}", "Optuna chooses all values itself"),
+        (RANDOM.replace("log_uniform", "loguniform"), "expected one of uniform, .* Did you mean 'log_uniform'?"),
+        (RANDOM.replace("{log_uniform: [1e-4, 1e-3]}", "[1e-4]"), r"expected one of uniform, .*as in \{log_uniform"),
+        (RANDOM.replace("[1e-4, 1e-3]", "3"), "'random' has log_uniform: 3 for optimizer.lr, expected a list"),
+        (RANDOM.replace("[1e-4, 1e-3]", "[1e-3, 1e-4]"), r"expected \[lowest, highest\], both above 0"),
+        (
+            RANDOM.replace("optimizer.lr: {log_uniform: [1e-4", "loss.rep: {log_uniform: [0"),
+            r"expected \[lowest, highest\], both above 0",
+        ),
+        (RANDOM.replace("[1e-4, 1e-3]", "[low, 1]"), "optimizer.lr=low cannot be used: expected a finite number"),
+        (RANDOM.replace("log_uniform", "int_uniform"), "which is made for whole numbers"),
+        (RANDOM.replace("optimizer.lr", "run.env_steps").replace("1e-", ""), "which is made for real numbers"),
+        (
+            RANDOM.replace("{log_uniform: [1e-4, 1e-3]}", "{uniform: [-1, 1]}") + "search: optuna",
+            "optimizer.lr=-1.0 cannot",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read(tmp_path, text)
+    assert "sweep.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_command_says_it_on_the_standard_error(tmp_path, capsys):
+    assert main([str(tmp_path / "none.yaml")]) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {tmp_path}/none.yaml is not a readable sweep file: ")
+    assert main(["cartpol_lr"]) == 2
+    assert "Did you mean 'cartpole_lr'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_can_be_run_and_begin_with_their_command(path, capsys):
+    plan = file.read(pathlib.Path(path.stem))
+    assert plan.keys
+    assert path.read_text().splitlines()[0].endswith(f": python -m dreamer.sweep {path.stem}")
+    assert f"sweeps/{path.stem}" not in configs.presets()
+    assert main([path.stem, "--print"]) == (2 if plan.search == "optuna" else 0)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(plan.points()) * len(plan.seeds)
+
+
+def test_the_file_for_weights_and_biases_has_the_same_keys(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "presets: [cartpole]\noverrides: {env.count: 2}\nseeds: [0, 1]\ntrials: 5\ngrid: {nets.mults: [[2, 3]]}\n"
+        "random: {optimizer.lr: {log_uniform: [1e-4, 1e-3]}, optimizer.warmup: {int_log_uniform: [1, 10]}}"
+    )
+    assert main([str(path), "--wandb", str(tmp_path / "wandb.yaml")]) == 0
+    made = yaml.safe_load((tmp_path / "wandb.yaml").read_text())
+    assert made["method"] == "random" and made["metric"] == {"name": "eval/mean", "goal": "maximize"}
+    assert made["run_cap"] == 10
+    assert made["parameters"] == {
+        "nets.mults": {"values": ["[2, 3]"]},
+        "optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3},
+        "optimizer.warmup": {"distribution": "q_log_uniform_values", "min": 1, "max": 10, "q": 1},
+        "seed": {"values": [0, 1]},
+    }
+    # What the client's agent makes of it is a command that our parser takes.
+    from wandb.sdk.launch.sweeps import utils
+
+    chosen = {"nets.mults": "[2, 3]", "optimizer.lr": 0.00016, "optimizer.warmup": 3, "seed": 1}
+    given = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in chosen.items()}})
+    words = utils.create_sweep_command(made["command"])
+    assert words[:4] == ["${env}", "${interpreter}", "-m", "dreamer.train"] and words[-1] == "${args_no_hyphens}"
+    config = training.parse([*words[4:-1], *given["args_no_hyphens"]])
+    assert config is not None
+    assert (config.nets.mults, config.optimizer.lr, config.optimizer.warmup, config.seed) == ((2, 3), 0.00016, 3, 1)
+    assert config.run.wandb and config.env.count == 2
