@@ -41,6 +41,7 @@ LAYERS = [
     "saver",
     "transfer",
     "profiler",
+    "dream_pictures",
     "huge_pages",
     "compile_cache",
     "evaluate",
@@ -53,6 +54,16 @@ LAYERS = [
     "device_records",
     "device_run",
     "train",
+    "open_loop",
+    "bootstrap",
+    "calibration",
+    "held_out",
+    "dream_batches",
+    "report_card",
+    "findings",
+    "report_plots",
+    "report_page",
+    "report",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
 MODEL_FREE = ["replay", "envs", "driver", "wandb_log", "logger"]
