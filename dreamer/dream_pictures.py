@@ -6,6 +6,7 @@ Takes host arrays, as `dreamer.agent.report` gives them, and knows no networks; 
 import io
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ class FilmError(ValueError):
 
 
 def film(
-    true: np.ndarray, predicted: np.ndarray, context: int, valid: np.ndarray | None = None, least: int = 96
+    true: np.ndarray, predicted: np.ndarray, context: int, valid: np.ndarray | None = None, least: int = 160
 ) -> np.ndarray:
     """Frames that show each sequence as a row, true | predicted | error, under a bar in the colour of the step.
 
@@ -114,7 +115,9 @@ def _write_mp4(path: pathlib.Path, frames: np.ndarray, fps: int) -> None:
 
     try:
         writer: Any = imageio.get_writer(str(path), fps=fps, macro_block_size=1)
-        with writer:
+        with writer, warnings.catch_warnings():
+            # The encoder's process is forked and replaced at once, which the threads of JAX do not mind.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             for frame in frames:
                 writer.append_data(frame)
     except (ImportError, RuntimeError, ValueError) as error:
@@ -142,7 +145,8 @@ def plot(
         valid: steps that count, bool ``[T]``; None: all.
         kind: ``svg`` or ``png``.
     """
-    from matplotlib.figure import Figure  # Slow to import, and rarely needed.
+    from matplotlib import rc_context  # Slow to import, and rarely needed.
+    from matplotlib.figure import Figure
 
     steps = len(true)
     if space.kind == "discrete":
@@ -153,7 +157,7 @@ def plot(
     entries = min(MOST_ENTRIES, true.shape[1])
     columns = min(2, entries)
     lines = math.ceil(entries / columns)
-    figure = Figure(figsize=(5, 0.6 + 1.25 * lines), dpi=144, layout="constrained")
+    figure = Figure(figsize=(3.9, 0.7 + 1.1 * lines), dpi=144, layout="constrained")
     for entry in range(entries):
         axes = figure.add_subplot(lines, columns, entry + 1)
         axes.axvspan(-0.5, context - 0.5, color=_hex(SEEN), alpha=0.12, linewidth=0)
@@ -167,7 +171,8 @@ def plot(
     )
     figure.supxlabel("step; shaded: seen by the model, then dreamt", fontsize=8)
     out = io.BytesIO()
-    figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    with rc_context({"svg.hashsalt": "dreamer"}):  # The same bytes for the same numbers.
+        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return out.getvalue()
 
 

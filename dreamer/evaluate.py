@@ -76,10 +76,11 @@ def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest") -
     Raises:
         CheckpointError: no usable checkpoint is there.
     """
-    return _load(logdir, checkpoint)[0]
+    return load_saved(logdir, checkpoint)[0]
 
 
-def _load(logdir: str | pathlib.Path, which: checkpoints.Which) -> tuple[Agent, checkpoints.Checkpoint]:
+def load_saved(logdir: str | pathlib.Path, which: checkpoints.Which) -> tuple[Agent, checkpoints.Checkpoint]:
+    """As `load`, and the checkpoint, which knows the counters of the run."""
     saved = checkpoints.load(logdir, which=which)
     for damaged in saved.damaged:
         warnings.warn(f"{damaged} The one before is used: {saved.path.name}.", stacklevel=3)
@@ -174,7 +175,7 @@ def evaluate_logdir(
     Raises:
         CheckpointError, EnvError: see `load` and `evaluate`.
     """
-    agent, saved = _load(logdir, checkpoint)
+    agent, saved = load_saved(logdir, checkpoint)
     options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
     if video is None:
         return evaluate(agent, make_env(saved.config), episodes, **options)
@@ -193,7 +194,7 @@ def evaluate_logdir(
         )
 
 
-def _which(text: str) -> checkpoints.Which:
+def which_checkpoint(text: str) -> checkpoints.Which:
     """The word or number after ``--checkpoint``."""
     if text.isdecimal():
         return int(text)
@@ -219,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint",
         metavar="WHICH",
-        type=_which,
+        type=which_checkpoint,
         default="newest",
         help="newest (default), best by the evaluations of the run, or the number of a step",
     )

@@ -266,8 +266,19 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     An unfinished last line (the process was killed) is left out, and so are lines that a crash of the machine has
     damaged.
     """
-    found = []
-    for line in path.read_text(errors="replace").split("\n")[:-1]:
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict)]
+    return list(read_numbered(path)[0].values())
+
+
+def read_numbered(path: pathlib.Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """As `read_metrics`, by the number of the line, from 1; and the numbers of finished lines that are no objects."""
+    found, damaged = {}, []
+    for number, text in enumerate(path.read_text(errors="replace").split("\n")[:-1], 1):
+        try:
+            line = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            line = None
+        if isinstance(line, dict):
+            found[number] = line
+        else:
+            damaged.append(number)
+    return found, damaged

@@ -62,6 +62,16 @@ LAYERS = [
     "train",
     "doctor",
     "sweep",
+    "open_loop",
+    "bootstrap",
+    "calibration",
+    "held_out",
+    "dream_batches",
+    "report_card",
+    "findings",
+    "report_plots",
+    "report_page",
+    "report",
 ]
 # What stores, steps and reports must work for any agent, so it knows of data and configuration alone.
 MODEL_FREE = [
