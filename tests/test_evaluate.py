@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import gymnasium
-import imageio_ffmpeg  # type: ignore[import-untyped]
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
