@@ -83,7 +83,7 @@ def _budgets(one: Comparison) -> str:
         note = f"{row.verdict or '-'}{', interpolated' if there and there.interpolated else ''}"
         released = number(there.mean) if there else "-"
         rows.append([f"{row.frames:,}", number(row.score), *counts, str(row.episodes), released, span(band), note])
-    return render(head, rows)
+    return render(head, rows, left=(0, len(head) - 1))
 
 
 def _efficiency(one: Comparison) -> str:

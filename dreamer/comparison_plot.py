@@ -2,6 +2,7 @@
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def draw(comparisons: Sequence[Comparison], aggregates: Sequence[Aggregate], pat
     count = len(by_panel) + len(aggregates)
     columns = min(_COLUMNS, count)
     rows = math.ceil(count / columns)
-    size = (7.2, 4.2) if count == 1 else (4.6 * columns, 3.4 * rows)
+    size = (7.2, 4.6) if count == 1 else (4.6 * columns, 3.9 * rows)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -54,7 +55,8 @@ def draw(comparisons: Sequence[Comparison], aggregates: Sequence[Aggregate], pat
         axes.xaxis.set_major_formatter(lambda frames, _: _thousands(frames))
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlim(left=0)
-        axes.legend(frameon=False, fontsize=7.5)
+        # Below the axes, where no curve can be.
+        axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     for axes in panels[count:]:
         axes.set_visible(False)
     figure.savefig(path)
@@ -91,16 +93,20 @@ def _runs(axes: Any, one: Comparison, color: str, alone: bool) -> None:
         grid, scores = grid[known], scores[:, known]
         intervals = [statistics.interval([column], np.mean) or (column[0], column[0]) for column in scores.T]
         low, high = np.array(intervals).T if intervals else (grid, grid)
-        name = f"{label or 'here'}, {len(runs)} runs, mean, 95 %"
+        name = _wrapped(f"{label or 'here'}: {len(runs)} runs, mean, 95 %")
         axes.plot(grid, scores.mean(0), color=color, linewidth=1.6, label=name)
         axes.fill_between(grid, low, high, color=color, alpha=0.2, linewidth=0)
         return
     for number, run in enumerate(runs):
         own = _COLORS[number % len(_COLORS)] if alone else color
-        name = ", ".join(part for part in (label or "here", f"seed {run.config.seed}") if part)
+        name = _wrapped(f"{label or 'here'}: seed {run.config.seed}")
         grid = np.unique(np.concatenate([np.linspace(0, run.end, POINTS + 1)[1:], run.frames]))
         axes.plot(grid, _curve(run, grid), color=own, linewidth=1.6, label=name)
         axes.plot(run.frames, run.scores, ".", color=own, markersize=2.5, alpha=0.35)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 52, break_long_words=False)
 
 
 def _curve(run: Run, grid: np.ndarray) -> np.ndarray:

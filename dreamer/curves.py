@@ -154,6 +154,10 @@ def _shown(raw: bytes) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def settings(config: Config, *besides: str) -> tuple[tuple[str, Any], ...]:
     """All of a config that makes a difference to what a seed learns, without the keys in ``besides``."""
     return tuple((key, value) for key, value in configs.flatten(config) if key not in (*_ALIKE, *besides))
@@ -167,7 +171,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
     groups = []
     for (task, own), members in found.items():
         others = [dict(setting) for name, setting in found if name == task and setting != own]
-        differing = [f"{key}={value}" for key, value in own if any(other[key] != value for other in others)]
+        differing = [f"{key}={_plain(value)}" for key, value in own if any(other[key] != value for other in others)]
         groups.append(Group(task, ", ".join(differing), tuple(members)))
     return groups
 

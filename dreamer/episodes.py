@@ -128,7 +128,7 @@ def play(
                         player.episode += count
                         player.reset(seeds[player.episode])
                 elif not player.idle:
-                    player.step({key: value[index] for key, value in action.items()})
+                    player.step({key: value[index, ...] for key, value in action.items()})
     return [finished[number] for number in range(episodes)]
 
 

@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=1_000_000, help="seed of the environments, the same for each")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--mode", choices=("mode", "sample"), default="mode", help="take the policy's mode (default) or")
+    mode.add_argument("--mode", choices=("mode", "sample"), help="take the policy's mode (default) or")
     mode.add_argument("--sample", dest="mode", action="store_const", const="sample", help="draw actions from it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--video", metavar="FILE", help="write the episodes of a run as a video, for example out.mp4")
@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         chosen = _chosen(args.runs, args.checkpoint)
         if args.video and len(chosen) > 1:
             parser.error(f"--video shows one checkpoint of one run, and {len(chosen)} are given: choose one")
-        options: dict[str, Any] = {"seed": args.seed, "mode": args.mode, "video": args.video}
+        options: dict[str, Any] = {"seed": args.seed, "mode": args.mode or "mode", "video": args.video}
         scored = [
             Scored(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
             for logdir, which in chosen

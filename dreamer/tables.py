@@ -3,12 +3,22 @@
 from collections.abc import Sequence
 
 
-def render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under a head in columns as wide as their widest cell: the first to the left, all others to the right."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+def render(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Rows under a head in columns as wide as their widest cell, numbers to the right.
+
+    Args:
+        head: names of the columns; one in which all rows are empty is left out.
+        rows: cells of each row.
+        left: columns of words, which begin at the left.
+    """
+    full = [column for column in range(len(head)) if not rows or any(row[column] for row in rows)]
+    lines = [[line[column] for column in full] for line in (head, *rows)]
+    words = {full.index(column) for column in left if column in full}
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     aligned = [
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
+        "  ".join(
+            cell.ljust(width) if column in words else cell.rjust(width) for column, (cell, width) in enumerate(cells)
+        )
         for cells in (list(zip(line, widths, strict=True)) for line in lines)
     ]
     return "\n".join(line.rstrip() for line in aligned)

@@ -194,9 +194,9 @@ def _bars(title: str, seen: np.ndarray, guess: np.ndarray, height: int) -> Image
     slot = PLOT / max(1, len(seen))
     for index, (true, predicted) in enumerate(zip(seen.tolist(), guess.tolist(), strict=True)):
         left, right = index * slot + 0.15 * slot, index * slot + 0.85 * slot
-        draw.rectangle((left, min(at(0), at(true)), right, max(at(0), at(true))), fill=_TRUE)
+        draw.rectangle((left, min(at(0.0), at(true)), right, max(at(0.0), at(true))), fill=_TRUE)
         draw.line((index * slot, at(predicted), (index + 1) * slot - 1, at(predicted)), fill=_GUESS, width=2)
-    draw.line((0, at(0), PLOT, at(0)), fill=_FAINT)
+    draw.line((0, at(0.0), PLOT, at(0.0)), fill=_FAINT)
     return panel
 
 
@@ -224,7 +224,7 @@ def _strip(moment: Moment, values: list[float], rewards: list[float], width: int
         places = [width - 1 - pixels * (len(series) - 1 - index) for index in range(len(series))]
         draw.line((0, at(0.0), width, at(0.0)), fill=_FAINT)
         if name == "reward":
-            for place, value in zip(places, series, strict=True):
+            for place, value in ((place, value) for place, value in zip(places, series, strict=True) if value):
                 draw.line((place, at(0.0), place, at(value)), fill=color, width=1)
         elif len(series) > 1:
             draw.line([(place, at(value)) for place, value in zip(places, series, strict=True)], fill=color, width=1)
