@@ -107,7 +107,7 @@ def _reached(
 ) -> tuple[Reached, ...]:
     found = []
     known = thresholds(reference.suite, reference.task, reference.method) if reference else {}
-    for score in scores or known:
+    for score in map(float, scores or known):
         grid = reference.grid(score, end) if reference else sorted({int(x) for run in runs for x in run.frames})
         own = tuple(run.reach(score, grid) for run in runs)
         # Unless somebody asks, what neither could reach is of no interest.

@@ -74,7 +74,7 @@ def _task(axes: Any, members: Sequence[Comparison]) -> None:
         axes.fill_between(frames, mean - std, mean + std, color=_BAND, alpha=0.25, linewidth=0)
     for index, one in enumerate(members):
         _runs(axes, one, _COLORS[index % len(_COLORS)], alone=len(members) == 1)
-    axes.set(xlabel="frames", ylabel="return", title=members[0].group.task)
+    axes.set(xlabel="frames, repeats of actions included", ylabel="return", title=members[0].group.task)
 
 
 def _shown(frames: np.ndarray, end: int) -> np.ndarray:
@@ -91,11 +91,10 @@ def _runs(axes: Any, one: Comparison, color: str, alone: bool) -> None:
         scores = np.array([_curve(run, grid) for run in runs])
         known = np.isfinite(scores).all(0)
         grid, scores = grid[known], scores[:, known]
-        intervals = [statistics.interval([column], np.mean) or (column[0], column[0]) for column in scores.T]
-        low, high = np.array(intervals).T if intervals else (grid, grid)
         name = _wrapped(f"{label or 'here'}: {len(runs)} runs, mean, 95 %")
         axes.plot(grid, scores.mean(0), color=color, linewidth=1.6, label=name)
-        axes.fill_between(grid, low, high, color=color, alpha=0.2, linewidth=0)
+        if len(grid):
+            axes.fill_between(grid, *statistics.intervals_of_means(scores.T), color=color, alpha=0.2, linewidth=0)
         return
     for number, run in enumerate(runs):
         own = _COLORS[number % len(_COLORS)] if alone else color
@@ -123,7 +122,7 @@ def _aggregate(axes: Any, total: Aggregate) -> None:
         intervals = [getattr(row, f"{name}_interval") for row in total.rows]
         if intervals and all(intervals):
             axes.fill_between(frames, *np.array(intervals).T, color=_COLORS[0], alpha=0.15, linewidth=0)
-    axes.set(xlabel="frames", ylabel="normalised score", title=total.title)
+    axes.set(xlabel="frames, repeats of actions included", ylabel="normalised score", title=total.title)
 
 
 def _thousands(frames: float) -> str:

@@ -113,7 +113,7 @@ def _read(path: pathlib.Path) -> Run:
         np.array(frames, np.int64),
         np.array(scores, np.float64),
         lines[-1]["env_steps"] if lines else 0,
-        crafter[-1] if crafter else None,
+        float(crafter[-1]) if crafter else None,
     )
 
 

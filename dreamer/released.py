@@ -233,7 +233,7 @@ def _snake(task: str) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
     return f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
 
 

@@ -19,6 +19,9 @@ LEVEL = 0.95
 RESAMPLES = 5000
 """Data sets that are drawn."""
 
+MOST_NUMBERS = 2_000_000
+"""Scores that are drawn before the next ones replace them, to save memory."""
+
 
 def iqm(scores: Any, axis: int = -1) -> Any:
     """Interquartile mean: that of the scores without the lowest and the highest quarter, each rounded down."""
@@ -50,19 +53,32 @@ def interval_of(samples: Sequence[Any], statistic: Statistic, seed: int = 0) -> 
     arrays = [np.asarray(sample, np.float64) for sample in samples]
     if min((len(array) for array in arrays), default=0) < 2:
         return None
+    low, high = _bootstrap(arrays, statistic, seed)
+    return float(low), float(high)
+
+
+def intervals_of_means(scores: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ends ``[P]`` of the intervals of the means of N scores, N at least 2, at each of P places: ``scores [P, N]``."""
+    low, high = _bootstrap([scores], np.mean, seed)
+    return low, high
+
+
+def _bootstrap(arrays: Sequence[np.ndarray], statistic: Statistic, seed: int) -> tuple[Any, Any]:
+    """Low and high end of the interval; scores lie along the last axis."""
     from scipy import stats
 
     found = stats.bootstrap(
         arrays,
         statistic,
         n_resamples=RESAMPLES,
-        batch=500,
+        batch=max(1, min(RESAMPLES, MOST_NUMBERS // sum(array.size for array in arrays))),
         vectorized=True,
+        axis=-1,
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return found.low, found.high
 
 
 def describe(samples: Sequence[Any]) -> dict[str, Any]:
@@ -79,4 +95,4 @@ def describe(samples: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
-__all__ = ["LEVEL", "RESAMPLES", "describe", "interval", "interval_of", "iqm"]
+__all__ = ["LEVEL", "RESAMPLES", "describe", "interval", "interval_of", "intervals_of_means", "iqm"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import imageio_ffmpeg
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,8 +36,8 @@ class Puppet(Agent):
         self.calls = []
 
     def initial(self, batch):
-        latent = Latent(np.zeros((batch, 1)), np.zeros((batch, 1, 2)))
-        return PolicyState(latent, np.zeros((batch, 2)))
+        latent = Latent(jnp.zeros((batch, 1)), jnp.zeros((batch, 1, 2)))
+        return PolicyState(latent, jnp.zeros((batch, 2)))
 
     def act_in_episodes(self, obs, state, seed, episode, time, mode):
         self.modes.add(mode)

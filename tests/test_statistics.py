@@ -61,6 +61,13 @@ def test_the_same_scores_give_the_same_interval(rng):
     assert statistics.interval([scores], np.mean) != statistics.interval([scores], np.mean, seed=1)
 
 
+def test_intervals_at_many_places_are_those_of_each(rng):
+    scores = rng.normal(size=(4, 5))
+    low, high = statistics.intervals_of_means(scores)
+    for row, ends in zip(scores, zip(low, high, strict=True), strict=True):
+        assert ends == pytest.approx(statistics.interval([row], np.mean))
+
+
 def test_a_statistic_of_several_samples():
     found = statistics.interval_of([[0.0, 2.0], [5.0, 5.0, 5.0]], lambda a, b, axis=-1: a.mean(axis) * b.mean(axis))
     assert found == (0.0, 10.0)
