@@ -5,6 +5,7 @@ Env steps are frames: steps of the simulator, with every repeat of an action.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
             continue
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if not isinstance(line, dict) or not _numbers(line):
             raise CurveError(
@@ -146,7 +147,11 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
 def _numbers(line: dict[str, Any]) -> bool:
     keys = ("episode/score", "episode/log/crafter_score")
     steps, scores = line.get("env_steps"), [line[key] for key in keys if key in line]
-    return type(steps) is int and steps >= 0 and all(type(score) in (int, float) for score in scores)
+    return (
+        type(steps) is int
+        and steps >= 0
+        and all(type(score) in (int, float) and math.isfinite(score) for score in scores)
+    )
 
 
 def _shown(raw: bytes) -> str:

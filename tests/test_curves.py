@@ -56,6 +56,8 @@ def test_the_crafter_score_is_that_of_the_last_episode(tmp_path):
     [
         "step,return",
         "[1, 2]",
+        "[" * 100_000,
+        '{"env_steps": 3, "episode/score": NaN}',
         '{"step": 3}',
         '{"env_steps": "3"}',
         '{"env_steps": true}',

@@ -289,4 +289,4 @@ def test_a_video_shows_the_episodes(tmp_path, capsys):
     assert evaluation.main([str(tmp_path / "run"), "--episodes", "1", "--video", str(path)]) == 0
     assert f"Video: {path}" in capsys.readouterr().out
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
-    assert frames == 28
+    assert frames == 29  # Of every observation, the last one included.
