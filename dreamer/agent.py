@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, UInt32
 
 from dreamer import guard, returns
 from dreamer.behavior import (
@@ -128,6 +128,29 @@ def policy(
     distribution = nets.actor(features(latent), model.observed_masks(obs))
     action = distribution.sample(seed=action_key) if mode == "sample" else distribution.mode()
     return action, PolicyState(latent, model.rssm.flatten_action(action)), model.rssm.pack(latent)
+
+
+def policy_in_episodes(
+    nets: Networks,
+    state: PolicyState,
+    obs: Observation,
+    key: Array,
+    episode: UInt32[Array, "N"],
+    time: UInt32[Array, "N"],
+    mode: Mode,
+) -> tuple[Action, PolicyState]:
+    """As `policy`, for N environments that are not aware of each other.
+
+    What is drawn for one depends on the number of its episode and the time in it, 0 at a reset, and not on N.
+    """
+
+    def alone(*row: Any) -> Any:
+        state, obs, episode, time = jax.tree.map(lambda x: x[None], row)
+        own = jax.random.fold_in(jax.random.fold_in(key, episode[0]), time[0])
+        action, state, _ = policy(nets, state, obs, time == 0, own, mode)
+        return jax.tree.map(lambda x: x[0], (action, state))
+
+    return jax.vmap(alone)(state, obs, episode, time)
 
 
 def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, StoredLatent, Metrics]:
@@ -367,6 +390,7 @@ class Agent:
         self.policy_steps = 0
         self._update = self._jit_update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
+        self._policy_in_episodes = jax.jit(self._flat_policy_in_episodes, static_argnames="mode")
         self._report = jax.jit(self._flat_report, static_argnames="context")
 
     def twin(self, config: Config, state: TrainState) -> "Agent":
@@ -428,11 +452,14 @@ class Agent:
         self, nets: list[Array], state: PolicyState, obs: Observation, is_first: Array | np.ndarray, mode: Mode
     ) -> tuple[Action, PolicyState, StoredLatent]:
         self.policy_steps += 1
+        nets = self._near_nets(nets)
+        return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
+
+    def _near_nets(self, nets: list[Array]) -> list[Array]:
         # Finding them on the device that acts takes time, so it is done once after each update.
         if self._near[0] is not nets[0]:
             self._near = nets[0], self.placement.near(nets)
-        nets = self._near[1]
-        return self._policy(nets, state, obs, is_first, self._policy_key, np.uint32(self.policy_steps), mode=mode)
+        return self._near[1]
 
     def act(
         self, obs: Observation, state: PolicyState, mode: Mode = "mode"
@@ -460,6 +487,24 @@ class Agent:
             )
         action, state, _ = self.policy(state, obs, np.zeros(count, bool), mode)
         return jax.device_get(action), state
+
+    def act_in_episodes(
+        self, obs: Observation, state: PolicyState, seed: int, episode: np.ndarray, time: np.ndarray, mode: Mode
+    ) -> tuple[Action, PolicyState]:
+        """See `policy_in_episodes`; draws the same whatever the agent did before, and does not change what it will do.
+
+        Args:
+            obs: observations ``[N, ...]``.
+            state: memory from the step before.
+            seed: decides what is drawn, with ``episode`` and ``time``.
+            episode: number of each environment's episode, uint32 ``[N]``.
+            time: agent steps since its reset, uint32 ``[N]``.
+            mode: draw actions from the policy, or take its mode.
+        """
+        nets = self._near_nets(self._leaves[self._nets_slice])
+        return self._policy_in_episodes(
+            nets, state, dict(obs), self._policy_key, np.uint32(seed), episode, time, mode=mode
+        )
 
     def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
         """See `update`; replaces the state. Returns device arrays without waiting for them.
@@ -520,6 +565,22 @@ class Agent:
     ) -> tuple[Action, PolicyState, StoredLatent]:
         networks = jax.tree.unflatten(self._nets_treedef, nets)
         return policy(networks, state, obs, is_first, jax.random.fold_in(key, step), mode)
+
+    def _flat_policy_in_episodes(
+        self,
+        nets: list[Array],
+        state: PolicyState,
+        obs: Observation,
+        key: Array,
+        seed: Array,
+        episode: Array,
+        time: Array,
+        mode: Mode,
+    ) -> tuple[Action, PolicyState]:
+        networks = jax.tree.unflatten(self._nets_treedef, nets)
+        # The keys of steps in training count up from 1 and do not get that far.
+        key = jax.random.fold_in(jax.random.fold_in(key, np.uint32(2**32 - 1)), seed)
+        return policy_in_episodes(networks, state, obs, key, episode, time, mode)
 
     def _flat_report(
         self, leaves: list[Array], batch: Batch, key: Array, context: int

@@ -1,4 +1,4 @@
-"""Score a trained agent: ``python -m dreamer.evaluate LOGDIR --episodes 20 [--json] [--video out.mp4]``."""
+"""Score trained agents: ``python -m dreamer.evaluate RUN... [--episodes 20] [--json] [--video out.mp4]``."""
 
 import argparse
 import dataclasses
@@ -6,21 +6,19 @@ import json
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 
-from dreamer import CallableModule, envs
+from dreamer import CallableModule, envs, population, statistics, tables
 from dreamer import checkpoint as checkpoints
 from dreamer.agent import Agent, Mode
 from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
-from dreamer.driver import Driver, Episode
+from dreamer.episodes import PARALLEL, MakeEnv, Moment, play
 from dreamer.sinks import DataTable
-
-MakeEnv = Callable[[], gymnasium.Env]
+from dreamer.video import Film, VideoError
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.evaluate(...) calls the function below.
 
@@ -102,21 +100,23 @@ def evaluate(
     seed: int = 0,
     mode: Mode = "mode",
     checkpoint_env_steps: int = 0,
-    on_frame: Callable[[np.ndarray], None] | None = None,
+    parallel: int = PARALLEL,
+    watch: Callable[[Moment], None] | None = None,
 ) -> Evaluation:
     """Run complete, fresh episodes in parallel environments.
 
-    Every environment plays the same number of episodes, decided beforehand: stopping at the first ``episodes`` to
-    finish would favour short ones.
+    Every episode has its own seed, so the scores do not depend on how many are played side by side; see
+    `dreamer.episodes`.
 
     Args:
         agent: the policy.
         make: makes an environment.
         episodes: number of episodes, at least 1.
-        seed: seed of the environments.
+        seed: seed of the environments and of what the policy draws, 0 to 2**32 - 1.
         mode: take the policy's mode, or draw from it.
         checkpoint_env_steps: recorded in the result.
-        on_frame: called with every rendered frame, ``uint8 [H, W, 3]``; plays episodes one after another.
+        parallel: most episodes played side by side.
+        watch: called with every moment of every episode; plays one after another in environments that render.
 
     Raises:
         EnvError: an environment failed.
@@ -124,41 +124,9 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
-    count = 1 if on_frame else next(n for n in range(min(episodes, 20), 0, -1) if episodes % n == 0)
-    config = dataclasses.replace(agent.config.env, count=count, workers="sync")
-    made: list[gymnasium.Env] = []
-
-    def make_and_keep() -> gymnasium.Env:
-        made.append(make())
-        return made[-1]
-
-    with envs.VectorEnv(make_and_keep, config, np.random.SeedSequence([seed, 1])) as vector:
-        if (vector.obs_spaces, vector.action_spaces) != (agent.obs_spaces, agent.action_spaces):
-            raise ValueError(
-                f"The environment has observations {vector.obs_spaces} and actions {vector.action_spaces}, but the "
-                f"agent was trained on {agent.obs_spaces} and {agent.action_spaces}."
-            )
-
-        def policy(memory: Any, obs: Any, is_first: Any) -> Any:
-            return agent.policy(memory, obs, is_first, mode)
-
-        driver = Driver(vector, policy, agent.initial(count))
-        finished: list[list[Episode]] = [[] for _ in range(count)]
-        # The same seed draws the same numbers, whatever the agent did before; and what it does next is not disturbed.
-        before, agent.policy_steps = agent.policy_steps, (seed % 2**12) << 20
-        try:
-            while min(map(len, finished)) < episodes // count:
-                if on_frame:
-                    on_frame(np.asarray(made[-1].render()))
-                driver.act()
-                for episode in driver.advance():
-                    finished[episode.env].append(episode)
-        finally:
-            agent.policy_steps = before
-    chosen = [episode for env in finished for episode in env[: episodes // count]]
-    return Evaluation(
-        agent.config.task, tuple(e.score for e in chosen), tuple(e.length for e in chosen), checkpoint_env_steps
-    )
+    played = play(agent, make, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch)
+    scores, lengths = tuple(episode.score for episode in played), tuple(episode.length for episode in played)
+    return Evaluation(agent.config.task, scores, lengths, checkpoint_env_steps)
 
 
 def evaluate_logdir(
@@ -173,75 +141,142 @@ def evaluate_logdir(
     """Load a run and score it; optionally write the episodes as a video.
 
     Raises:
-        CheckpointError, EnvError: see `load` and `evaluate`.
+        CheckpointError, EnvError, VideoError: see `load`, `evaluate` and `dreamer.video`.
     """
     agent, saved = load_saved(logdir, checkpoint)
     options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
     if video is None:
         return evaluate(agent, make_env(saved.config), episodes, **options)
-    import imageio.v2 as imageio  # Slow to import, and rarely needed.
+    with Film(video, agent) as film:
+        return evaluate(agent, make_env(saved.config, render=True), episodes, watch=film, **options)
 
-    writer: Any = imageio.get_writer(video, fps=30, macro_block_size=1)
-    with writer, warnings.catch_warnings():
-        # The encoder's process is forked and replaced at once, which the threads of JAX do not mind.
-        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-        return evaluate(
-            agent,
-            make_env(saved.config, render=True),
-            episodes,
-            on_frame=lambda frame: writer.append_data(even(frame)),
-            **options,
-        )
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The evaluation of one checkpoint of a run."""
+
+    run: str
+    checkpoint: checkpoints.Which
+    evaluation: Evaluation
+
+    def figures(self) -> dict[str, Any]:
+        """What ``--json`` prints of it: `Evaluation.summary`, `statistics.describe`, and every score and length."""
+        evaluation = self.evaluation
+        every = {"scores": list(evaluation.scores), "lengths": list(evaluation.lengths)}
+        return {"run": self.run, **evaluation.summary(), **statistics.describe([evaluation.scores]), **every}
+
+
+def pool(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Statistics over several runs of a task; if the checkpoint was given by its step, over those of the same step.
+
+    Their intervals are stratified by run: they say how sure the scores of these very agents are, not of agents from
+    other seeds.
+    """
+    groups: dict[tuple[str, object], list[Scored]] = {}
+    for one in scored:
+        step = one.checkpoint if isinstance(one.checkpoint, int) else None
+        groups.setdefault((one.evaluation.task, step), []).append(one)
+    return [
+        {
+            "task": task,
+            **({"checkpoint_env_steps": step} if step is not None else {}),
+            "runs": [one.run for one in group],
+            "episodes": sum(len(one.evaluation.scores) for one in group),
+            **statistics.describe([one.evaluation.scores for one in group]),
+        }
+        for (task, step), group in groups.items()
+        if len({one.run for one in group}) > 1
+    ]
+
+
+def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) -> str:
+    """Statistics of every evaluation, and of several together."""
+    rows = []
+    for one in [*figures, *pooled]:
+        name = one["run"] if "run" in one else f"{len(one['runs'])} runs of {one['task']}"
+        steps = f"{one['checkpoint_env_steps']:,}" if "checkpoint_env_steps" in one else ""
+        values = [(one[key], one[f"{key}_interval"]) for key in ("mean", "median", "iqm")]
+        cells = [f"{tables.number(value)} {tables.span(interval)}".rstrip() for value, interval in values]
+        rows.append([name, steps, str(one["episodes"]), *cells])
+    head = ["run", "env steps", "episodes", *(f"{name} [95 %]" for name in ("mean", "median", "interquartile mean"))]
+    return tables.render(head, rows)
 
 
 def which_checkpoint(text: str) -> checkpoints.Which:
     """The word or number after ``--checkpoint``."""
     if text.isdecimal():
         return int(text)
-    if text == "best":
-        return "best"
-    if text == "newest":
-        return "newest"
+    words: dict[str, checkpoints.Which] = {"newest": "newest", "best": "best"}
+    if text in words:
+        return words[text]
     raise argparse.ArgumentTypeError(f"'{text}' is not newest, best, or the number of a step")
 
 
-def even(frame: np.ndarray) -> np.ndarray:
-    """``frame [H, W, 3]`` enlarged to at least 128 pixels and padded to even sides, which video codecs ask for."""
-    factor = max(1, -(-128 // min(frame.shape[:2])))
-    frame = frame.repeat(factor, 0).repeat(factor, 1)
-    return np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], mode="edge")
+def _which_or_all(text: str) -> checkpoints.Which | Literal["all"]:
+    """As `which_checkpoint`, or ``all``."""
+    return "all" if text == "all" else which_checkpoint(text)
+
+
+def _chosen(logdirs: Sequence[str], which: checkpoints.Which | Literal["all"]) -> list[tuple[str, checkpoints.Which]]:
+    """Directories of runs, members of populations among them, with a checkpoint to score; raises `CheckpointError`."""
+    found: list[tuple[str, checkpoints.Which]] = []
+    for logdir in dict.fromkeys(str(path) for given in logdirs for path in population.directories(given)):
+        if not (steps := sorted(checkpoints.steps(logdir))):
+            checkpoints.load(logdir)  # Says that there is none, before others are played.
+        found += [(logdir, step) for step in steps] if which == "all" else [(logdir, which)]
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dreamer.evaluate", description="Score trained agents.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or of a population for its members")
+    parser.add_argument("--episodes", type=int, default=20, help="complete episodes of each to play (default 20)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        type=_which_or_all,
+        default="newest",
+        help="newest (default), best by the evaluations of the run, the number of a step, or all",
+    )
+    parser.add_argument("--seed", type=int, default=1_000_000, help="seed of the environments, the same for each")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--mode", choices=("mode", "sample"), help="take the policy's mode (default) or")
+    mode.add_argument("--sample", dest="mode", action="store_const", const="sample", help="draw actions from it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--video", metavar="FILE", help="write the episodes of a run as a video, for example out.mp4")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dreamer.evaluate", description="Score a trained agent.")
-    parser.add_argument("logdir", help="directory of a run")
-    parser.add_argument("--episodes", type=int, default=20, help="complete episodes to play (default 20)")
-    parser.add_argument(
-        "--checkpoint",
-        metavar="WHICH",
-        type=which_checkpoint,
-        default="newest",
-        help="newest (default), best by the evaluations of the run, or the number of a step",
-    )
-    parser.add_argument("--seed", type=int, default=1_000_000, help="seed of the environments")
-    parser.add_argument("--sample", action="store_true", help="draw actions instead of taking the policy's mode")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--video", metavar="FILE", help="write the episodes as a video, for example out.mp4")
+    parser = _parser()
     args = parser.parse_args(argv)
     if args.episodes < 1:
         parser.error(f"--episodes is {args.episodes}, expected at least 1")
-    mode: Mode = "sample" if args.sample else "mode"
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed is {args.seed}, expected 0 to {2**32 - 1}")
     if argv is None:
         keep_compiled_programs()
     try:
-        options: dict[str, Any] = {"seed": args.seed, "mode": mode, "video": args.video}
-        result = evaluate_logdir(args.logdir, args.episodes, checkpoint=args.checkpoint, **options)
-    except (checkpoints.CheckpointError, ConfigError, envs.EnvError, OSError) as error:
+        chosen = _chosen(args.runs, args.checkpoint)
+        if args.video and len(chosen) > 1:
+            parser.error(f"--video shows one checkpoint of one run, and {len(chosen)} are given: choose one")
+        options: dict[str, Any] = {"seed": args.seed, "mode": args.mode or "mode", "video": args.video}
+        scored = [
+            Scored(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
+            for logdir, which in chosen
+        ]
+    except (checkpoints.CheckpointError, ConfigError, envs.EnvError, VideoError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result.summary()) if args.json else result)
-    if args.video and not args.json:
+    figures, pooled = [one.figures() for one in scored], pool(scored)
+    if args.json:
+        print(json.dumps(figures[0] if len(figures) == 1 else {"runs": figures, "pooled": pooled}))
+        return 0
+    for one in scored:
+        print(one.evaluation)
+    print(f"\n{_table(figures, pooled)}")
+    if args.video:
         print(f"Video: {args.video}")
     return 0
 

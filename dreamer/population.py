@@ -7,6 +7,7 @@ the package a number of the config is written into the program when it is compil
 import copy
 import dataclasses
 import itertools
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -69,6 +70,18 @@ def members(config: Config) -> tuple[Member, ...]:
     return tuple(found)
 
 
+def directories(logdir: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
+    """The directories of the runs in a log directory: of each member of a population, otherwise itself.
+
+    Raises:
+        ConfigError: it has a ``config.yaml`` that is not one.
+    """
+    root = pathlib.Path(logdir)
+    if not (root / "config.yaml").exists():
+        return (root,)
+    return tuple(root / member.name for member in members(configs.load_yaml(root / "config.yaml")))
+
+
 def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
     """A config with other numbers by dotted key, which may be traced; they are not checked.
 
@@ -114,4 +127,4 @@ def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
     return key, numbers
 
 
-__all__ = ["SWEEPABLE", "Member", "members", "with_numbers"]
+__all__ = ["SWEEPABLE", "Member", "directories", "members", "with_numbers"]

@@ -1,82 +1,49 @@
 """Put runs on DeepMind Control beside the released curves: ``python scripts/control.py LOGDIR [LOGDIR ...]``.
 
 For every run, the figures go to ``docs/results/control/TASK-SEED.json``; the page ``docs/results/control.md`` and one
-picture per task are made from all that are there. A released figure is the mean of the episodes in a window that ends
-at a number of frames; here, the window is a tenth of that number, and holds at least the last eight episodes.
+picture per task are made from all that are there. What is compared, and how, is that of ``python -m dreamer.compare``.
 """
 
 import argparse
-import csv
 import json
 import pathlib
 import subprocess
 
 import numpy as np
 
+from dreamer import comparison, comparison_plot, curves, released
 from dreamer import config as configs
+from dreamer.logger import read_metrics
 
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "docs" / "results"
-RELEASED = RESULTS / "control" / "released.csv"
 
 
 def collect(logdir: pathlib.Path) -> dict:
     """Figures of one run."""
-    config = configs.load_yaml(logdir / "config.yaml")
-    lines = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
-    episodes = [[line["env_steps"], line["episode/score"]] for line in lines if "episode/score" in line]
+    (run,) = curves.read(logdir)
+    lines = read_metrics(logdir / "metrics.jsonl")
     final: dict = next((line for line in reversed(lines) if "eval/mean" in line), {})
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=logdir, text=True).strip()
+    task, seed = run.config.task, run.config.seed
     return {
-        "task": config.task,
-        "seed": config.seed,
-        "command": f"python -m dreamer.train --config dmc_small task={config.task} seed={config.seed}",
+        "task": task,
+        "seed": seed,
+        "command": f"python -m dreamer.train --config dmc_small task={task} seed={seed}",
         "commit": commit,
         "minutes": round(lines[-1]["seconds"] / 60, 1),
         "updates": lines[-1]["updates"],
         "env_steps": lines[-1]["env_steps"],
         "eval_mean": final.get("eval/mean"),
         "eval_std": final.get("eval/std"),
-        "curve": episodes,
+        "curve": list(zip(run.frames.tolist(), run.scores.tolist(), strict=True)),
     }
 
 
-def released(task: str) -> np.ndarray:
-    """Rows of (frames, mean, standard deviation) of DreamerV3's released runs."""
-    with RELEASED.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["task"] == task]
-    return np.array([[float(row[key]) for key in ("env_steps", "mean_score", "std")] for row in rows])
-
-
-def score_at(curve: np.ndarray, frames: float) -> float:
-    """Mean score of the episodes in the window that ends at a number of frames; NaN before eight have ended."""
-    steps, scores = curve.T
-    past = steps <= frames
-    if past.sum() < 8:
-        return float("nan")
-    inside = past & (steps > 0.9 * frames)
-    return float(scores[inside].mean() if inside.sum() >= 8 else scores[past][-8:].mean())
-
-
-def plot(task: str, runs: list[dict]) -> None:
-    """Draw the runs of a task over the released band."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    longest = max(run["env_steps"] for run in runs)
-    frames, mean, std = released(task).T
-    near = frames <= 1.3 * longest
-    axes.plot(
-        frames[near], mean[near], "o-", color="grey", markersize=3, label="released, size 12m, mean and std of 5 seeds"
-    )
-    axes.fill_between(frames[near], (mean - std)[near], (mean + std)[near], color="grey", alpha=0.25, linewidth=0)
-    for run in runs:
-        curve = np.array(run["curve"], float)
-        axes.plot(curve[:, 0], [score_at(curve, at) for at in curve[:, 0]], label=f"here, tiny, seed {run['seed']}")
-    axes.set(xlabel="frames", ylabel="return", title=task, ylim=(0, 1000))
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(RESULTS / "control" / f"{task}.png")
+def run_of(figures: dict) -> curves.Run:
+    """The run of which these are the figures."""
+    config = configs.load(["dmc_small"], [f"task={figures['task']}", f"seed={figures['seed']}"])
+    frames, scores = np.array(figures["curve"], float).T
+    return curves.Run(pathlib.Path(), config, frames.astype(np.int64), scores, figures["env_steps"])
 
 
 def write_page() -> None:
@@ -92,16 +59,18 @@ def write_page() -> None:
     ]
     for task in sorted({run["task"] for run in stored}):
         runs = [run for run in stored if run["task"] == task]
-        plot(task, runs)
-        reference = [row for row in released(task) if row[0] <= max(run["env_steps"] for run in runs)]
+        (group,) = curves.group([run_of(run) for run in runs])
+        compared = comparison.compare(group, released.get("dmc_proprio", task))
+        comparison_plot.draw([compared], [], RESULTS / "control" / f"{task}.png")
+        reference = {row.frames: row.released for row in compared.rows if row.released}
         lines.append(f"## {task}\n\n![curves](control/{task}.png)\n")
-        heads = ["", *(f"{row[0]:,.0f} frames" for row in reference), "closing evaluation (std)", "minutes", "updates"]
+        heads = ["", *(f"{frames:,} frames" for frames in reference), "closing evaluation (std)", "minutes", "updates"]
         lines.append("| " + " | ".join([*heads, "commit"]) + " |\n" + "|---" * (len(heads) + 1) + "|")
-        cells = ["released, mean (std)", *(f"{row[1]:.0f} ({row[2]:.0f})" for row in reference), "", "", "", ""]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [f"{score.mean:.0f} ({score.std:.0f})" for score in reference.values()]
+        lines.append("| " + " | ".join(["released, mean (std)", *cells, "", "", "", ""]) + " |")
         for run in runs:
-            curve = np.array(run["curve"], float)
-            at = [f"{score_at(curve, row[0]):.0f}" for row in reference]
+            points = [run_of(run).at(frames) for frames in reference]
+            at = [f"{point.score:.0f}" if point else "-" for point in points]
             ended = "not run" if run["eval_mean"] is None else f"{run['eval_mean']:.0f} ({run['eval_std']:.0f})"
             rest = [ended, f"{run['minutes']:.0f}", f"{run['updates']:,}", run["commit"]]
             lines.append("| " + " | ".join([f"seed {run['seed']}", *at, *rest]) + " |")

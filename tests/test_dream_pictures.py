@@ -2,7 +2,7 @@
 
 import io
 
-import imageio_ffmpeg  # type: ignore[import-untyped]
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image

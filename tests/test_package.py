@@ -70,7 +70,7 @@ def test_errors_of_a_verb_are_those_of_the_function() -> None:
         dreamer.train(presets=["cartpol"])
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "compare"])
 def test_a_verb_runs_as_a_program(name: str) -> None:
     command = [sys.executable, "-m", f"dreamer.{name}", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -65,7 +65,7 @@ class VectorEnv:
         seeds = functools.partial(seed_of, sequence, config.count)
         self._sequence, self._scratch = sequence, functools.partial(adapt, make_env, config)
         shared = config.workers == "async"
-        envs = _make_all(make_env, config, 1 if shared else config.count)
+        envs = make_all(make_env, config, 1 if shared else config.count)
         self.num_envs = config.count
         self.failures = 0
         self.obs_spaces, self.action_spaces = envs[0].obs_spaces, envs[0].action_spaces
@@ -224,7 +224,7 @@ def seed_of(sequence: np.random.SeedSequence, count: int, index: int, start: int
     return int(child.generate_state(1)[0]) >> 1
 
 
-def _make_all(make_env: Callable[[], Any], config: EnvConfig, count: int) -> list[Adapter]:
+def make_all(make_env: Callable[[], Any], config: EnvConfig, count: int) -> list[Adapter]:
     """Make ``count`` environments that are new and alike; closes them again if that fails."""
     with contextlib.ExitStack() as undo:
         envs: list[Adapter] = []
@@ -243,4 +243,4 @@ def _print(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-__all__ = ["VectorEnv", "seed_of"]
+__all__ = ["VectorEnv", "make_all", "seed_of"]

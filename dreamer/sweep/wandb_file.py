@@ -25,7 +25,7 @@ def render(plan: Plan) -> str:
     parameters["seed"] = {"values": list(plan.seeds)}
     command = ["${env}", "${interpreter}", "-m", "dreamer.train", "--config", *plan.presets, *plan.overrides]
     # Directories are the usual ones, runs/TIME-TASK-SEED: agents have no place for a run's own name in a command.
-    command += ["run.wandb=true", "${args_no_hyphens}"]
+    command += ["logger.wandb=true", "${args_no_hyphens}"]
     metric = {"eval": "eval/mean", "last": "episode/recent_score", "best": "episode/recent_score"}
     sweep: dict[str, Any] = {
         "name": plan.logdir.name,

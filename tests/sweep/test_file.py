@@ -225,4 +225,4 @@ def test_the_file_for_weights_and_biases_has_the_same_keys(tmp_path):
     config = training.parse([*words[4:-1], *given["args_no_hyphens"]])
     assert config is not None
     assert (config.nets.mults, config.optimizer.lr, config.optimizer.warmup, config.seed) == ((2, 3), 0.00016, 3, 1)
-    assert config.run.wandb and config.env.count == 2
+    assert config.logger.wandb and config.env.count == 2
