@@ -214,7 +214,10 @@ def which_checkpoint(text: str) -> checkpoints.Which:
 
 def _which_or_all(text: str) -> checkpoints.Which | Literal["all"]:
     """As `which_checkpoint`, or ``all``."""
-    return "all" if text == "all" else which_checkpoint(text)
+    try:
+        return "all" if text == "all" else which_checkpoint(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("best,", "best, all,")) from error
 
 
 def _chosen(logdirs: Sequence[str], which: checkpoints.Which | Literal["all"]) -> list[tuple[str, checkpoints.Which]]:

@@ -64,7 +64,8 @@ def test_the_pit_by_hand():
     probs, bins = np.array([[0.2, 0.5, 0.3]]), np.array([0.0, 1.0, 2.0])
     # A value of 1.5 is half the second bin, with PIT in [0.2, 0.7], and half the third, with PIT in [0.7, 1].
     u = np.array([0.0, 0.2, 0.45, 0.7, 0.85, 1.0])
-    np.testing.assert_allclose(calibration.pit(probs, np.array([1.5]), bins, u), [0, 0, 0.25, 0.5, 0.75, 1])
+    pit = calibration.pit(probs, np.array([1.5]), bins, u)
+    np.testing.assert_allclose(pit, [0, 0, 0.25, 0.5, 0.75, 1], atol=1e-12)
     assert np.isnan(calibration.pit(probs[:0], np.zeros(0), bins)).all()
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from dreamer import checkpoint as checkpoints
-from dreamer import failure, guard
+from dreamer import failure, guard, host_run
 from dreamer import train as training
 from dreamer.failure import Skip, TrainingFailed
-from dreamer.host_run import HostRun as Run
 from dreamer.learner import Learner
 from dreamer.logger import read_metrics
 from dreamer.replay import Ticket
@@ -80,10 +79,10 @@ def test_latents_of_a_skipped_update_are_not_saved():
 
 
 def refuse(learner, most, monkeypatch):
-    monkeypatch.setattr(training, "report_failure", lambda logdir, agent, skip, hosts: TrainingFailed(str(skip.update)))
+    monkeypatch.setattr(host_run, "report_failure", lambda logdir, agent, skip, hosts: TrainingFailed(str(skip.update)))
     run: Any = types.SimpleNamespace(learner=learner, logdir=None, agent=None, hosts=None)
     run.config = types.SimpleNamespace(run=types.SimpleNamespace(max_skipped=most))
-    Run._refuse_failure(run)
+    host_run.HostRun._refuse_failure(run)
 
 
 def test_a_run_ends_when_the_newest_update_was_skipped_too_often(monkeypatch):
