@@ -329,11 +329,14 @@ class Replay:
         total = int(state["rows_total"])
         self._opened = Ring(self._specs, self._num_envs, self._rows, self._directory, keep=True)
         whole_from, latents_lost = self._opened.restore(total, commit, newest)
-        self._total, self._floor = total, max(int(state["rows_lost"]), whole_from)
+        # What is forgotten anyway is not lost: a replay that is whole is the one that was saved, in all its numbers.
+        lost_before = int(state["rows_lost"])
+        lost = whole_from - max(lost_before, total - self._rows, 0)
+        self._total, self._floor = total, whole_from if lost > 0 else lost_before
         self._fresh_row, self._fresh_env = int(state["fresh_row"]), int(state["fresh_env"])
         self._rng.bit_generator.state = state["rng"]
         said = []
-        if (lost := whole_from - max(int(state["rows_lost"]), total - self._rows, 0)) > 0:
+        if lost > 0:
             said.append(f"the oldest {lost * self._num_envs:,} of its steps, up to the newest damage, are left out")
         if latents_lost:
             said.append(f"{latents_lost} blocks of its latents are zeros until updates refresh them")

@@ -69,6 +69,8 @@ def test_restored_replay_continues_bit_for_bit(total, dtype, tmp_path):
         np.testing.assert_array_equal(ticket.env, other_ticket.env)
         np.testing.assert_array_equal(ticket.row, other_ticket.row)
     assert same_contents(replay, other)
+    told, other_told = ({k: v for k, v in on_record(one).items() if k != "fields"} for one in (replay, other))
+    assert told == other_told and told["rows_lost"] == 0
 
 
 @pytest.mark.parametrize("lost", [1, 2])
