@@ -138,6 +138,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert not same_tree(one[0], other[0])
 
 
+@pytest.mark.slow
 def test_the_policy_that_explores_is_one_update_old():
     """So that it needs no result of the update that may still be computing."""
     agent, batch = small_agent(), small_batch()
@@ -240,6 +241,7 @@ def test_report_reconstructs_the_context_and_imagines_the_rest(agent):
     assert not same_tree(metrics, other)
 
 
+@pytest.mark.slow
 def test_nnx_modules_survive_the_flat_boundary():
     """The contract this package relies on: modules are plain pytrees whose gradients have their type."""
     nets = small_agent().state.nets

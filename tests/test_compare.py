@@ -111,6 +111,7 @@ def test_the_picture(runs, tmp_path, capsys):
     assert colour_rows(image, (0x8A, 0x8F, 0x98))
 
 
+@pytest.mark.slow
 def test_a_picture_of_many_seeds_tasks_and_an_aggregate(tmp_path):
     paths = []
     for task in ("dmc_walker_walk", "dmc_cheetah_run", "dmc_finger_spin"):

@@ -71,6 +71,7 @@ def test_values_and_gradients_are_those_of_the_plain_scan(rng):
     assert sum(zero) == 2, "only the kernel and bias of the unused layer have no gradient"
 
 
+@pytest.mark.slow
 def test_in_double_precision_nothing_is_left_of_the_difference(rng):
     with jax.enable_x64(True):
         cell, *given = problem(rng, "float64")
@@ -82,6 +83,7 @@ def test_in_double_precision_nothing_is_left_of_the_difference(rng):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(np.abs(b).max(), 1e-3))
 
 
+@pytest.mark.slow
 def test_members_of_a_population_get_their_own_gradients(rng):
     cell, carry, inputs, weights = problem(rng)
     cells = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), cell)

@@ -79,6 +79,7 @@ def test_updates_with_masks_are_finite():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(agent.state.nets))
 
 
+@pytest.mark.slow
 def test_a_population_has_masks_of_its_own():
     config = small_config()
 

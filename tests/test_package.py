@@ -44,6 +44,7 @@ def test_modules_of_the_package_hide_behind_no_other_name() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_a_verb_can_be_called_and_is_a_module_before_and_after_it_was_imported(name: str) -> None:
     code = f"""

@@ -213,6 +213,7 @@ def test_nothing_in_the_page_lies_elsewhere(page):
     assert "http://" not in page and "https://" not in page and "<script" not in page and '<link rel="style' not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_the_page(page, tmp_path, width):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -267,6 +267,7 @@ def test_replay_holds_exactly_the_steps_that_were_taken(tmp_path, leaks, number,
         assert_record(tmp_path, fields, index, seeds, lost=len(together) - len(alone))
 
 
+@pytest.mark.slow
 def test_several_fail_in_one_turn(tmp_path, leaks):
     plan = [[], [], [(0, RAISE), (1, NONSENSE), (2, KILL), (4, HANG)], [(0, RAISE)], [(5, KILL_IDLE), (0, KILL_IDLE)]]
     fields, done, messages = play(tmp_path, plan, count=6, per_worker=2, turns=9)
@@ -370,6 +371,7 @@ def wait_for_end(pids, seconds=10.0):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_workers_follow_a_parent_that_is_killed(tmp_path):
     script = textwrap.dedent(
         f"""
@@ -431,6 +433,7 @@ def test_closing_closes_the_environments(tmp_path, leaks):
     env.close()
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_without_closing_ends_by_itself(tmp_path, leaks):
     env = VectorEnv(counting(tmp_path), EnvConfig(count=2, workers="async"), 0)
     env.reset()

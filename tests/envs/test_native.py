@@ -262,6 +262,7 @@ def test_environments_of_users_are_found_in_the_working_directory(tmp_path, monk
         envs.make("jax_my_walk:nothing", configs.EnvConfig())
 
 
+@pytest.mark.slow
 def test_all_environments_of_gymnax_fit_into_a_loop():
     """States and observations keep their shapes and dtypes; nothing is computed."""
     from_gymnax = pytest.importorskip("dreamer.envs.native.from_gymnax")

@@ -199,6 +199,7 @@ def test_the_examples_can_be_run_and_begin_with_their_command(path, capsys):
     assert len(printed) == len(plan.points()) * len(plan.seeds)
 
 
+@pytest.mark.slow
 def test_the_file_for_weights_and_biases_has_the_same_keys(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(
