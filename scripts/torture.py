@@ -87,7 +87,7 @@ def kill_until_done(words: list[str], logdir: pathlib.Path, rng: random.Random, 
         # Importing and compiling take seconds in which nothing happens that could be torn; most kills come later.
         begin, wait = None, rng.uniform(0, most)
         while process.poll() is None and (begin is None or time.perf_counter() < begin + wait):
-            if begin is None and "env steps, in" in said.read_text():
+            if begin is None and "was compiled" in said.read_text():
                 begin = time.perf_counter()
             time.sleep(0.005)
         over = process.poll()

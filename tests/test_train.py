@@ -20,12 +20,13 @@ import dreamer
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
 from dreamer import evaluate as evaluation
-from dreamer import logger, runs
+from dreamer import host_run, logger, runs
 from dreamer import train as training
 from dreamer.config import ConfigError
 from dreamer.envs import EnvError, VectorEnv
 from dreamer.envs.probes import Action
 from dreamer.logger import read_metrics
+from dreamer.saver import Saver
 from tests.small import OVERRIDES, run_config, same_tree
 
 pytestmark = pytest.mark.slow
@@ -302,6 +303,8 @@ def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch,
         return real(*args)
 
     monkeypatch.setattr(checkpoints, "write", write)
+    # Waiting for each save, so that there is one in every turn, however slow the disk is.
+    monkeypatch.setattr(host_run, "Saver", lambda background: Saver(background=False))
     training.train(None, run_config(tmp_path, "run={env_steps: 24, save_every: 0, eval_episodes: 0, keep: 3}"))
     assert len(threads) > 3 and threading.main_thread() not in threads
     said = capsys.readouterr().err
