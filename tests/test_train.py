@@ -312,7 +312,7 @@ def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch,
     assert checkpoints.load(tmp_path).meta["env_steps"] == 24
     saves = [line for line in metrics(tmp_path) if "save/seconds" in line]
     assert len(saves) == len(threads) - 1 and len(checkpoints.steps(tmp_path)) == 3
-    assert all(0 < line["save/held_seconds"] <= line["save/seconds"] for line in saves[:-1])
+    assert all(line["save/held_seconds"] > 0 and line["save/seconds"] > 0 for line in saves)
     path = checkpoints.load(tmp_path).path
     assert saves[-1]["save/bytes"] == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
