@@ -22,6 +22,9 @@ LIMITS = {
 }
 """Up to the first number good, up to the second fair, beyond poor; docs/report.md says of what, and why there."""
 
+HARDLY = 0.05
+"""Returns that vary by less than this share of their mean are nearly all the same."""
+
 UNUSED = 1.1
 """A latent variable with a perplexity below this says next to nothing."""
 
@@ -173,6 +176,13 @@ def _imagined_return(card: Card) -> Finding:
     title = f"Imagined and real return of {card.horizon} steps: correlation"
     if not np.isfinite(both.correlation.value):
         return _finding(name, title, both.correlation, "unknown", _no_correlation(both, "imagined"))
+    mean = float(np.abs(both.real).mean())
+    if both.scale < HARDLY * mean:
+        sentence = (
+            f"Real returns vary by {both.scale / mean:.1%} only, so a correlation says little; the imagined ones are "
+            f"off by {float(both.bias.value):+.2g} on average, of {mean:.3g}."
+        )
+        return _finding(name, title, both.correlation, "unknown", sentence)
     verdict = judge(name, 1 - float(both.correlation.value))
     sentence = {
         "good": "Where the dream promises more, more comes: the actor learns from the right differences.",
@@ -196,7 +206,7 @@ def _no_correlation(both: Agreement, what: str) -> str:
 
 
 def _value(card: Card) -> Finding:
-    known = len(card.value.real) > 0
+    known = card.values_known
     both = card.value if known else card.value_bootstrapped
     scale = max(both.scale, 0.1 * float(np.abs(both.real).mean()), 1e-6)
     band = Band(*(np.asarray(x / scale) for x in both.bias))
@@ -211,5 +221,5 @@ def _value(card: Card) -> Finding:
     }[verdict]
     if not known:
         title = "Critic: value minus real rewards and last value, relative to how these vary"
-        sentence += " No episode ended, so this only says how well the critic agrees with itself."
+        sentence += " Episodes were cut off, so this says in part how well the critic agrees with itself."
     return _finding("value_bias", title, band, verdict, sentence)

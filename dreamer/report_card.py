@@ -23,6 +23,9 @@ from dreamer.types import Spaces
 KNOWN = 0.05
 """A return is known if its unseen rest weighs at most this much: its episode ended, or went on for long enough."""
 
+MOST_KNOWN = 0.9
+"""Share of states whose return must be known for the critic to be compared with these alone."""
+
 
 class Curves(NamedTuple):
     """Mean squared errors after k = 1..K dreamt steps, with bands over episodes, ``[K]``."""
@@ -93,6 +96,14 @@ class Card:
     """The critic's values with real returns, where these are known."""
     value_bootstrapped: Agreement
     """The same over all episodes: of those that were cut off, the last value stands for what is unknown."""
+
+    @property
+    def values_known(self) -> bool:
+        """Whether real returns are known for nearly all states.
+
+        Those of the others alone would mislead: where episodes are cut off late, they are the ones that failed.
+        """
+        return 0 < len(self.value.real) >= MOST_KNOWN * len(self.value_bootstrapped.real)
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain data; what is not finite is None."""

@@ -234,7 +234,7 @@ def _returns(card: Card) -> list[Picture]:
         plot = report_plots.agreement(card.returns, f"real return of {card.horizon} steps", "imagined return")
         caption = "Mean over dreams with the policy, from the state that was filtered from observations."
         shown.append(Picture("Imagined and real return", caption, "svg+xml", plot))
-    known = len(card.value.real) > 0
+    known = card.values_known
     both = card.value if known else card.value_bootstrapped
     if len(both.real):
         plot = report_plots.agreement(both, "real return to the end", "value")

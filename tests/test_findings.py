@@ -151,6 +151,8 @@ def test_imagined_returns(card):
         same.verdict == "unknown" and "All real returns are 2" in same.sentence and "+0.5 on average" in same.sentence
     )
     assert "No episode went on for long enough" in judged(agreement(np.nan, np.nan, ())).sentence
+    alike = judged(agreement(0.1, 0.5, (14.0, 14.1, 14.2)))
+    assert alike.verdict == "unknown" and "vary by 0.6% only" in alike.sentence and "+0.5 on average" in alike.sentence
     assert "All imagined returns are the same" in judged(agreement(np.nan)).sentence
 
 
@@ -164,4 +166,8 @@ def test_values(card):
     assert "more than" in judged(scale).sentence and "less than" in judged(-scale).sentence
     nothing = dataclasses.replace(card, value=agreement(np.nan, np.nan, ()), value_bootstrapped=agreement(0.9, scale))
     one = found(nothing, "value_bias")
-    assert one.verdict == "poor" and "No episode ended" in one.sentence
+    assert one.verdict == "poor" and "Episodes were cut off" in one.sentence
+    # Two of three are known, and these are the ones that failed.
+    some = dataclasses.replace(card, value=agreement(0.9, 5.0, (1.0, 2.0)), value_bootstrapped=agreement(0.9, 0.0))
+    one = found(some, "value_bias")
+    assert one.verdict == "good" and "Episodes were cut off" in one.sentence
