@@ -1,7 +1,7 @@
 """What replay costs to save and to find again, by its size: ``python scripts/saving.py --gigabytes 0.1 1 10``.
 
-Fills a replay of 64 x 64 images, saves it, then saves what five minutes of training at the given speed would add and
-change, and opens it again as a run that resumes does, with the files in the system's memory and without (which needs
+Fills a replay of 64 x 64 images, saves it, then saves what training added and changed
+meanwhile, and opens it again as a run that resumes does, with the files in the system's memory and without (which needs
 root, as the cache is dropped). The numbers are random, so nothing can be compressed on the way.
 """
 
@@ -51,6 +51,15 @@ def add(replay: Replay, rows: int, rng: np.random.Generator) -> None:
         replay.add(step, {"action": np.zeros(ENVS, np.int32)}, StoredLatent(deter[which], stoch[which]))
 
 
+def train(replay: Replay, updates: int, rng: np.random.Generator) -> None:
+    """Write back latents as so many updates do."""
+    for _ in range(updates):
+        batch, ticket = replay.sample()
+        shape = batch.reward.shape
+        deter = rng.integers(0, 2**14, (*shape, DETER), np.uint16).view(batch.latent.deter.dtype)
+        replay.update_latents(ticket, StoredLatent(deter, rng.integers(0, CLASSES, (*shape, STOCH), np.uint8)))
+
+
 def save(replay: Replay) -> tuple[dict[str, Any], float, float]:
     """Save as a checkpoint does; returns what finds it again, and seconds in the loop and in the background."""
     start = time.perf_counter()
@@ -73,22 +82,19 @@ def reopen(directory: pathlib.Path, steps: int, state: dict[str, Any]) -> float:
 
 def measure(gigabytes: float, directory: pathlib.Path, rows_more: int, updates: int) -> dict[str, Any]:
     """Everything for one size."""
-    rng, size = np.random.default_rng(0), make(directory, 10**4).disk_bytes / 10**4
+    rng, size = np.random.default_rng(0), make(directory, 10**6).disk_bytes / 10**6
     rows = int(gigabytes * 1e9 / size) // ENVS
-    steps = (rows + 2 * rows_more) * ENVS
+    steps = (rows + 3 * rows_more) * ENVS
     replay = make(directory, steps)
     start = time.perf_counter()
     add(replay, rows, rng)
     filled = time.perf_counter() - start
     _, *first = save(replay)
-    add(replay, rows_more, rng)
-    for _ in range(updates):
-        batch, ticket = replay.sample()
-        shape = (*batch.reward.shape, DETER)
-        deter = rng.integers(0, 2**14, shape, np.uint16).view(batch.latent.deter.dtype)
-        stoch = rng.integers(0, CLASSES, (*batch.reward.shape, STOCH), np.uint8)
-        replay.update_latents(ticket, StoredLatent(deter, stoch))
-    state, *later = save(replay)
+    # There are two copies of the latents: the second save still makes files, the third is like all that follow.
+    for _ in range(2):
+        add(replay, rows_more, rng)
+        train(replay, updates, rng)
+        state, *later = save(replay)
     del replay
     warm = reopen(directory, steps, state)
     cold = None

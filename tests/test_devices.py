@@ -70,7 +70,7 @@ def test_four_devices_give_the_numbers_of_one(alone, together):
     assert_close(jax.tree.leaves(agent_on(None).state), together[2])
     assert_close(alone[1], together[1])
     assert_close(alone[0].state, together[0].state)
-    assert together[0]._update._cache_size() == 1
+    assert together[0]._jit_update._cache_size() == 1
 
 
 def test_what_lies_where(together):
@@ -212,7 +212,7 @@ def test_checkpoints_know_no_number_of_devices(alone, together, tmp_path):
     assert_close(contents(one), first)
     save(one, "one")
     restore(four, "one")
-    assert same_tree(contents(one), contents(four)) and four._update._cache_size() == 1
+    assert same_tree(contents(one), contents(four)) and four._jit_update._cache_size() == 1
     four.update(batch)
     one.update(batch)
     assert_close(contents(one), contents(four))
