@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import gymnasium
@@ -357,6 +358,25 @@ def test_a_save_in_the_background_holds_what_was_at_its_start(tmp_path, monkeypa
     assert same_tree(first.state, saved.state) and saved.replay is not None
     assert first.replay["fields"].keys() == saved.replay["fields"].keys()
     assert np.array_equal(first.replay["fields"]["hashes/rows"], saved.replay["fields"]["hashes/rows"])
+
+
+def test_a_slow_disk_and_a_clock_that_jumps_change_nothing(finished, tmp_path, monkeypatch):
+    fsync, slow, days = os.fsync, [], iter(range(10**6))
+
+    def crawling(descriptor):
+        slow.append(threading.current_thread())
+        time.sleep(0.05)
+        return fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", crawling)
+    # A day forward, two days back, and so on.
+    monkeypatch.setattr(time, "time", lambda: 1.8e9 + 86400 * (-1) ** (day := next(days)) * day)
+    result = train(tmp_path, "run={save_every: 0}")
+    assert slow
+    states = [checkpoints.load(run.logdir).state for run in (result, finished)]
+    assert same_tree(*states) and result.evaluation.scores == finished.evaluation.scores
+    seconds = [line["seconds"] for line in metrics(tmp_path)]
+    assert seconds == sorted(seconds) and 0 < seconds[-1] < 1000
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy, capsys):
