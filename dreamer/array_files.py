@@ -5,6 +5,7 @@ What is read is data and nothing else. Shapes and dtypes can be looked at before
 
 import logging
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer.hosts import Hosts
+
+_ATTEMPTS = 3
 
 for _noisy in ("absl", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
@@ -24,6 +27,18 @@ def write(path: pathlib.Path, items: Mapping[str, Mapping[str, np.ndarray]], hos
     Raises:
         OSError, ValueError: the file system refused.
     """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _write(path, items, hosts)
+        except TimeoutError:
+            # Orbax waits for its own threads by the wall clock: one that is set forward meanwhile ends its patience.
+            if attempt == _ATTEMPTS:
+                raise
+            for begun in path.parent.glob(f"{path.name}*"):
+                shutil.rmtree(begun, ignore_errors=True)
+
+
+def _write(path: pathlib.Path, items: Mapping[str, Mapping[str, np.ndarray]], hosts: Hosts) -> None:
     alone = _alone(hosts)
     items = {name: arrays for name, arrays in items.items() if arrays}  # Orbax writes no empty trees.
     # Handlers that are made on demand do not hear of these options.

@@ -175,6 +175,30 @@ def test_a_failed_save_leaves_the_previous_checkpoint(tmp_path, learner, monkeyp
     assert names(tmp_path) == sorted({"000000000007", f"{step:012d}"})
 
 
+@pytest.mark.parametrize("impatient", [2, 3])
+def test_a_clock_that_is_set_forward_during_a_save(tmp_path, learner, monkeypatch, impatient):
+    # Orbax measures its patience by the clock of the wall, and gives up with what it has begun left behind.
+    write, tried = array_files.ocp.Checkpointer.save, []
+
+    def impatiently(self, directory, *args, **kwargs):
+        tried.append(directory)
+        if len(tried) <= impatient:
+            directory.mkdir()
+            (directory.parent / f"{directory.name}.orbax-checkpoint-tmp").mkdir()
+            raise TimeoutError("Timeout waiting for key 'item_directory_creation'")
+        write(self, directory, *args, **kwargs)
+
+    monkeypatch.setattr(array_files.ocp.Checkpointer, "save", impatiently)
+    if impatient == 2:
+        save(tmp_path, learner)
+        assert checkpoints.load(tmp_path).meta["note"] == META["note"]
+        assert names(tmp_path) == ["000000000007"]
+    else:
+        with pytest.raises(CheckpointError, match="Timeout waiting for key"):
+            save(tmp_path, learner)
+    assert len(tried) == 3
+
+
 def test_a_logdir_that_cannot_be_written(tmp_path, learner):
     (tmp_path / "checkpoints").write_text("a file is in the way")
     with pytest.raises(CheckpointError, match=r"checkpoint of step 7 could not be written"):
