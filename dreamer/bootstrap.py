@@ -4,6 +4,8 @@ Steps of one episode resemble each other, so resampling steps would promise too 
 many episodes as there are, with replacement, and computes the number again. A mean, a ratio and a correlation depend
 on sums over steps alone, so each draw only weighs the sums of the episodes.
 
+Scores have a number for each episode, which is simpler: `dreamer.statistics`, with the same level.
+
 Source: Davison and Hinkley, "Bootstrap Methods and their Application" (1997), sections 2.4 and 3.8.
 """
 
@@ -13,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dreamer.statistics import LEVEL
+
 RESAMPLES = 1000
-LEVEL = 0.9
-"""Share of the draws inside a band: it runs from their 5th to their 95th percentile."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Sums over episodes ``[R, *sums]`` of R draws to numbers ``[R, ...]``."""
@@ -30,7 +32,7 @@ class Band(NamedTuple):
 
 
 def bootstrap(sums: np.ndarray, statistic: Statistic, rng: np.random.Generator, resamples: int = RESAMPLES) -> Band:
-    """The statistic of all episodes together, and its percentile band.
+    """The statistic of all episodes together, and its percentile band, with a share of `LEVEL` of the draws inside.
 
     Args:
         sums: sums over the steps of each episode, ``[E, *sums]``.

@@ -16,6 +16,7 @@ import numpy as np
 from dreamer import config as configs
 from dreamer import population
 from dreamer.config import Config
+from dreamer.logger import without_repeats
 
 WINDOW = 0.1
 """A score after some frames is the mean of the episodes that ended in so much of them, the last of them ..."""
@@ -139,10 +140,8 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}, is {_shown(raw)}, expected a JSON object with the number env_steps, and with "
                 "numbers for its episode, as python -m dreamer.train writes: give the directory of such a run."
             )
-        while found and found[-1]["env_steps"] > line["env_steps"]:
-            found.pop()
         found.append(line)
-    return found
+    return without_repeats(found)
 
 
 def _numbers(line: dict[str, Any]) -> bool:

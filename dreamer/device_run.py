@@ -120,10 +120,8 @@ class DeviceRun:
             self._compile()
             self._loop()
             self._save()
-            if not self._stop and self.watcher.wanted and self.updates:
-                self.watcher.hear(self.records[0].log, self._first_counters, wait=True)
-                self._draw()
-                self.watcher.hear(self.records[0].log, self._first_counters, wait=True)
+            if not self._stop and self.updates:
+                self.watcher.finish(self._prediction, self.records[0].log, self._first_counters)
             if self._stop:
                 self.log.say(
                     f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
@@ -175,9 +173,8 @@ class DeviceRun:
             if end >= next_log:
                 self._tick(speed)
                 next_log = time.perf_counter() + config.log_every
-            if self.watcher.due and self.updates:
-                self._draw()
-            self.watcher.hear(self.records[0].log, self._first_counters)
+            if self.updates:
+                self.watcher.turn(self._prediction, self.records[0].log, self._first_counters)
             self._hear_of_save()
             # What is saved while updates are skipped may be what fails.
             if end >= next_save and not skipping and not self.saver.busy:
@@ -275,10 +272,10 @@ class DeviceRun:
         steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
         return {**own, **steps, "episodes": sum(record.episodes for record in self.records)}
 
-    def _draw(self) -> None:
-        """Begin to draw what the world model of the first member makes of its newest sequences."""
+    def _prediction(self) -> Prediction:
+        """What the world model of the first member makes of its newest sequences."""
         batch, predictions, metrics = self._predict(self.state)
-        self.watcher.start(Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics))
+        return Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics)
 
     def _first_counters(self) -> dict[str, Any]:
         return self._counters(self.records[0])

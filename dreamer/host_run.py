@@ -121,27 +121,10 @@ class HostRun:
                 write_config(self.logdir, config)
                 if self._taken is not None:
                     (self.logdir / "load.txt").write_text(self._taken.listing())
-            wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
-            title = f"Dreamer on {config.task}"
-            summarize = envs.summarizer(config.task)
-            self.log = logger.Logger(
-                self.logdir if hosts.first else None,
-                title,
-                config.run.env_steps,
-                quiet or not hosts.first,
-                config.logger.tensorboard,
-                wandb if config.logger.wandb and hosts.first else None,
-                summarize,
-            )
-            self._cleanup.callback(self.log.close)
-            pictures = config.logger.pictures_every if hosts.first else 0.0
-            self.watcher = Watcher(self.logdir, vector.obs_spaces, f"{config.task}, seed {config.seed}", pictures)
-            self._cleanup.callback(self.watcher.close)
+            self._open_log(quiet, saved)
             # Closed before the log, and before another run may have the directory.
             self.saver = Saver(background=hosts.count == 1)
             self._cleanup.callback(self.saver.close)
-            self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
-            self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
             attempt.close()
             hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
             hosts.same("What load.from gave to", str(self._taken and self._taken.listing()))
@@ -149,6 +132,26 @@ class HostRun:
                 for damaged in self._damaged if hosts.first else ():
                     checkpoints.set_aside(damaged.path)
             undo.pop_all()
+
+    def _open_log(self, quiet: bool, saved: checkpoints.Checkpoint | None) -> None:
+        """Open the log and the watcher; on hosts that are not the first, they write nothing."""
+        config, first = self.config, self.hosts.first
+        wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
+        self.log = logger.Logger(
+            self.logdir if first else None,
+            f"Dreamer on {config.task}",
+            config.run.env_steps,
+            quiet or not first,
+            config.logger.tensorboard,
+            wandb if config.logger.wandb and first else None,
+            envs.summarizer(config.task),
+        )
+        self._cleanup.callback(self.log.close)
+        self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
+        self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
+        title, every = f"{config.task}, seed {config.seed}", config.logger.pictures_every if first else 0.0
+        self.watcher = Watcher(self.logdir, self.agent.obs_spaces, title, every)
+        self._cleanup.callback(self.watcher.close)
 
     def train(self) -> Result:
         """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
@@ -180,10 +183,8 @@ class HostRun:
                     f"Resume with: {resume_command(self.logdir)}"
                 )
                 return Result(self.agent, self.logdir, None, interrupted=True, ended=self._stop.signal)
-            if self.watcher.wanted and self.learner.updates:
-                self.watcher.hear(self.log, self._counters, wait=True)
-                self._draw()
-                self.watcher.hear(self.log, self._counters, wait=True)
+            if self.learner.updates:
+                self.watcher.finish(self._prediction, self.log, self._counters)
             evaluation = self._evaluate()
             self._closing_words(path, evaluation)
             return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
@@ -203,11 +204,11 @@ class HostRun:
             rest = replay.unclaimed_bytes if on_host else 0
             plan = Plan(devices * program + tree_bytes(batch), rest, available_bytes())
             plan.check(config.replay.batch_size, config.replay.batch_length)
-        self._most_memory = psutil.Process().memory_info().rss + plan.replay + (plan.program if on_host else 0)
+        most = psutil.Process().memory_info().rss + plan.replay + (plan.program if on_host else 0)
         self.log.say(
             f"  The update was compiled in {logger.duration(time.perf_counter() - start)} and takes "
             f"{plan.program / 1e9:.2f} GB while it runs; {plan.available / 1e9:.2f} GB are free. With a full replay, "
-            f"the run will take about {self._most_memory / 1e9:.2f} GB on this host."
+            f"the run will take about {most / 1e9:.2f} GB on this host."
         )
 
     def _loop(self) -> None:
@@ -259,9 +260,8 @@ class HostRun:
                     estimated = True
                     self._estimate(eta)
                 next_log = time.perf_counter() + config.log_every
-            if self.watcher.due and learner.updates:
-                self._draw()
-            self.watcher.hear(self.log, self._counters)
+            if learner.updates:
+                self.watcher.turn(self._prediction, self.log, self._counters)
             profiler.turn(learner.updates)
             due = learner.replay.commit_due
             self._hear_of_save(wait=due)
@@ -342,10 +342,10 @@ class HostRun:
             "seconds": self._seconds(),
         }
 
-    def _draw(self) -> None:
-        """Begin to draw what the world model makes of the newest sequences."""
+    def _prediction(self) -> Prediction:
+        """What the world model makes of the newest sequences."""
         batch = self.learner.replay.newest(SEQUENCES)
-        self.watcher.start(Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch)))
+        return Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch))
 
     def _hear_of_save(self, wait: bool = False) -> None:
         """Write down what the last save took; one that failed is no reason to stop."""

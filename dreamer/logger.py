@@ -12,7 +12,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import jax
@@ -267,6 +267,23 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     damaged.
     """
     return list(read_numbered(path)[0].values())
+
+
+def without_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a run without those of what it has done twice.
+
+    A run that was killed goes on from its last checkpoint, before its last lines: the later ones count. Members of a
+    population that share a file are taken apart.
+    """
+    kept, least = [], collections.defaultdict[Any, float](lambda: math.inf)
+    for line in reversed(lines):
+        steps, member = line.get("env_steps"), line.get("member")
+        if isinstance(steps, int | float):
+            if steps > least[member]:
+                continue
+            least[member] = steps
+        kept.append(line)
+    return kept[::-1]
 
 
 def read_numbered(path: pathlib.Path) -> tuple[dict[int, dict[str, Any]], list[int]]:

@@ -158,7 +158,7 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
             f"{path} does not hold the metrics of a run: {'; '.join(said)}. Put the file of the run back, or move this "
             "one away to do without curves."
         )
-    return good, [f"In {path}, {fault}, and was left out." for fault in said]
+    return logger.without_repeats(good), [f"In {path}, {fault}, and was left out." for fault in said]
 
 
 def _named(numbers: list[int]) -> str:

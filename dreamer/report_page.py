@@ -83,7 +83,7 @@ def page(
         _section(
             "World-model report card",
             f"From {card.episodes} fresh episodes ({card.agent_steps:,} steps) with the policy that was learned, on "
-            "seeds that training did not use. Brackets hold 90 % bands over episodes. Sentences and colours come from "
+            "seeds that training did not use. Brackets hold 95 % bands over episodes. Sentences and colours come from "
             "fixed limits on the numbers: a mark is a place to look, not a proof.",
             [_finding(finding) for finding in findings],
         ),
@@ -96,7 +96,7 @@ def page(
         _section(
             "How errors compound",
             f"Squared error of what the model expects after k dreamt steps, from {int(card.starts[0])} start states "
-            f"with at least {card.context} observed steps, against two guesses that need no model. Shaded: 90 % bands. "
+            f"with at least {card.context} observed steps, against two guesses that need no model. Shaded: 95 % bands. "
             "The error should stay below both guesses as far as the actor imagines.",
             [picture.to_html() for picture in _errors(card)],
         ),

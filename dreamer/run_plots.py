@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.logger import RECENT, read_metrics
+from dreamer.logger import RECENT, read_metrics, without_repeats
 
 _EPISODE, _MEAN = "#9bb7d4", "#1f4e79"
 _COLOURS = (_MEAN, "#d6781e", "#468c46", "#8a4f9e", "#b03a3a", "#7a7a7a", "#2f8f8f", "#a88a1e")
@@ -19,7 +19,7 @@ def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path | None
         The path of the PNG; None if the disk refused it, or has no metrics.
     """
     try:
-        lines = read_metrics(logdir / "metrics.jsonl")
+        lines = without_repeats(read_metrics(logdir / "metrics.jsonl"))
     except OSError:
         return None
     figure, (axes,) = _figure(1)
@@ -35,7 +35,7 @@ def plot_training(logdir: pathlib.Path, path: pathlib.Path, title: str) -> pathl
         ``path``; None if the disk refused it, or has no metrics.
     """
     try:
-        lines = read_metrics(logdir / "metrics.jsonl")
+        lines = without_repeats(read_metrics(logdir / "metrics.jsonl"))
     except OSError:
         return None
     figure, (returns, losses, errors) = _figure(3)

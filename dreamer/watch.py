@@ -81,6 +81,25 @@ class Watcher:
         """Whether it is time for the next set, and nothing is known to be drawn."""
         return self.wanted and self._drawing is None and time.perf_counter() >= self._next
 
+    def turn(self, predict: Callable[[], Prediction], log: Logger, counters: Callable[[], dict[str, Any]]) -> None:
+        """Between two turns of a loop: begin to draw if it is time, and write down what was drawn.
+
+        Args:
+            predict: predicts what is drawn.
+            log: of the run.
+            counters: of the run, for the line.
+        """
+        if self.due:
+            self.start(predict())
+        self.hear(log, counters)
+
+    def finish(self, predict: Callable[[], Prediction], log: Logger, counters: Callable[[], dict[str, Any]]) -> None:
+        """As `turn`, when a run is over: a last set of its end, if any are made, and waits for it."""
+        if self.wanted:
+            self.hear(log, counters, wait=True)
+            self.start(predict())
+            self.hear(log, counters, wait=True)
+
     def start(self, prediction: Prediction) -> None:
         """Begin to draw; `hear` writes it down when it is done.
 

@@ -12,7 +12,7 @@ import pytest
 
 from dreamer import logger
 from dreamer.driver import Episode
-from dreamer.logger import Logger, Speed, duration, read_metrics
+from dreamer.logger import Logger, Speed, duration, read_metrics, without_repeats
 from dreamer.run_plots import plot_learning_curve
 
 COUNTERS = {"env_steps": 10, "agent_steps": 5, "updates": 2, "episodes": 1, "seconds": 3.0}
@@ -131,6 +131,19 @@ def test_damaged_lines_are_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"a": 1}\n\0\0\0\n{"a": 2{"a": 3}\n7\n\xff\n{"a": 4}\n')
     assert read_metrics(path) == [{"a": 1}, {"a": 4}]
+
+
+def test_what_was_done_twice_counts_once():
+    def written(*steps, **more):
+        return [{"env_steps": step, **more} for step in steps]
+
+    assert without_repeats([]) == []
+    # Killed twice: after 9, from 4 on; and after 6, from 2 on, before it was where it had been.
+    steps = [line["env_steps"] for line in without_repeats(written(1, 2, 2, 5, 9, 4, 6, 3, 3, 8))]
+    assert steps == [1, 2, 2, 3, 3, 8]
+    # One member is ahead of another, which repeats nothing; and lines without a number of steps stay.
+    lines = [*written(5, 7, member="a"), *written(3, 6, member="b"), {"note": 1}, *written(6, member="a")]
+    assert without_repeats(lines) == [lines[0], *lines[2:]]
 
 
 def test_a_terminal_that_is_gone_stops_nothing(log, monkeypatch):

@@ -36,6 +36,11 @@ def test_half_a_line_at_the_end_is_fine(tmp_path):
     assert report.read_lines(path) == ([COUNTERS], [])
 
 
+def test_what_was_done_twice_counts_once(tmp_path):
+    path = write_lines(tmp_path / "metrics.jsonl", COUNTERS, COUNTERS | {"env_steps": COUNTERS["env_steps"] - 1})
+    assert [line["env_steps"] for line in report.read_lines(path)[0]] == [COUNTERS["env_steps"] - 1]
+
+
 def test_lines_that_are_no_metrics_are_named(tmp_path):
     bad = [
         "not json",

@@ -138,6 +138,31 @@ def test_curves_hold_the_numbers(tmp_path):
     assert plot_training(tmp_path, tmp_path / "no" / "x.png", "title") is None
 
 
+def test_a_loop_draws_when_it_is_time_and_once_more_at_its_end(tmp_path, log):
+    def sets():
+        return [line["env_steps"] for line in read_metrics(log.logdir / "metrics.jsonl")]
+
+    predicted: list[int] = []
+
+    def predict():
+        predicted.append(len(predicted))
+        return prediction(steps=2)
+
+    log.write({"env_steps": 0})
+    quiet, late, often = (watcher(tmp_path, every) for every in (0.0, 1000.0, 1e-9))
+    for watching in (quiet, late):
+        watching.turn(predict, log, lambda: COUNTERS)
+    quiet.finish(predict, log, lambda: COUNTERS)
+    assert predicted == [] and sets() == [0]
+    late.finish(predict, log, lambda: COUNTERS)
+    assert predicted == [0] and sets() == [0, 5]
+    often.turn(predict, log, lambda: COUNTERS)
+    often.finish(predict, log, lambda: {"env_steps": 6})
+    assert predicted == [0, 1, 2] and sets() in ([0, 5, 5, 6], [0, 5, 6, 6])
+    for watching in (quiet, late, often):
+        watching.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "loop"), [("probe_memory", "host"), ("jax_catch", "device")])
 def test_a_run_draws_while_it_trains_and_at_its_end(tmp_path, task, loop):

@@ -8,23 +8,16 @@ import numpy as np
 
 from dreamer import config as configs
 from dreamer.config import ConfigError
-from dreamer.logger import RECENT, read_metrics
+from dreamer.logger import RECENT, read_metrics, without_repeats
 from dreamer.sweep.plan import Direction, Trial
 
 
 def lines(logdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Metrics of a run in order, without what it has done twice: killed, it goes on from before its last lines."""
+    """Metrics of a run in order, without what it has done twice; none if it has not begun."""
     try:
-        found = read_metrics(logdir / "metrics.jsonl")
+        return without_repeats(read_metrics(logdir / "metrics.jsonl"))
     except OSError:
         return []
-    kept, least = [], math.inf
-    for line in reversed(found):
-        steps = line.get("env_steps", 0)
-        if steps <= least:
-            least = steps
-            kept.append(line)
-    return kept[::-1]
 
 
 def score(logdir: pathlib.Path, what: str, direction: Direction = "maximize") -> float | None:
