@@ -1,11 +1,15 @@
 """What logging costs: ``python scripts/logging_cost.py [--rounds 3] [key=value ...]``.
 
-Trains the same short run with everything that is written by default (metrics, TensorBoard, pictures) and with nothing
-at all, in turns, and compares the seconds that training took. A short run draws its first pictures after a minute and
-not every five, so the share is an upper bound for longer ones.
+Trains the same short run with everything that is written by default (metrics, TensorBoard, pictures), and with nothing
+at all, in turns. Two answers: how much longer training took, which on a shared machine is known to a few percent; and
+a count, which is exact to far less: the time for which the loop was inside the log (what it waits for the device is not
+counted, as the device computes then), and the time of the threads that draw and that write for TensorBoard. A short run
+draws its first pictures after a minute and not every five, so its share is an upper bound for longer ones.
 """
 
 import argparse
+import collections
+import functools
 import json
 import os
 import pathlib
@@ -13,28 +17,74 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from dreamer import checkpoint as checkpoints
-from dreamer.logger import read_metrics
+from dreamer import train
+from dreamer.logger import Logger
+from dreamer.tensorboard_log import TensorBoardClient
+from dreamer.watch import Watcher
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTHING = ("logger={tensorboard: false, pictures_every: 0}", "run.log_every=1000000")
+COUNT = "--count"
 
 
-def train(logdir: pathlib.Path, overrides: list[str]) -> tuple[float, int]:
-    """Seconds of training, and updates done."""
+def count(cls: type, method: str, clock: Callable[[], float], spent: dict[str, float], name: str) -> None:
+    """Have a method add its time to ``spent[name]``; the metrics that it fetches are waited for before."""
+    original = getattr(cls, method)
+
+    @functools.wraps(original)
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if method == "tick":
+            jax.block_until_ready(self._updates)
+        begin = clock()
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            spent[name] += clock() - begin
+
+    setattr(cls, method, counted)
+
+
+def train_and_count(words: list[str], path: str) -> int:
+    """`dreamer.train` from the command line; writes seconds by what they were spent on to a file."""
+    spent: dict[str, float] = collections.defaultdict(float)
+    for cls, method in ((Logger, "tick"), (Logger, "add_update"), (Logger, "add_episode"), (Watcher, "turn")):
+        count(cls, method, time.perf_counter, spent, "loop")
+    count(Watcher, "_draw", time.perf_counter, spent, "drawing")
+    count(TensorBoardClient, "log", time.thread_time, spent, "tensorboard")
+    # The last pictures come after the training, whose time is over then.
+    finish = Watcher.finish
+
+    def last(self: Watcher, *args: Any) -> None:
+        pathlib.Path(path).write_text(json.dumps(spent))
+        finish(self, *args)
+
+    setattr(Watcher, "finish", last)  # noqa: B010
+    # Not as arguments: without them it starts itself anew for huge pages, as users' runs do.
+    sys.argv[1:] = words
+    return train.main()
+
+
+def run(logdir: pathlib.Path, overrides: list[str]) -> tuple[float, int, dict[str, float]]:
+    """Seconds of training, updates done, and what seconds were spent on."""
     words = ["--config", "cartpole", "run.env_steps=5000", "run.eval_episodes=0", *overrides, f"logdir={logdir}"]
-    subprocess.run(
-        [sys.executable, "-m", "dreamer.train", *words],
-        cwd=ROOT,
-        check=True,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    with tempfile.NamedTemporaryFile() as file:
+        subprocess.run(
+            [sys.executable, __file__, COUNT, file.name, *words],
+            cwd=ROOT,
+            check=True,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        spent = json.loads(pathlib.Path(file.name).read_text())
     meta = checkpoints.load(logdir).meta
-    return meta["seconds"], meta["learner"]["updates"]
+    return meta["seconds"], meta["learner"]["updates"], spent
 
 
 def main() -> int:
@@ -45,25 +95,25 @@ def main() -> int:
     parser.add_argument("--write", metavar="FILE", help="write the result to this JSON file")
     args = parser.parse_args()
     took: dict[str, list[float]] = {"everything": [], "nothing": []}
-    drawing: list[float] = []
+    counted: dict[str, list[float]] = {"loop": [], "drawing": [], "tensorboard": []}
     with tempfile.TemporaryDirectory() as directory:
         for number in range(args.rounds):
             for name, more in (("nothing", NOTHING), ("everything", ())):
                 logdir = pathlib.Path(directory) / f"{name}_{number}"
-                seconds, updates = train(logdir, [*more, *args.overrides])
+                seconds, updates, spent = run(logdir, [*more, *args.overrides])
                 took[name].append(seconds)
-                print(f"{name}: {seconds:.1f} s for {updates} updates", flush=True)
-                metrics = logdir / "metrics.jsonl"
-                lines = read_metrics(metrics) if metrics.exists() else []
-                drawing += [line["pictures/seconds"] for line in lines if "pictures/seconds" in line]
+                print(f"{name}: {seconds:.1f} s for {updates} updates, of which {spent}", flush=True)
+                if name == "everything":
+                    for what, shares in counted.items():
+                        shares.append(spent.get(what, 0.0) / seconds)
     medians = {name: statistics.median(seconds) for name, seconds in took.items()}
     result = {
         "command": "python scripts/logging_cost.py " + " ".join(sys.argv[1:]),
         "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
         "jax": jax.__version__,
         "seconds": {name: [round(x, 2) for x in seconds] for name, seconds in took.items()},
-        "share": round(medians["everything"] / medians["nothing"] - 1, 4),
-        "seconds_of_drawing": [round(x, 2) for x in drawing],
+        "longer_by": round(medians["everything"] / medians["nothing"] - 1, 4),
+        "counted_share": {name: [round(x, 5) for x in shares] for name, shares in counted.items()},
     }
     print(json.dumps(result, indent=1))
     if args.write:
@@ -72,4 +122,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train_and_count(sys.argv[3:], sys.argv[2]) if sys.argv[1:2] == [COUNT] else main())
