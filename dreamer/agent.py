@@ -33,7 +33,18 @@ from dreamer.devices import Placement, available_bytes
 from dreamer.memory import tree_bytes
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
-from dreamer.types import Action, Batch, Latent, Metrics, Number, Observation, ReturnRange, Spaces, StoredLatent
+from dreamer.types import (
+    Action,
+    Batch,
+    Latent,
+    Metrics,
+    Number,
+    Observation,
+    ReturnRange,
+    Scalars,
+    Spaces,
+    StoredLatent,
+)
 from dreamer.world_model import WorldModel, observe_batch, reconstruction_losses, world_model_loss
 
 
@@ -506,7 +517,7 @@ class Agent:
             nets, state, dict(obs), self._policy_key, np.uint32(seed), episode, time, mode=mode
         )
 
-    def update(self, batch: Batch) -> tuple[StoredLatent, Metrics]:
+    def update(self, batch: Batch) -> tuple[StoredLatent, Scalars]:
         """See `update`; replaces the state. Returns device arrays without waiting for them.
 
         Several hosts call it together, each with its own share of the batch.
@@ -547,11 +558,11 @@ class Agent:
 
     def _flat_update(
         self, nets: list[Array], rest: list[Array], batch: Batch, key: Array
-    ) -> tuple[list[Array], StoredLatent, Metrics]:
+    ) -> tuple[list[Array], StoredLatent, Scalars]:
         start = self._nets_slice.start
         state = jax.tree.unflatten(self._treedef, rest[:start] + nets + rest[start:])
         state, latents, metrics = update(state, batch, key, self.config)
-        return jax.tree.leaves(state), latents, metrics
+        return jax.tree.leaves(state), latents, Scalars.of(metrics)
 
     def _flat_policy(
         self,

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from dreamer import guard
 from dreamer.agent import Agent
 from dreamer.failure import Skip
 from dreamer.replay import Replay, Ticket, TrainRatio
-from dreamer.types import Batch, Metrics, StoredLatent
+from dreamer.types import Batch, Scalars, StoredLatent
 
 
 class Pending(NamedTuple):
@@ -21,12 +20,12 @@ class Pending(NamedTuple):
     update: int
     batch: Batch | None = None
     """None if the run was resumed after this update."""
-    metrics: Metrics | None = None
+    metrics: Scalars | None = None
     """The same; an update whose latents were saved was not skipped."""
 
     def skipped(self) -> int:
         """Updates skipped in a row up to this one; waits for it."""
-        return int(np.asarray(self.metrics[guard.IN_ROW])) if self.metrics else 0
+        return int(self.metrics[guard.IN_ROW]) if self.metrics else 0
 
 
 class Learner:
@@ -50,7 +49,7 @@ class Learner:
         self.on_skip: Callable[[Skip], object] = lambda skip: None
         self._pending: Pending | None = None
 
-    def learn(self, agent_steps: int) -> Iterator[dict[str, jax.Array]]:
+    def learn(self, agent_steps: int) -> Iterator[Scalars]:
         """Start the updates that ``agent_steps`` pay for; yields the metrics of each, still on the device."""
         for _ in range(self.ratio.updates_due(agent_steps, self.replay.ready)):
             batch, ticket = self.replay.sample()
@@ -104,7 +103,7 @@ class Learner:
         pending, self._pending, self.skip = self._pending, None, None
         in_row = pending.skipped()
         if in_row and pending.batch and pending.metrics:
-            bad = int(np.asarray(pending.metrics[guard.BAD]))
+            bad = int(pending.metrics[guard.BAD])
             self.skip = Skip(pending.update, in_row, bad, pending.batch)
             self.on_skip(self.skip)
         else:

@@ -25,7 +25,6 @@ from dreamer import guard
 from dreamer.driver import Episode
 from dreamer.sinks import DataTable, Entry, Sink
 from dreamer.tensorboard_log import TensorBoardClient
-from dreamer.types import Metrics
 from dreamer.wandb_log import WandbClient
 
 RECENT = 10
@@ -67,7 +66,7 @@ class Logger:
         self._summarize = summarize
         self.title = title
         self._total = total_env_steps
-        self._updates: list[Metrics | Mapping[str, np.floating]] = []
+        self._updates: list[Mapping[str, Any]] = []
         self._unwritten: list[str] = []
         self._failing = False
         self._mended = False
@@ -88,7 +87,7 @@ class Logger:
         with contextlib.suppress(OSError):  # The terminal may be gone, or a file on a full disk.
             self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def add_update(self, metrics: Metrics | Mapping[str, np.floating]) -> None:
+    def add_update(self, metrics: Mapping[str, Any]) -> None:
         """Remember the metrics of one update, without fetching them."""
         self._updates.append(metrics)
 

@@ -19,10 +19,11 @@ No other file redefines this. `driver` produces it, `replay` stores it, `world_m
 Shape letters are listed in ``docs/shapes.md``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
@@ -36,6 +37,46 @@ Action = dict[str, Array | np.ndarray]
 
 Metrics = dict[str, Array]
 """Scalars by name. They stay on the device until the logger asks for them."""
+
+
+@jax.tree_util.register_pytree_node_class
+class Scalars(Mapping[str, Any]):
+    """`Metrics` in one array, so that a program returns, and a host fetches, one array in place of forty.
+
+    Whoever looks at a number first waits for the program, and fetches all. Integers are exact up to 2**24.
+    """
+
+    def __init__(self, names: tuple[str, ...], array: Any):
+        self._names, self._array = names, array
+        self._fetched: dict[str, np.float32] | None = None
+
+    @classmethod
+    def of(cls, metrics: Metrics) -> "Scalars":
+        """Metrics, packed."""
+        return cls(tuple(metrics), jnp.stack([jnp.asarray(value, jnp.float32) for value in metrics.values()]))
+
+    def __getitem__(self, name: str) -> Any:
+        if isinstance(self._array, jax.core.Tracer):
+            return self._array[self._names.index(name)]
+        if self._fetched is None:
+            self._fetched = dict(zip(self._names, np.asarray(self._array), strict=True))
+        return self._fetched[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[str, ...]]:
+        """For JAX: the array is the only leaf."""
+        return (self._array,), self._names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], leaves: tuple[Any]) -> "Scalars":
+        """For JAX."""
+        return cls(names, *leaves)
+
 
 Number = float | Float32[Array, ""] | Int32[Array, ""]
 """A number of the config; an array without axes where members of a population differ in it."""
@@ -119,6 +160,7 @@ __all__ = [
     "Number",
     "Observation",
     "ReturnRange",
+    "Scalars",
     "Space",
     "Spaces",
     "Step",

@@ -23,6 +23,7 @@ from dreamer.evaluate import make_env
 from dreamer.host_run import HostRun
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.logger import read_metrics
+from dreamer.types import Scalars
 
 SLOW_SECONDS = 0.03
 """What a step of the slow environment takes, as that of a simulator with a camera would."""
@@ -64,7 +65,7 @@ def measure(name: str, seconds: float) -> dict:
         learn = run.learner.learn
         begin: list[float] = []
 
-        def until(agent_steps: int) -> Iterator[dict[str, jax.Array]]:
+        def until(agent_steps: int) -> Iterator[Scalars]:
             for metrics in learn(agent_steps):
                 begin.append(time.perf_counter())
                 yield metrics

@@ -55,7 +55,7 @@ def train_and_count(words: list[str], path: str) -> int:
     """`dreamer.train` from the command line; writes seconds by what they were spent on to a file."""
     spent: dict[str, float] = collections.defaultdict(float)
     for cls, method in ((Logger, "tick"), (Logger, "add_update"), (Logger, "add_episode"), (Watcher, "turn")):
-        count(cls, method, time.perf_counter, spent, "loop")
+        count(cls, method, time.perf_counter, spent, f"loop: {method}")
     count(Watcher, "_draw", time.perf_counter, spent, "drawing")
     count(TensorBoardClient, "log", time.thread_time, spent, "tensorboard")
     # The last pictures come after the training, whose time is over then.
@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--write", metavar="FILE", help="write the result to this JSON file")
     args = parser.parse_args()
     took: dict[str, list[float]] = {"everything": [], "nothing": []}
-    counted: dict[str, list[float]] = {"loop": [], "drawing": [], "tensorboard": []}
+    counted: dict[str, list[float]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(args.rounds):
             for name, more in (("nothing", NOTHING), ("everything", ())):
@@ -104,8 +104,8 @@ def main() -> int:
                 took[name].append(seconds)
                 print(f"{name}: {seconds:.1f} s for {updates} updates, of which {spent}", flush=True)
                 if name == "everything":
-                    for what, shares in counted.items():
-                        shares.append(spent.get(what, 0.0) / seconds)
+                    for what, number_of in spent.items():
+                        counted[what].append(number_of / seconds)
     medians = {name: statistics.median(seconds) for name, seconds in took.items()}
     result = {
         "command": "python scripts/logging_cost.py " + " ".join(sys.argv[1:]),
