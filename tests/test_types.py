@@ -25,5 +25,5 @@ def test_packed_metrics_are_one_array_of_a_program():
     assert isinstance(packed, Scalars) and [x.shape for x in jax.tree.leaves(packed)] == [(3,)]
     assert packed["guard/bad"] == -2 and jax.device_get(packed)["loss"] == np.float32(0.2)
     assert float(jax.jit(lambda packed: packed["loss"] + 1)(packed)) == pytest.approx(1.2)
-    with pytest.raises(ValueError, match="names|metadata|mismatch"):
+    with pytest.raises(ValueError, match=r"names|metadata|mismatch"):
         jax.tree.map(jnp.add, packed, Scalars(("a", "b", "c"), jnp.zeros(3)))
