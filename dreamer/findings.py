@@ -91,8 +91,8 @@ def _open_loop(name: str, title: str, curves: Curves, card: Card) -> Finding:
     sentence = {
         "good": f"The dream is right about most of what changes; it beats both blind guesses {until}.",
         "fair": f"The dream knows more than a blind guess, but not much; it beats both {until}.",
-        "poor": "A blind guess (nothing changes, or the mean) does as well or better: the actor learns from dreams that "
-        "are wrong about this, unless the policy keeps things so still that nothing beats the guess.",
+        "poor": "A blind guess (nothing changes, or the mean) does as well or better: the actor learns from dreams "
+        "that are wrong about this, unless the policy keeps things so still that nothing beats the guess.",
     }[verdict]
     return _finding(name, title, curves.ratio, verdict, sentence)
 
