@@ -51,7 +51,7 @@ def test_metrics_are_described_once_each() -> None:
     _, updated = jax.eval_shape(agent.update, batch)
     _, reported = jax.eval_shape(lambda batch: agent.report(batch, 2), batch)
     keys = "|".join(batch.obs)
-    names = {re.sub(f"/({keys})$", "/KEY", name) for name in updated | reported}
+    names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names
 
