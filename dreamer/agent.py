@@ -29,7 +29,7 @@ from dreamer.behavior import (
     replay_critic_loss,
 )
 from dreamer.config import Config, ConfigError
-from dreamer.devices import Placement, available_bytes
+from dreamer.devices import Placement, available_bytes, launch
 from dreamer.memory import tree_bytes
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
@@ -524,7 +524,7 @@ class Agent:
         """
         self._acting, rest = self._split(self._leaves)
         batch = self.placement.spread(batch)
-        self._leaves, latents, metrics = self._update(self._acting, rest, batch, self._update_key)
+        self._leaves, latents, metrics = launch(self._update, self._acting, rest, batch, self._update_key)
         return latents, metrics
 
     def report(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:

@@ -10,6 +10,7 @@ Agents trained on one device have the plain `Placement`, which leaves everything
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -36,8 +37,19 @@ _SECONDS_PER_STEP = 1e-4
 _BYTES_PER_SECOND = 1e11
 """What is assumed to pass between two devices."""
 
+_LAUNCHER = ThreadPoolExecutor(1, "launcher")
+
 Update = Callable[[list[Array], list[Array], Batch, Array], tuple[list[Array], Any, Any]]
 """``(networks, other leaves of the state, batch, key) -> (all leaves, latents [B, T, ...], metrics)``."""
+
+
+def launch(program: Callable[..., Any], *args: Any) -> Any:
+    """``program(*args)`` for a compiled program that takes long, beside which the caller wants to run short ones.
+
+    On CPUs, JAX runs what one thread has started in that order, and what several threads have started side by side. On
+    accelerators there is one queue anyway.
+    """
+    return _LAUNCHER.submit(program, *args).result() if jax.default_backend() == "cpu" else program(*args)
 
 
 class Placement:

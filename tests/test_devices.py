@@ -14,7 +14,7 @@ from dreamer import checkpoint as checkpoints
 from dreamer import devices
 from dreamer.agent import Agent
 from dreamer.config import ConfigError, load
-from dreamer.devices import Divided, Placement
+from dreamer.devices import Divided, Placement, launch
 from dreamer.types import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
 
@@ -217,6 +217,18 @@ def test_checkpoints_know_no_number_of_devices(alone, together, tmp_path):
     one.update(batch)
     assert_close(contents(one), contents(four))
     restore(one, "before")  # It is compared with other agents as well.
+
+
+def test_short_programs_run_beside_a_long_one_that_was_launched():
+    # A rotation; JAX runs programs of less than a thousand operations in the thread that starts them.
+    turn = jnp.kron(jnp.eye(32), jnp.array([[0.0, 1.0], [-1.0, 0.0]]))
+    program = jax.jit(lambda rounds: jax.lax.fori_loop(0, rounds, lambda _, x: x @ turn, jnp.eye(64)))
+    jax.block_until_ready(program(3))
+    long = launch(program, 100_001)
+    short = jax.block_until_ready(program(3))
+    assert not long.is_ready()
+    np.testing.assert_array_equal(short, -turn)
+    np.testing.assert_array_equal(long, turn)
 
 
 def test_users_are_told_what_to_expect(monkeypatch):
