@@ -2,12 +2,14 @@
 
 import pathlib
 import re
+from functools import partial
 
 import jax
 import pytest
 
 from dreamer import config as configs
 from dreamer import train as training
+from dreamer.agent import update
 from dreamer.envs import check
 from tests.small import small_agent, small_batch
 
@@ -48,7 +50,7 @@ def test_metrics_are_described_once_each() -> None:
     described = [name for row in rows(ROOT / "docs/metrics.md") for name in quoted(row[0])]
     assert len(set(described)) == len(described)
     agent, batch = small_agent(), small_batch()
-    _, updated = jax.eval_shape(agent.update, batch)
+    _, _, updated = jax.eval_shape(partial(update, config=agent.config), agent.state, batch, jax.random.key(0))
     _, reported = jax.eval_shape(lambda batch: agent.report(batch, 2), batch)
     keys = "|".join(batch.obs)
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
