@@ -44,6 +44,10 @@ class Scalars(Mapping[str, Any]):
     """`Metrics` in one array, so that a program returns, and a host fetches, one array in place of forty.
 
     Whoever looks at a number first waits for the program, and fetches all. Integers are exact up to 2**24.
+
+    Args:
+        names: of M metrics.
+        array: their values, float32 ``[M]``.
     """
 
     def __init__(self, names: tuple[str, ...], array: Any):
