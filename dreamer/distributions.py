@@ -191,9 +191,9 @@ class SymexpTwoHot(distrax.Distribution):
 
     def log_prob(self, value: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
         """Negative cross-entropy with the two-hot encoding of ``value``; no gradient reaches ``value``."""
-        target = transforms.two_hot(jax.lax.stop_gradient(value), self.bins)
+        around = transforms.neighbours(jax.lax.stop_gradient(value), self.bins)
         # Weights sum to 1, so the normaliser leaves the sum and no array of log-probabilities is needed.
-        return (target * self.logits).sum(-1) - jax.nn.logsumexp(self.logits, -1)
+        return transforms.two_hot_dot(self.logits, *around) - jax.nn.logsumexp(self.logits, -1)
 
 
 def bounded_normal(

@@ -5,9 +5,10 @@ Source: Hafner et al., "Mastering diverse control tasks through world models", N
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int32
 
 
 def symlog(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -38,24 +39,53 @@ def symexp_bins(count: int) -> np.ndarray:
     return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
 
 
-def two_hot(x: Float32[Array, "*shape"], bins: np.ndarray) -> Float32[Array, "*shape K"]:
-    """Weights on the two bins around ``x`` whose weighted mean is ``x``; beyond the ends, all weight on the last bin.
+def neighbours(
+    x: Float32[Array, "*shape"], bins: np.ndarray
+) -> tuple[Int32[Array, "*shape"], Float32[Array, "*shape"]]:
+    """The two bins around each number: the index of the lower one, and the weight of the upper one.
 
-    Bin k gets ``clip(min((x - b[k-1]) / (b[k] - b[k-1]), (b[k+1] - x) / (b[k+1] - b[k])), 0, 1)``, a hat function. As
-    plain arithmetic without indices it fuses with whatever consumes it, so the weights never need to exist in memory.
+    ``x`` is the mean of the two with weights ``1 - weight`` and ``weight``; beyond the ends, the last bin has it all.
 
     Args:
         x: values in the units of ``bins``.
         bins: increasing bin centres, float32 ``[K]``.
     """
-    width = np.diff(bins)
-    x = jnp.clip(x, bins[0], bins[-1])[..., None]
-    # The outermost bins have one neighbour only; a virtual one this far away makes the missing side at least 1.
-    below = np.concatenate([bins[:1] * 2, bins[:-1]])
-    above = np.concatenate([bins[1:], bins[-1:] * 2])
-    rise = (x - _row(below, x)) / _row(np.concatenate([-bins[:1], width]), x)
-    fall = (_row(above, x) - x) / _row(np.concatenate([width, bins[-1:]]), x)
-    return jnp.clip(jnp.minimum(rise, fall), 0, 1)
+    x, centres = jnp.clip(x, bins[0], bins[-1]), jnp.asarray(bins)
+    found = jnp.searchsorted(centres, x, side="right", method="scan_unrolled")
+    below = jnp.clip(found - 1, 0, len(bins) - 2)
+    low, high = centres[below], centres[below + 1]
+    return below, (x - low) / (high - low)
+
+
+def two_hot(below: Int32[Array, "*shape"], weight: Float32[Array, "*shape"], count: int) -> Float32[Array, "*shape K"]:
+    """The encoding of numbers whose `neighbours` are given: weights over all K = ``count`` bins, two of them not 0."""
+    bins = jax.lax.broadcasted_iota(jnp.int32, (*below.shape, count), below.ndim)
+    below, weight = below[..., None], weight[..., None]
+    return jnp.where(bins == below, 1 - weight, jnp.where(bins == below + 1, weight, 0))
+
+
+@jax.custom_vjp
+def two_hot_dot(
+    values: Float32[Array, "*shape K"], below: Int32[Array, "*shape"], weight: Float32[Array, "*shape"]
+) -> Float32[Array, "*shape"]:
+    """``(values * two_hot(below, weight, K)).sum(-1)``, which looks up two values instead of reading all.
+
+    Its gradient reaches ``values`` only. As plain arithmetic of the few numbers that are kept for it, that gradient
+    fuses with whatever is added to it, and no array of weights is ever written to memory.
+    """
+    pair = jnp.take_along_axis(values, jnp.stack([below, below + 1], -1), -1)
+    return (1 - weight) * pair[..., 0] + weight * pair[..., 1]
+
+
+def _two_hot_dot_backward(saved: tuple[Array, Array, int], gradient: Array) -> tuple[Array, None, None]:
+    below, weight, count = saved
+    return gradient[..., None] * two_hot(below, weight, count), None, None
+
+
+two_hot_dot.defvjp(
+    lambda values, below, weight: (two_hot_dot(values, below, weight), (below, weight, values.shape[-1])),
+    _two_hot_dot_backward,
+)
 
 
 def two_hot_mean(probs: Float32[Array, "*shape K"], bins: np.ndarray) -> Float32[Array, "*shape"]:

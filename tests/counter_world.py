@@ -119,7 +119,7 @@ class Multiple(Critic):
 
 def two_hot(value) -> distributions.SymexpTwoHot:
     """The distribution whose mean is ``value``, on the two bins around it."""
-    weights = transforms.two_hot(value, transforms.symexp_bins(BINS))
+    weights = transforms.two_hot(*transforms.neighbours(value, transforms.symexp_bins(BINS)), BINS)
     return distributions.SymexpTwoHot(jnp.log(jnp.maximum(weights, 1e-30)))
 
 

@@ -43,6 +43,10 @@ def numpy_two_hot(x: float, bins: np.ndarray) -> np.ndarray:
     return weights
 
 
+def two_hot(x, bins):
+    return transforms.two_hot(*transforms.neighbours(jnp.asarray(x), bins), len(bins))
+
+
 def test_two_hot_by_hand():
     bins = np.array([-4, -1, 0, 1, 4], np.float32)
     x = jnp.array([0.0, 0.25, 2.5, -9.0, 4.0, -3.4])
@@ -54,22 +58,43 @@ def test_two_hot_by_hand():
         [0, 0, 0, 0, 1],
         [0.8, 0.2, 0, 0, 0],
     ]
-    np.testing.assert_allclose(transforms.two_hot(x, bins), np.array(expected), atol=1e-6)
+    np.testing.assert_allclose(two_hot(x, bins), np.array(expected), atol=1e-6)
 
 
 def test_two_hot_against_float64(rng):
     bins = transforms.symexp_bins(255)
     x = np.concatenate([rng.normal(size=50), rng.normal(size=50) * 1e3, bins[[0, 3, 127, 254]], [1e12, -1e12]])
     x = x.astype(np.float32)
-    ours = np.asarray(jax.jit(lambda x: transforms.two_hot(x, bins))(x))
+    ours = np.asarray(jax.jit(lambda x: two_hot(x, bins))(x))
     np.testing.assert_allclose(ours, [numpy_two_hot(float(v), bins) for v in x], atol=2e-6)
     np.testing.assert_allclose(ours.sum(-1), 1, atol=2e-6)
+
+
+def test_two_hot_dot_is_the_sum_that_it_stands_for(rng):
+    """Two numbers are looked up instead of adding all that have a weight; against sums over all in float64."""
+    bins = transforms.symexp_bins(255)
+    x = jnp.asarray(rng.normal(size=(3, 20)) * 10.0 ** rng.integers(-2, 6, (3, 20)), jnp.float32)
+    values, weight = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((3, 20, 255), (3, 20)))
+    encoded = np.array([[numpy_two_hot(float(v), bins) for v in row] for row in x])
+
+    def loss(values):
+        return (weight * transforms.two_hot_dot(values, *transforms.neighbours(x, bins))).sum()
+
+    ours, gradient = jax.jit(jax.value_and_grad(loss))(values)
+    wide = np.asarray(weight, np.float64)
+    np.testing.assert_allclose(ours, (wide * (encoded * np.asarray(values, np.float64)).sum(-1)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, wide[..., None] * encoded, rtol=0, atol=1e-5)
+
+
+def test_a_number_that_is_not_one_makes_its_loss_no_number():
+    below, weight = transforms.neighbours(jnp.array([np.nan]), transforms.symexp_bins(255))
+    assert np.isnan(transforms.two_hot_dot(jnp.zeros((1, 255)), below, weight)).all()
 
 
 def test_mean_of_the_encoding_is_the_number(rng):
     bins = transforms.symexp_bins(255)
     x = jnp.asarray(rng.normal(size=100) * 10 ** rng.uniform(-2, 5, 100), jnp.float32)
-    np.testing.assert_allclose(transforms.two_hot_mean(transforms.two_hot(x, bins), bins), x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(transforms.two_hot_mean(two_hot(x, bins), bins), x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, -7.0])
