@@ -47,7 +47,31 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Apply the layer over the last axis."""
-        return add_bias(x.astype(self.dtype) @ self.kernel[...].astype(self.dtype), self.bias[...])
+        return add_bias(matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype)), self.bias[...])
+
+
+def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
+    """``x @ kernel``, with a gradient that is fast on CPUs too."""
+    inputs, outputs = kernel.shape
+    narrow = jax.default_backend() == "cpu" and inputs >= 2 * outputs
+    return x @ kernel if divided() or not narrow else _narrow_matmul(x, kernel)
+
+
+@jax.custom_vjp
+def _narrow_matmul(x: Array, kernel: Array) -> Array:
+    return x @ kernel
+
+
+def _narrow_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows = gradient.reshape(-1, kernel.shape[1])
+    # XLA's CPU backend multiplies with a transposed matrix at less than half its speed. So the smaller of the two is
+    # transposed before, and the small result after; without the barriers, XLA would join both with the product again.
+    turned = jax.lax.optimization_barrier(rows.T) @ x.reshape(-1, kernel.shape[0])
+    return gradient @ kernel.T, jax.lax.optimization_barrier(turned).T
+
+
+_narrow_matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _narrow_matmul_backward)
 
 
 class BlockLinear(nnx.Module):

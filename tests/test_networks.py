@@ -127,3 +127,35 @@ def test_parameter_counts_of_size_12m_with_pixels():
 def test_larger_sizes_have_about_the_published_number_of_parameters(size, millions):
     nets = abstract_networks(size, {"vector": Space("vector", (24,))}, {"action": Space("continuous", (6,))})
     np.testing.assert_allclose(count(nets) / 1e6, millions, rtol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12)])
+def test_the_gradient_of_a_narrow_product_is_that_of_a_plain_one(rng, shape):
+    """On CPUs, kernels with few outputs get their gradient another way."""
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(12, 6)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=(*shape[:-1], 6)), jnp.float32)
+
+    def loss(product):
+        return lambda x, kernel: (weight * jnp.tanh(product(x, kernel))).sum()
+
+    assert "transpose" in str(jax.make_jaxpr(jax.grad(loss(networks.matmul), (0, 1)))(x, kernel))
+    ours, plain = (
+        jax.jit(jax.value_and_grad(loss(product), (0, 1)))(x, kernel) for product in (networks.matmul, jnp.matmul)
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_narrow_products_keep_their_dtype_and_other_products_are_plain(rng, monkeypatch):
+    x, narrow, wide = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((4, 8), (8, 4), (8, 5)))
+    gradient = jax.grad(lambda kernel: networks.matmul(x, kernel).sum())(narrow)
+    assert gradient.dtype == networks.matmul(x, narrow).dtype == jnp.bfloat16
+
+    def special(kernel):
+        return "custom_vjp" in str(jax.make_jaxpr(lambda x: networks.matmul(x, kernel))(x))
+
+    assert special(narrow)
+    assert not special(wide)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not special(narrow)
