@@ -30,7 +30,7 @@ from dreamer.behavior import (
 )
 from dreamer.config import Config, ConfigError
 from dreamer.devices import Placement, available_bytes, launch
-from dreamer.memory import tree_bytes
+from dreamer.memory import compiled, tree_bytes
 from dreamer.optimizer import learning_rate, make_optimizer
 from dreamer.rssm import action_size, features
 from dreamer.types import (
@@ -535,10 +535,10 @@ class Agent:
         self, batch: Batch, context: int
     ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
         """Compile `report` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
-        compiled = self._report.lower(
-            self.placement.near(self._leaves), batch, self._keys.report, context=context
-        ).compile()
-        return lambda batch: compiled(self.placement.near(self._leaves), batch, self._keys.report), compiled
+        program = compiled(
+            self._report.lower(self.placement.near(self._leaves), batch, self._keys.report, context=context)
+        )
+        return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
 
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update now, for batches of this shape, which all later ones must have.
@@ -547,9 +547,8 @@ class Agent:
             JAX's compiled object, for inspection.
         """
         batch = self.placement.spread(batch)
-        compiled = self._jit_update.lower(*self._split(self._leaves), batch, self._update_key).compile()
-        self._update = compiled
-        return compiled
+        self._update = compiled(self._jit_update.lower(*self._split(self._leaves), batch, self._update_key))
+        return self._update
 
     def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
         """The networks, and the rest of the state."""

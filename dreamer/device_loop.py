@@ -23,10 +23,10 @@ from dreamer import guard
 from dreamer.agent import Keys, Networks, PolicyState, TrainState
 from dreamer.config import Config
 from dreamer.device_report import Report
-from dreamer.devices import available_bytes
+from dreamer.devices import available_bytes, compiler_options
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
-from dreamer.memory import tree_bytes
+from dreamer.memory import compiled, tree_bytes
 from dreamer.population import Member, with_numbers
 from dreamer.replay import LatentSpec, device
 from dreamer.replay.device import Cursor, Place, Ring
@@ -246,7 +246,7 @@ class DeviceLoop:
             in_axes=(0, 0, 0, None, None, None),
             out_axes=(0, None, 0),
         )
-        self._jit_run = jax.jit(run, donate_argnums=(2, 3))
+        self._jit_run = jax.jit(run, donate_argnums=(2, 3), compiler_options=compiler_options())
         self._run: Callable[..., Any] = self._jit_run
 
     def begin(self) -> LoopState:
@@ -270,7 +270,7 @@ class DeviceLoop:
     def compile(self, state: LoopState, window: int) -> Any:
         """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
         due = np.zeros(window, np.int32)
-        self._run = self._jit_run.lower(self._seeds, self._numbers, *state, due, np.int32(0)).compile()
+        self._run = compiled(self._jit_run.lower(self._seeds, self._numbers, *state, due, np.int32(0)))
         return self._run
 
     def compile_report(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
@@ -291,8 +291,8 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *agents.report(member.train, batch, key, context_of(length))
 
-        compiled = jax.jit(report).lower(*state).compile()
-        return lambda state: compiled(*state), compiled
+        program = compiled(jax.jit(report).lower(*state))
+        return lambda state: program(*state), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting.

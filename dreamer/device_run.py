@@ -26,6 +26,7 @@ from dreamer.config import Config
 from dreamer.device_loop import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.device_records import WINDOW, Pace, Record, summarize
 from dreamer.device_report import Report
+from dreamer.devices import dtype_advice
 from dreamer.envs import summarizer
 from dreamer.envs.native import native_env
 from dreamer.evaluate import Evaluation, evaluate, make_env
@@ -418,6 +419,8 @@ class DeviceRun:
             f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
             f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
         )
+        if advice := dtype_advice(c):
+            self.log.say(f"  {advice}")
         if self._taken is not None:
             self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
         for damaged in self._damaged:

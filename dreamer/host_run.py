@@ -21,7 +21,7 @@ from dreamer import config as configs
 from dreamer import envs, logger, transfer
 from dreamer.agent import Agent, checked_names
 from dreamer.config import Config
-from dreamer.devices import available_bytes, expectation, placement
+from dreamer.devices import available_bytes, dtype_advice, expectation, placement
 from dreamer.driver import Driver, Row
 from dreamer.envs.states import pack, unpack
 from dreamer.evaluate import Evaluation, evaluate
@@ -437,8 +437,9 @@ class HostRun:
             f"and {replay.disk_bytes * gigabytes:.2f} GB on disk. The update is compiled first; when it has run for "
             "a while, the wall time is estimated."
         )
-        if advice := expectation(c, self.agent.parameter_count, self.agent.placement):
-            self.log.say(f"  {advice}")
+        for advice in (expectation(c, self.agent.parameter_count, self.agent.placement), dtype_advice(c)):
+            if advice:
+                self.log.say(f"  {advice}")
         if self._taken is not None:
             self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
         for damaged in self._damaged:

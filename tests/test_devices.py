@@ -242,3 +242,12 @@ def test_users_are_told_what_to_expect(monkeypatch):
     said = devices.expectation(small, 640_867, two)
     assert "2 devices are expected to update about 1.0 times" in said
     assert "each has 0.29 ms of arithmetic, and all of them 21 ms of steps" in said
+
+
+def test_users_are_told_of_a_dtype_that_is_slow_on_their_cpu(monkeypatch):
+    wide, narrow = load(["size/1m"], ["nets.dtype=float32"]), load(["size/1m"])
+    assert "nets.dtype=bfloat16 is for accelerators" in devices.dtype_advice(narrow)
+    assert devices.dtype_advice(wide) == ""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert devices.dtype_advice(narrow) == ""
+    assert devices.compiler_options() is None

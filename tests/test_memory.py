@@ -1,6 +1,8 @@
 """Memory is known before a run begins, and does not grow while it lasts."""
 
+import ctypes
 import gc
+import platform
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from dreamer import train as training
 from dreamer.checkpoint import exists
 from dreamer.config import ConfigError
 from dreamer.envs.probes import Action
-from dreamer.memory import Plan, beside_arguments, tree_bytes
+from dreamer.memory import Plan, beside_arguments, compiled, give_back, tree_bytes
 from dreamer.replay import LatentSpec, Replay
 from tests.small import ACTION_SPACES, OBS_SPACES, run_config, small_batch, small_config
 
@@ -23,11 +25,34 @@ def test_a_program_takes_its_results_and_what_it_works_with():
         return given + 1, jnp.sort(kept @ kept, axis=0)[:10]
 
     square = jax.ShapeDtypeStruct((500, 500), jnp.float32)
-    compiled = jax.jit(program, donate_argnums=0).lower(square, square).compile()
+    donating = jax.jit(program, donate_argnums=0).lower(square, square).compile()
     product, ten_rows = 500 * 500 * 4, 10 * 500 * 4
-    assert product + ten_rows <= beside_arguments(compiled) <= 2 * product + ten_rows + 4096
+    assert product + ten_rows <= beside_arguments(donating) <= 2 * product + ten_rows + 4096
     twice = jax.jit(program).lower(square, square).compile()
-    assert beside_arguments(twice) == beside_arguments(compiled) + product
+    assert beside_arguments(twice) == beside_arguments(donating) + product
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps other memory")
+def test_memory_that_was_freed_goes_back_to_the_system():
+    libc, process = ctypes.CDLL(None), psutil.Process()
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = process.memory_info().rss
+    # Pieces too small to be mapped one by one, and one behind them that keeps the rest from being cut off.
+    pieces = [libc.malloc(50_000) for _ in range(4_000)]
+    last = libc.malloc(50_000)
+    for piece in pieces:
+        ctypes.memset(piece, 1, 50_000)
+    for piece in pieces:
+        libc.free(piece)
+    kept = process.memory_info().rss - before
+    give_back()
+    assert kept > 150e6 > 3 * (process.memory_info().rss - before)
+    libc.free(last)
+
+
+def test_a_program_is_compiled_as_it_is():
+    double = compiled(jax.jit(lambda x: 2 * x).lower(jnp.zeros(3)))
+    np.testing.assert_array_equal(double(jnp.arange(3.0)), [0, 2, 4])
 
 
 def test_bytes_of_shapes_are_those_of_arrays():
