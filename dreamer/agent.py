@@ -232,7 +232,6 @@ def loss(
     """The one scalar that is minimised: world-model, actor and critic losses, each averaged and scaled."""
     model_key, imagine_key = jax.random.split(key)
     behavior = config.behavior
-    frozen: Networks = jax.lax.stop_gradient(nets)
 
     # World model: learn from what happened.
     losses, world = world_model_loss(nets.world_model, batch, model_key, config)
@@ -242,7 +241,7 @@ def loss(
     starts = behavior.starts or steps
     start = jax.tree.map(lambda x: x[:, -starts:].reshape(rows * starts, *x.shape[2:]), world.latent)
     trajectory = imagine_trajectory(
-        frozen.world_model, nets.actor, nets.critic, slow_critic, start, behavior.horizon, imagine_key
+        nets.world_model, nets.actor, nets.critic, slow_critic, start, behavior.horizon, imagine_key
     )
 
     # Behaviour: learn from what was imagined.
@@ -251,7 +250,7 @@ def loss(
     scale = returns.return_scale(span, behavior.return_limit)
     actor_losses, actor_metrics = actor_loss(nets.actor, imagined, scale, behavior)
     losses["actor"] = actor_losses.mean(0).reshape(rows, starts)
-    losses["critic"] = critic_loss(imagined, behavior).mean(0).reshape(rows, starts)
+    losses["critic"] = critic_loss(nets.critic, imagined, behavior).mean(0).reshape(rows, starts)
 
     # The critic also learns from real rewards, falling back on the imagined return of each state.
     losses["replay_critic"] = replay_critic_loss(

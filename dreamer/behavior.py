@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32
 
 from dreamer import distributions, returns
 from dreamer.config import BehaviorConfig, Config
+from dreamer.known import before_loop, known
 from dreamer.networks import MLP, Linear
 from dreamer.rssm import features
 from dreamer.types import Action, Batch, Latent, Masks, Metrics, ReturnRange, Space, Spaces, Trajectory
@@ -88,11 +89,12 @@ class Critic(nnx.Module):
 
 
 class Visit(NamedTuple):
-    """All that is predicted in an imagined state, ``[N, ...]``, or ``[H+1, N, ...]`` along a trajectory.
+    """All that is predicted in an imagined state, ``[N, ...]``, or along a trajectory, ``[H+1, N, ...]``.
 
-    Gradients of the losses reach the actor through ``policy`` and the critic through ``value_logits``.
+    Only ``policy`` and ``value_logits`` have a gradient, that of actor and critic, which the losses ask `known` for.
     """
 
+    feature: Float[Array, "*time N F"]
     policy: PolicyOutputs
     masks: Masks
     reward: Float32[Array, "*time N"]
@@ -114,15 +116,13 @@ class Imagined(NamedTuple):
 def imagine_trajectory(
     model: WorldModel, actor: Actor, critic: Critic, slow_critic: Critic, start: Latent, horizon: int, key: Array
 ) -> Trajectory:
-    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``, which get no gradient.
-
-    It chooses among the actions that the model expects to be allowed.
+    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``, choosing what the model expects to be allowed.
 
     Args:
-        model: parameters, without gradient.
-        actor: parameters; their gradient is that of the outputs in the states that were visited.
-        critic: parameters; likewise.
-        slow_critic: parameters, without gradient.
+        model: parameters.
+        actor: parameters.
+        critic: parameters.
+        slow_critic: parameters.
         start: latents to start from.
         horizon: steps H.
         key: random key.
@@ -131,11 +131,14 @@ def imagine_trajectory(
         Time first, the start included; its extras are the `Visit` of every state.
     """
     stop = jax.lax.stop_gradient
+    model, slow_critic, start = stop((model, slow_critic, start))
+    actor, critic = before_loop((actor, critic))
 
     def policy(latent: Latent, key: Array) -> tuple[Action, Visit]:
         feature = stop(features(latent))
         outputs, masks, value_logits = actor.outputs(feature), model.action_masks(feature), critic.logits(feature)
         visit = Visit(
+            feature=feature,
             policy=outputs,
             masks=masks,
             reward=model.reward(feature).mean(),
@@ -146,7 +149,7 @@ def imagine_trajectory(
         )
         return actor.distribution(stop(outputs), masks).sample(seed=key), visit
 
-    return model.rssm.imagine(stop(start), policy, horizon, key)
+    return model.rssm.imagine(start, policy, horizon, key)
 
 
 def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagined:
@@ -171,13 +174,13 @@ def actor_loss(
     ``-w (log pi(a|s) sg((R - v) / max(1, S)) + eta H[pi(.|s)])`` at every imagined step but the last.
 
     Args:
-        actor: makes distributions of its outputs, through which the gradient reaches its parameters.
+        actor: parameters that receive the gradient; those that were followed.
         imagined: rollout of the actor.
         scale: divisor of the advantages, see `returns.return_scale`.
         config: behaviour config.
     """
     action, visits = jax.tree.map(lambda x: x[:-1], (imagined.action, imagined.visits))
-    policy = actor.distribution(visits.policy, visits.masks)
+    policy = actor.distribution(known(Actor.outputs, actor, visits.feature, visits.policy), visits.masks)
     advantage = (imagined.returns - visits.value) / scale
     entropy = policy.entropy()
     loss = -imagined.weight * (policy.log_prob(action) * advantage + config.entropy * entropy)
@@ -189,11 +192,18 @@ def actor_loss(
     return loss, metrics
 
 
-def critic_loss(imagined: Imagined, config: BehaviorConfig) -> Float32[Array, "H N"]:
-    """Cross-entropy with the imagined returns, and with the slow critic's prediction as a regulariser."""
-    prediction = distributions.SymexpTwoHot(imagined.visits.value_logits[:-1])
+def critic_loss(critic: Critic, imagined: Imagined, config: BehaviorConfig) -> Float32[Array, "H N"]:
+    """Cross-entropy with the imagined returns, and with the slow critic's prediction as a regulariser.
+
+    Args:
+        critic: parameters that receive the gradient; those that predicted the values.
+        imagined: rollout of the actor.
+        config: behaviour config.
+    """
+    visits = jax.tree.map(lambda x: x[:-1], imagined.visits)
+    prediction = distributions.SymexpTwoHot(known(Critic.logits, critic, visits.feature, visits.value_logits))
     loss = -prediction.log_prob(imagined.returns)
-    loss -= config.slow_regularizer * prediction.log_prob(imagined.visits.slow_value[:-1])
+    loss -= config.slow_regularizer * prediction.log_prob(visits.slow_value)
     return imagined.weight * loss
 
 

@@ -27,6 +27,7 @@ LAYERS = [
     "convolutions",
     "networks",
     "late_kernels",
+    "known",
     "rssm",
     "world_model",
     "behavior",
