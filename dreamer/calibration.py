@@ -66,7 +66,7 @@ def calibration_error(bins: list[Bin]) -> float:
 
 
 def two_hot_weights(value: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the bin below each value ``[N]``, and weight of the bin above; see `dreamer.transforms.two_hot`."""
+    """Index of the bin below each value ``[N]``, and weight of the bin above: `transforms.neighbours` in float64."""
     value = np.clip(value.astype(np.float64), bins[0], bins[-1])
     below = np.clip(np.searchsorted(bins, value, side="right") - 1, 0, len(bins) - 2)
     centres = bins.astype(np.float64)
