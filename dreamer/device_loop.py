@@ -1,6 +1,6 @@
 """The device loop: acting, replay, updates and environments of a whole population in one compiled program.
 
-Everything here is written for one member and pure; `DeviceLoop` puts an axis of members in front with `jax.vmap`. The
+Everything here is written for one member and pure; `DeviceLoop` puts an axis of members in front, see `MemberAxis`. The
 program runs a *window* of turns and reports once about all of them. A turn has the order of the host loop: act, add
 the row to replay, run the updates that are due, step the environments.
 
@@ -26,6 +26,7 @@ from dreamer.device_report import Report
 from dreamer.devices import available_bytes, compiler_options
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
+from dreamer.member_axis import MemberAxis, member_devices, member_of, on_first
 from dreamer.memory import compiled, tree_bytes
 from dreamer.population import Member, with_numbers
 from dreamer.replay import LatentSpec, device
@@ -231,31 +232,47 @@ class DeviceLoop:
         config: config of the population.
         members: its members, from `dreamer.population.members`.
         env: the environment.
+
+    Raises:
+        ConfigError: the devices that the config names cannot share the members.
     """
 
     def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
         self._config = config
+        self._axis = MemberAxis(member_devices(config, len(members)))
         self._seeds = np.array([member.config.seed for member in members], np.int32)
         self._numbers = {
             key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
         }
-        self._begin = jax.vmap(functools.partial(begin, config, env))
+        self._begin = self._axis.compile(lambda seed: (begin(config, env, seed),), (True,), (True,))
         # A population has one cursor, number of turns and schedule; all else has an axis of members in front.
-        run = jax.vmap(
+        self._jit_run = self._axis.compile(
             functools.partial(window, config, env, member_update(config)),
-            in_axes=(0, 0, 0, None, None, None),
-            out_axes=(0, None, 0),
+            (True, True, True, False, False, False),
+            (True, False, True),
+            donate_argnums=(2, 3),
+            compiler_options=compiler_options(),
         )
-        self._jit_run = jax.jit(run, donate_argnums=(2, 3), compiler_options=compiler_options())
         self._run: Callable[..., Any] = self._jit_run
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the members."""
+        return self._axis.count
 
     def begin(self) -> LoopState:
         """The state before the first turn."""
-        return LoopState(jax.jit(self._begin)(self._seeds), device.start())
+        (members,) = self._begin(self._seeds)
+        return LoopState(members, self._axis.place(device.start(), members=False))
+
+    def place(self, state: LoopState) -> LoopState:
+        """A copy of a state, from wherever it is, where `run` wants it."""
+        return LoopState(self._axis.place(state.members), self._axis.place(state.cursor, members=False))
 
     def shapes(self) -> LoopState:
         """Shapes and dtypes of the state, at no cost."""
-        return LoopState(jax.eval_shape(self._begin, self._seeds), jax.eval_shape(device.start))
+        (members,) = jax.eval_shape(self._begin, self._seeds)
+        return LoopState(members, jax.eval_shape(device.start))
 
     def required_bytes(self) -> tuple[int, int]:
         """Bytes of replay of all members, and of everything else: their networks and as much again for gradients."""
@@ -263,9 +280,9 @@ class DeviceLoop:
         replay, networks, all = (tree_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
         return replay, all - replay + networks
 
-    def member(self, state: LoopState, index: int) -> MemberState:
-        """The state of one member."""
-        return jax.tree.map(lambda x: x[index], state.members)
+    def member(self, state: LoopState, index: int) -> LoopState:
+        """The state of one member without an axis of members, on the first device."""
+        return LoopState(member_of(state.members, index), on_first(state.cursor))
 
     def compile(self, state: LoopState, window: int) -> Any:
         """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
@@ -291,8 +308,8 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *agents.report(member.train, batch, key, context_of(length))
 
-        program = compiled(jax.jit(report).lower(*state))
-        return lambda state: program(*state), program
+        program = compiled(jax.jit(report).lower(*on_first(state)))
+        return lambda state: program(*on_first(state)), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting.

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import psutil
 
@@ -32,6 +31,7 @@ from dreamer.envs.native import native_env
 from dreamer.evaluate import Evaluation, evaluate, make_env
 from dreamer.failure import Skip
 from dreamer.failure import report as report_failure
+from dreamer.member_axis import member_of
 from dreamer.memory import Plan, beside_arguments
 from dreamer.population import members
 from dreamer.profiler import Profiler
@@ -75,7 +75,10 @@ class DeviceRun:
         self.loop = DeviceLoop(config, self.members, self.env)
         self._ready = device.rows_until_ready(config.replay, config.env.count)
         self._bytes = self.loop.required_bytes()
-        device.check_memory(*self._bytes, len(self.members), config.replay.capacity, available_bytes())
+        # Each device has memory of its own, unless they are the cores of one CPU.
+        self._memories = self.loop.devices if jax.default_backend() != "cpu" else 1
+        available = available_bytes() * self._memories
+        device.check_memory(*self._bytes, len(self.members), config.replay.capacity, available)
         self._stop = StopRequest()
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -86,7 +89,10 @@ class DeviceRun:
             self._refuse_other()
             saved = device_saves.load(self.members)
             self._taken: transfer.Taken | None = None
-            self.state = self._begin_fresh() if saved is None else device_saves.restore(self.loop.shapes(), saved)
+            if saved is None:
+                self.state = self._begin_fresh()
+            else:
+                self.state = self.loop.place(device_saves.restore(self.loop.shapes(), saved))
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
             self._damaged = saved[0].damaged if saved is not None else ()
@@ -138,7 +144,7 @@ class DeviceRun:
     def _compile(self) -> None:
         """Compile the program before anything happens, as only then its memory is known."""
         replay, start = self.config.replay, time.perf_counter()
-        program = beside_arguments(self.loop.compile(self.state, WINDOW))
+        program = beside_arguments(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
         if self.watcher.wanted:
             self._predict, report = self.loop.compile_report(self.state)
             program = max(program, beside_arguments(report))
@@ -215,7 +221,7 @@ class DeviceRun:
         """
         in_row = report.metrics[guard.IN_ROW]
         for index in np.flatnonzero(report.metrics[guard.SKIPPED]).tolist():
-            record, own = self.records[index], self.loop.member(self.state, index)
+            record, (own, cursor) = self.records[index], self.loop.member(self.state, index)
             config, bad = record.member.config, int(report.metrics[guard.BAD][index])
             tensor = checked_names(config, tuple(self.env.obs_spaces), own.train)[bad]
             record.log.write({**self._counters(record), "guard_tensor": tensor})
@@ -226,7 +232,7 @@ class DeviceRun:
             )
             if in_row[index] >= config.run.max_skipped:
                 # The batches of a window are gone. The next one meets the same parameters.
-                skip = Skip(self.updates, int(in_row[index]), bad, next_batch(config, own, self.state.cursor))
+                skip = Skip(self.updates, int(in_row[index]), bad, next_batch(config, own, cursor))
                 spaces = self.env.obs_spaces, self.env.action_spaces
                 agent = Snapshot(config, *spaces, self.turns, own.train, own.acting)
                 raise report_failure(pathlib.Path(config.logdir), agent, skip)
@@ -331,9 +337,8 @@ class DeviceRun:
             return state
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.members.train.nets)
         self._taken = transfer.read(self.config.load, shapes)
-        train = jax.tree.map(jnp.array, transfer.begin_with(state.members.train, self._taken))
-        acting = jax.tree.map(jnp.copy, train.nets)
-        return state._replace(members=state.members._replace(train=train, acting=acting))
+        train = transfer.begin_with(state.members.train, self._taken)
+        return self.loop.place(state._replace(members=state.members._replace(train=train, acting=train.nets)))
 
     def _restore(self, saved: Checkpoint) -> None:
         meta = saved.meta
@@ -379,12 +384,12 @@ class DeviceRun:
         """Agents of all members, scored unless the run was interrupted."""
         agents: list[Agent] = []
         for index, member in enumerate(self.members):
-            train = jax.tree.map(lambda x, i=index: x[i], self.state.members.train)
+            train = member_of(self.state.members.train, index)
             new = not agents
             spaces = self.env.obs_spaces, self.env.action_spaces
             first = Agent(member.config, *spaces, state=train) if new else agents[0]
             agents.append(first if new else first.twin(member.config, train))
-            agents[-1].acting_nets = jax.tree.map(lambda x, i=index: x[i], self.state.members.acting)
+            agents[-1].acting_nets = member_of(self.state.members.acting, index)
             agents[-1].policy_steps = self.turns
         episodes = 0 if self._stop else self.config.run.eval_episodes
         if episodes:
@@ -408,7 +413,8 @@ class DeviceRun:
     def _announce(self) -> None:
         c, count = self.config, len(self.members)
         parameters = sum(x.size for x in jax.tree.leaves(self.loop.shapes().members.train.nets)) // count
-        devices = ", ".join(sorted({device.device_kind for device in jax.devices()[:1]}))
+        kind, shared = jax.devices()[0].device_kind, self.loop.devices
+        devices = kind if shared == 1 else f"{shared} {'cores' if kind == 'cpu' else kind} side by side"
         again = f", resumed at {self.env_steps:,} env steps" if self._resumes else ""
         who = f"seed {c.seed}" if count == 1 else f"{count} members"
         each = "" if count == 1 else " for each member"

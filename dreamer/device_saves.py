@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dreamer import checkpoint as checkpoints
@@ -25,6 +24,7 @@ from dreamer.checkpoint import (
 )
 from dreamer.device_loop import LoopState, MemberState
 from dreamer.envs.native import NativeEnv
+from dreamer.member_axis import member_of
 from dreamer.population import Member
 from dreamer.replay.device import Cursor
 from dreamer.replay.layout import portable
@@ -60,7 +60,7 @@ def prepare(
     """
     cursor = {name: int(value) for name, value in state.cursor._asdict().items()}
     for index, (member, meta) in enumerate(zip(members, metas, strict=True)):
-        own: MemberState = jax.tree.map(lambda x, i=index: x[i], state.members)
+        own: MemberState = member_of(state.members, index)
         rows = own.fields["reward"].shape[1]
         arrays = {}
         for name, value in checkpoints.named_arrays(own).items():
@@ -138,7 +138,7 @@ def _try_load(member: Member, step: int) -> Checkpoint | DamagedError:
 
 
 def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
-    """The population as it was saved.
+    """The population as it was saved, in NumPy arrays.
 
     Args:
         shapes: shapes and dtypes of its state.
@@ -164,10 +164,11 @@ def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
                     "or to a run with run.loop=host. Use the config saved beside it."
                 )
             target[...] = part[name].reshape(target.shape).view(shape.dtype)
-        leaves.append(jnp.array(stacked))
+        leaves.append(stacked)
     members = jax.tree.unflatten(jax.tree.structure(shapes.members), leaves)
-    cursor = saved[0].replay or {}
-    return LoopState(members, Cursor(*(jnp.array(cursor[name], jnp.int32) for name in Cursor._fields)))
+    cursor: Any = saved[0].replay or {}
+    values: list[Any] = [np.array(cursor[name], np.int32) for name in Cursor._fields]
+    return LoopState(members, Cursor(*values))
 
 
 def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:

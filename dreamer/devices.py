@@ -218,7 +218,8 @@ def available_bytes() -> int:
 
 def divided() -> bool:
     """Whether the function that is being traced is for a batch that is divided over several devices."""
-    return not jax.sharding.get_abstract_mesh().empty
+    # An axis that is manual belongs to a population: of what is traced there, each device has all.
+    return AxisType.Auto in jax.sharding.get_abstract_mesh().axis_types
 
 
 def placement(config: Config) -> Placement:

@@ -21,6 +21,7 @@ from dreamer.failure import TrainingFailed
 from dreamer.host_run import HostRun
 from dreamer.hosts import HostError
 from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.member_axis import show_cores
 from dreamer.population import members
 from dreamer.replay import ReplayMemoryError
 from dreamer.runs import (
@@ -74,8 +75,9 @@ def train(
     if config.run.loop == "device":
         if env is not None:
             raise ConfigError("run.loop=device runs tasks by their names only: leave out env, or use run.loop=host.")
-        if config.devices != "1" or config.distributed:
-            raise ConfigError("run.loop=device runs on one device: leave out devices and distributed.")
+        if config.distributed:
+            raise ConfigError("run.loop=device runs on one host: leave out distributed.")
+        show_cores(len(members(config)))
         return DeviceRun(config, quiet).train()
     if len(members(config)) > 1:
         raise ConfigError("A population needs run.loop=device, and with it a task written in JAX, such as jax_NAME.")

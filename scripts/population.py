@@ -23,6 +23,7 @@ from dreamer.device_loop import DeviceLoop, LoopState
 from dreamer.device_records import WINDOW
 from dreamer.envs.native import native_env
 from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.member_axis import show_cores
 from dreamer.population import members
 from dreamer.replay import device
 
@@ -33,6 +34,7 @@ PAGE = ROOT / "docs/results/population.md"
 def measure(preset: str, overrides: list[str], count: int, seconds: float) -> dict:
     """All figures of a population of ``count``; each rate from windows that last ``seconds`` or more in all."""
     config = configs.load([preset], [*overrides, f"population={count}", "logdir=none"])
+    show_cores(len(members(config)))
     loop = DeviceLoop(config, members(config), native_env(config))
     state, none = loop.begin(), np.zeros(WINDOW, np.int32)
     begin = time.perf_counter()

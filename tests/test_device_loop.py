@@ -9,6 +9,7 @@ import pytest
 
 from dreamer import agent as agents
 from dreamer import config as configs
+from dreamer import device_loop
 from dreamer.agent import Agent, Keys
 from dreamer.device_loop import DeviceLoop, LoopKeys, LoopState, member_update
 from dreamer.envs import native
@@ -162,6 +163,28 @@ def test_a_member_is_what_it_would_be_alone():
         assert not same_tree(other, member(together.members.train.nets, 0))
     rates = report.metrics["optimizer/learning_rate"]
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 4e-3, 4e-3], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_population_is_the_same_on_one_device_and_divided(monkeypatch):
+    overrides = ("population.seeds=2", "population.sweep=['optimizer.lr=[1e-3, 4e-3]']")
+    divided = loop(*overrides)
+    assert divided.devices == 4 and len(divided.begin().members.train.step.sharding.device_set) == 4
+    monkeypatch.setattr(device_loop, "member_devices", lambda config, members: jax.devices()[:1])
+    chosen = config(*overrides)
+    single = DeviceLoop(chosen, members(chosen), native.build("memory"))
+    assert single.devices == 1
+    state, report = single.run(single.begin(), DUE, TURNS)
+    close(state, finished(*overrides)[0], rtol=1e-4, atol=1e-5)
+    close(report, finished(*overrides)[1], rtol=1e-3, atol=1e-4)
+    # A state that is fetched from either goes on with the other, and members come one by one from both.
+    moved = divided.place(jax.device_get(state))
+    for index in (0, 3):
+        own, cursor = divided.member(moved, index)
+        assert same_tree(own, single.member(state, index)[0]) and cursor.total == TURNS
+        assert {x.device for x in jax.tree.leaves((own, cursor))} == {jax.devices()[0]}
+    further, _ = divided.run(moved, DUE, 1)
+    assert further.cursor.total == TURNS + 1
 
 
 @pytest.mark.slow

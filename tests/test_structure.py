@@ -19,6 +19,7 @@ LAYERS = [
     "population",
     "hosts",
     "devices",
+    "member_axis",
     "memory",
     "guard",
     "transforms",
