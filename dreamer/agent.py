@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
-from dreamer import guard, returns
+from dreamer import batch_axis, guard, returns
 from dreamer.behavior import (
     Actor,
     Critic,
@@ -181,22 +181,22 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
         is 1, the latents are not fit for replay, and the other metrics may be anything.
     """
     key = jax.random.fold_in(key, state.step)
-    (total, aux), gradient = jax.value_and_grad(loss, has_aux=True)(
-        state.nets, state.slow_critic, state.return_range, batch, key, config
+    (total, gradient, metrics), return_range, latent = _gradient(config)(
+        state.nets, state.slow_critic, state.return_range, batch, key
     )
     updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
     nets = optax.apply_updates(state.nets, updates)
     slow_critic = optax.incremental_update(nets.critic, state.slow_critic, config.behavior.slow_rate)
-    losses = {name: aux.metrics[f"loss/{name}"] for name in aux.losses} | {"total": total}
+    losses = {name: metrics[f"loss/{name}"] for name in loss_scales(config, tuple(batch.obs))} | {"total": total}
     squares = guard.sums_of_squares(gradient), guard.sums_of_squares(nets)
-    bad = guard.first_bad(guard.Checked(losses, aux.return_range, *squares))
+    bad = guard.first_bad(guard.Checked(losses, return_range, *squares))
     step, none = state.step + 1, jnp.zeros_like(state.skipped_in_row)
     state = guard.choose(
         bad < 0,
-        TrainState(step, nets, slow_critic, aux.return_range, none, opt_state),
+        TrainState(step, nets, slow_critic, return_range, none, opt_state),
         state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
     )
-    metrics = aux.metrics | {
+    metrics |= {
         "loss/total": total,
         "optimizer/learning_rate": learning_rate(config.optimizer, step - 1),
         "optimizer/gradient_norm": guard.norm(squares[0]),
@@ -206,7 +206,20 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
         guard.IN_ROW: state.skipped_in_row,
         guard.BAD: bad,
     }
-    return state, state.nets.world_model.rssm.pack(aux.latent), metrics
+    return state, state.nets.world_model.rssm.pack(latent), metrics
+
+
+def _gradient(config: Config) -> Callable[..., tuple[tuple[Array, Networks, Metrics], ReturnRange, Latent]]:
+    """`loss` with its gradient, averaged over all rows of a batch, of which each device may have its own."""
+
+    def gradient(
+        nets: Networks, slow_critic: Critic, span: ReturnRange, batch: Batch, key: Array
+    ) -> tuple[tuple[Array, Networks, Metrics], ReturnRange, Latent]:
+        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+        (total, out), gradient = value_and_grad(nets, slow_critic, span, batch, key, config)
+        return batch_axis.mean((total, gradient, out.metrics)), out.return_range, out.latent
+
+    return batch_axis.on_each_device(gradient, (False, False, False, True, False), (False, False, True))
 
 
 def checked_names(config: Config, obs_keys: tuple[str, ...], state: TrainState) -> tuple[str, ...]:
@@ -229,7 +242,10 @@ class LossOutput(NamedTuple):
 def loss(
     nets: Networks, slow_critic: Critic, span: ReturnRange, batch: Batch, key: Array, config: Config
 ) -> tuple[Array, LossOutput]:
-    """The one scalar that is minimised: world-model, actor and critic losses, each averaged and scaled."""
+    """The one scalar that is minimised: world-model, actor and critic losses, each averaged and scaled.
+
+    All that it returns are averages over rows, or belong to one row each, apart from the range of returns.
+    """
     model_key, imagine_key = jax.random.split(key)
     behavior = config.behavior
 
@@ -246,7 +262,7 @@ def loss(
 
     # Behaviour: learn from what was imagined.
     imagined = evaluate_trajectory(trajectory, behavior)
-    span = returns.update_return_range(span, imagined.returns, behavior.return_rate)
+    span = returns.update_return_range(span, batch_axis.all_rows(imagined.returns, 1), behavior.return_rate)
     scale = returns.return_scale(span, behavior.return_limit)
     actor_losses, actor_metrics = actor_loss(nets.actor, imagined, scale, behavior)
     losses["actor"] = actor_losses.mean(0).reshape(rows, starts)

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dreamer.devices import divided
-
 _PARTS = 4
 """Parts of a batch that a CPU convolves side by side: a multiple of its cores would do as well, and compile longer."""
 
@@ -29,7 +27,7 @@ _MOST_CHUNKS = 8
 
 def same_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
     """Cross-correlation with zero padding, same height and width."""
-    return _chunked_conv(x, kernel) if _on_one_cpu() else plain_conv(x, kernel)
+    return _chunked_conv(x, kernel) if _on_cpu() else plain_conv(x, kernel)
 
 
 def plain_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k l i o"]) -> Float[Array, "batch h w o"]:
@@ -70,14 +68,13 @@ def in_parts(network: Callable[[Array], Array], x: Float[Array, "batch ..."]) ->
 
     XLA's CPU backend computes a convolution of a large batch on one core, but independent ones on all.
     """
-    if not _on_one_cpu() or x.nbytes < _PART_BYTES or len(x) < _PARTS:
+    if not _on_cpu() or x.nbytes < _PART_BYTES or len(x) < _PARTS:
         return network(x)
     return jnp.concatenate([network(part) for part in jnp.array_split(x, _PARTS)])
 
 
-def _on_one_cpu() -> bool:
-    """Whether to arrange work for a CPU. Batches divided over several devices are in parts already, their own."""
-    return jax.default_backend() == "cpu" and not divided()
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "batch h2 w2 o"]:

@@ -1,9 +1,8 @@
 """Which devices train, and which array lies where on them.
 
 The batch is divided over the devices; parameters are whole on each of them, so that acting needs no other device than
-its own. The update is one program for all devices, the same function that one device runs: XLA inserts the sums over
-devices wherever a mean, a percentile or a gradient runs over the batch. The numbers are those of one device, up to the
-order of summation, and so are the random draws, as JAX derives each from its place in the whole array.
+its own. The update is one program for all devices, the same function that one device runs, see `batch_axis`. The
+numbers are those of one device, up to the order of summation, and so are the random draws.
 
 Agents trained on one device have the plain `Placement`, which leaves everything to JAX.
 """
@@ -20,10 +19,9 @@ import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from dreamer import batch_axis
 from dreamer.config import Config, ConfigError
 from dreamer.types import Batch
-
-_AXIS = "batch"
 
 _LARGE = 2**20
 """Numbers in an array that is worth dividing: below, there is more to wait for than to save."""
@@ -126,23 +124,23 @@ class Divided(Placement):
 
     def __init__(self, devices: Sequence[jax.Device], moments: str = "auto"):
         self.count = len(devices)
-        self.mesh = Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
+        self.mesh = Mesh(np.array(devices), (batch_axis.AXIS,), axis_types=(AxisType.Auto,))
         self._smallest = {"auto": _LARGE, "sharded": 1, "replicated": math.inf}[moments]
         self._whole = NamedSharding(self.mesh, PartitionSpec())
-        self._rows = NamedSharding(self.mesh, PartitionSpec(_AXIS))
+        self._rows = NamedSharding(self.mesh, PartitionSpec(batch_axis.AXIS))
         self._layout: list[NamedSharding] = []
 
     def compile_init(self, init: Callable[[Array], list[Array]], shapes: Sequence[Any], moments: int) -> Any:
         """See `Placement.compile_init`."""
         needed = len(shapes) - moments
         self._layout = [self._whole] * needed + [self._by_size(x.shape) for x in shapes[needed:]]
-        return jax.jit(self._told(init), out_shardings=self._layout)
+        return jax.jit(init, out_shardings=self._layout)
 
     def compile_update(self, update: Update, nets: slice) -> Any:
         """See `Placement.compile_update`."""
         rest = self._layout[: nets.start] + self._layout[nets.stop :]
         return jax.jit(
-            self._told(update),
+            batch_axis.for_devices(self.mesh, update),
             donate_argnums=1,
             compiler_options=compiler_options(),
             in_shardings=(self._layout[nets], rest, self._rows, self._whole),
@@ -185,22 +183,13 @@ class Divided(Placement):
                 leaves[i] = x
         return [np.asarray(x) for x in leaves]
 
-    def _told(self, function: Callable) -> Callable:
-        """A function that is traced knowing that it is for several devices, see `divided`."""
-
-        def told(*args: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                return function(*args)
-
-        return told
-
     def _by_size(self, shape: Sequence[int]) -> NamedSharding:
         """Large arrays are divided along their longest axis that divides evenly, if there is one."""
         even = [axis for axis, size in enumerate(shape) if size % self.count == 0]
         if math.prod(shape) < self._smallest or not even:
             return self._whole
         longest = max(even, key=lambda axis: shape[axis])
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, _AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, batch_axis.AXIS))
 
     def _place(self, leaf: Any, sharding: NamedSharding) -> Array:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
@@ -214,12 +203,6 @@ def available_bytes() -> int:
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
-
-
-def divided() -> bool:
-    """Whether the function that is being traced is for a batch that is divided over several devices."""
-    # An axis that is manual belongs to a population: of what is traced there, each device has all.
-    return AxisType.Auto in jax.sharding.get_abstract_mesh().axis_types
 
 
 def placement(config: Config) -> Placement:
@@ -262,7 +245,7 @@ def expectation(config: Config, parameters: int, placement: Placement) -> str:
     if placement.count == 1 or (on_cpu and jax.process_count() > 1):
         return ""
     if on_cpu:
-        return f"These {placement.count} devices share the cores of one CPU: together they are no faster than one."
+        return f"These {placement.count} devices share the cores of one CPU: together they are hardly faster than one."
     replay, behavior = config.replay, config.behavior
     starts = behavior.starts or replay.batch_length
     # Two operations per parameter and state for a forward pass, four for a backward one. In imagination the actor and

@@ -1,8 +1,8 @@
 """Probability distributions of the latents, the heads and the actor, on distrax's interface.
 
-Every random number of Dreamer is drawn in this file, from `jax.random.uniform` (categorical variables, by inversion of
-the cumulative distribution) or `jax.random.normal` (continuous actions). All arithmetic is float32, whatever the
-compute dtype of the networks.
+Every random number of Dreamer is drawn in this file or in `rssm`, from `jax.random.uniform` (categorical variables, by
+inversion of the cumulative distribution) or `jax.random.normal` (continuous actions). All arithmetic is float32,
+whatever the compute dtype of the networks.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from dreamer import transforms
+from dreamer import batch_axis, transforms
 
 _LOG_ZERO = -1e9
 """Log-probability of a forbidden class: its exponential is exactly 0, and 0 times it is 0 and not NaN."""
@@ -48,7 +48,7 @@ def _masked_unimix(
 
 def draw_class(key: Array, probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
     """Draw class indices."""
-    return invert_cdf(jax.random.uniform(key, probs.shape[:-1]), probs)
+    return invert_cdf(batch_axis.draw(jax.random.uniform, key, probs.shape[:-1]), probs)
 
 
 def invert_cdf(uniform: Float32[Array, "*batch"], probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
@@ -212,4 +212,12 @@ def bounded_normal(
         event_ndims: number of trailing axes that form one action.
     """
     std = (high - low) * jax.nn.sigmoid(std.astype(jnp.float32) + 2) + low
-    return distrax.Independent(distrax.Normal(jnp.tanh(mean.astype(jnp.float32)), std), event_ndims)
+    return distrax.Independent(_Normal(jnp.tanh(mean.astype(jnp.float32)), std), event_ndims)
+
+
+class _Normal(distrax.Normal):
+    """Draws for each row of a batch the same, however the batch is divided."""
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        draws = batch_axis.draw(jax.random.normal, key, (n, *self.batch_shape), axis=1)
+        return self.loc[None] + self.scale[None] * draws

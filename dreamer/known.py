@@ -15,8 +15,6 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamer.devices import divided
-
 Network = Callable[[Any, Array], Any]
 Modules = TypeVar("Modules")
 
@@ -53,8 +51,7 @@ def _forward(network: Network, module: nnx.Module, x: Array, result: Any) -> tup
 
 def _backward(network: Network, saved: tuple[nnx.Module, Array], gradient: Any) -> tuple[Any, None, None]:
     module, x = saved
-    if not divided():  # Rows that are divided over devices must keep an axis of their own.
-        x, gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (x, gradient))
+    x, gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (x, gradient))
     _, pull = jax.vjp(lambda module: network(module, x), module)
     return pull(gradient)[0], None, None
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamer.devices import divided
 from dreamer.networks import BlockLinear, Linear
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -39,8 +38,7 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     Raises:
         ValueError: when differentiated, if ``step`` calls a linear layer twice.
     """
-    # With rows divided over devices, joining steps and rows would make the devices exchange what each of them holds.
-    return _plain(step, module, carry, inputs) if divided() else _late(step, module, carry, inputs)
+    return _late(step, module, carry, inputs)
 
 
 def _plain(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from dreamer.config import halvings
 from dreamer.convolutions import halve, in_parts, same_conv, upsampled_conv
-from dreamer.devices import divided
 
 INIT_SCALE = 1.1368
 """Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
@@ -54,7 +53,7 @@ def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs output
     """``x @ kernel``, with a gradient that is fast on CPUs too."""
     inputs, outputs = kernel.shape
     narrow = jax.default_backend() == "cpu" and inputs >= 2 * outputs
-    return x @ kernel if divided() or not narrow else _narrow_matmul(x, kernel)
+    return _narrow_matmul(x, kernel) if narrow else x @ kernel
 
 
 @jax.custom_vjp
@@ -183,14 +182,12 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply all layers over the last axis."""
-        # As a matrix: XLA fuses what follows each product into it, unless the result has to be reshaped first. But an
-        # axis that is divided over devices must stay one, or they would have to exchange what lies on them.
-        batch = () if divided() else x.shape[:-1]
-        if batch:
-            x = x.reshape(math.prod(batch), x.shape[-1])
+        # As a matrix: XLA fuses what follows each product into it, unless the result has to be reshaped first.
+        batch = x.shape[:-1]
+        x = x.reshape(math.prod(batch), x.shape[-1])
         for layer in self.layers:
             x = layer(x)
-        return x.reshape(*batch, x.shape[-1]) if batch else x
+        return x.reshape(*batch, x.shape[-1])
 
 
 class Conv(nnx.Module):

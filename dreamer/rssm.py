@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
-from dreamer import distributions, late_kernels
+from dreamer import batch_axis, distributions, late_kernels
 from dreamer.config import RSSMConfig
 from dreamer.networks import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
 from dreamer.types import Action, Latent, Spaces, StoredLatent, Trajectory
@@ -203,7 +203,7 @@ class RSSM(nnx.Module):
         return self.distribution(logits).invert(uniform).astype(self.dtype)
 
     def _uniform(self, key: Array, batch: int) -> Float32[Array, "batch S"]:
-        return jax.random.uniform(key, (batch, self.config.stoch))
+        return batch_axis.draw(jax.random.uniform, key, (batch, self.config.stoch))
 
     def _uniforms(self, keys: Array, batch: int) -> Float32[Array, "T batch S"]:
         return jax.vmap(lambda key: self._uniform(key, batch))(keys)

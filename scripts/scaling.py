@@ -4,7 +4,7 @@ Times the update, with its data already in memory, on 1, 2, 4, ... devices of th
 the batch), and prints updates per second, the speed relative to one device, and the efficiency: that speed divided by
 the number of devices. By default all share one batch of the size in the config (strong scaling); with ``--weak`` the
 batch grows with the devices, and the speed is counted in sequences. Devices are timed one set after another in one
-process, each after its compilation and two updates that do not count.
+process, each after its compilation and two updates that do not count. The cores of a CPU count as devices.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.devices import expectation, placement
+from dreamer.member_axis import show_cores
 from dreamer.types import Batch, Space, Spaces, StoredLatent
 
 CASES: dict[str, tuple[Spaces, Spaces]] = {
@@ -104,7 +105,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, for example nets.dtype=float32")
     args = parser.parse_args()
     config = configs.load([f"size/{args.size}"], args.overrides)
-    rows, available = config.replay.batch_size, jax.local_device_count()
+    rows = config.replay.batch_size
+    show_cores(rows)
+    available = jax.local_device_count()
     counts = [n for n in range(1, available + 1) if (n & (n - 1)) == 0 and (args.weak or rows % n == 0)]
     results = []
     for count in counts:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dreamer import agent as agents
 from dreamer import checkpoint as checkpoints
@@ -86,7 +85,15 @@ def test_what_lies_where(together):
 def test_no_activation_leaves_its_device(together):
     """Devices exchange gradients, moments, sums, and the imagined returns for their percentiles: nothing else."""
     agent = together[0]
-    program = agent.compile_update(small_batch(rows=ROWS)).as_text()
+    compiled = agent._jit_update.lower(
+        *agent._split(agent._leaves), small_batch(rows=ROWS), agent._update_key
+    ).compile()
+    program = compiled.as_text()
+    # Nothing is exchanged in a loop, where devices would wait for one another at every step.
+    bodies = set(re.findall(r"body=(%[\w.-]+)", program))
+    loops = [part for part in program.split("\n\n") if part.split(" ", 1)[0] in bodies]
+    assert len(bodies) == len(loops) > 3
+    assert not re.search(r" (all-reduce|all-gather|reduce-scatter)(?:-start)?\(", "".join(loops))
     moved = {
         (kind, shape)
         for shapes, kind in re.findall(r"= (\S.*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(", program)
@@ -120,16 +127,6 @@ def test_percentiles_are_those_of_the_whole_batch(alone, together, monkeypatch):
     )
     wrong = [aux.metrics[name] for name in names]
     assert np.abs(np.array(wrong) / np.array(right) - 1).max() > 0.02
-
-
-def test_random_draws_do_not_depend_on_the_devices(key):
-    mesh = Divided(jax.devices()[:4]).mesh
-
-    def draw(key):
-        return jax.random.uniform(key, (8, 6)), jax.random.normal(key, (3, 8))
-
-    rows, columns = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), (None, "batch")))
-    assert same_tree(jax.jit(draw)(key), jax.jit(draw, out_shardings=(rows, columns))(key))
 
 
 def test_acting_needs_one_device_and_gives_the_actions_of_one(alone, together):
@@ -235,7 +232,7 @@ def test_users_are_told_what_to_expect(monkeypatch):
     large, small = load([], ["replay.batch_size=64"]), load(["size/1m"])
     four, two = Divided(jax.devices()[:4]), Divided(jax.devices()[:2])
     assert devices.expectation(large, 150_000_000, Placement()) == ""
-    assert "share the cores of one CPU: together they are no faster" in devices.expectation(large, 150_000_000, four)
+    assert "share the cores of one CPU: together they are hardly" in devices.expectation(large, 150_000_000, four)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert devices.expectation(large, 150_000_000, four) == ""
     # 640,867 parameters * 16 * (6 * 64 + 2.5 * 64 * 15) states / 5e13; 3 * 64 + 15 steps of 0.1 ms.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamer import batch_axis
 from dreamer.config import ConfigError
-from dreamer.devices import divided
 from dreamer.member_axis import MemberAxis, member_devices, member_of, on_first, show_cores
 from tests.small import same_tree, small_config
 
@@ -44,7 +44,7 @@ def test_devices_that_cannot_share_are_refused(devices, members, message):
 
 def one(own, common):
     """Of one member; what is traced must not take the axis of members for that of a batch."""
-    assert not divided()
+    assert not batch_axis._within()
     return {"row": own["row"] * common, "sum": own["row"].sum()}, common + 1
 
 

@@ -18,6 +18,7 @@ LAYERS = [
     "config",
     "population",
     "hosts",
+    "batch_axis",
     "devices",
     "member_axis",
     "memory",

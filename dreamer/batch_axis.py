@@ -1,0 +1,95 @@
+"""The axis of the batch: one update on several devices, each of which computes the gradient of its own sequences.
+
+A function that is traced `for_devices` of a mesh is one program for all of them. XLA divides what it finds there by
+itself, and would make devices exchange sums wherever a loop adds to the gradient of a kernel, at every step. Therefore
+`on_each_device` takes the division of the gradient out of its hands: within, everything is what one device does for a
+smaller batch, and whatever concerns all rows is said: `mean`, `all_rows` and `draw`. Outside, and on one device, these
+do nothing, and the numbers are the same up to the order of summation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array
+
+AXIS = "batch"
+
+
+def for_devices(mesh: Mesh, function: Callable) -> Callable:
+    """A function that is traced knowing that it is for several devices."""
+
+    def told(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return told
+
+
+def on_each_device(
+    function: Callable[..., tuple], arguments: Sequence[bool], results: Sequence[bool]
+) -> Callable[..., tuple]:
+    """A function of a batch, called by each device with its own rows if it is traced `for_devices`.
+
+    Args:
+        function: takes and returns pytrees.
+        arguments: for each argument, whether its arrays have an axis of rows in front; the others are the same for all.
+        results: the same for each result; the others must be made the same, by `mean` or from `all_rows`.
+    """
+    if _type() != AxisType.Auto:
+        return function
+    specs = [tuple(PartitionSpec(AXIS) if rows else PartitionSpec() for rows in each) for each in (arguments, results)]
+    return jax.shard_map(function, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+
+
+def mean(tree: Any) -> Any:
+    """Averages over all devices of arrays that each of them has averaged over its own rows."""
+    if not _within():
+        return tree
+    if jax.default_backend() != "cpu":
+        return jax.lax.pmean(tree, AXIS)
+    # Devices of a CPU meet once for each array; on accelerators, XLA joins what is sent at the same time.
+    leaves, structure = jax.tree.flatten(tree)
+    flat = jnp.concatenate([x.astype(jnp.float32).ravel() for x in leaves])
+    parts = jnp.split(jax.lax.pmean(flat, AXIS), _offsets(leaves))
+    joined = [part.reshape(x.shape).astype(x.dtype) for part, x in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, joined)
+
+
+def all_rows(x: Array, axis: int) -> Array:
+    """An array with the rows of all devices along ``axis``, in the order of the batch."""
+    return jax.lax.all_gather(x, AXIS, axis=axis, tiled=True) if _within() else x
+
+
+def draw(
+    sampler: Callable[[Array, tuple[int, ...]], Array], key: Array, shape: tuple[int, ...], axis: int = 0
+) -> Array:
+    """``sampler(key, shape)`` with rows along ``axis``: what one device, which has all rows, would draw for these."""
+    if not _within():
+        return sampler(key, shape)
+    rows = shape[axis]
+    whole = sampler(key, (*shape[:axis], rows * jax.lax.axis_size(AXIS), *shape[axis + 1 :]))
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * rows, rows, axis)
+
+
+def _type() -> AxisType | None:
+    """How the batch is divided where the function is that is being traced: by XLA, by hand, or not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return dict(zip(mesh.axis_names, mesh.axis_types, strict=True)).get(AXIS)
+
+
+def _within() -> bool:
+    return _type() == AxisType.Manual
+
+
+def _offsets(leaves: Sequence[Array]) -> list[int]:
+    ends, end = [], 0
+    for x in leaves[:-1]:
+        end += x.size
+        ends.append(end)
+    return ends
+
+
+__all__ = ["AXIS", "all_rows", "draw", "for_devices", "mean", "on_each_device"]
