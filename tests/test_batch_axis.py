@@ -42,10 +42,10 @@ def test_a_gradient_is_that_of_all_rows(count, rng):
         return batch_axis.mean((value, gradient, {"step": jnp.int32(7)})), y
 
     weights = {"kernel": w, "scale": np.float32(0.7)}
-    seen = []
+    seen: list[tuple[int, ...]] = []
     together = on(count, gradient, (False, True), (False, True))(weights, x)
     assert set(seen) == {(ROWS // count, 5)} and len(together[1].sharding.device_set) == count
-    seen = []
+    seen.clear()
     expected = alone(gradient, (False, True), (False, True))(weights, x)
     assert set(seen) == {(ROWS, 5)}
     assert together[0][2]["step"] == 7 and together[0][2]["step"].dtype == jnp.int32
