@@ -43,8 +43,12 @@ lint: $(DEV_STAMP) ## formatting, lint and types
 check: lint ## the same, and the fast tests
 	$(FAST_ENV) $(PYTEST) -m "not slow" $(ARGS)
 
-bench: $(USER_STAMP) ## measure compile time, update time, acting latency and memory
+bench: $(USER_STAMP) ## measure update, acting, memory, loop, populations and devices (20 minutes)
+	@$(INSTALL) -e '.[gymnax]'
 	@$(PY) scripts/bench.py $(ARGS)
+	@echo; $(PY) scripts/bench_loop.py
+	@echo; $(PY) scripts/population.py
+	@echo; $(PY) scripts/scaling.py --size 1m --case vector nets.dtype=float32
 
 format: $(DEV_STAMP) ## rewrite the source files in the project's format
 	$(BIN)/ruff check --fix-only $(SOURCES)

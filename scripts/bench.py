@@ -7,9 +7,7 @@ number of floating-point operations that its matrix products and convolutions ne
 """
 
 import argparse
-import functools
 import json
-import math
 import os
 import pathlib
 import platform
@@ -19,15 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
 
 from dreamer import config as configs
-from dreamer.agent import Agent, PolicyState, update
+from dreamer.agent import Agent, PolicyState
+from dreamer.flops import matmul_ceiling, update_gflop
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.replay import LatentSpec, Replay
 from dreamer.types import Space, Spaces, Step, StoredLatent
@@ -66,41 +63,6 @@ def compile_seconds(work: Callable[[], object]) -> tuple[float, float]:
         work()
         times.append(time.perf_counter() - begin)
     return times[0], times[1]
-
-
-def matmul_ceiling(dtype: str) -> float:
-    """GFLOP/s of the product of two large random square matrices; the best of ten."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    product = jax.jit(lambda a, b: a @ b)
-    return 2 * size**3 / seconds(lambda: product(x, x), 10).min() / 1e9
-
-
-def count_flops(jaxpr: Any) -> float:
-    """Operations of all matrix products and convolutions in a program, two for each multiplication and addition.
-
-    Loops count as often as they run; those whose number of rounds is not known beforehand, once.
-    """
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2 * equation.outvars[0].aval.size * depth
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * equation.outvars[0].aval.size * kernel.size / outputs
-        inner = sum(
-            count_flops(getattr(x, "jaxpr", x)) for x in jax.tree.leaves(params, is_leaf=_is_jaxpr) if _is_jaxpr(x)
-        )
-        total += inner * (params["length"] if name == "scan" else 1)
-    return total
-
-
-def _is_jaxpr(x: object) -> bool:
-    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 
 
 def random_values(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -147,10 +109,7 @@ def measure(name: str, repeats: int, dtype: str) -> dict:
     cold, cached = compile_seconds(lambda: agent.compile_update(batch))
     updates = seconds(lambda: agent.update(replay.sample()[0]), repeats)
     ceiling = matmul_ceiling(dtype)
-    traced = jax.make_jaxpr(functools.partial(update, config=config))(agent.state, batch, jax.random.key(0))
-    # Custom gradients compute some that nobody asked for; the compiler leaves them out too.
-    used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
-    counted = count_flops(used) / 1e9
+    counted = update_gflop(config, agent.state, batch)
     gflop = published or counted
     result = {
         "case": name,

@@ -1,8 +1,10 @@
 """How busy are learner and environments while training? ``python scripts/bench_loop.py [--seconds 60] [--json FILE]``.
 
-Trains at size 1m with batches of 16 x 64 steps, everything included, and compares with what the learner and the
-environments do alone, in the same process: a learner that is the bottleneck should compute all the time, environments
-that are the bottleneck should step as fast as without it.
+Trains at size 1m with batches of 16 x 64 steps, everything included but pictures, which are drawn once in ten minutes
+(`scripts/logging_cost.py` times them). A learner that is the bottleneck should compute
+all the time: the table has the share of the wall time in which an update was under way. Environments that are the
+bottleneck should step as fast as without it: the table compares both with what they do alone, in the same process. On a
+CPU, updates share the cores with everything else, and take longer than alone.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -20,10 +23,11 @@ import numpy as np
 from dreamer import config as configs
 from dreamer.envs import VectorEnv
 from dreamer.evaluate import make_env
+from dreamer.flops import matmul_ceiling, update_gflop
 from dreamer.host_run import HostRun
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.logger import read_metrics
-from dreamer.types import Scalars
+from dreamer.types import Batch, Scalars
 
 SLOW_SECONDS = 0.03
 """What a step of the slow environment takes, as that of a simulator with a camera would."""
@@ -35,6 +39,35 @@ CASES = {
     "4 slow processes, ratio 12": ("slow", 12, ["env.count=4", "env.workers=async"]),
     "4 slow processes, ratio 128": ("slow", 128, ["env.count=4", "env.workers=async"]),
 }
+
+
+class Watch:
+    """Notes when updates were started and when they ended, in a thread that waits for each."""
+
+    def __init__(self, update: Callable[[Batch], Any]) -> None:
+        self._update = update
+        self._thread = ThreadPoolExecutor(1)
+        self._starts: list[float] = []
+        self._ends: list[Future[float]] = []
+
+    def update(self, batch: Batch) -> Any:
+        """As the agent's."""
+        self._starts.append(time.perf_counter())
+        result = self._update(batch)
+        self._ends.append(self._thread.submit(self._end, result))
+        return result
+
+    @staticmethod
+    def _end(result: Any) -> float:
+        jax.block_until_ready(result)
+        return time.perf_counter()
+
+    def busy(self) -> float:
+        """Share of the time in which an update was under way, from the third on, as the first ones also compile."""
+        starts, ends = self._starts[2:], [end.result() for end in self._ends[2:]]
+        # One that was started before the last had ended waited for it.
+        begins = [max(start, end) for start, end in zip(starts, [starts[0], *ends], strict=False)]
+        return sum(end - begin for begin, end in zip(begins, ends, strict=True)) / (ends[-1] - starts[0])
 
 
 class Slow(gymnasium.Wrapper):
@@ -55,7 +88,7 @@ def measure(name: str, seconds: float) -> dict:
     """Figures of one case."""
     kind, ratio, overrides = CASES[name]
     with tempfile.TemporaryDirectory() as logdir:
-        common = ["task=gym_CartPole-v1", f"run.train_ratio={ratio}", "run.log_every=2", "run.eval_episodes=0"]
+        common = ["task=gym_CartPole-v1", f"run.train_ratio={ratio}", "run.eval_episodes=0", "logger.pictures_every=0"]
         # Few steps of replay, so that the run is over soon after the clock; its end is set below.
         end = "run={env_steps: 1000000, save_every: 1000000}"
         config = configs.load(["gym", "size/1m"], [*common, end, "nets.dtype=float32", f"logdir={logdir}", *overrides])
@@ -63,6 +96,7 @@ def measure(name: str, seconds: float) -> dict:
         alone = environment_rate(config, make)
         run = HostRun(config, make, quiet=True)
         learn = run.learner.learn
+        watch = Watch(run.agent.update)
         begin: list[float] = []
 
         def until(agent_steps: int) -> Iterator[Scalars]:
@@ -73,6 +107,7 @@ def measure(name: str, seconds: float) -> dict:
                 run._stop.signal = "SIGTERM"  # The clean way out of the loop.
 
         run.learner.learn = until  # type: ignore[method-assign]
+        run.agent.update = watch.update  # type: ignore[method-assign]
         run.train()
         lines = [
             x for x in read_metrics(run.logdir / "metrics.jsonl") if x.get("updates", 0) > 3 and "rate/updates" in x
@@ -82,6 +117,7 @@ def measure(name: str, seconds: float) -> dict:
         env_rate = (last["env_steps"] - first["env_steps"]) / elapsed
         update_rate = (last["updates"] - first["updates"]) / elapsed
         batch, _ = run.learner.replay.sample()
+        gflop, ceiling = update_gflop(config, run.agent.state, batch), matmul_ceiling("float32")
         times = []
         for _ in range(10):
             start = time.perf_counter()
@@ -93,7 +129,9 @@ def measure(name: str, seconds: float) -> dict:
         "env_steps_per_s": env_rate,
         "updates_per_s": update_rate,
         "update_alone_ms": update * 1e3,
+        "learner_busy": watch.busy(),
         "learner_share": update_rate * update,
+        "fraction_of_ceiling": update_rate * gflop / ceiling,
         "environments_alone_per_s": alone,
         "environment_share": env_rate / alone,
     }
@@ -113,14 +151,16 @@ def environment_rate(config: configs.Config, make: Callable[[], gymnasium.Env], 
 def table(results: list[dict]) -> str:
     """The figures as Markdown."""
     head = [
-        "| | env steps/s | updates/s | update alone, ms | learner computes | environments alone, steps/s | they step |",
-        "|---|---|---|---|---|---|---|",
+        "| | env steps/s | updates/s | an update is under way | updates alone take, ms | of that speed "
+        "| of the ceiling | environments alone, steps/s | of that speed |",
+        "|---" * 9 + "|",
     ]
     return "\n".join(
         head
         + [
-            f"| {r['case']} | {r['env_steps_per_s']:.1f} | {r['updates_per_s']:.2f} | {r['update_alone_ms']:.0f} | "
-            f"{r['learner_share']:.0%} | {r['environments_alone_per_s']:.0f} | {r['environment_share']:.0%} |"
+            f"| {r['case']} | {r['env_steps_per_s']:.1f} | {r['updates_per_s']:.2f} | {r['learner_busy']:.0%} | "
+            f"{r['update_alone_ms']:.0f} | {r['learner_share']:.0%} | {r['fraction_of_ceiling']:.0%} | "
+            f"{r['environments_alone_per_s']:.0f} | {r['environment_share']:.0%} |"
             for r in results
         ]
     )

@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.device_loop import DeviceLoop, LoopState
+from dreamer.device_loop import DeviceLoop, LoopState, next_batch
 from dreamer.device_records import WINDOW
 from dreamer.envs.native import native_env
+from dreamer.flops import matmul_ceiling, update_gflop
 from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.member_axis import show_cores
 from dreamer.population import members
@@ -46,6 +47,7 @@ def measure(preset: str, overrides: list[str], count: int, seconds: float) -> di
     due = np.diff(np.floor(per_turn * np.arange(WINDOW + 1))).astype(np.int32)
     state, acting = rate(loop, state, none, seconds)
     _, learning = rate(loop, state, due, seconds)
+    ceiling, gflop = matmul_ceiling(config.nets.dtype), gflop_of_update(config, loop)
     replay, other = loop.required_bytes()
     return {
         "members": count,
@@ -53,11 +55,20 @@ def measure(preset: str, overrides: list[str], count: int, seconds: float) -> di
         "acting_steps_per_s": count * config.env.count * acting,
         "steps_per_s": count * config.env.count * learning,
         "updates_per_s": count * per_turn * learning,
+        "fraction_of_ceiling": count * per_turn * learning * gflop / ceiling,
         "replay_gb": replay / 1e9,
         "networks_gb": other / 1e9,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def gflop_of_update(config: configs.Config, loop: DeviceLoop) -> float:
+    """GFLOP of one update of one member."""
+    shapes = loop.shapes()
+    own = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.members)
+    batch = jax.eval_shape(lambda own, cursor: next_batch(config, own, cursor), own, shapes.cursor)
+    return update_gflop(config, own.train, batch)
 
 
 def rate(loop: DeviceLoop, state: LoopState, due: np.ndarray, seconds: float) -> tuple[LoopState, float]:
@@ -89,13 +100,14 @@ def table(results: list[dict]) -> str:
     """The figures as Markdown."""
     first = results[0]
     lines = [
-        "| members | env steps/s | updates/s | as a multiple of one member | env steps/s without updates "
-        "| compilation, s | peak memory, GB |",
-        "|---:" * 7 + "|",
+        "| members | env steps/s | updates/s | as a multiple of one member | of the ceiling "
+        "| env steps/s without updates | compilation, s | peak memory, GB |",
+        "|---:" * 8 + "|",
     ]
     lines += [
         f"| {r['members']} | {r['steps_per_s']:,.0f} | {r['updates_per_s']:.1f} "
-        f"| {r['updates_per_s'] / first['updates_per_s']:.2f} | {r['acting_steps_per_s']:,.0f} "
+        f"| {r['updates_per_s'] / first['updates_per_s']:.2f} | {r['fraction_of_ceiling']:.0%} "
+        f"| {r['acting_steps_per_s']:,.0f} "
         f"| {r['compile_s']:.0f} | {r['peak_memory_gb']:.2f} |"
         for r in results
     ]
@@ -108,11 +120,12 @@ def page(results: list[dict], preset: str, command: str) -> str:
 
 `{command}` at commit {commit()}, on {hardware()}, device {results[0]["device"]}, jax {jax.__version__}, Python
 {platform.python_version()}, preset `{preset}`. Each row is one population in a process of its own, timed after
-compilation, with the updates that the preset pays for; rates count all members together.
+compilation, with the updates that the preset pays for; rates count all members together. The ceiling is the product of
+two 2048 x 2048 matrices in the same process.
 
 {table(results)}
 
-On a CPU the updates of members take turns; on an accelerator they share every operation.
+On a CPU, each core has members of its own, whose updates take turns; on an accelerator they share every operation.
 See [`../device_loop.md`](../device_loop.md).
 """
 

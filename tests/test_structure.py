@@ -35,6 +35,7 @@ LAYERS = [
     "behavior",
     "optimizer",
     "agent",
+    "flops",
     "replay",
     "envs",
     "driver",
