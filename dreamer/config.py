@@ -299,7 +299,9 @@ class Config:
     task: str = _field("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     seed: int = _field(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = _field("", "directory of the run; empty: runs/TIME-TASK-SEED")
-    devices: str = _field("1", "how many devices of each host share every update: a number, or all")
+    devices: str = _field(
+        "1", "how many devices of each host share every update, or the members of a population: number or all"
+    )
     distributed: bool = _field(
         False,
         "one run on several hosts, found through the scheduler or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "

@@ -14,7 +14,7 @@ from dreamer.types import Batch
 
 
 def matmul_ceiling(dtype: str) -> float:
-    """GFLOP/s of the product of two large random square matrices; the best of ten."""
+    """GFLOP/s of the product of two large random square matrices; the best of a dozen."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(lambda a, b: a @ b)
