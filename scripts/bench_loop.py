@@ -1,6 +1,6 @@
 """How busy are learner and environments while training? ``python scripts/bench_loop.py [--seconds 60] [--json FILE]``.
 
-Trains at size 1m with batches of 16 x 64 steps, everything included but pictures, which are drawn once in ten minutes
+Trains at size 1m with batches of 16 x 64 steps, everything included but pictures, which are drawn once in five minutes
 (`scripts/logging_cost.py` times them). A learner that is the bottleneck should compute all the time: the table has the
 share of the wall time in which an update was under way. Environments that are the bottleneck should step as fast as
 without it: the table compares both with what they do alone, in the same process. On a CPU, updates share the cores with
