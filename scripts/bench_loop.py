@@ -45,7 +45,7 @@ class Watch:
     """Notes when updates were started and when they ended, in a thread that waits for each."""
 
     def __init__(self, update: Callable[[Batch], Any]) -> None:
-        self._update = update
+        self.original = update
         self._thread = ThreadPoolExecutor(1)
         self._starts: list[float] = []
         self._ends: list[Future[float]] = []
@@ -53,7 +53,7 @@ class Watch:
     def update(self, batch: Batch) -> Any:
         """As the agent's."""
         self._starts.append(time.perf_counter())
-        result = self._update(batch)
+        result = self.original(batch)
         self._ends.append(self._thread.submit(self._end, result))
         return result
 
@@ -109,6 +109,9 @@ def measure(name: str, seconds: float) -> dict:
         run.learner.learn = until  # type: ignore[method-assign]
         run.agent.update = watch.update  # type: ignore[method-assign]
         run.train()
+        # What follows is not the loop's.
+        busy = watch.busy()
+        run.agent.update = watch.original  # type: ignore[method-assign]
         lines = [
             x for x in read_metrics(run.logdir / "metrics.jsonl") if x.get("updates", 0) > 3 and "rate/updates" in x
         ]
@@ -129,7 +132,7 @@ def measure(name: str, seconds: float) -> dict:
         "env_steps_per_s": env_rate,
         "updates_per_s": update_rate,
         "update_alone_ms": update * 1e3,
-        "learner_busy": watch.busy(),
+        "learner_busy": busy,
         "learner_share": update_rate * update,
         "fraction_of_ceiling": update_rate * gflop / ceiling,
         "environments_alone_per_s": alone,
