@@ -111,7 +111,7 @@ def measure(name: str, seconds: float) -> dict:
         run.train()
         # What follows is not the loop's.
         busy = watch.busy()
-        run.agent.update = watch.original  # type: ignore[method-assign]
+        run.agent.update = watch.original  # type: ignore[assignment, method-assign]
         lines = [
             x for x in read_metrics(run.logdir / "metrics.jsonl") if x.get("updates", 0) > 3 and "rate/updates" in x
         ]
