@@ -89,6 +89,7 @@ def measure(name: str, seconds: float) -> dict:
     kind, ratio, overrides = CASES[name]
     with tempfile.TemporaryDirectory() as logdir:
         common = ["task=gym_CartPole-v1", f"run.train_ratio={ratio}", "run.eval_episodes=0", "logger.pictures_every=0"]
+        common.append(f"run.log_every={min(10.0, seconds / 6)}")
         # Few steps of replay, so that the run is over soon after the clock; its end is set below.
         end = "run={env_steps: 1000000, save_every: 1000000}"
         config = configs.load(["gym", "size/1m"], [*common, end, "nets.dtype=float32", f"logdir={logdir}", *overrides])
