@@ -188,8 +188,9 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
     nets = optax.apply_updates(state.nets, updates)
     slow_critic = optax.incremental_update(nets.critic, state.slow_critic, config.behavior.slow_rate)
     losses = {name: metrics[f"loss/{name}"] for name in loss_scales(config, tuple(batch.obs))} | {"total": total}
-    squares = guard.sums_of_squares(gradient), guard.sums_of_squares(nets)
-    bad = guard.first_bad(guard.Checked(losses, return_range, *squares))
+    squares = [guard.sums_of_squares(tree) for tree in (gradient, state.nets, updates)]
+    checked = guard.Checked(losses, return_range, squares[0], jax.tree.map(jnp.add, *squares[1:]))
+    bad = guard.first_bad(checked)
     step, none = state.step + 1, jnp.zeros_like(state.skipped_in_row)
     state = guard.choose(
         bad < 0,
@@ -200,7 +201,7 @@ def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple
         "loss/total": total,
         "optimizer/learning_rate": learning_rate(config.optimizer, step - 1),
         "optimizer/gradient_norm": guard.norm(squares[0]),
-        "optimizer/update_norm": optax.tree.norm(updates),
+        "optimizer/update_norm": guard.norm(squares[2]),
         "optimizer/parameter_norm": guard.norm(squares[1]),
         guard.SKIPPED: jnp.asarray(bad >= 0, jnp.float32),
         guard.IN_ROW: state.skipped_in_row,
@@ -397,7 +398,7 @@ class Agent:
         self.obs_spaces = dict(sorted(obs_spaces.items()))
         self.action_spaces = dict(sorted(action_spaces.items()))
         self._keys = Keys.of(config.seed)
-        build = functools.partial(init, config, self.obs_spaces, self.action_spaces)
+        build = jax.jit(functools.partial(init, config, self.obs_spaces, self.action_spaces))  # Traced once.
         shapes = jax.eval_shape(build, self._keys.init)
         self._treedef = jax.tree.structure(shapes)
         self._nets_treedef = jax.tree.structure(shapes.nets)
@@ -550,9 +551,8 @@ class Agent:
         self, batch: Batch, context: int
     ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
         """Compile `report` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
-        program = compiled(
-            self._report.lower(self.placement.near(self._leaves), batch, self._keys.report, context=context)
-        )
+        leaves = self.placement.near(self._leaves)
+        program = compiled(self._report, leaves, batch, self._keys.report, context=context)
         return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
 
     def compile_update(self, batch: Batch) -> Any:
@@ -562,7 +562,7 @@ class Agent:
             JAX's compiled object, for inspection.
         """
         batch = self.placement.spread(batch)
-        self._update = compiled(self._jit_update.lower(*self._split(self._leaves), batch, self._update_key))
+        self._update = compiled(self._jit_update, *self._split(self._leaves), batch, self._update_key)
         return self._update
 
     def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:

@@ -287,7 +287,7 @@ class DeviceLoop:
     def compile(self, state: LoopState, window: int) -> Any:
         """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
         due = np.zeros(window, np.int32)
-        self._run = compiled(self._jit_run.lower(self._seeds, self._numbers, *state, due, np.int32(0)))
+        self._run = compiled(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
         return self._run
 
     def compile_report(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
@@ -308,7 +308,7 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *agents.report(member.train, batch, key, context_of(length))
 
-        program = compiled(jax.jit(report).lower(*on_first(state)))
+        program = compiled(jax.jit(report), *on_first(state))
         return lambda state: program(*on_first(state)), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:

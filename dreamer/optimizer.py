@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Int
 
+from dreamer import guard
 from dreamer.config import OptimizerConfig
 from dreamer.types import Number
 
@@ -50,17 +51,17 @@ def clip_by_tensor_norm(clip: Number, smallest: Number) -> optax.GradientTransfo
     tensor as in the official DreamerV3.
     """
 
-    def clip_one(gradient: Array, parameter: Array) -> Array:
-        limit = clip * jnp.maximum(smallest, jnp.sqrt(jnp.sum(jnp.square(parameter))))
+    def clip_one(gradient: Array, squares: Array, parameter_squares: Array) -> Array:
+        limit = clip * jnp.maximum(smallest, jnp.sqrt(parameter_squares))
         limit = jnp.where(clip > 0, limit, jnp.inf)
-        norm = jnp.sqrt(jnp.sum(jnp.square(gradient)))
-        return gradient / jnp.maximum(1.0, norm / limit)
+        return gradient / jnp.maximum(1.0, jnp.sqrt(squares) / limit)
 
     def update(
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.EmptyState]:
         if params is None:
             raise ValueError("clip_by_tensor_norm needs the parameters: call update(gradients, state, parameters).")
-        return jax.tree.map(clip_one, updates, params), state
+        squares = guard.sums_of_squares(updates), guard.sums_of_squares(params)
+        return jax.tree.map(clip_one, updates, *squares), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -3,6 +3,11 @@
 The command line, and `train` for Python. What a run does is in `dreamer.host_run` and `dreamer.device_run`.
 """
 
+from dreamer.huge_pages import restart_with_huge_pages
+
+if __name__ == "__main__":
+    restart_with_huge_pages()  # Before the imports below, which take seconds.
+
 import dataclasses
 import pathlib
 import sys
@@ -20,7 +25,6 @@ from dreamer.evaluate import make_env
 from dreamer.failure import TrainingFailed
 from dreamer.host_run import HostRun
 from dreamer.hosts import HostError
-from dreamer.huge_pages import restart_with_huge_pages
 from dreamer.member_axis import show_cores
 from dreamer.population import members
 from dreamer.replay import ReplayMemoryError
@@ -142,7 +146,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         SIGTERM ("try again later"), 130 saved because of SIGINT.
     """
     if argv is None:
-        restart_with_huge_pages()
         keep_compiled_programs()
     try:
         config = parse(sys.argv[1:] if argv is None else argv)

@@ -48,11 +48,16 @@ def neighbours(
 
     Args:
         x: values in the units of ``bins``.
-        bins: increasing bin centres, float32 ``[K]``.
+        bins: `symexp_bins`, float32 ``[K]``.
     """
-    x, centres = jnp.clip(x, bins[0], bins[-1]), jnp.asarray(bins)
-    found = jnp.searchsorted(centres, x, side="right", method="scan_unrolled")
-    below = jnp.clip(found - 1, 0, len(bins) - 2)
+    x, centres, last = jnp.clip(x, bins[0], bins[-1]), jnp.asarray(bins), len(bins) - 2
+    # Centres are evenly spaced after symlog, so there is nothing to search for. The logarithm is rounded: close to a
+    # centre, the guess may be one too low or too high.
+    half = len(bins) // 2
+    guess = jnp.floor(symlog(x) * np.float32(half / np.log1p(float(bins[-1]))))
+    below = jnp.clip(guess.astype(jnp.int32) + half, 0, last)
+    below = below - (x < centres[below]) + (x >= centres[below + 1])
+    below = jnp.minimum(below, last)
     low, high = centres[below], centres[below + 1]
     return below, (x - low) / (high - low)
 

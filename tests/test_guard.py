@@ -79,6 +79,19 @@ def test_averages_leave_out_what_was_skipped():
     assert guard.average([]) == {} and guard.average([{"a": 1.0}, {"a": 3.0}]) == {"a": 2.0}
 
 
+def test_sums_of_squares_of_vectors_stay_with_their_vectors(rng):
+    """Vectors of one length are added up together."""
+    shapes = {"a": (5,), "b": (3, 5), "c": (4,), "d": (5,), "e": (), "f": (4,), "g": (5,), "h": (1,)}
+    tree = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    found = jax.jit(guard.sums_of_squares)(tree)
+    assert found.keys() == tree.keys()
+    for name, values in tree.items():
+        np.testing.assert_allclose(found[name], np.square(values, dtype=np.float64).sum(), rtol=1e-6, err_msg=name)
+    tree["d"][2] = math.nan
+    bad = {name: not np.isfinite(x) for name, x in guard.sums_of_squares(tree).items()}
+    assert [name for name in bad if bad[name]] == ["d"]
+
+
 # ------------------------------------------------------------------------------------------------------- in an update
 
 

@@ -53,3 +53,19 @@ def test_the_same_program_starts_once_more(tmp_path, text, starts):
     assert end == "goes on" and len(begins) == starts
     assert begins[-1].startswith(f"started {'glibc.malloc.hugetlb=1' if starts == 2 else None} ['a b', '--c=*'] ")
     assert len({line.rpartition(" ")[2] for line in begins}) == 1  # one process
+
+
+def test_training_starts_anew_before_it_imports_what_takes_long():
+    program = """
+import runpy, sys
+from dreamer import huge_pages
+
+def restart():
+    print([name for name in ("jax", "flax", "gymnasium", "numpy") if name in sys.modules])
+    sys.exit(7)
+
+huge_pages.restart_with_huge_pages = restart
+runpy.run_module("dreamer.train", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (7, "[]"), done.stderr

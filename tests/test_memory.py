@@ -52,8 +52,25 @@ def test_memory_that_was_freed_goes_back_to_the_system():
 
 
 def test_a_program_is_compiled_as_it_is():
-    double = compiled(jax.jit(lambda x: 2 * x).lower(jnp.zeros(3)))
+    double = compiled(jax.jit(lambda x: 2 * x), jnp.zeros(3))
     np.testing.assert_array_equal(double(jnp.arange(3.0)), [0, 2, 4])
+
+
+def test_nothing_is_collected_while_a_program_is_traced():
+    seen = []
+
+    def program(x, fail):
+        seen.append(gc.isenabled())
+        if fail:
+            raise ValueError("no")
+        return x
+
+    jitted = jax.jit(program, static_argnames="fail")
+    compiled(jitted, jnp.zeros(3), fail=False)
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="no"):
+        compiled(jitted, jnp.zeros(3), fail=True)
+    assert gc.isenabled() and seen == [False, False]
 
 
 def test_bytes_of_shapes_are_those_of_arrays():

@@ -48,17 +48,33 @@ def two_hot(x, bins):
 
 
 def test_two_hot_by_hand():
-    bins = np.array([-4, -1, 0, 1, 4], np.float32)
-    x = jnp.array([0.0, 0.25, 2.5, -9.0, 4.0, -3.4])
+    bins = transforms.symexp_bins(5)  # -4.85e8, -22025.466, 0, 22025.466, 4.85e8
+    x = jnp.array([0.0, 5506.3665, 11012.733, -9e9, 4.9e8, -17620.373, 242593614.0])
     expected = [
         [0, 0, 1, 0, 0],
         [0, 0, 0.75, 0.25, 0],
-        [0, 0, 0, 0.5, 0.5],
+        [0, 0, 0.5, 0.5, 0],
         [1, 0, 0, 0, 0],
         [0, 0, 0, 0, 1],
-        [0.8, 0.2, 0, 0, 0],
+        [0, 0.8, 0.2, 0, 0],
+        [0, 0, 0, 0.5, 0.5],
     ]
     np.testing.assert_allclose(two_hot(x, bins), np.array(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 5, 41, 255, 1001])
+def test_the_bin_below_a_number_is_the_one_that_a_search_finds(rng, count):
+    """Exactly, also for the numbers next to a centre, where a rounded logarithm falls on its other side."""
+    bins = transforms.symexp_bins(count)
+    beside = [np.nextafter(bins, np.float32(end)) for end in (-np.inf, np.inf)]
+    many = rng.normal(size=20000) * 10 ** rng.uniform(-8, 9, 20000)
+    x = np.concatenate([bins, *beside, many]).astype(np.float32)
+    x = x[(x == 0) | (np.abs(x) >= np.finfo(np.float32).tiny)]  # Processors may take smaller numbers for 0.
+    x = np.concatenate([x, [np.finfo(np.float32).tiny, -np.finfo(np.float32).tiny]])
+    below, weight = jax.jit(lambda x: transforms.neighbours(x, bins))(x)
+    inside = np.clip(x, bins[0], bins[-1])
+    np.testing.assert_array_equal(below, np.clip(np.searchsorted(bins, inside, "right") - 1, 0, count - 2))
+    assert (np.asarray(weight) >= 0).all() and (np.asarray(weight) <= 1).all()
 
 
 def test_two_hot_against_float64(rng):
