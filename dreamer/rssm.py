@@ -87,7 +87,9 @@ class RSSM(nnx.Module):
 
     def distribution(self, logits: Float[Array, "*batch S C"]) -> distributions.OneHot:
         """The S categorical variables as one event, with the uniform share mixed in."""
-        return distributions.OneHot(distributions.unimix_log_probs(logits, self.config.unimix), event_ndims=1)
+        unimix = self.config.unimix
+        log_probs = distributions.unimix_log_probs(logits, unimix)
+        return distributions.OneHot(log_probs, event_ndims=1, probs=distributions.unimix_probs(logits, unimix))
 
     def observe_step(
         self,

@@ -99,6 +99,24 @@ def test_draws_invert_the_cumulative_distribution(monkeypatch):
     np.testing.assert_array_equal(distributions.draw_class(jax.random.key(0), probs), [0, 0, 1, 2, 2])
 
 
+@pytest.mark.parametrize("classes", [2, 4, 8, 9, 16])
+@pytest.mark.parametrize("leading", [(), (50,), (20, 6)])
+def test_draws_against_float64_whatever_the_order_of_axes(classes, leading, rng):
+    """Few classes are computed along another axis than many."""
+    x = logits(rng, *leading, classes)
+    uniform = jnp.asarray(rng.uniform(size=leading), jnp.float32)
+    weights = np.exp(np.asarray(x, np.float64))
+    probs = 0.9 * weights / weights.sum(-1, keepdims=True) + 0.1 / classes
+    np.testing.assert_allclose(distributions.unimix_probs(x, 0.1), probs, rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(distributions.unimix_log_probs(x, 0.1)), probs, rtol=1e-5)
+    cumulative = np.cumsum(probs, -1)[..., :-1]
+    sure = (np.abs(cumulative - np.asarray(uniform)[..., None]) > 1e-5).all(-1)
+    found = jax.jit(lambda u, x: distributions.invert_cdf(u, distributions.unimix_probs(x, 0.1)))(uniform, x)
+    expected = (cumulative < np.asarray(uniform)[..., None]).sum(-1)
+    assert sure.mean() > 0.9 and found.shape == leading
+    np.testing.assert_array_equal(np.asarray(found)[sure], expected[sure])
+
+
 def test_a_draw_above_the_rounded_sum_is_the_last_class(monkeypatch):
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.ones(shape))
     assert int(distributions.draw_class(jax.random.key(0), jnp.full(10, 0.0999))) == 9
@@ -117,6 +135,25 @@ def test_straight_through(rng, key):
     sample = distributions.OneHot(distributions.unimix_log_probs(x, 0.01)).sample(seed=key)
     np.testing.assert_array_equal(np.sort(sample, -1), np.array([[0, 0, 0, 1]] * 6))
     np.testing.assert_allclose(jax.grad(through_sample)(x), jax.grad(through_probs)(x), rtol=1e-5)
+
+    def known(x):
+        log_probs, probs = distributions.unimix_log_probs(x, 0.01), distributions.unimix_probs(x, 0.01)
+        return (distributions.OneHot(log_probs, probs=probs).sample(seed=key) * direction).sum()
+
+    np.testing.assert_allclose(jax.grad(known)(x), jax.grad(through_probs)(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [4, 16])
+def test_a_sample_from_no_numbers_is_no_number(classes, rng):
+    x = logits(rng, 3, 2, classes).at[1, 0, 2].set(jnp.nan)
+    log_probs, probs = distributions.unimix_log_probs(x, 0.01), distributions.unimix_probs(x, 0.01)
+
+    def draw(probs):
+        return distributions.OneHot(log_probs, 1, probs=probs).invert(jnp.full((3, 2), 0.5))
+
+    for sample in (draw(probs), jax.jvp(draw, (probs,), (probs,))[0]):
+        assert np.isnan(sample[1, 0]).all() and np.isnan(sample).sum() == classes
+        assert (np.nansum(sample, -1)[~np.isnan(sample).any(-1)] == 1).all()
 
 
 def test_one_hot_log_prob_is_that_of_its_class(rng, key):
