@@ -45,9 +45,11 @@ def launch(program: Callable[..., Any], *args: Any) -> Any:
     """``program(*args)`` for a compiled program that takes long, beside which the caller wants to run short ones.
 
     On CPUs, JAX runs what one thread has started in that order, and what several threads have started side by side. On
-    accelerators there is one queue anyway.
+    accelerators there is one queue anyway. Processes that talk to each other need one order, too: side by side, the
+    message of an update on one host can meet that of another program on the other.
     """
-    return _LAUNCHER.submit(program, *args).result() if jax.default_backend() == "cpu" else program(*args)
+    beside = jax.default_backend() == "cpu" and jax.process_count() == 1
+    return _LAUNCHER.submit(program, *args).result() if beside else program(*args)
 
 
 def compiler_options() -> dict[str, Any] | None:

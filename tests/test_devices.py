@@ -2,6 +2,7 @@
 
 import functools
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +227,14 @@ def test_short_programs_run_beside_a_long_one_that_was_launched():
     assert not long.is_ready()
     np.testing.assert_array_equal(short, -turn)
     np.testing.assert_array_equal(long, turn)
+
+
+@pytest.mark.parametrize(("backend", "hosts", "beside"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 1, False)])
+def test_a_launch_keeps_the_order_of_one_thread_where_it_must(backend, hosts, beside, monkeypatch):
+    """Two hosts on CPUs whose updates ran beside other messages ended with "distributed collective mismatch"."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    assert (launch(threading.get_ident) != threading.get_ident()) is beside
 
 
 def test_users_are_told_what_to_expect(monkeypatch):
