@@ -228,18 +228,23 @@ def next_batch(config: Config, member: MemberState, cursor: Cursor) -> Batch:
 class DeviceLoop:
     """The compiled program of a population.
 
+    Its arrays have an axis of members in front, which can be longer than there are members: see `MemberAxis.padded`.
+
     Args:
         config: config of the population.
         members: its members, from `dreamer.population.members`.
         env: the environment.
 
     Raises:
-        ConfigError: the devices that the config names cannot share the members.
+        ConfigError: the devices that the config names are not there, or are more than the members.
     """
 
     def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
-        self._config = config
+        self._config, self._members = config, len(members)
         self._axis = MemberAxis(member_devices(config, len(members)))
+        members = self._axis.padded(members)
+        self.places = len(members)
+        """Length of that axis."""
         self._seeds = np.array([member.config.seed for member in members], np.int32)
         self._numbers = {
             key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
@@ -312,7 +317,7 @@ class DeviceLoop:
         return lambda state: program(*on_first(state)), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
-        """Run a window; the old state is donated. Returns without waiting.
+        """Run a window; the old state is donated. Returns without waiting; see `fetch`.
 
         Args:
             state: the population.
@@ -321,6 +326,10 @@ class DeviceLoop:
         """
         members, cursor, report = self._run(self._seeds, self._numbers, *state, due, np.int32(turns))
         return LoopState(members, cursor), report
+
+    def fetch(self, report: Report) -> Report:
+        """What the program reports of every member ``[M, ...]``, as NumPy arrays, when it is done."""
+        return jax.tree.map(lambda x: x[: self._members], jax.device_get(report))
 
 
 def member_update(config: Config) -> Update:

@@ -78,7 +78,7 @@ class DeviceRun:
         # Each device has memory of its own, unless they are the cores of one CPU.
         self._memories = self.loop.devices if jax.default_backend() != "cpu" else 1
         available = available_bytes() * self._memories
-        device.check_memory(*self._bytes, len(self.members), config.replay.capacity, available)
+        device.check_memory(*self._bytes, self.loop.places, config.replay.capacity, available)
         self._stop = StopRequest()
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -171,7 +171,7 @@ class DeviceRun:
             due = self._due(turns)
             start = time.perf_counter()
             self.state, report = self.loop.run(self.state, due, turns)
-            report = jax.device_get(report)
+            report = self.loop.fetch(report)
             end = time.perf_counter()
             pace.measure(learning, turns, end - start)
             self._take_in(report, due[:turns])
@@ -412,7 +412,7 @@ class DeviceRun:
 
     def _announce(self) -> None:
         c, count = self.config, len(self.members)
-        parameters = sum(x.size for x in jax.tree.leaves(self.loop.shapes().members.train.nets)) // count
+        parameters = sum(x.size for x in jax.tree.leaves(self.loop.shapes().members.train.nets)) // self.loop.places
         kind, shared = jax.devices()[0].device_kind, self.loop.devices
         devices = kind if shared == 1 else f"{shared} {'cores' if kind == 'cpu' else kind} side by side"
         again = f", resumed at {self.env_steps:,} env steps" if self._resumes else ""

@@ -141,14 +141,15 @@ def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
     """The population as it was saved, in NumPy arrays.
 
     Args:
-        shapes: shapes and dtypes of its state.
+        shapes: shapes and dtypes of its state; where there are more places than members, the last one gets the rest.
         saved: checkpoints of all members, of one step.
 
     Raises:
         CheckpointError: an array is missing or of another shape or dtype.
     """
     parts = [_arrays(checkpoint) for checkpoint in saved]
-    rows = shapes.members.fields["reward"].shape[2]
+    places, _, rows = shapes.members.fields["reward"].shape[:3]
+    parts += parts[-1:] * (places - len(parts))
     leaves = []
     for name, shape in checkpoints.named_arrays(shapes.members).items():
         stacked = np.zeros(shape.shape, shape.dtype)

@@ -207,23 +207,33 @@ def available_bytes() -> int:
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
 
 
+def chosen(config: Config) -> list[jax.Device]:
+    """The devices of this host that ``config.devices`` names.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    here = jax.local_devices()
+    count = len(here) if config.devices == "all" else int(config.devices)
+    if count > len(here):
+        raise ConfigError(
+            f"devices={config.devices} cannot be used: this machine shows JAX {len(here)} of the kind "
+            f"{here[0].device_kind}. Choose a number up to {len(here)}, or all."
+        )
+    return here[:count]
+
+
 def placement(config: Config) -> Placement:
     """Where the arrays of a run lie: ``config.devices`` of every host.
 
     Raises:
         ConfigError: there are not so many devices, or they cannot share the batch evenly.
     """
-    here = jax.local_device_count()
-    each = here if config.devices == "all" else int(config.devices)
-    if each > here:
-        raise ConfigError(
-            f"devices={config.devices} cannot be used: this machine shows JAX {here} of the kind "
-            f"{jax.local_devices()[0].device_kind}. Choose a number up to {here}, or all."
-        )
+    here = chosen(config)
     hosts = jax.process_count() if config.distributed else 1
-    count, rows = each * hosts, config.replay.batch_size
+    count, rows = len(here) * hosts, config.replay.batch_size
     if rows % count:
-        fitting = [n for n in range(1, here + 1) if rows % (n * hosts) == 0]
+        fitting = [n for n in range(1, jax.local_device_count() + 1) if rows % (n * hosts) == 0]
         fewer = f"devices={' or '.join(map(str, fitting))}, or " if fitting else ""
         raise ConfigError(
             f"devices={config.devices} cannot be used: {count} device(s) in all cannot share the replay.batch_size="
@@ -232,9 +242,9 @@ def placement(config: Config) -> Placement:
     if count == 1:
         return Placement()
     if hosts == 1:
-        return Divided(jax.local_devices()[:each], config.optimizer.moments)
-    chosen = [[d for d in jax.devices() if d.process_index == host][:each] for host in range(hosts)]
-    return Divided([device for devices in chosen for device in devices], config.optimizer.moments)
+        return Divided(here, config.optimizer.moments)
+    everywhere = [[d for d in jax.devices() if d.process_index == host][: len(here)] for host in range(hosts)]
+    return Divided([device for devices in everywhere for device in devices], config.optimizer.moments)
 
 
 def expectation(config: Config, parameters: int, placement: Placement) -> str:

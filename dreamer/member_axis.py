@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dreamer import devices
 from dreamer.config import Config, ConfigError
 
 _AXIS = "member"
 
 
 def show_cores(members: int) -> None:
-    """Make JAX show the cores of a CPU as devices: as many of them as can share the members evenly.
+    """Make JAX show the cores of a CPU as devices: as many of them as it takes to be done soonest.
 
     Does nothing if JAX has been used in this process already, or was told how many devices a CPU has.
 
@@ -29,51 +30,55 @@ def show_cores(members: int) -> None:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ
-    if told or _largest_share(members, cores) == 1:
+    if told or _useful(members, cores) == 1:
         return
     try:
-        jax.config.update("jax_num_cpu_devices", _largest_share(members, cores))
+        jax.config.update("jax_num_cpu_devices", _useful(members, cores))
     except RuntimeError:  # Its devices have been counted.
         return
 
 
 def member_devices(config: Config, members: int) -> list[jax.Device]:
-    """The devices that share a population: ``config.devices``; on a CPU, by default all that can do so evenly.
+    """The devices that share a population: of those of ``config.devices``, as many as it takes to be done soonest.
+
+    On a CPU, all are there by default.
 
     Raises:
-        ConfigError: there are not so many devices, or they cannot share the members evenly.
+        ConfigError: there are not so many devices, or fewer members.
     """
-    here, kind = jax.local_devices(), jax.default_backend()
-    if kind == "cpu" and config.devices == "1":
-        return here[: _largest_share(members, len(here))]
-    count = len(here) if config.devices == "all" else int(config.devices)
-    if count > len(here):
+    chosen = jax.local_devices() if _cores(config) else devices.chosen(config)
+    if config.devices.isdecimal() and len(chosen) > members and not _cores(config):
         raise ConfigError(
-            f"devices={config.devices} cannot be used: this machine shows JAX {len(here)} of the kind "
-            f"{here[0].device_kind}. Choose a number up to {len(here)}, or all."
+            f"devices={config.devices} cannot be used: there are {members} member(s), and none is divided over "
+            f"devices. Choose a number up to {members}, all, or more members."
         )
-    if members % count:
-        raise ConfigError(
-            f"devices={config.devices} cannot be used: {count} devices cannot share {members} member(s) evenly. Choose "
-            f"devices={_largest_share(members, len(here))}, or a number of members that is a multiple of {count}."
-        )
-    return here[:count]
+    return chosen[: _useful(members, len(chosen))]
 
 
-def _largest_share(members: int, available: int) -> int:
-    return max(count for count in range(1, available + 1) if members % count == 0)
+def _cores(config: Config) -> bool:
+    return jax.default_backend() == "cpu" and config.devices == "1"
+
+
+def _useful(members: int, available: int) -> int:
+    """The smallest number of devices on which the fullest has as few members as on all."""
+    each = -(-members // available)
+    return -(-members // each)
 
 
 class MemberAxis:
     """Functions of one member as functions of all, and arrays of all on the devices that they belong to.
 
     Args:
-        devices: that share the members; each has the same number of them.
+        shared: devices that share the members; each has the same number of them, see `padded`.
     """
 
-    def __init__(self, devices: Sequence[jax.Device]):
-        self.count = len(devices)
-        self._mesh = Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
+    def __init__(self, shared: Sequence[jax.Device]):
+        self.count = len(shared)
+        self._mesh = Mesh(np.array(shared), (_AXIS,), axis_types=(AxisType.Auto,))
+
+    def padded(self, members: Sequence[Any]) -> list[Any]:
+        """Members, and the last of them again until all devices have the same number."""
+        return [*members, *[members[-1]] * (-len(members) % self.count)]
 
     def compile(
         self, function: Callable[..., Any], arguments: Sequence[bool], results: Sequence[bool], **jit: Any

@@ -188,6 +188,25 @@ def test_a_population_is_the_same_on_one_device_and_divided(monkeypatch):
 
 
 @pytest.mark.slow
+def test_members_that_devices_cannot_share_evenly_are_what_they_would_be_alone(monkeypatch):
+    three = ("population.seeds=3",)
+    divided = loop(*three)
+    assert divided.devices == divided.places == 3
+    state, report = divided.run(divided.begin(), DUE, TURNS)
+    monkeypatch.setattr(device_loop, "member_devices", lambda config, members: jax.devices()[:2])
+    chosen = config(*three)
+    padded = DeviceLoop(chosen, members(chosen), native.build("memory"))
+    assert padded.devices == 2 and padded.places == 4
+    state_2, report_2 = padded.run(padded.begin(), DUE, TURNS)
+    close(padded.fetch(report_2), divided.fetch(report), rtol=1e-3, atol=1e-4)
+    assert padded.fetch(report_2).score.shape[0] == 3
+    for index in range(3):
+        close(padded.member(state_2, index), divided.member(state, index), rtol=1e-4, atol=1e-5)
+    # What fills the last place is the last member.
+    close(member(state_2.members, 3), member(state_2.members, 2), rtol=0, atol=0)
+
+
+@pytest.mark.slow
 def test_every_number_that_may_be_swept_can_be_an_argument():
     """One update with all of them traced equals one with all of them written into the program."""
     values = {key: value for key, value in configs.flatten(small_config("optimizer.warmup=3")) if key in SWEEPABLE}

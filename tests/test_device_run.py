@@ -6,12 +6,13 @@ import shutil
 import signal
 import threading
 
+import jax
 import numpy as np
 import pytest
 
 from dreamer import checkpoint as checkpoints
 from dreamer import config as configs
-from dreamer import device_run, device_saves
+from dreamer import device_loop, device_run, device_saves
 from dreamer import train as training
 from dreamer.config import ConfigError
 from dreamer.device_loop import DeviceLoop
@@ -97,6 +98,29 @@ def test_a_resumed_population_is_bit_for_bit_what_it_would_have_been(finished, t
     assert checkpoints.load(half.logdir / "seed_4").meta["resumes"] == 1
     episodes = [line for line in read_metrics(half.logdir / "seed_4/metrics.jsonl")[before:] if "episode/score" in line]
     assert episodes[0]["env_steps"] == 20
+
+
+@pytest.mark.slow
+def test_three_members_on_two_devices_go_on_as_on_three(tmp_path, monkeypatch):
+    """Two devices run the last member twice, and neither logs nor checkpoints tell of it."""
+    whole = train(tmp_path / "whole", "population=3")
+    monkeypatch.setattr(device_loop, "member_devices", lambda config, members: jax.devices()[:2])
+    half = train(tmp_path / "half", "population=3", "run={env_steps: 34, eval_episodes: 0}")
+    rest = train(half.logdir, "population=3")
+    seeds = {"seed_3", "seed_4", "seed_5"}
+    assert len(rest.members) == 3 and {path.name for path in half.logdir.glob("seed_*")} == seeds
+    for one, two in zip(rest.members, whole.members, strict=True):
+        arrays, counters = everything(one.logdir)
+        expected, expected_counters = everything(two.logdir)
+        assert counters == expected_counters
+        for name, value in arrays.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+        assert one.evaluation == two.evaluation
+    losses = [
+        [line["loss/total"] for line in read_metrics(path / "metrics.jsonl") if "loss/total" in line]
+        for path in (whole.logdir, *(member.logdir for member in whole.members))
+    ]
+    np.testing.assert_allclose(losses[0], np.mean(losses[1:], 0), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def measured(monkeypatch, platform="cpu", kinds=("cpu",), gflops=60.0, gpus="", 
     monkeypatch.setattr(accelerator, "ask_python", lambda *_: Answer(status, out, error))
     monkeypatch.setattr(accelerator, "ask", lambda *_, **__: Answer(0 if gpus else None, gpus, ""))
     monkeypatch.setattr(accelerator.glob, "glob", lambda pattern: [])
-    monkeypatch.setattr(accelerator.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(machine, "core_count", lambda: 2)
 
 
 def test_a_cpu_is_fine_where_there_is_nothing_else(monkeypatch):
@@ -175,7 +175,7 @@ def test_little_memory_is_found_also_in_a_container(monkeypatch, tmp_path):
 def test_huge_pages_and_a_quota_of_cores_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(machine, "core_count", lambda: 8)
     assert next(machine.huge_pages()).text == "This system does not tell of transparent huge pages."
     (tmp_path / "enabled").write_text("always madvise [never]\n")
     assert "are off (never)" in next(machine.huge_pages()).text

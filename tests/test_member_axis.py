@@ -17,9 +17,12 @@ from tests.small import same_tree, small_config
 
 @pytest.mark.parametrize(
     ("devices", "members", "count"),
-    [("1", 1, 1), ("1", 6, 6), ("1", 12, 6), ("1", 11, 1), ("1", 16, 8), ("2", 6, 2), ("all", 16, 8), ("8", 8, 8)],
+    [
+        *[("1", 1, 1), ("1", 6, 6), ("1", 12, 6), ("1", 11, 6), ("1", 16, 8), ("1", 17, 6)],
+        *[("2", 6, 2), ("2", 5, 2), ("4", 6, 3), ("8", 8, 8), ("all", 16, 8), ("all", 1, 1), ("all", 9, 5)],
+    ],
 )
-def test_members_are_shared_evenly(devices, members, count):
+def test_no_more_devices_share_members_than_are_done_sooner(devices, members, count):
     assert member_devices(small_config(f"devices={devices}"), members) == jax.devices()[:count]
 
 
@@ -33,8 +36,11 @@ def test_an_accelerator_uses_the_devices_that_are_named(monkeypatch):
     ("devices", "members", "message"),
     [
         ("9", 9, r"devices=9 cannot be used: this machine shows JAX 8 .* Choose a number up to 8, or all\."),
-        ("4", 6, r"4 devices cannot share 6 member\(s\) evenly. Choose devices=6, or a number .* multiple of 4\."),
-        ("all", 1, r"8 devices cannot share 1 member\(s\) evenly. Choose devices=1, or"),
+        (
+            "4",
+            3,
+            r"devices=4 cannot be used: there are 3 member\(s\), .* Choose a number up to 3, all, or more members\.",
+        ),
     ],
 )
 def test_devices_that_cannot_share_are_refused(devices, members, message):
@@ -67,6 +73,11 @@ def test_dividing_members_changes_nothing(count, rng):
     assert same_tree(jax.device_get(placed), own)
 
 
+@pytest.mark.parametrize(("count", "padded"), [(1, "abcde"), (2, "abcdee"), (4, "abcdeeee"), (5, "abcde")])
+def test_devices_that_have_too_few_members_get_the_last_one_again(count, padded):
+    assert "".join(MemberAxis(jax.devices()[:count]).padded("abcde")) == padded
+
+
 def test_what_is_placed_is_a_copy(rng):
     values = rng.normal(size=(4, 3)).astype(np.float32)
     for count in (1, 2):
@@ -89,9 +100,9 @@ def test_devices_that_were_counted_stay_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("cores", "members", "flags", "shown"), [(6, 8, "", 4), (2, 8, "", 2), (2, 3, "", 1), (6, 8, "3", 3)]
+    ("cores", "members", "flags", "shown"), [(6, 8, "", 4), (2, 8, "", 2), (2, 3, "", 2), (6, 1, "", 1), (6, 8, "3", 3)]
 )
-def test_a_cpu_shows_as_many_cores_as_share_the_members(cores, members, flags, shown):
+def test_a_cpu_shows_as_many_cores_as_its_members_can_use(cores, members, flags, shown):
     code = f"""
 import os
 os.sched_getaffinity = lambda pid: set(range({cores}))
