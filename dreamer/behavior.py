@@ -4,7 +4,7 @@ Source: Hafner et al. 2025, equations 5 to 7; the replay loss of the critic from
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import distrax
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32
 from dreamer import distributions, returns
 from dreamer.config import BehaviorConfig, Config
 from dreamer.known import before_loop, known
-from dreamer.networks import MLP, Linear
+from dreamer.networks import MLP, Linear, prepare
 from dreamer.rssm import features
 from dreamer.types import Action, Batch, Latent, Masks, Metrics, ReturnRange, Space, Spaces, Trajectory
 from dreamer.world_model import WorldModel
@@ -134,10 +134,9 @@ def imagine_trajectory(
     model, slow_critic, start = stop((model, slow_critic, start))
     actor, critic = before_loop((actor, critic))
 
-    def policy(latent: Latent, key: Array) -> tuple[Action, Visit]:
-        feature = stop(features(latent))
-        outputs, masks, value_logits = actor.outputs(feature), model.action_masks(feature), critic.logits(feature)
-        visit = Visit(
+    def visit(feature: Array, outputs: PolicyOutputs, masks: Masks) -> Visit:
+        value_logits = critic.logits(feature)
+        return Visit(
             feature=feature,
             policy=outputs,
             masks=masks,
@@ -147,9 +146,21 @@ def imagine_trajectory(
             value=distributions.SymexpTwoHot(stop(value_logits)).mean(),
             slow_value=slow_critic(feature).mean(),
         )
-        return actor.distribution(stop(outputs), masks).sample(seed=key), visit
 
-    return model.rssm.imagine(start, policy, horizon, key)
+    def policy(latent: Latent, key: Array) -> tuple[Action, Any]:
+        feature = stop(features(latent))
+        seen = actor.outputs(feature), model.action_masks(feature)
+        extras = visit(feature, *seen) if in_loop else seen
+        return actor.distribution(stop(seen[0]), seen[1]).sample(seed=key), extras
+
+    # What the actor does not need is computed where it is fastest: on a CPU while a latent is in its cache, elsewhere
+    # in a few operations for all steps.
+    in_loop = jax.default_backend() == "cpu"
+    if in_loop:
+        return model.rssm.imagine(start, policy, horizon, key)
+    model, actor = prepare((model, actor))
+    trajectory = model.rssm.imagine(start, policy, horizon, key)
+    return trajectory._replace(extras=visit(stop(features(trajectory.latent)), *trajectory.extras))
 
 
 def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagined:

@@ -14,12 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamer.networks import BlockLinear, Linear
+from dreamer.networks import LINEAR
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
-
-LINEAR = (Linear, BlockLinear)
-"""Layers whose gradients are computed late."""
 
 
 def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:

@@ -7,10 +7,12 @@ each layer computes in its own explicit ``dtype``. Norms are computed in float32
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from dreamer.config import halvings
@@ -46,7 +48,15 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Apply the layer over the last axis."""
-        return add_bias(matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype)), self.bias[...])
+        return self.prepared()(x)
+
+    def prepared(self) -> Partial:
+        """The layer as a function, a pytree, with all that does not depend on its argument done: for loops."""
+        return Partial(_linear, self.kernel[...].astype(self.dtype), self.bias[...])
+
+
+def _linear(kernel: Array, bias: Array, x: Array) -> Array:
+    return add_bias(matmul(x.astype(kernel.dtype), kernel), bias)
 
 
 def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
@@ -104,12 +114,38 @@ class BlockLinear(nnx.Module):
         self, x: Float[Array, "batch inputs"], shared: Float[Array, "batch shared"] | None = None
     ) -> Float[Array, "batch outputs"]:
         """Apply every block to its slice of ``x`` (and to all of ``shared``); results lie side by side."""
+        return self.prepared()(x, *[] if shared is None else [shared])
+
+    def prepared(self) -> Partial:
+        """See `Linear.prepared`."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
-        if shared is None:
-            return block_matmul(x.astype(self.dtype), kernel, bias)
-        own = block_matmul(x.astype(self.dtype), kernel[:, : self.own])
+        if not self.shared:
+            return Partial(_blocks, kernel, bias)
         common = kernel[:, self.own :].transpose(1, 0, 2).reshape(self.shared, -1)
-        return add_bias(own + shared.astype(self.dtype) @ common, bias)
+        return Partial(_blocks_with_shared, kernel[:, : self.own], common, bias)
+
+
+def _blocks(kernel: Array, bias: Array, x: Array) -> Array:
+    return block_matmul(x.astype(kernel.dtype), kernel, bias)
+
+
+def _blocks_with_shared(own: Array, common: Array, bias: Array, x: Array, shared: Array) -> Array:
+    return add_bias(block_matmul(x.astype(own.dtype), own) + shared.astype(common.dtype) @ common, bias)
+
+
+LINEAR = (Linear, BlockLinear)
+"""Linear layers over the last axis."""
+
+
+def replace_linear(modules: Any, stand_in: Callable[[int, Any], Any]) -> Any:
+    """A pytree of modules with ``stand_in(index, layer)`` in place of each layer of `LINEAR`."""
+    leaves, structure = jax.tree.flatten(modules, is_leaf=lambda x: isinstance(x, LINEAR))
+    return jax.tree.unflatten(structure, [stand_in(i, x) if isinstance(x, LINEAR) else x for i, x in enumerate(leaves)])
+
+
+def prepare(modules: Any) -> Any:
+    """Modules for a loop: what their linear layers do with their parameters alone is done, see `Linear.prepared`."""
+    return replace_linear(modules, lambda _, layer: layer.prepared())
 
 
 def block_matmul(

@@ -32,6 +32,11 @@ def lambda_return(
     immediate = reward[1:] + discount[1:] * (1 - lambda_[1:]) * value[1:]
     passed_on = discount[1:] * lambda_[1:]
 
+    if jax.default_backend() != "cpu":
+        # The recursion in a few rounds over pairs, pairs of pairs, and so on: its steps are too short to be launched.
+        sums, factors = jax.lax.associative_scan(_follow, (immediate, passed_on), reverse=True)
+        return sums + factors * value[-1:]
+
     def backward(following: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         immediate, passed_on = now
         current = immediate + passed_on * following
@@ -39,6 +44,11 @@ def lambda_return(
 
     _, returns = jax.lax.scan(backward, value[-1], (immediate, passed_on), reverse=True)
     return returns
+
+
+def _follow(later: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[Array, Array]:
+    """``x -> a + b x`` after another such function, each as (a, b)."""
+    return now[0] + now[1] * later[0], now[1] * later[1]
 
 
 def survival_weights(cont: Float32[Array, "time *batch"], discount: Number) -> Float32[Array, "time *batch"]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
-from dreamer import batch_axis, distributions, late_kernels
+from dreamer import batch_axis, distributions, late_kernels, lean_scan
 from dreamer.config import RSSMConfig
 from dreamer.networks import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
 from dreamer.types import Action, Latent, Spaces, StoredLatent, Trajectory
@@ -136,7 +136,8 @@ class RSSM(nnx.Module):
 
         # All random numbers are drawn before the loop: drawing a few at every step is slow on every backend.
         uniform = self._uniforms(jax.random.split(key, len(embed)), embed.shape[1])
-        return late_kernels.scan(step, self, start, (prev_action, embed, is_first, uniform))
+        scan = late_kernels.scan if jax.default_backend() == "cpu" else lean_scan.scan
+        return scan(step, self, start, (prev_action, embed, is_first, uniform))
 
     def imagine(
         self, start: Latent, policy: Callable[[Latent, Array], tuple[Action, Any]], horizon: int, key: Array

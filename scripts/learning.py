@@ -34,6 +34,8 @@ TASKS = {
 def train(preset: str, seed: int, core: int | None) -> dict:
     """Run one training, optionally pinned to one core, and return its figures."""
     logdir = ROOT / "runs" / "results" / f"{preset}-{seed}"
+    if logdir.exists():
+        raise SystemExit(f"{logdir} is there already, and would be resumed: its time would be wrong. Remove it first.")
     command = [sys.executable, "-m", "dreamer.train", "--config", preset, f"seed={seed}", f"logdir={logdir}"]
     if core is not None:
         command = ["taskset", "-c", str(core), *command]

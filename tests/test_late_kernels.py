@@ -1,4 +1,4 @@
-"""A scan whose kernels get their gradients after the loop, against the plain scan."""
+"""Scans whose kernels get their gradients after the loop, of CPUs and of accelerators, against the plain scan."""
 
 import functools
 
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamer import late_kernels
+from dreamer import late_kernels, lean_scan
 from dreamer.networks import MLP, BlockLinear, Linear, RMSNorm
 
 STEPS, ROWS, SIZE = 5, 3, 8
+
+both_scans = pytest.mark.parametrize("scan", [late_kernels.scan, lean_scan.scan], ids=["late", "lean"])
 
 
 class Cell(nnx.Module):
@@ -58,11 +60,11 @@ def gradients(scan, cell, carry, inputs, weights):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(cell, carry, inputs[0])
 
 
-def test_values_and_gradients_are_those_of_the_plain_scan(rng):
+@both_scans
+def test_values_and_gradients_are_those_of_the_plain_scan(scan, rng):
     given = problem(rng)
-    (ours, our_gradient), (value, gradient) = (
-        gradients(scan, *given) for scan in (functools.partial(late_kernels.scan, step), plain)
-    )
+    ours, our_gradient = gradients(functools.partial(scan, step), *given)
+    value, gradient = gradients(plain, *given)
     np.testing.assert_allclose(ours, value, rtol=1e-6)
     assert str(jax.tree.structure(our_gradient)) == str(jax.tree.structure(gradient))
     for a, b in zip(jax.tree.leaves(our_gradient), jax.tree.leaves(gradient), strict=True):
@@ -72,35 +74,38 @@ def test_values_and_gradients_are_those_of_the_plain_scan(rng):
 
 
 @pytest.mark.slow
-def test_in_double_precision_nothing_is_left_of_the_difference(rng):
+@both_scans
+def test_in_double_precision_nothing_is_left_of_the_difference(scan, rng):
     with jax.enable_x64(True):
         cell, *given = problem(rng, "float64")
         # Parameters are float32 by nature; the computation decides the precision.
         cell = jax.tree.map(lambda x: x.astype(jnp.float64), cell)
-        late, expected = (gradients(scan, cell, *given) for scan in (functools.partial(late_kernels.scan, step), plain))
-        for a, b in zip(jax.tree.leaves(late), jax.tree.leaves(expected), strict=True):
+        ours, expected = (gradients(way, cell, *given) for way in (functools.partial(scan, step), plain))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
             # The norm computes in float32 in both.
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(np.abs(b).max(), 1e-3))
 
 
 @pytest.mark.slow
-def test_members_of_a_population_get_their_own_gradients(rng):
+@both_scans
+def test_members_of_a_population_get_their_own_gradients(scan, rng):
     cell, carry, inputs, weights = problem(rng)
     cells = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), cell)
-    late = functools.partial(late_kernels.scan, step)
-    both = jax.vmap(lambda cell: gradients(late, cell, carry, inputs, weights))(cells)
+    ours = functools.partial(scan, step)
+    both = jax.vmap(lambda cell: gradients(ours, cell, carry, inputs, weights))(cells)
     for member in range(2):
         alone = gradients(plain, jax.tree.map(lambda x, i=member: x[i], cells), carry, inputs, weights)
         for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a[member], b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-3))
 
 
-def test_no_gradient_of_a_kernel_is_summed_in_the_loop(rng):
+@both_scans
+def test_no_gradient_of_a_kernel_is_summed_in_the_loop(scan, rng):
     cell, carry, inputs, weights = problem(rng)
     size = cell.mix.kernel.shape
 
-    def carried(scan):
-        jaxpr = jax.make_jaxpr(lambda cell: gradients(scan, cell, carry, inputs, weights))(cell)
+    def carried(way):
+        jaxpr = jax.make_jaxpr(lambda cell: gradients(way, cell, carry, inputs, weights))(cell)
         found: list[tuple[int, ...]] = []
 
         def visit(jaxpr):
@@ -119,15 +124,30 @@ def test_no_gradient_of_a_kernel_is_summed_in_the_loop(rng):
         return found
 
     assert size in carried(plain)
-    ours = carried(functools.partial(late_kernels.scan, step))
+    ours = carried(functools.partial(scan, step))
     assert (ROWS, SIZE) in ours and size not in ours
 
 
-def test_a_step_that_calls_a_layer_twice_is_refused(rng):
+@both_scans
+def test_a_step_that_calls_a_layer_twice_is_refused(scan, rng):
     cell, carry, inputs, _ = problem(rng)
 
     def twice(cell, carry, inputs):
         return carry, cell.out(carry) + cell.out(2 * carry)
 
     with pytest.raises(ValueError, match="calls a Linear twice"):
-        jax.grad(lambda cell: late_kernels.scan(twice, cell, carry, inputs).sum())(cell)
+        jax.grad(lambda cell: scan(twice, cell, carry, inputs).sum())(cell)
+
+
+def test_a_lean_loop_writes_down_only_carry_and_outputs(rng):
+    """Every intermediate result that is kept for the backward loop is one more operation in each step."""
+    cell, carry, inputs, weights = problem(rng)
+
+    def loops(way):
+        jaxpr = jax.make_jaxpr(lambda cell: gradients(way, cell, carry, inputs, weights))(cell).jaxpr
+        scans = [e for e in jaxpr.eqns[0].params["jaxpr"].eqns if e.primitive.name == "scan"]
+        return [[x.aval.shape for x in scan.outvars[scan.params["num_carry"] :]] for scan in scans]
+
+    forward, backward = loops(functools.partial(lean_scan.scan, step))
+    assert forward == [(STEPS, ROWS, SIZE), (STEPS, ROWS, 2)] and backward == [(STEPS, ROWS, SIZE)]
+    assert len(loops(plain)[0]) > 2

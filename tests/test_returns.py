@@ -10,6 +10,15 @@ from dreamer import returns
 from dreamer.types import ReturnRange
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def _backend(request, monkeypatch):
+    """As on a CPU, step by step, and as on an accelerator, in rounds."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
+either = pytest.mark.usefixtures("_backend")
+
+
 def numpy_lambda_return(reward, discount, lambda_, value):
     """The recursion, written backwards step by step in float64."""
     result, following = [], np.asarray(value[-1], np.float64)
@@ -20,6 +29,7 @@ def numpy_lambda_return(reward, discount, lambda_, value):
     return np.array(result[::-1])
 
 
+@either
 def test_by_hand():
     reward = jnp.array([9.0, 1.0, 2.0])  # The first is never used.
     value = jnp.array([9.0, 10.0, 20.0])
@@ -28,13 +38,17 @@ def test_by_hand():
     np.testing.assert_allclose(ours, [6.25, 12.0])
 
 
+@either
 def test_against_float64(rng):
     reward, value = rng.normal(size=(2, 12, 5))
     discount, lambda_ = rng.uniform(size=(2, 12, 5))
-    ours = jax.jit(returns.lambda_return)(*(jnp.asarray(x, jnp.float32) for x in (reward, discount, lambda_, value)))
+    ours = jax.jit(lambda *xs: returns.lambda_return(*xs))(
+        *(jnp.asarray(x, jnp.float32) for x in (reward, discount, lambda_, value))
+    )
     np.testing.assert_allclose(ours, numpy_lambda_return(reward, discount, lambda_, value), rtol=2e-5, atol=1e-5)
 
 
+@either
 def test_lambda_0_is_temporal_difference_and_1_is_monte_carlo(rng):
     reward, discount, value = (jnp.asarray(x, jnp.float32) for x in rng.uniform(size=(3, 6)))
     one_step = returns.lambda_return(reward, discount, 0.0, value)
@@ -46,12 +60,14 @@ def test_lambda_0_is_temporal_difference_and_1_is_monte_carlo(rng):
     np.testing.assert_allclose(monte_carlo[0], total + weight * value[5], rtol=1e-5)
 
 
+@either
 def test_nothing_flows_past_a_terminal_state():
     reward, value = jnp.array([0.0, 1.0, 5.0, 7.0]), jnp.full(4, 100.0)
     ours = returns.lambda_return(reward, jnp.array([1.0, 0.0, 1.0, 1.0]), 0.95, value)
     np.testing.assert_allclose(ours[0], 1.0)
 
 
+@either
 def test_a_truncated_episode_bootstraps_at_its_last_state():
     reward, value = jnp.array([0.0, 1.0, 5.0]), jnp.array([0.0, 10.0, 1000.0])
     mixing = jnp.array([0.95, 0.0, 0.95])  # State 1 is the last of its episode: the future belongs to another.
@@ -59,6 +75,7 @@ def test_a_truncated_episode_bootstraps_at_its_last_state():
     np.testing.assert_allclose(ours[0], 1 + 0.9 * 10)
 
 
+@either
 def test_gradient(rng):
     args = tuple(jnp.asarray(x, jnp.float32) for x in rng.uniform(0.2, 0.9, size=(4, 5)))
     check_grads(

@@ -29,6 +29,7 @@ LAYERS = [
     "convolutions",
     "networks",
     "late_kernels",
+    "lean_scan",
     "known",
     "rssm",
     "world_model",
