@@ -80,7 +80,7 @@ def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
     none = jax.tree.map(lambda x: jnp.zeros_like(x[0]), carries)
     each_step = carries, inputs, _steps(results, steps), gradient
     first, carry_gradients = jax.lax.scan(back, none, each_step, reverse=True)
-    _, pull = jax.vjp(lambda module, now: step(module, _rows(carries), now)[:2], module, _rows(inputs))
+    _, pull = jax.vjp(lambda module, now: step(module, _rows(carries), now), module, _rows(inputs))
     module_gradient, input_gradient = pull(_rows((carry_gradients, gradient)))
     return module_gradient, first, _steps(input_gradient, steps)
 
