@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamer.networks import LINEAR
+from dreamer.networks import replace_linear
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -38,26 +38,26 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     return _late(step, module, carry, inputs)
 
 
-def _plain(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
+def plain(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
+    """What every scan here computes."""
     return jax.lax.scan(functools.partial(step, module), carry, inputs)[1]
 
 
-class _Tapped:
-    """Stands for a linear layer in the loop: keeps what it is given, and lets an offset take its result's gradient."""
+class Kept:
+    """Stands for a linear layer: evaluates it, and keeps its result under its index.
 
-    def __init__(self, layer: Any, index: int, offsets: dict[int, jax.Array] | None, kept: dict[int, Any]):
-        self.layer, self.index, self.offsets, self.kept = layer, index, offsets, kept
+    Raises:
+        ValueError: when called twice.
+    """
+
+    def __init__(self, results: dict[int, jax.Array], index: int, layer: Any):
+        self.results, self.index, self.layer = results, index, layer
 
     def __call__(self, *given: jax.Array) -> jax.Array:
-        if self.index in self.kept:
+        if self.index in self.results:
             raise ValueError(f"The step of a scan calls a {type(self.layer).__name__} twice; use jax.lax.scan for it.")
-        result = self.layer(*given)
-        if self.offsets is None:
-            self.kept[self.index] = result
-            return result
-        # Not differentiated: the gradients of what is kept would be zeros, and the loop would add them.
-        self.kept[self.index] = jax.lax.stop_gradient(given)
-        return _tap(result, self.offsets[self.index])
+        self.results[self.index] = self.layer(*given)
+        return self.results[self.index]
 
 
 @jax.custom_vjp
@@ -69,47 +69,55 @@ def _tap(result: jax.Array, offset: jax.Array) -> jax.Array:
 _tap.defvjp(lambda result, offset: (result, None), lambda _, gradient: (gradient, gradient))
 
 
-def _is_linear(x: Any) -> bool:
-    return isinstance(x, LINEAR)
-
-
 def _forward(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> tuple[Any, Any]:
-    leaves, structure = jax.tree.flatten(module, is_leaf=_is_linear)
-    linear = {index: leaf for index, leaf in enumerate(leaves) if _is_linear(leaf)}
-    others = {index: leaf for index, leaf in enumerate(leaves) if index not in linear}
+    def results_of_step(module: Any, carry: Any, now: Any) -> dict[int, jax.Array]:
+        results: dict[int, jax.Array] = {}
+        step(replace_linear(module, functools.partial(Kept, results)), carry, now)
+        return results
 
-    def tapped(others: Any, carry: Any, now: Any, offsets: dict[int, jax.Array] | None) -> tuple[Any, Any]:
-        kept: dict[int, Any] = {}
-        parts = {index: _Tapped(layer, index, offsets, kept) for index, layer in linear.items()} | others
-        stand_in = jax.tree.unflatten(structure, [parts[index] for index in range(len(leaves))])
-        carry, outputs = step(stand_in, carry, now)
-        return carry, (outputs, kept)
+    def loop(module: Any, carry: Any, inputs: Any, offsets: dict[int, jax.Array]) -> tuple[Any, dict[int, Any]]:
+        """Outputs, and what each linear layer was given; an offset takes the gradient of the layer's result."""
 
-    def loop(others: Any, carry: Any, inputs: Any, offsets: dict[int, jax.Array]) -> tuple[Any, Any]:
-        return jax.lax.scan(lambda carry, now: tapped(others, carry, *now), carry, (inputs, offsets))[1]
+        def body(carry: Any, now: Any) -> tuple[Any, Any]:
+            now, offset = now
+            kept: dict[int, Any] = {}
 
-    first = jax.tree.map(lambda x: x[0], inputs)
-    _, (_, results) = jax.eval_shape(functools.partial(tapped, offsets=None), others, carry, first)
+            def tapped(index: int, layer: Any) -> Callable[..., jax.Array]:
+                fixed = jax.lax.stop_gradient(layer)
+
+                def call(*given: jax.Array) -> jax.Array:
+                    # Not differentiated: the gradients of what is kept would be zeros, and the loop would add them.
+                    kept[index] = jax.lax.stop_gradient(given)
+                    return _tap(fixed(*given), offset[index])
+
+                return call
+
+            carry, outputs = step(replace_linear(module, tapped), carry, now)
+            return carry, (outputs, kept)
+
+        return jax.lax.scan(body, carry, (inputs, offsets))[1]
+
+    results = jax.eval_shape(results_of_step, module, carry, jax.tree.map(lambda x: x[0], inputs))
     steps = len(jax.tree.leaves(inputs)[0])
     offsets = {index: jnp.zeros((steps, *result.shape), result.dtype) for index, result in results.items()}
-    outputs, pull, kept = jax.vjp(loop, others, carry, inputs, offsets, has_aux=True)
+    outputs, pull, kept = jax.vjp(loop, module, carry, inputs, offsets, has_aux=True)
     return outputs, (module, pull, kept)
 
 
 def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
     module, pull, kept = saved
-    others, carry, inputs, offsets = pull(gradient)
+    in_loop, carry, inputs, offsets = pull(gradient)
+    late: dict[int, Any] = {}
 
-    def late(index: int, layer: Any) -> Any:
-        if index not in kept:
-            return jax.tree.map(jnp.zeros_like, layer)
-        flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (kept[index], offsets[index]))
-        return jax.vjp(lambda layer: layer(*flat[0]), layer)[1](flat[1])[0]
+    def product(index: int, layer: Any) -> Any:
+        if index in kept:
+            flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (kept[index], offsets[index]))
+            late[index] = jax.vjp(lambda layer: layer(*flat[0]), layer)[1](flat[1])[0]
+        return layer
 
-    leaves, structure = jax.tree.flatten(module, is_leaf=_is_linear)
-    parts = [late(index, leaf) if _is_linear(leaf) else others[index] for index, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(structure, parts), carry, inputs
+    replace_linear(module, product)
+    return replace_linear(in_loop, lambda index, zeros: late.get(index, zeros)), carry, inputs
 
 
-_late = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_late = jax.custom_vjp(plain, nondiff_argnums=(0,))
 _late.defvjp(_forward, _backward)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamer.late_kernels import Step
+from dreamer.late_kernels import Kept, Step, plain
 from dreamer.networks import prepare, replace_linear
 
 
@@ -38,10 +38,6 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
         ValueError: when differentiated, if ``step`` calls a linear layer twice.
     """
     return _lean(step, module, carry, inputs)
-
-
-def _plain(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
-    return jax.lax.scan(functools.partial(step, module), carry, inputs)[1]
 
 
 def _forward(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> tuple[Any, Any]:
@@ -69,7 +65,12 @@ def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
     steps = len(jax.tree.leaves(carries)[0])
     results: dict[int, jax.Array] = {}
     layers: dict[int, Any] = {}
-    step(replace_linear(module, functools.partial(_Kept, results, layers)), *_rows((carries, inputs)))
+
+    def kept(index: int, layer: Any) -> Kept:
+        layers[index] = layer.prepared()
+        return Kept(results, index, layer)
+
+    step(replace_linear(module, kept), *_rows((carries, inputs)))
 
     def back(carry_gradient: Any, now: Any) -> tuple[Any, Any]:
         carry, inputs, results, gradient = now
@@ -85,7 +86,7 @@ def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
     return module_gradient, first, _steps(input_gradient, steps)
 
 
-_lean = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_lean = jax.custom_vjp(plain, nondiff_argnums=(0,))
 _lean.defvjp(_forward, _backward)
 
 
@@ -97,20 +98,6 @@ def _rows(tree: Any) -> Any:
 def _steps(tree: Any, steps: int) -> Any:
     """The inverse of `_rows`."""
     return jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), tree)
-
-
-class _Kept:
-    """Stands for a linear layer, and keeps its result."""
-
-    def __init__(self, results: dict[int, jax.Array], layers: dict[int, Any], index: int, layer: Any):
-        self.results, self.index, self.name = results, index, type(layer).__name__
-        self.layer = layers[index] = layer.prepared()
-
-    def __call__(self, *given: jax.Array) -> jax.Array:
-        if self.index in self.results:
-            raise ValueError(f"The step of a scan calls a {self.name} twice; use jax.lax.scan for it.")
-        self.results[self.index] = self.layer(*given)
-        return self.results[self.index]
 
 
 @jax.custom_vjp

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dreamer import devices
+from dreamer import devices, own_cores
 from dreamer.config import Config, ConfigError
 
 _AXIS = "member"
@@ -28,12 +28,11 @@ def show_cores(members: int) -> None:
     Args:
         members: number of members.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ
-    if told or _useful(members, cores) == 1:
+    if told or _useful(members, own_cores.count()) == 1:
         return
     try:
-        jax.config.update("jax_num_cpu_devices", _useful(members, cores))
+        jax.config.update("jax_num_cpu_devices", _useful(members, own_cores.count()))
     except RuntimeError:  # Its devices have been counted.
         return
 

@@ -10,6 +10,7 @@ import tomllib
 import psutil
 import pytest
 
+from dreamer import own_cores
 from dreamer.doctor import accelerator, findings, installation, machine, rendering, smoke
 from dreamer.doctor.__main__ import examine, main
 from dreamer.doctor.findings import Answer, Finding
@@ -71,7 +72,7 @@ def measured(monkeypatch, platform="cpu", kinds=("cpu",), gflops=60.0, gpus="", 
     monkeypatch.setattr(accelerator, "ask_python", lambda *_: Answer(status, out, error))
     monkeypatch.setattr(accelerator, "ask", lambda *_, **__: Answer(0 if gpus else None, gpus, ""))
     monkeypatch.setattr(accelerator.glob, "glob", lambda pattern: [])
-    monkeypatch.setattr(machine, "core_count", lambda: 2)
+    monkeypatch.setattr(own_cores, "count", lambda: 2)
 
 
 def test_a_cpu_is_fine_where_there_is_nothing_else(monkeypatch):
@@ -175,7 +176,7 @@ def test_little_memory_is_found_also_in_a_container(monkeypatch, tmp_path):
 def test_huge_pages_and_a_quota_of_cores_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "core_count", lambda: 8)
+    monkeypatch.setattr(own_cores, "count", lambda: 8)
     assert next(machine.huge_pages()).text == "This system does not tell of transparent huge pages."
     (tmp_path / "enabled").write_text("always madvise [never]\n")
     assert "are off (never)" in next(machine.huge_pages()).text

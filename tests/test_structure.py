@@ -11,6 +11,7 @@ PACKAGE = ROOT / "dreamer"
 
 # From the ground up: a file imports only from files before it.
 LAYERS = [
+    "own_cores",
     "steps",
     "types",
     "tables",

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from dreamer.doctor import machine
+from dreamer import own_cores
 from dreamer.doctor.findings import Finding, ask, ask_python
 
 _MEASURE = """
@@ -105,7 +105,7 @@ def nvidia() -> list[tuple[str, str]]:
 
 
 def _cpu(rate: float, found: Mapping[str, object]) -> Iterator[Finding]:
-    cores = machine.core_count()
+    cores = own_cores.count()
     low, high = TYPICAL_CORE
     each = f"{rate / cores:,.0f} for each of {cores} core(s)"
     text = f"JAX computes on the CPU: {rate:,.0f} GFLOP/s in float32, {each}; {low} to {high} are typical."

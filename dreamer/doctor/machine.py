@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import psutil
 
+from dreamer import own_cores
 from dreamer.doctor.findings import Finding
 
 _GB = 1e9
@@ -109,7 +110,7 @@ def huge_pages() -> Iterator[Finding]:
 
 def cores() -> Iterator[Finding]:
     """Cores of the machine, of this process, and what a container may use of them."""
-    there, own = os.cpu_count() or 1, core_count()
+    there, own = os.cpu_count() or 1, own_cores.count()
     quota = None
     try:
         most, period = (CGROUP / "cpu.max").read_text().split()
@@ -121,11 +122,6 @@ def cores() -> Iterator[Finding]:
     if quota is not None and quota < 0.75 * own:
         text = f"XLA starts {own} threads, and the container stops them after {quota:g} cores' worth of time: start "
         yield Finding("note", "cores", f"{text}commands with taskset -c 0-{max(0, round(quota) - 1)}.")
-
-
-def core_count() -> int:
-    """Cores that this process may use, which can be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _number(path: pathlib.Path) -> int | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from dreamer import own_cores
 from dreamer.runs import SIGNALS, StopRequest
 from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
@@ -52,11 +53,12 @@ def shares(jobs: int, environ: Mapping[str, str] = os.environ) -> list[Share]:
     XLA starts a thread for every core that a process may use, and jobs whose threads wait for each other's cores are
     slower than jobs with fewer cores of their own.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = own_cores.numbers()
+    count = len(cores)
     gpus = _gpus(environ) if jobs > 1 else []
     found = []
     for slot in range(jobs):
-        part = cores[slot * len(cores) // jobs : (slot + 1) * len(cores) // jobs] if 1 < jobs <= len(cores) else []
+        part = cores[slot * count // jobs : (slot + 1) * count // jobs] if 1 < jobs <= count else []
         own = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
         set_by_user = {"XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE"} & environ.keys()
         if gpus and jobs > len(gpus) and not set_by_user:
