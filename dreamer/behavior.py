@@ -226,7 +226,9 @@ def replay_critic_loss(
     bootstrap: Float32[Array, "B K"],
     config: BehaviorConfig,
 ) -> Float32[Array, "B K_minus_1"]:
-    """Cross-entropy with lambda-returns over real rewards; its gradient reaches the world model through ``feature``.
+    """Cross-entropy with lambda-returns over real rewards.
+
+    If ``config.replay_gradient``, its gradient reaches the world model through ``feature``.
 
     Args:
         critic: parameters that receive the gradient.
@@ -237,6 +239,8 @@ def replay_critic_loss(
         config: behaviour config.
     """
     steps = feature.shape[1]
+    if not config.replay_gradient:
+        feature = jax.lax.stop_gradient(feature)
     reward, is_last, is_terminal = (
         jnp.asarray(x)[:, -steps:].astype(jnp.float32) for x in (batch.reward, batch.is_last, batch.is_terminal)
     )

@@ -177,6 +177,7 @@ class BehaviorConfig:
     return_limit: float = _field(1.0, "returns are never scaled up: the divisor is at least this", "reward", above=0)
     slow_rate: float = _field(0.02, "rate at which the slow critic follows the critic", "per update", at_most=1)
     slow_regularizer: float = _field(1.0, "weight of the slow critic's prediction as a second target")
+    replay_gradient: bool = _field(True, "the critic's loss on replayed rewards trains the world model, too")
 
 
 @dataclass(frozen=True)

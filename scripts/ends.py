@@ -1,9 +1,12 @@
-"""What the world model and the critic of a run know about ends: ``python scripts/ends.py LOGDIR``.
+"""What the world model and the critic of a run know about ends, and which losses teach it: ``scripts/ends.py LOGDIR``.
 
 Replays the last steps of every episode in the run's replay, filtered by the model as in training, and prints the
 predicted chance to go on and the value along them, apart for episodes that ended in a terminal state and for those that
 were cut off. A model that has learned what ends an episode gives a terminal state a chance near 0, and a critic that
 has learned from it falls on the way there.
+
+Then prints how hard each loss pulls at the encoder and the RSSM on these sequences. The optimizer divides gradients by
+their size, so that a loss whose pull is a hundredth of another's teaches next to nothing.
 """
 
 import argparse
@@ -11,10 +14,14 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 import dreamer
+from dreamer import agent as agents
 from dreamer import checkpoint as checkpoints
+from dreamer.agent import Agent, Networks
 from dreamer.replay import read_contents
 from dreamer.rssm import features
 from dreamer.types import Batch, StoredLatent
@@ -22,6 +29,9 @@ from dreamer.world_model import observe_batch
 
 STEPS = 32
 """Length of the sequences, of which the last step ends an episode."""
+
+MOST = 8
+"""Sequences of each kind whose gradients are computed."""
 
 
 def endings(fields: dict[str, Any], terminal: bool, longer_than: int) -> Batch | None:
@@ -49,6 +59,24 @@ def endings(fields: dict[str, Any], terminal: bool, longer_than: int) -> Batch |
     )
 
 
+def pulls(agent: Agent, batch: Batch) -> dict[str, float]:
+    """Norm of the gradient of every loss, with its weight, at the encoder and the RSSM; the largest first."""
+    state, config = agent.state, agent.config
+    scales = agents.loss_scales(config, tuple(batch.obs))
+
+    @jax.jit
+    @jax.grad
+    def gradient(nets: Networks, weights: jax.Array) -> jax.Array:
+        _, out = agents.loss(nets, state.slow_critic, state.return_range, batch, jax.random.key(0), config)
+        return weights @ jnp.stack([out.losses[name].mean() for name in scales])
+
+    norms = {}
+    for name, weights in zip(scales, np.diag(np.array(list(scales.values()), np.float32)), strict=True):
+        model = gradient(state.nets, weights).world_model
+        norms[name] = float(optax.global_norm((model.encoder, model.rssm)))
+    return {name: norm for name, norm in sorted(norms.items(), key=lambda item: -item[1]) if norm}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,12 +87,14 @@ def main() -> None:
     if replay is None or "rows_total" not in replay:
         parser.error(f"the checkpoint of {args.logdir} holds no replay of a run with loop=host on one host")
     fields = read_contents(pathlib.Path(args.logdir) / "replay" / "0", replay)
-    nets = dreamer.load(args.logdir).state.nets
+    agent, batches = dreamer.load(args.logdir), []
+    nets = agent.state.nets
     for name, terminal in (("terminal", True), ("cut off", False)):
         batch = endings(fields, terminal, args.longer_than)
         if batch is None:
             print(f"{name}: no such episode")
             continue
+        batches.append(jax.tree.map(lambda x: x[:MOST], batch))
         feature = features(observe_batch(nets.world_model, batch, jax.random.key(0)).latent)
         going_on = np.asarray(jax.nn.sigmoid(nets.world_model.cont_logit(feature)))
         value = np.asarray(nets.critic(feature).mean())
@@ -73,6 +103,10 @@ def main() -> None:
             step = STEPS - 1 - ago
             chance, worth = np.median(going_on[step]), np.median(value[step])
             print(f"  {ago:2d} steps before: chance to go on {chance:.3f}, value {worth:.1f}")
+    if batches:
+        both: Batch = jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
+        found = ", ".join(f"{name} {norm:.2g}" for name, norm in pulls(agent, both).items())
+        print(f"gradient norms at the encoder and the RSSM: {found}")
 
 
 if __name__ == "__main__":

@@ -57,8 +57,15 @@ ROUTES = {
 
 
 @pytest.mark.slow
-def test_each_loss_trains_exactly_its_parts():
-    config = small_config("rssm.free_nats=0")
+@pytest.mark.parametrize(
+    ("override", "routes"),
+    [
+        ("behavior.replay_gradient=true", ROUTES),
+        ("behavior.replay_gradient=false", {**ROUTES, "replay_critic": {"critic"}}),
+    ],
+)
+def test_each_loss_trains_exactly_its_parts(override, routes):
+    config = small_config("rssm.free_nats=0", override)
     state = Agent(config, OBS_SPACES, ACTION_SPACES).state
     nets, slow = jitter(state.nets), jitter(state.slow_critic)
     batch = jax.tree.map(jnp.asarray, small_batch())
@@ -81,7 +88,7 @@ def test_each_loss_trains_exactly_its_parts():
             for part, parameters in groups(found).items()
             if any(np.abs(np.asarray(x)[i]).max() > 0 for x in jax.tree.leaves(parameters))
         }
-        assert reached == ROUTES[name], name
+        assert reached == routes[name], name
 
 
 @pytest.mark.slow
