@@ -23,8 +23,8 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     """``jax.lax.scan(partial(step, module), carry, inputs)[1]``, whose gradient takes less time.
 
     Args:
-        step: ``(module, carry, inputs of one step) -> (carry, outputs)``. May call each layer of `LINEAR` in ``module``
-            at most once, on arrays ``[B, ...]``.
+        step: ``(module, carry, inputs of one step) -> (carry, outputs)``. May call each layer of
+            `dreamer.networks.LINEAR` in ``module`` at most once, on arrays ``[B, ...]``.
         module: holds the parameters.
         carry: what the first step starts from; any pytree.
         inputs: any pytree of arrays ``[T, ...]``.

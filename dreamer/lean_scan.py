@@ -26,7 +26,7 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
 
     Args:
         step: ``(module, carry, inputs of one step) -> (carry, outputs)``, on arrays ``[B, ...]`` whose rows do not
-            depend on each other. May call each layer of `LINEAR` in ``module`` at most once.
+            depend on each other. May call each layer of `dreamer.networks.LINEAR` in ``module`` at most once.
         module: holds the parameters.
         carry: what the first step starts from; any pytree of arrays ``[B, ...]`` of floats.
         inputs: any pytree of arrays ``[T, B, ...]``.
