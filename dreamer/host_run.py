@@ -326,8 +326,10 @@ class HostRun:
         for name, number in self._counted.items():
             setattr(self.driver, name, number)
         self._over = budget_spent(run, self._counted["env_steps"], self._counted["episodes"]) or EARLY[early]
-        self._stop.hear(int(table[:, -3].max()))
-        self._stopped = bool(self._stop)
+        heard = int(table[:, -3].max())
+        self._stop.hear(heard)
+        # A signal that came while the hosts were talking counts from the next turn on: the others do not know of it.
+        self._stopped = heard > 0
         return bool(saves) and not (self._stopped or self._over)
 
     def _seconds(self) -> float:

@@ -79,7 +79,8 @@ def test_each_loss_trains_exactly_its_parts(override, routes):
     @jax.jit
     def gradients(nets):
         _, pull = jax.vjp(losses, nets)
-        return jax.vmap(pull)(jnp.eye(len(names)))[0]
+        # One by one: from eight at once on, XLA (of jaxlib 0.10.2) gets some gradients of norms wrong on CPUs.
+        return jax.lax.map(pull, jnp.eye(len(names)))[0]
 
     found = gradients(nets)
     for i, name in enumerate(names):

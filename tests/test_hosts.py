@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +21,11 @@ from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointError
 from dreamer.config import ConfigError
 from dreamer.devices import Divided
+from dreamer.host_run import HostRun
 from dreamer.hosts import HostError, Hosts
 from dreamer.logger import read_metrics
 from dreamer.replay import read_contents
+from dreamer.runs import StopRequest
 from tests.small import ACTION_SPACES, OBS_SPACES, OVERRIDES, same_tree, small_batch, small_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -39,6 +43,26 @@ def test_a_single_host_decides_alone():
     hosts.same("Nothing of", "")
     with pytest.raises(LookupError), hosts.together("look"):
         raise LookupError
+
+
+def test_a_signal_that_comes_while_hosts_talk_is_told_before_it_counts():
+    """The others cannot know of it yet: a host that stopped at once saved while they waited for its update."""
+    run: Any = HostRun.__new__(HostRun)
+    run.config, run._stop, run.log = small_config(), StopRequest(), SimpleNamespace(recent=[])
+    run.driver = SimpleNamespace(env_steps=3, agent_steps=3, episodes=1)
+    run._counted = {"env_steps": 0, "agent_steps": 0, "episodes": 0}
+    run._begin = run._seconds_before = 0.0
+    told = []
+
+    def table(values):
+        told.append(list(values))
+        run._stop.signal = "SIGTERM"
+        return Hosts().table(values)
+
+    run.hosts = SimpleNamespace(first=True, table=table)
+    assert run._agree(save=True) and not run._stopped
+    assert not run._agree(save=True) and run._stopped
+    assert [values[3] > 0 for values in told] == [False, True]
 
 
 def parted(index, count):
@@ -118,6 +142,7 @@ import runpy, sys
 import jax, numpy as np
 from dreamer.agent import Agent
 from dreamer.devices import placement
+from dreamer.host_run import HostRun
 from dreamer.hosts import join
 
 small = runpy.run_path("tests/small.py")
