@@ -272,12 +272,14 @@ class HostRun:
         profiler.close(learner.updates)
 
     def _add(self, row: Row) -> bool:
-        """Add a row to replay; while the disk is full, wait. Returns whether it was added before a signal came."""
+        """Add a row to replay; while the disk is full, wait. Returns False if a signal has ended the wait."""
         waiting = False
-        while not self._stop:
+        while True:
             try:
                 self.learner.replay.add(*row)
             except ReplayDiskError as error:
+                if self._stop:
+                    return False
                 if not waiting:
                     self.log.say(f"{error.strerror}. Training waits for it.")
                 waiting = True
@@ -286,7 +288,6 @@ class HostRun:
                 if waiting:
                     self.log.say("There is room on disk again: training goes on.")
                 return True
-        return False
 
     def _tell_skip(self, skip: Skip) -> None:
         """Write down an update that was skipped; on the terminal, the 1st, 2nd, 4th, ... in a row."""

@@ -21,6 +21,7 @@ from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointError
 from dreamer.config import ConfigError
 from dreamer.devices import Divided
+from dreamer.driver import Row
 from dreamer.host_run import HostRun
 from dreamer.hosts import HostError, Hosts
 from dreamer.logger import read_metrics
@@ -63,6 +64,11 @@ def test_a_signal_that_comes_while_hosts_talk_is_told_before_it_counts():
     assert run._agree(save=True) and not run._stopped
     assert not run._agree(save=True) and run._stopped
     assert [values[3] > 0 for values in told] == [False, True]
+    # Its turn is a whole one, also if that begins with the signal: its replay is not a row behind the others'.
+    rows: list[Any] = []
+    parts: Any = ("step", "action", "latent")
+    run.learner = SimpleNamespace(replay=SimpleNamespace(add=lambda *row: rows.append(row)))
+    assert run._add(Row(*parts)) and rows == [parts]
 
 
 def parted(index, count):
@@ -142,7 +148,6 @@ import runpy, sys
 import jax, numpy as np
 from dreamer.agent import Agent
 from dreamer.devices import placement
-from dreamer.host_run import HostRun
 from dreamer.hosts import join
 
 small = runpy.run_path("tests/small.py")
