@@ -1,9 +1,9 @@
 """Train an agent: ``python -m dreamer.train [--config PRESET ...] [key=value ...]``.
 
-The command line, and `train` for Python. What a run does is in `dreamer.host_run` and `dreamer.device_run`.
+The command line, and `train` for Python. What a run does is in `dreamer.training.host` and `dreamer.training.device`.
 """
 
-from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.devices.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()  # Before the imports below, which take seconds.
@@ -15,25 +15,19 @@ from collections.abc import Callable, Sequence
 
 import gymnasium
 
-from dreamer import CallableModule, envs
-from dreamer import checkpoint as checkpoints
+from dreamer import CallableModule, checkpoints, envs
 from dreamer import config as configs
-from dreamer.compile_cache import keep_compiled_programs
 from dreamer.config import Config, ConfigError
-from dreamer.device_run import DeviceRun
+from dreamer.config.population import members
+from dreamer.devices.compile_cache import keep_compiled_programs
+from dreamer.devices.hosts import HostError
+from dreamer.devices.member_axis import show_cores
 from dreamer.evaluate import make_env
-from dreamer.failure import TrainingFailed
-from dreamer.host_run import HostRun
-from dreamer.hosts import HostError
-from dreamer.member_axis import show_cores
-from dreamer.population import members
 from dreamer.replay import ReplayMemoryError
-from dreamer.runs import (
-    SIGNALS,
-    LogdirInUse,
-    Result,
-    default_logdir,
-)
+from dreamer.training.device import DeviceRun
+from dreamer.training.failure import TrainingFailed
+from dreamer.training.host import HostRun
+from dreamer.training.run import SIGNALS, LogdirInUse, Result, default_logdir
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 
@@ -67,7 +61,7 @@ def train(
 
     Raises:
         ConfigError, EnvError, CheckpointError, ReplayMemoryError, LogdirInUse, HostError, TrainingFailed: see
-            `dreamer.host_run.HostRun`.
+            `dreamer.training.host.HostRun`.
     """
     if config is None:
         config = configs.load(presets or [DEFAULT_PRESET], overrides)

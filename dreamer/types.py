@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
-from dreamer.steps import MASK, Space, Spaces, Step, is_mask, mask_keys
+from dreamer.spaces import MASK, Space, Spaces, Step, is_mask, mask_keys
 
 Observation = Mapping[str, Array | np.ndarray]
 """One array per observation key, with the same leading axes for all keys."""

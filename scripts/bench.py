@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent import Agent, PolicyState
-from dreamer.flops import matmul_ceiling, update_gflop
-from dreamer.huge_pages import restart_with_huge_pages
+from dreamer.agent.flops import matmul_ceiling, update_gflop
+from dreamer.agent.runtime import Agent, PolicyState
+from dreamer.devices.huge_pages import restart_with_huge_pages
 from dreamer.replay import LatentSpec, Replay
 from dreamer.types import Space, Spaces, Step, StoredLatent
 

@@ -25,9 +25,9 @@ import psutil
 
 from dreamer.config import DMCConfig, EnvConfig
 from dreamer.envs import EnvError, VectorEnv, make
-from dreamer.envs.dmc import choose_renderer
-from dreamer.envs.probes import Catch
-from dreamer.steps import Spaces
+from dreamer.envs.suites.dmc import choose_renderer
+from dreamer.envs.suites.probes import Catch
+from dreamer.spaces import Spaces
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COUNTS = (1, 4, 16)

@@ -21,12 +21,12 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
+from dreamer.agent.flops import matmul_ceiling, update_gflop
+from dreamer.devices.huge_pages import restart_with_huge_pages
 from dreamer.envs import VectorEnv
 from dreamer.evaluate import make_env
-from dreamer.flops import matmul_ceiling, update_gflop
-from dreamer.host_run import HostRun
-from dreamer.huge_pages import restart_with_huge_pages
-from dreamer.logger import read_metrics
+from dreamer.logs.logger import read_metrics
+from dreamer.training.host import HostRun
 from dreamer.types import Batch, Scalars
 
 SLOW_SECONDS = 0.03

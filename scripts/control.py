@@ -11,9 +11,10 @@ import subprocess
 
 import numpy as np
 
-from dreamer import comparison, comparison_plot, curves, released
 from dreamer import config as configs
-from dreamer.logger import read_metrics
+from dreamer.compare import comparison, curves, released
+from dreamer.compare import plot as comparison_plot
+from dreamer.logs.logger import read_metrics
 
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "docs" / "results"
 

@@ -19,13 +19,13 @@ import numpy as np
 import optax
 
 import dreamer
-from dreamer import agent as agents
-from dreamer import checkpoint as checkpoints
-from dreamer.agent import Agent, Networks
+from dreamer import checkpoints
+from dreamer.agent import runtime as agents
+from dreamer.agent.runtime import Agent, Networks
 from dreamer.replay import read_contents
-from dreamer.rssm import features
 from dreamer.types import Batch, StoredLatent
-from dreamer.world_model import observe_batch
+from dreamer.world_models.latent import observe_batch
+from dreamer.world_models.rssm import features
 
 STEPS = 32
 """Length of the sequences, of which the last step ends an episode."""

@@ -22,7 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dreamer import config as configs
-from dreamer.agent import Agent
+from dreamer.agent.runtime import Agent
 
 H100 = """
 gpu_device_info {

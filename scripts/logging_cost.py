@@ -23,11 +23,10 @@ from typing import Any
 
 import jax
 
-from dreamer import checkpoint as checkpoints
-from dreamer import train
-from dreamer.logger import Logger
-from dreamer.tensorboard_log import TensorBoardClient
-from dreamer.watch import Watcher
+from dreamer import checkpoints, train
+from dreamer.logs.logger import Logger
+from dreamer.logs.tensorboard_log import TensorBoardClient
+from dreamer.logs.watcher import Watcher
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTHING = ("logger={tensorboard: false, pictures_every: 0}", "run.log_every=1000000")

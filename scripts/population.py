@@ -19,14 +19,14 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.device_loop import DeviceLoop, LoopState, next_batch
-from dreamer.device_records import WINDOW
+from dreamer.agent.flops import matmul_ceiling, update_gflop
+from dreamer.config.population import members
+from dreamer.devices.huge_pages import restart_with_huge_pages
+from dreamer.devices.member_axis import show_cores
 from dreamer.envs.native import native_env
-from dreamer.flops import matmul_ceiling, update_gflop
-from dreamer.huge_pages import restart_with_huge_pages
-from dreamer.member_axis import show_cores
-from dreamer.population import members
 from dreamer.replay import device
+from dreamer.training.device_program import DeviceLoop, LoopState, next_batch
+from dreamer.training.device_window import WINDOW
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/results/population.md"

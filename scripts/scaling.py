@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent import Agent
+from dreamer.agent.runtime import Agent
 from dreamer.config import Config
-from dreamer.devices import expectation, placement
-from dreamer.member_axis import show_cores
+from dreamer.devices.member_axis import show_cores
+from dreamer.devices.placement import expectation, placement
 from dreamer.types import Batch, Space, Spaces, StoredLatent
 
 CASES: dict[str, tuple[Spaces, Spaces]] = {

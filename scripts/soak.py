@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 
-from dreamer.logger import read_metrics
+from dreamer.logs.logger import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

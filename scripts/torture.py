@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamer import checkpoint as checkpoints
+from dreamer import checkpoints
 from dreamer.replay import read_contents
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

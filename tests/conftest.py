@@ -25,7 +25,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-SHARING = {f"test_{name}.py" for name in ("device_run", "devices", "evaluate", "golden", "hosts", "masks", "train")}
+SHARING = {
+    "agent/test_golden.py",
+    "agent/test_masks.py",
+    "devices/test_hosts.py",
+    "devices/test_placement.py",
+    "evaluate/test_evaluate.py",
+    "training/test_device.py",
+    "training/test_train.py",
+}
 """Files whose tests share what takes long to make."""
 
 
@@ -34,7 +42,7 @@ class Scheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return path if pathlib.Path(path).name in SHARING else nodeid
+        return path if "/".join(pathlib.Path(path).parts[-2:]) in SHARING else nodeid
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:

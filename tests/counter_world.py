@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer import config as configs
-from dreamer import distributions, transforms
-from dreamer.agent import Networks
-from dreamer.behavior import Actor, Critic
-from dreamer.held_out import HeldOut
-from dreamer.rssm import RSSM
+from dreamer.agent.runtime import Networks
+from dreamer.behaviors.actor_critic import Actor, Critic
+from dreamer.equations import distributions, transforms
+from dreamer.report.held_out import HeldOut
 from dreamer.types import Batch, Space, StoredLatent
-from dreamer.world_model import WorldModel
+from dreamer.world_models.latent import WorldModel
+from dreamer.world_models.rssm import RSSM
 
 OBS_SPACES = {
     "image": Space("image", (4, 6, 1)),

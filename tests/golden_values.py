@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent import Agent, TrainState
+from dreamer.agent.runtime import Agent, TrainState
 from dreamer.types import Batch, ReturnRange, Space, StoredLatent
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent import Agent
+from dreamer.agent.runtime import Agent
 from dreamer.types import Batch, Space, StoredLatent
 
 OBS_SPACES = {"label": Space("discrete", (), 3), "vector": Space("vector", (4,))}

@@ -9,8 +9,8 @@ import pytest
 
 from dreamer import config as configs
 from dreamer import train as training
-from dreamer.agent import update
-from dreamer.envs import check
+from dreamer.agent.runtime import update
+from dreamer.envs.check import __main__ as check
 from tests.small import small_agent, small_batch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -30,7 +30,9 @@ def test_every_name_exists(name: str) -> None:
 
 
 def test_names_mean_what_they_say() -> None:
-    from dreamer import agent, config, evaluate
+    from dreamer import config
+    from dreamer.agent import runtime as agent
+    from dreamer.evaluate import scores as evaluate
 
     assert dreamer.Agent is agent.Agent
     assert (dreamer.Config, dreamer.ConfigError) == (config.Config, config.ConfigError)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from dreamer.agent import Agent
+from dreamer.agent.runtime import Agent
 from dreamer.config import ConfigError
 from dreamer.replay import LatentSpec, Replay, ReplayMemoryError
 from tests.small import ACTION_SPACES, OBS_SPACES, small_config
@@ -14,10 +14,10 @@ from tests.small import ACTION_SPACES, OBS_SPACES, small_config
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dreamer"
 
 # Worker processes are sent their environment by the process that started them; no file is involved.
-PICKLES = {"envs/workers.py"}
+PICKLES = {"envs/vector/workers.py"}
 # These import by a name: the package's own modules and suites, and `task=module:function`, which the user has typed.
 IMPORTS = {
-    *("__init__.py", "envs/__init__.py", "envs/functions.py", "envs/memory_maze.py"),
+    *("__init__.py", "envs/__init__.py", "envs/functions.py", "envs/suites/memory_maze.py"),
     *("envs/native/__init__.py", "envs/native/from_craftax.py"),
 }
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from dreamer import own_cores
+from dreamer.devices import cores as own_cores
 from dreamer.doctor.findings import Finding, ask, ask_python
 
 _MEASURE = """

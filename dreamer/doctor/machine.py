@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from dreamer import own_cores
+from dreamer.devices import cores as own_cores
 from dreamer.doctor.findings import Finding
 
 _GB = 1e9
@@ -94,7 +94,7 @@ def memory() -> Iterator[Finding]:
 
 
 def huge_pages() -> Iterator[Finding]:
-    """Whether large arrays on the CPU may have huge pages; see `dreamer.huge_pages`."""
+    """Whether large arrays on the CPU may have huge pages; see `dreamer.devices.huge_pages`."""
     try:
         setting = HUGE_PAGES.read_text()
     except OSError:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from dreamer.doctor.findings import Finding, ask
-from dreamer.logger import read_metrics
+from dreamer.logs.logger import read_metrics
 
 _SMALL = (
     "task=probe_action",

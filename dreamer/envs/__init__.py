@@ -10,7 +10,7 @@ Gymnasium asks for:
 * ``info["log"]`` at the last step of an episode: numbers by name, which the run logs;
 * an observation key ``action_mask``: which classes of a discrete action are allowed now;
 * methods ``get_state() -> state`` and ``set_state(state)``, by which a resumed run continues in the middle of an
-  episode; a state is plain data, see `dreamer.envs.states`.
+  episode; a state is plain data, see `dreamer.envs.restore.states`.
 
 A suite may also have ``summarize(logs) -> numbers by name``: what to log about all ``info["log"]`` of a run so far.
 
@@ -32,26 +32,26 @@ from dreamer.envs.functions import load_function
 from dreamer.envs.vector import VectorEnv
 
 _SUITES = {
-    "dmc": "dmc",
-    "atari": "atari",
-    "crafter": "crafter",
-    "minigrid": "minigrid",
-    "memory": "memory_maze",
+    "dmc": "suites.dmc",
+    "atari": "suites.atari",
+    "crafter": "suites.crafter",
+    "minigrid": "suites.minigrid",
+    "memory": "suites.memory_maze",
     "craftax": "native.from_craftax",
     "playground": "native.from_playground",
     "jax": "native",
-    "probe": "probes",
-    "gym": "gym",
+    "probe": "suites.probes",
+    "gym": "suites.gym",
 }
 """File of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
 
 _EXTRAS = {
-    "ale_py": "atari",
+    "ale_py": "suites.atari",
     "craftax": "craftax",
-    "crafter": "crafter",
+    "crafter": "suites.crafter",
     "gymnax": "gymnax",
     "memory_maze": "memory",
-    "minigrid": "minigrid",
+    "minigrid": "suites.minigrid",
     "mujoco_playground": "playground",
 }
 """Extra of this package that installs a module."""

@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 
 from dreamer.config import EnvConfig
-from dreamer.envs import attributes
 from dreamer.envs.errors import EnvError, Mismatch
+from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.steps import Spaces, mask_keys
+from dreamer.spaces import Spaces, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -24,7 +24,7 @@ class Adapter(gymnasium.Env):
     See `dreamer.envs.spaces` for the names of keys and the supported spaces.
 
     Every action is applied ``config.repeat`` times, or until the episode ends or an action mask (see
-    `dreamer.steps.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus
+    `dreamer.spaces.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus
     ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0 at a reset). An environment
     with an attribute ``action_repeat`` does this itself: it knows what to leave out.
 
@@ -156,14 +156,14 @@ class Adapter(gymnasium.Env):
 
     @property
     def needs_rehearsal(self) -> bool:
-        """Whether a state should be tried before it is trusted; see `dreamer.envs.attributes`."""
+        """Whether a state should be tried before it is trusted; see `dreamer.envs.restore.attributes`."""
         return attributes.needs_rehearsal(self.env)
 
     def get_state(self) -> dict[str, Any]:
-        """State of the environment in the middle of an episode, as in `dreamer.envs.states`.
+        """State of the environment in the middle of an episode, as in `dreamer.envs.restore.states`.
 
         An environment, or a wrapper for all that it wraps, tells it by methods ``get_state`` and ``set_state``. Of all
-        others, it is what their attributes hold; see `dreamer.envs.attributes`.
+        others, it is what their attributes hold; see `dreamer.envs.restore.attributes`.
 
         Raises:
             NotRestorable: that is not plain data; or whatever the environment raises.

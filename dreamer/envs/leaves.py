@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from dreamer.envs.errors import Mismatch
-from dreamer.steps import Space
+from dreamer.spaces import Space
 
 _TOLERANCE = 1e-5
 """Bounds may be missed by this much, relative to the larger of 1 and the bound: rounding, not a wrong space."""

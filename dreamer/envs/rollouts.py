@@ -12,7 +12,7 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import adapt
 from dreamer.envs.errors import EnvError
-from dreamer.steps import Spaces, mask_keys
+from dreamer.spaces import Spaces, mask_keys
 
 _KEPT = 2000
 """Observations of a recording that are kept, so that long episodes of images fit into memory."""
@@ -22,7 +22,7 @@ _SECONDS = 20.0
 
 
 class Moment(NamedTuple):
-    """What the environment answered at one instant; the fields are those of `dreamer.steps.Step`, without axis N.
+    """What the environment answered at one instant; the fields are those of `dreamer.spaces.Step`, without axis N.
 
     ``obs`` is empty in late moments of a long recording.
     """
@@ -144,7 +144,7 @@ def random_action(
     Args:
         rng: source of randomness.
         spaces: the action spaces.
-        masks: observation key of the mask of every action key that has one; see `dreamer.steps.mask_keys`.
+        masks: observation key of the mask of every action key that has one; see `dreamer.spaces.mask_keys`.
         obs: the observation, ``[*batch, ...]`` by key.
         batch: leading axes.
     """

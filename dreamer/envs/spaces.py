@@ -16,7 +16,7 @@ Discrete                               ``discrete`` ``[]``, counted from 0 whate
 MultiDiscrete, all classes equal       ``discrete``, same shape
 MultiDiscrete, unequal                 one scalar ``discrete`` key per entry, ``key.0``, ``key.1``, ... (``key.0.1``)
 MultiBinary                            ``discrete``, same shape, 2 classes
-Box(0, 1) of bools or integers         if it is an action mask (see `dreamer.steps.mask_keys`): as MultiBinary
+Box(0, 1) of bools or integers         if it is an action mask (see `dreamer.spaces.mask_keys`): as MultiBinary
 =====================================  ==========================================================================
 
 A `Codec` belongs to one key or one container. ``encode`` turns an observation into flat arrays and checks it,
@@ -31,7 +31,7 @@ import numpy as np
 
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Vector
-from dreamer.steps import is_mask
+from dreamer.spaces import is_mask
 
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
 

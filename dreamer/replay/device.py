@@ -1,4 +1,4 @@
-"""Replay in device memory: the ring of `dreamer.replay.host` as a pytree, and its verbs as pure functions.
+"""Replay in device memory: the ring of `dreamer.replay.buffer` as a pytree, and its verbs as pure functions.
 
 Rows, slots, the context row, abandoned episodes, the online queue and late write-backs are those of the host form; read
 about them there. What differs is who remembers: a `Ring` is an argument and a result, so that it can live inside a

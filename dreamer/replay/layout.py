@@ -136,11 +136,6 @@ def is_latent(name: str) -> bool:
     return name.startswith("latent/")
 
 
-def portable(dtype: np.dtype) -> np.dtype:
-    """The dtype itself, or an unsigned integer of its width if `numpy.save` would forget what it is (bfloat16)."""
-    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
-
-
 def check_same(saved: dict[str, Any], here: dict[str, Any]) -> None:
     """Raise `ValueError` naming the first entry in which two layouts differ."""
     for name in [*here, *(name for name in saved if name not in here)]:

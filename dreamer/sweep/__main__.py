@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from dreamer.config import ConfigError
-from dreamer.runs import LogdirInUse, StopRequest, exclusive
 from dreamer.sweep import cluster, file, local, report, wandb_file
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import Plan
 from dreamer.sweep.search import search
+from dreamer.training.run import LogdirInUse, StopRequest, exclusive
 
 
 def sweep(

@@ -10,8 +10,8 @@ import signal
 from collections.abc import Callable, Container
 from typing import Any, Literal
 
+from dreamer.checkpoints.manifest import write_durably
 from dreamer.config import ConfigError
-from dreamer.manifest import write_durably
 from dreamer.sweep.plan import Plan, Trial
 from dreamer.sweep.scores import finished, score
 from dreamer.sweep.search import Search

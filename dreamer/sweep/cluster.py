@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dreamer.config import ConfigError
-from dreamer.runs import StopRequest
 from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
 from dreamer.sweep.local import owner
 from dreamer.sweep.plan import Trial
 from dreamer.sweep.scores import lines
+from dreamer.training.run import StopRequest
 
 _PAUSE = 10.0
 """Seconds between what Ray is told of a trial that runs."""

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from dreamer import own_cores
-from dreamer.runs import SIGNALS, StopRequest
+from dreamer.devices import cores as own_cores
 from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
 from dreamer.sweep.plan import Trial
+from dreamer.training.run import SIGNALS, StopRequest
 
 TRAIN = (sys.executable, "-m", "dreamer.train")
 

@@ -11,7 +11,7 @@ import scipy.special
 from rich.console import Console
 from rich.table import Table
 
-from dreamer.manifest import write_durably
+from dreamer.checkpoints.manifest import write_durably
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import Setting, Trial
 from dreamer.sweep.scores import lines, means_of

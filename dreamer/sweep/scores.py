@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamer import config as configs
 from dreamer.config import ConfigError
-from dreamer.logger import RECENT, read_metrics, without_repeats
+from dreamer.logs.logger import RECENT, read_metrics, without_repeats
 from dreamer.sweep.plan import Direction, Trial
 
 

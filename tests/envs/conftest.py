@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreamer.envs.dmc import choose_renderer
+from dreamer.envs.suites.dmc import choose_renderer
 
 
 @pytest.fixture(scope="session")

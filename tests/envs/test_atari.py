@@ -10,7 +10,7 @@ from PIL import Image
 from dreamer import envs
 from dreamer.config import AtariConfig, EnvConfig
 from dreamer.envs import EnvError
-from dreamer.envs.atari import Atari
+from dreamer.envs.suites.atari import Atari
 
 CALM = AtariConfig(noops=0)
 FIRE = 1  # starts the ball in Breakout, whose needed actions are no-op, fire, right and left

@@ -13,7 +13,10 @@ import pytest
 from gymnasium import spaces
 
 from dreamer import config as configs
-from dreamer.envs import check, diagnosis, rollouts
+from dreamer.envs import rollouts
+from dreamer.envs.check import __main__ as command
+from dreamer.envs.check import diagnosis
+from dreamer.envs.check import examination as check
 from dreamer.envs.errors import EnvError
 from dreamer.types import Space
 
@@ -458,7 +461,7 @@ def test_the_command_prints_a_level_and_a_sentence_on_every_line():
 
 
 def test_json_holds_the_findings(capsys):
-    assert check.main(["probe_catch", "--json", "--fast", "--steps=50"]) == 0
+    assert command.main(["probe_catch", "--json", "--fast", "--steps=50"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["task"], report["trainable"]) == ("probe_catch", True)
     image = next(finding for finding in report["findings"] if finding["topic"] == "observation")
@@ -472,21 +475,21 @@ def test_what_an_environment_prints_does_not_disturb_the_findings(capsys, monkey
             return super().see()
 
     monkeypatch.setattr(check.envs, "make", lambda task, config: check.adapt(Chatty, config))
-    assert check.main(["mine", "--json", "--fast", "--steps=50"]) == 0
+    assert command.main(["mine", "--json", "--fast", "--steps=50"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["trainable"] and "hello" in err
 
 
 def test_status_tells_errors_and_wrong_usage_apart(capsys):
-    assert check.main(["probe_catsh", "--fast"]) == 1
+    assert command.main(["probe_catsh", "--fast"]) == 1
     out = capsys.readouterr().out
     assert "error    There is no task 'probe_catsh': There is no probe 'catsh'. Did you mean 'probe_catch'" in out
     assert out.splitlines()[-1] == "error    'probe_catsh' cannot be trained on: mend what the lines with error say."
-    assert check.main(["probe_catch", "env.repeet=2"]) == 2
+    assert command.main(["probe_catch", "env.repeet=2"]) == 2
     assert "Did you mean: 'repeat'?" in capsys.readouterr().err
     for wrong in ([], ["probe_catch", "--steps=0"]):
         with pytest.raises(SystemExit) as exit:
-            check.main(wrong)
+            command.main(wrong)
         assert exit.value.code == 2
 
 

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer import checkpoint as checkpoints
+from dreamer import checkpoints, envs
 from dreamer import config as configs
-from dreamer import envs
 from dreamer import train as training
 from dreamer.envs import EnvError, native
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native import autoreset
 from dreamer.envs.native.hosted import Hosted
-from dreamer.logger import read_metrics
+from dreamer.logs.logger import read_metrics
 from dreamer.types import Space
 from tests.small import run_config, same_tree
 

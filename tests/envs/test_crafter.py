@@ -10,8 +10,8 @@ import pytest
 from dreamer import envs
 from dreamer.config import EnvConfig
 from dreamer.envs import EnvError
-from dreamer.envs.achievements import score
-from dreamer.envs.crafter import Crafter, summarize
+from dreamer.envs.suites.achievements import score
+from dreamer.envs.suites.crafter import Crafter, summarize
 
 NOOP = 0
 

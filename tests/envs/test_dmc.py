@@ -13,7 +13,7 @@ from dm_env import specs
 
 from dreamer.config import DMCConfig, EnvConfig
 from dreamer.envs import Adapter, EnvError, make
-from dreamer.envs.dmc import DMEnv, choose_renderer, tasks
+from dreamer.envs.suites.dmc import DMEnv, choose_renderer, tasks
 from dreamer.types import Space
 
 choose_renderer()

@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from dreamer.config import Config, EnvConfig, ReplayConfig
-from dreamer.driver import Driver
 from dreamer.envs import EnvError, VectorEnv
-from dreamer.envs.vector import seed_of
+from dreamer.envs.driver import Driver
+from dreamer.envs.vector.vector_env import seed_of
 from dreamer.evaluate import make_env as make_of
 from dreamer.replay import LatentSpec, Replay
 from dreamer.types import StoredLatent

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("dreamer.envs.memory_maze", reason="needs the extra memory")
+pytest.importorskip("dreamer.envs.suites.memory_maze", reason="needs the extra memory")
 from dreamer.config import EnvConfig
-from dreamer.envs import Adapter, EnvError, make, memory_maze
-from dreamer.envs.dmc import DMEnv
-from dreamer.envs.memory_maze import tasks
+from dreamer.envs import Adapter, EnvError, make
+from dreamer.envs.suites import memory_maze
+from dreamer.envs.suites.dmc import DMEnv
+from dreamer.envs.suites.memory_maze import tasks
 from dreamer.types import Space
 
 FORWARD, LEFT = 1, 2

@@ -15,7 +15,7 @@ from minigrid.wrappers import RGBImgPartialObsWrapper
 
 from dreamer.config import EnvConfig, MiniGridConfig
 from dreamer.envs import EnvError, make
-from dreamer.envs.minigrid import _WORDS, MiniGrid, _encode_words, tasks
+from dreamer.envs.suites.minigrid import _WORDS, MiniGrid, _encode_words, tasks
 from dreamer.types import Space
 
 FORWARD, RIGHT = 2, 1

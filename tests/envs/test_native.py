@@ -15,11 +15,12 @@ import pytest
 
 from dreamer import config as configs
 from dreamer import envs
-from dreamer.envs import native, probes
+from dreamer.envs import native
 from dreamer.envs.adapter import Adapter
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native import autoreset
 from dreamer.envs.native.hosted import Hosted
+from dreamer.envs.suites import probes
 
 KEY = jax.random.key(3)
 

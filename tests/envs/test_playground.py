@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from dreamer import checkpoint as checkpoints
+from dreamer import checkpoints, envs
 from dreamer import config as configs
-from dreamer import envs
 from dreamer import train as training
 from dreamer.envs import EnvError, native
 from dreamer.envs.errors import UnknownTask

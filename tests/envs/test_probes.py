@@ -6,7 +6,7 @@ import pytest
 
 from dreamer.config import EnvConfig
 from dreamer.envs import EnvError, make
-from dreamer.envs.probes import Catch
+from dreamer.envs.suites.probes import Catch
 
 
 def returns(task, policy, episodes=50):

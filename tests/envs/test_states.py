@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from dreamer.envs.errors import NotRestorable
-from dreamer.envs.states import pack, unpack
+from dreamer.envs.restore.states import pack, unpack
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(2**100, 2**130), st.floats(), st.text(), st.binary()

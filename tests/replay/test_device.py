@@ -13,7 +13,7 @@ from dreamer.config import ConfigError, ReplayConfig
 from dreamer.replay import LatentSpec, Ticket, device
 from dreamer.replay.layout import field_specs
 from dreamer.types import StoredLatent
-from tests.replay.test_host import ACTION, OBS, leaves, make, row_values
+from tests.replay.test_buffer import ACTION, OBS, leaves, make, row_values
 
 KEY = jax.random.key(0)
 

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from dreamer import config as configs
 from dreamer.config import ConfigError
-from dreamer.runs import exclusive, write_config
 from dreamer.sweep import file, launch, local, report
 from dreamer.sweep.__main__ import main, sweep
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import Plan
 from dreamer.sweep.search import search
+from dreamer.training.run import exclusive, write_config
 from tests.sweep.fake_train import leave_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

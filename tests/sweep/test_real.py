@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dreamer.checkpoint import exists
+from dreamer.checkpoints import exists
 from dreamer.sweep import file
 from dreamer.sweep.__main__ import main, sweep
 

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from dreamer.config import EnvConfig
-from dreamer.envs.achievements import score
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native.hosted import Hosted
+from dreamer.envs.suites.achievements import score
 from dreamer.types import Action, Observation, Space, Spaces
 
 _NAMES = {

@@ -1,4 +1,4 @@
-"""The tasks of `dreamer.envs.probes` once more, in JAX: the same rules step by step, other random numbers.
+"""The tasks of `dreamer.envs.suites.probes` once more, in JAX: the same rules step by step, other random numbers.
 
 What they look like, how they are rewarded and the highest return are described there.
 """
@@ -34,7 +34,7 @@ class CatchState(NamedTuple):
 
 
 class Catch:
-    """`dreamer.envs.probes.Catch`; see there."""
+    """`dreamer.envs.suites.probes.Catch`; see there."""
 
     def __init__(self, size: int = 8, cell: int = 2, drops: int = 4) -> None:
         self.obs_spaces: Spaces = {"image": Space("image", (size * cell, size * cell, 1))}
@@ -120,7 +120,7 @@ class _Timed:
 
 
 class Constant(_Timed):
-    """`dreamer.envs.probes.Constant`; see there."""
+    """`dreamer.envs.suites.probes.Constant`; see there."""
 
     length = 1
 
@@ -129,7 +129,7 @@ class Constant(_Timed):
 
 
 class TwoStep(_Timed):
-    """`dreamer.envs.probes.TwoStep`; see there."""
+    """`dreamer.envs.suites.probes.TwoStep`; see there."""
 
     length = 2
 
@@ -141,7 +141,7 @@ class TwoStep(_Timed):
 
 
 class RepeatCue(_Timed):
-    """`dreamer.envs.probes.Action`; see there."""
+    """`dreamer.envs.suites.probes.Action`; see there."""
 
     length = 1
 
@@ -153,7 +153,7 @@ class RepeatCue(_Timed):
 
 
 class Memory(_Timed):
-    """`dreamer.envs.probes.Memory`; see there."""
+    """`dreamer.envs.suites.probes.Memory`; see there."""
 
     length = 5
     width = 2
@@ -174,7 +174,7 @@ class MaskedState(NamedTuple):
 
 
 class Masked:
-    """`dreamer.envs.probes.Masked`; see there. A forbidden action cannot raise here: it earns -1000."""
+    """`dreamer.envs.suites.probes.Masked`; see there. A forbidden action cannot raise here: it earns -1000."""
 
     length = 6
 
@@ -210,7 +210,7 @@ PROBES: dict[str, Callable[[], Any]] = {
     "memory": Memory,
     "two_step": TwoStep,
 }
-"""Class of each probe by name, as in `dreamer.envs.probes`."""
+"""Class of each probe by name, as in `dreamer.envs.suites.probes`."""
 
 
 __all__ = ["PROBES", "Catch", "CatchState", "Constant", "Masked", "Memory", "RepeatCue", "TwoStep"]

@@ -1,0 +1,1 @@
+"""How to act from a state of a model, and how that is learned from imagined experience."""

@@ -1,0 +1,469 @@
+"""Checkpoints: one directory that holds everything a run needs to go on, written atomically and checked when read.
+
+``LOGDIR/checkpoints/STEP`` with ``state`` (every array of the `TrainState` by its path) and ``replay`` (ring contents
+and latents), both written by orbax, ``meta.json`` (config, spaces, counters, generators), and ``manifest.json`` with
+the checksum of every file. A checkpoint appears under its final name only when all of it is on the disk, and older ones
+are deleted only then. Reading one unpickles nothing and runs nothing that a file names.
+
+With several hosts, host 0 writes these, and every other one its own replay and cursor into ``STEP/hosts/INDEX``.
+State arrays are written whole, so that any number of devices can read what any other has written.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from dreamer import config as configs
+from dreamer.agent.runtime import Agent, Networks, TrainState
+from dreamer.checkpoints import arrays as array_files
+from dreamer.checkpoints import files, manifest
+from dreamer.checkpoints.files import CheckpointError, best, directory, exists, keep, mark_best, set_aside, steps
+from dreamer.checkpoints.manifest import DamageError
+from dreamer.config import Config
+from dreamer.devices.hosts import HostError, Hosts
+from dreamer.devices.placement import Placement
+from dreamer.types import Space, Spaces, named_leaves
+
+VERSION = 3
+
+Which = int | Literal["newest", "best"]
+"""Names a checkpoint of a run: by its step, or as the newest that is whole, or as the best by evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: arrays of the training state by path, replay contents, and everything else."""
+
+    state: dict[str, np.ndarray]
+    replay: dict[str, Any] | None
+    meta: dict[str, Any]
+    path: pathlib.Path
+    damaged: tuple["Damaged", ...] = ()
+    """Newer checkpoints that could not be used, the newest first."""
+
+    @property
+    def config(self) -> Config:
+        """The config of the run that wrote it."""
+        return configs.from_dict(self.meta["config"])
+
+    @property
+    def spaces(self) -> tuple[Spaces, Spaces]:
+        """Observation and action spaces of the run that wrote it."""
+        return _spaces_from(self.meta["obs_spaces"]), _spaces_from(self.meta["action_spaces"])
+
+
+class Snapshot(NamedTuple):
+    """What `save` takes of an agent, for those who train without an `Agent`."""
+
+    config: Config
+    obs_spaces: Spaces
+    action_spaces: Spaces
+    policy_steps: int
+    state: TrainState
+    acting_nets: Networks
+    placement: Placement = Placement()
+
+
+class Damaged(NamedTuple):
+    """A checkpoint whose files are not what was written."""
+
+    path: pathlib.Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"The checkpoint {self.path} is damaged and cannot be read: {self.reason}."
+
+
+class DamagedError(CheckpointError):
+    """All checkpoints in question are damaged."""
+
+    def __init__(self, damaged: Sequence[Damaged]):
+        super().__init__("\n  ".join(map(str, damaged)))
+        self.damaged = tuple(damaged)
+
+
+class Prepared(NamedTuple):
+    """What a checkpoint will hold, on the host."""
+
+    state: dict[str, np.ndarray]
+    replay: dict[str, np.ndarray]
+    meta: str
+
+
+class Written(NamedTuple):
+    """A complete checkpoint."""
+
+    path: pathlib.Path
+    bytes: int
+    """Size of all its files."""
+
+
+def prepare(
+    agent: Agent | Snapshot,
+    replay: dict[str, Any],
+    meta: dict[str, Any],
+    hosts: Hosts | None = None,
+    *,
+    copy: bool = True,
+    copy_replay: bool = True,
+) -> Prepared:
+    """Fetch everything that a checkpoint will hold. All hosts call it together.
+
+    Args:
+        agent: whose state is saved.
+        replay: arrays under ``fields``, and JSON-able values, see `Replay.state`.
+        meta: JSON-able counters and generator states.
+        hosts: who else writes to it; None: nobody.
+        copy: make the result independent of the agent, which may then go on before it is written. False saves memory:
+            then no update may start until `write` returns.
+        copy_replay: the same for the arrays of replay; False also for those that nobody else has or changes.
+    """
+    own = {key: value for key, value in replay.items() if key != "fields"}
+    whole = {**describe(agent), "hosts": (hosts or Hosts()).count, "replay": own, **meta}
+    state = state_arrays(agent)
+    leaves = agent.placement.fetch_state(list(state.values()))
+    # What the CPU computes is not copied by fetching it, and updates reuse its memory.
+    fetched = [np.array(x) if copy and not x.flags.owndata else x for x in leaves]
+    fields = {name: np.array(x) if copy_replay else np.asarray(x) for name, x in replay["fields"].items()}
+    return Prepared(dict(zip(state, fetched, strict=True)), fields, json.dumps(whole))
+
+
+def write(
+    logdir: str | os.PathLike[str],
+    step: int,
+    prepared: Prepared,
+    hosts: Hosts | None = None,
+    keep_last: int | None = 2,
+    before_commit: Callable[[], None] | None = None,
+) -> Written:
+    """Write a checkpoint, then delete older ones. All hosts call it together, and it fails on all or on none.
+
+    When it returns, the checkpoint survives a loss of power; and at every instant before, the one before does.
+
+    Args:
+        logdir: directory of the run.
+        step: number in the name; must not decrease within a run. An existing checkpoint of this step is replaced.
+        prepared: its contents.
+        hosts: who else writes to it; None: nobody.
+        keep_last: how many of the last checkpoints stay, see `keep`. None: all, for runs whose checkpoint is complete
+            when several are, and who call `keep` then.
+        before_commit: called on every host before the checkpoint gets its final name, so that what it puts on the disk
+            is there if the checkpoint is. If it raises `OSError`, there is no new checkpoint.
+
+    Raises:
+        CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
+    """
+    root, hosts = directory(logdir), hosts or Hosts()
+    # A save at the same step (after evaluation, say) goes beside the old one first.
+    target, fresh = root / files.name_of(step), root / f"{files.name_of(step)}-new"
+    part = root / f"{files.name_of(step)}-host{hosts.index}-new"
+    size = 0
+    try:
+        with hosts.together("write its part of the checkpoint"):
+            root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(fresh if hosts.first else part, ignore_errors=True)
+            if hosts.first:
+                array_files.write(fresh, {"state": prepared.state, "replay": prepared.replay}, hosts)
+                (fresh / "meta.json").write_text(prepared.meta, encoding="utf-8")
+            else:
+                _write_part(part, prepared)
+            if before_commit is not None:
+                before_commit()
+        with hosts.together("complete the checkpoint"):
+            if hosts.first:
+                for other in range(1, hosts.count):
+                    (fresh / "hosts").mkdir(exist_ok=True)
+                    (root / f"{files.name_of(step)}-host{other}-new").rename(fresh / "hosts" / str(other))
+                size = manifest.write(fresh)
+                old = root / f"{files.name_of(step)}-old"
+                if target.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    target.rename(old)
+                fresh.rename(target)
+                for parent in (root, root.parent):  # The first checkpoint made the directory of all.
+                    manifest.sync_names(parent)
+                if keep_last is not None:
+                    keep(logdir, step, keep_last)
+    except (OSError, ValueError, HostError) as error:
+        raise CheckpointError(
+            f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
+            "is untouched. Free disk space or choose another logdir, then resume."
+        ) from error
+    return Written(target, size)
+
+
+def save(
+    logdir: str | os.PathLike[str],
+    step: int,
+    agent: Agent | Snapshot,
+    replay: dict[str, Any],
+    meta: dict[str, Any],
+    hosts: Hosts | None = None,
+    keep_last: int | None = 2,
+) -> pathlib.Path:
+    """`prepare` and `write` in one, for those who can wait."""
+    return write(
+        logdir, step, prepare(agent, replay, meta, hosts, copy=False, copy_replay=False), hosts, keep_last
+    ).path
+
+
+def describe(agent: Agent | Snapshot) -> dict[str, Any]:
+    """What ``meta`` of a checkpoint says of its agent, ready for JSON."""
+    return {
+        "version": VERSION,
+        "config": configs.to_dict(agent.config),
+        "obs_spaces": _spaces_to(agent.obs_spaces),
+        "action_spaces": _spaces_to(agent.action_spaces),
+        "policy_steps": agent.policy_steps,
+    }
+
+
+def load(
+    logdir: str | os.PathLike[str],
+    *,
+    with_replay: bool = False,
+    which: Which = "newest",
+    hosts: Hosts | None = None,
+) -> Checkpoint:
+    """Read a checkpoint of a run; changes nothing on the disk.
+
+    Args:
+        logdir: directory of the run.
+        with_replay: read the contents of replay as well, those of this host.
+        which: the newest one that is not damaged, the best one, or that of a step.
+        hosts: who reads the replay; None: one host. It takes as many as have written it.
+
+    Raises:
+        DamagedError: all in question are damaged; says of each what is.
+        CheckpointError: there is none, or it is of another version.
+    """
+    damaged: list[Damaged] = []
+    for path in _candidates(logdir, which):
+        try:
+            found = _load_one(path, with_replay, hosts or Hosts())
+        except DamageError as error:
+            damaged.append(Damaged(path, str(error)))
+        else:
+            return dataclasses.replace(found, damaged=tuple(damaged))
+    raise DamagedError(damaged)
+
+
+class Part(NamedTuple):
+    """Some arrays of the state in a checkpoint, and what the others are like."""
+
+    path: pathlib.Path
+    arrays: dict[str, np.ndarray]
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    """Of all arrays there."""
+    damaged: tuple[Damaged, ...]
+
+
+def load_part(
+    path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct], hosts: Hosts | None = None
+) -> Part:
+    """Read those arrays of a state that are like the wanted ones.
+
+    Nothing else of the state is read, so that no file can ask for more memory than the wanted arrays take.
+
+    Args:
+        path: directory of a run, of which the newest checkpoint counts that is not damaged; or of one checkpoint.
+        wanted: names, shapes and dtypes.
+        hosts: who reads; None: one host.
+
+    Raises:
+        CheckpointError: there is no checkpoint that can be used.
+    """
+    alone = pathlib.Path(path).resolve()
+    damaged: list[Damaged] = []
+    for one in [alone] if (alone / manifest.NAME).exists() else _candidates(path, "newest"):
+        try:
+            _check(one)
+            with _reading(one):
+                shapes = array_files.shapes(one / "state")
+                same = {name: shape for name, shape in wanted.items() if shapes.get(name) == shape}
+                return Part(one, array_files.read(one / "state", same, hosts), shapes, tuple(damaged))
+        except DamageError as error:
+            damaged.append(Damaged(one, str(error)))
+    raise DamagedError(damaged)
+
+
+def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Path]:
+    """Checkpoints to try, in this order."""
+    found = files.complete(logdir)
+    if not found:
+        raise CheckpointError(
+            f"There is no checkpoint in {directory(logdir)}. Give the directory of a run that was trained with "
+            "python -m dreamer.train, for example runs/NAME."
+        )
+    if which == "newest":
+        return found
+    there = f"has those of steps {', '.join(str(step) for step in sorted(steps(logdir)))}"
+    marked = best(logdir)
+    if which == "best" and marked is None:
+        raise CheckpointError(
+            f"No checkpoint in {directory(logdir)} is known as the best; it {there}. Take one of them."
+        )
+    step = marked.step if which == "best" and marked is not None else which
+    if step not in steps(logdir):
+        raise CheckpointError(f"There is no checkpoint '{which}' in {directory(logdir)}, which {there}.")
+    return [path for path in found if files.step_of(path) == step]
+
+
+def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint:
+    """Read one checkpoint; raises `DamageError` if others may be tried, and `CheckpointError` if not."""
+    meta = _check(path)
+    replay = None
+    if with_replay and meta["hosts"] != hosts.count:
+        raise CheckpointError(
+            f"The checkpoint {path} holds the replay of {meta['hosts']} host(s), and this run has {hosts.count}. "
+            f"Resume it on {meta['hosts']} host(s); the agent alone can be loaded anywhere."
+        )
+    with _reading(path):
+        state = array_files.read(path / "state", hosts=hosts)
+        if with_replay:
+            own = path if hosts.first else path / "hosts" / str(hosts.index)
+            fields = _read_fields(path, hosts) if hosts.first else _read_part(own)
+            replay = {**_read_meta(own)["replay"], "fields": fields}
+    return Checkpoint(state, replay, meta, path)
+
+
+def _check(path: pathlib.Path) -> dict[str, Any]:
+    """Compare all files of a checkpoint with its manifest, and return its ``meta`` if it is of this version."""
+    old = path / "meta" / "metadata"
+    with _reading(path):
+        if old.exists() and not (path / manifest.NAME).exists():
+            version = json.loads(old.read_text())["version"]
+        else:
+            manifest.verify(path)
+            meta = _read_meta(path)
+            version, _ = meta["version"], meta["hosts"]
+    if version != VERSION:
+        raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
+    return meta
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Whatever else goes wrong than a damaged file, an older checkpoint is no way out."""
+    try:
+        yield
+    except DamageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so none before "
+            "it is taken: make sure that you may read it, and use the versions of the libraries that wrote it."
+        ) from error
+
+
+def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
+    """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``.
+
+    The networks that act are one update older; they are ``acting.world_model.rssm.mix.kernel`` and so on.
+    """
+    acting = named_arrays(agent.acting_nets)
+    return named_arrays(agent.state) | {f"acting.{name}": leaf for name, leaf in acting.items()}
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """Leaves of a pytree by their path."""
+    return named_leaves(tree)
+
+
+def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
+    """Put the saved training state into an agent of the same architecture.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes differ; names the first difference.
+    """
+    expected = state_arrays(agent)
+    saved = checkpoint.state
+    for name in sorted(expected.keys() | saved.keys()):
+        if name not in saved or name not in expected:
+            where = "this agent" if name in expected else "the checkpoint"
+            raise CheckpointError(f"Only {where} has '{name}': the checkpoint belongs to another architecture.")
+        got, want = saved[name], expected[name]
+        if got.shape != want.shape or got.dtype != want.dtype:
+            raise CheckpointError(
+                f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} "
+                f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved beside it."
+            )
+    leaves = [saved[name] for name in expected]
+    count = len(jax.tree.leaves(agent.state))
+    agent.state = jax.tree.unflatten(jax.tree.structure(agent.state), leaves[:count])
+    agent.acting_nets = jax.tree.unflatten(jax.tree.structure(agent.acting_nets), leaves[count:])
+    agent.policy_steps = checkpoint.meta["policy_steps"]
+
+
+def _write_part(path: pathlib.Path, prepared: Prepared) -> None:
+    """What another host has to keep. Orbax leaves the writing of NumPy arrays to host 0."""
+    path.mkdir()
+    fields: dict[str, Any] = dict(prepared.replay)
+    np.savez(path / "replay.npz", **fields)
+    (path / "meta.json").write_text(prepared.meta, encoding="utf-8")
+    # Host 0 makes its own files last, and cannot do so for what another machine has yet to send.
+    manifest.sync(path)
+
+
+def _read_fields(path: pathlib.Path, hosts: Hosts) -> dict[str, np.ndarray]:
+    return array_files.read(path / "replay", hosts=hosts) if (path / "replay").is_dir() else {}
+
+
+def _read_part(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path / "replay.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _read_meta(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads((path / "meta.json").read_text(encoding="utf-8"))
+
+
+def _spaces_to(spaces: Spaces) -> dict[str, Any]:
+    return {key: [space.kind, list(space.shape), space.classes] for key, space in spaces.items()}
+
+
+def _spaces_from(saved: dict[str, Any]) -> Spaces:
+    return {key: Space(kind, tuple(shape), classes) for key, (kind, shape, classes) in saved.items()}
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+__all__ = [
+    "VERSION",
+    "Checkpoint",
+    "CheckpointError",
+    "Damaged",
+    "DamagedError",
+    "Part",
+    "Prepared",
+    "Snapshot",
+    "Which",
+    "Written",
+    "best",
+    "directory",
+    "exists",
+    "keep",
+    "load",
+    "load_part",
+    "mark_best",
+    "named_arrays",
+    "prepare",
+    "restore_agent",
+    "save",
+    "set_aside",
+    "state_arrays",
+    "steps",
+    "write",
+]

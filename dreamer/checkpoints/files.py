@@ -1,0 +1,154 @@
+"""The checkpoints in a run's directory: which there are, which of them stay, and which is the best.
+
+``LOGDIR/checkpoints/STEP`` is complete, as a checkpoint gets this name last. The other names are ``STEP-new`` and
+``STEP-hostINDEX-new`` while it is written, ``STEP-old`` while another of the same step takes its place (still
+complete, and used if there is no other), ``STEP-gone`` while it is deleted, and ``STEP-damaged`` for one that a resumed
+run found damaged: those are left to the user.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+from typing import NamedTuple
+
+from dreamer.checkpoints import manifest
+
+_COMPLETE = re.compile(r"\d{12}(-old)?")
+_LEFT_BEHIND = re.compile(r"\d{12}-(new|gone|host\d+-new)(\..*)?")
+_BEST = "best.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, found or used; the message says what to do."""
+
+
+class Best(NamedTuple):
+    """The best checkpoint of a run by evaluation: its step, and the mean score that it had."""
+
+    step: int
+    score: float
+
+
+def directory(logdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the checkpoints of a run are."""
+    return pathlib.Path(logdir).resolve() / "checkpoints"
+
+
+def name_of(step: int) -> str:
+    """Name of the checkpoint of a step; names sort like steps."""
+    return f"{step:012d}"
+
+
+def step_of(path: pathlib.Path) -> int:
+    """Step of a checkpoint by its name."""
+    return int(path.name[:12])
+
+
+def complete(logdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The complete checkpoints of a run, the newest first; whether one was damaged since, reading it tells."""
+    root = directory(logdir)
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if _COMPLETE.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: (step_of(path), not path.name.endswith("-old")), reverse=True)
+
+
+def exists(logdir: str | os.PathLike[str]) -> bool:
+    """Whether a complete checkpoint is in ``logdir``."""
+    return bool(complete(logdir))
+
+
+def steps(logdir: str | os.PathLike[str]) -> set[int]:
+    """Numbers of the complete checkpoints in ``logdir``."""
+    return {step_of(path) for path in complete(logdir)}
+
+
+def keep(logdir: str | os.PathLike[str], step: int, count: int) -> None:
+    """Delete checkpoints, and what interrupted saves have left, except for the last ``count`` and the best one.
+
+    Args:
+        logdir: directory of the run.
+        step: the one that was just written; newer ones were left by an attempt that a crash undid, and go.
+        count: how many stay, this one included.
+    """
+    found = complete(logdir)
+    marked = best(logdir)
+    last = sorted({step_of(path) for path in found if step_of(path) <= step})[-count:]
+    stay: dict[int, pathlib.Path] = {}
+    for path in found:
+        if step_of(path) in last or (marked and step_of(path) == marked.step):
+            stay.setdefault(step_of(path), path)
+    for path in directory(logdir).iterdir():
+        if _LEFT_BEHIND.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path in found and path not in stay.values():
+            # Under its name it must be complete until it is gone.
+            gone = path.with_name(f"{path.name[:12]}-gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            with contextlib.suppress(OSError):  # The next save tries again.
+                path.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Give a damaged checkpoint a name under which it is ignored, and kept; returns its new path.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    number, aside = 1, path.with_name(f"{path.name[:12]}-damaged")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name[:12]}-damaged-{number}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise CheckpointError(
+            f"The damaged checkpoint {path} could not be renamed to {aside.name}: {error.strerror}. Move it away, then "
+            "resume."
+        ) from error
+    return aside
+
+
+def best(logdir: str | os.PathLike[str]) -> Best | None:
+    """The best checkpoint of a run, as `mark_best` left it; None if there is none, or no longer."""
+    try:
+        saved = json.loads((directory(logdir) / _BEST).read_text(encoding="utf-8"))
+        found = Best(int(saved["step"]), float(saved["score"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.step in steps(logdir) else None
+
+
+def mark_best(logdir: str | os.PathLike[str], step: int, score: float) -> bool:
+    """Tell of an evaluation: the checkpoint with the highest score stays, however many newer ones there are.
+
+    A second evaluation of the best one replaces its score.
+
+    Args:
+        logdir: directory of the run.
+        step: number of the checkpoint that was evaluated.
+        score: its mean score; compared with those of other steps, so evaluate all in the same way.
+
+    Returns:
+        Whether this is the best one now.
+
+    Raises:
+        CheckpointError: there is no checkpoint of this step, or the file system refused.
+    """
+    if step not in steps(logdir):
+        raise CheckpointError(f"There is no checkpoint of step {step} in {directory(logdir)} to mark as the best.")
+    before = best(logdir)
+    if not math.isfinite(score) or (before is not None and before.step != step and score <= before.score):
+        return False
+    try:
+        manifest.write_durably(directory(logdir) / _BEST, json.dumps({"step": step, "score": score}))
+    except OSError as error:
+        raise CheckpointError(
+            f"The best checkpoint could not be noted in {directory(logdir) / _BEST}: {error.strerror}."
+        ) from error
+    return True

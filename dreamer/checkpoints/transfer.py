@@ -1,0 +1,115 @@
+"""Parameters from another run: a new run starts from them, and from nothing else of it.
+
+Every tensor of the wanted part whose path and shape agree is taken, so that tasks may have other observations, actions
+and rewards; the rest stays as it was drawn. All that belongs to the course of training is fresh: moments of the
+optimizer and its warm-up, counters, replay, and the range of returns, which is that of another task. The slow critic
+and the networks that act start as copies of the resulting ones, as they do in any new run.
+"""
+
+import pathlib
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from dreamer import checkpoints
+from dreamer.agent.runtime import Networks, TrainState
+from dreamer.config import ConfigError, LoadConfig
+from dreamer.devices.hosts import Hosts
+
+PARTS = {
+    "all": ("",),
+    "world_model": ("world_model.",),
+    "encoder": ("world_model.encoder.",),
+    "decoder": ("world_model.decoder.",),
+    "dynamics": ("world_model.rssm.",),
+    "behavior": ("actor.", "critic."),
+    "actor": ("actor.",),
+    "critic": ("critic.",),
+}
+"""What ``load.only`` names, as beginnings of paths in `Networks`."""
+
+_NETS = "nets."
+"""Where a checkpoint has the networks."""
+
+Tree = TypeVar("Tree")
+
+
+class Taken(NamedTuple):
+    """Parameters as read, and why others stay fresh."""
+
+    source: pathlib.Path
+    """The checkpoint they are from."""
+    arrays: dict[str, np.ndarray]
+    """By path in `Networks`."""
+    fresh: dict[str, str]
+    """Reasons by path."""
+    damaged: tuple[checkpoints.Damaged, ...]
+
+    def summary(self) -> str:
+        """One or two sentences for the terminal."""
+        count = len(self.arrays) + len(self.fresh)
+        text = f"Starts from {self.source}: {len(self.arrays)} of {count} tensors are taken from there"
+        if self.fresh:
+            some = [f"{name} ({reason})" for name, reason in list(self.fresh.items())[:3]]
+            text += f", {len(self.fresh)} stay fresh: {', '.join(some)}{', ...' if len(self.fresh) > 3 else ''}"
+        return "\n  ".join([*(f"{one} The one before is taken." for one in self.damaged), f"{text}."])
+
+    def listing(self) -> str:
+        """One line for each tensor of the wanted part."""
+        lines = [f"taken  {name} {list(array.shape)}" for name, array in self.arrays.items()]
+        lines += [f"fresh  {name}: {reason}" for name, reason in self.fresh.items()]
+        return "\n".join([f"# from {self.source}", *lines]) + "\n"
+
+
+def read(config: LoadConfig, nets: Networks, hosts: Hosts | None = None) -> Taken:
+    """Read what a config asks for.
+
+    Args:
+        config: says from where, and what.
+        nets: networks that it is for, or their shapes.
+        hosts: who reads; None: one host.
+
+    Raises:
+        CheckpointError: there is no checkpoint that can be used.
+        ConfigError: nothing there has the name and shape of anything that is wanted.
+    """
+    wanted = {
+        f"{_NETS}{name}": jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for name, leaf in checkpoints.named_arrays(nets).items()
+        if name.startswith(PARTS[config.only])
+    }
+    found = checkpoints.load_part(config.from_, wanted, hosts)
+    fresh = {}
+    for name, shape in wanted.items():
+        if name not in found.arrays:
+            other = found.shapes.get(name)
+            there = f"{other.dtype} {list(other.shape)} there" if other else "absent there"
+            fresh[name.removeprefix(_NETS)] = f"{there}, {shape.dtype} {list(shape.shape)} here"
+    if not found.arrays:
+        first, reason = next(iter(fresh.items()))
+        raise ConfigError(
+            f"load.from={config.from_} has no tensor that load.only={config.only} could take: none of {len(fresh)} has "
+            f"the same shape there, for example {first} ({reason}). Use the sizes of that run (rssm.*, nets.*), or "
+            "leave out load.from."
+        )
+    arrays = {name.removeprefix(_NETS): array for name, array in found.arrays.items()}
+    return Taken(found.path, arrays, fresh, found.damaged)
+
+
+def begin_with(state: TrainState, taken: Taken) -> TrainState:
+    """A fresh training state, or those of several members ``[M, ...]``, with parameters that were taken."""
+    critic = {name.removeprefix("critic."): array for name, array in taken.arrays.items() if name.startswith("critic.")}
+    return state._replace(nets=put(state.nets, taken.arrays), slow_critic=put(state.slow_critic, critic))
+
+
+def put(tree: Tree, arrays: dict[str, np.ndarray]) -> Tree:
+    """A tree with other arrays at some paths; each has its own copy, in the shape that the tree has there."""
+    leaves = [
+        np.array(np.broadcast_to(arrays[name], leaf.shape)) if name in arrays else leaf
+        for name, leaf in checkpoints.named_arrays(tree).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+__all__ = ["PARTS", "Taken", "begin_with", "put", "read"]

@@ -1,0 +1,1 @@
+"""Runs beside one another and beside published scores: python -m dreamer.compare."""

@@ -1,0 +1,183 @@
+"""Learning curves of runs, as their log directories hold them, and what their score was after a number of env steps.
+
+Env steps are frames: steps of the simulator, with every repeat of an action.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer import config as configs
+from dreamer.config import Config, population
+from dreamer.logs.logger import without_repeats
+
+WINDOW = 0.1
+"""A score after some frames is the mean of the episodes that ended in so much of them, the last of them ..."""
+
+LEAST = 8
+"""... or of the last so many episodes, if fewer ended there."""
+
+_ALIKE = (
+    *("seed", "logdir", "devices", "distributed", "optimizer.moments", "population.seeds", "population.sweep"),
+    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
+    *(f"run.{name}" for name in ("env_steps", "profile", "episodes", "hours", "score", "max_skipped", "eval_episodes")),
+    *(f"run.{name}" for name in ("log_every", "save_every", "keep")),
+    *(f"logger.{field.name}" for field in dataclasses.fields(configs.LoggerConfig)),
+)
+"""Config keys in which runs of one setting may differ."""
+
+
+class CurveError(ValueError):
+    """A log directory whose learning curve cannot be read; the message says what to do."""
+
+
+class Point(NamedTuple):
+    """A score after some frames."""
+
+    score: float
+    episodes: int
+    """How many episodes it is the mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run and its finished training episodes.
+
+    Attributes:
+        frames: env steps of the run when each episode ended, int64 ``[E]``, rising.
+        scores: sum of rewards of each, float64 ``[E]``.
+        end: env steps that the run has come to.
+        suite_score: the Crafter score of all episodes, if the run logged it.
+    """
+
+    directory: pathlib.Path
+    config: Config
+    frames: np.ndarray
+    scores: np.ndarray
+    end: int
+    suite_score: float | None = None
+
+    def at(self, frames: int) -> Point | None:
+        """The mean score in the window that ends at a number of frames; None if no episode has ended by then."""
+        past = int(np.searchsorted(self.frames, frames, side="right"))
+        first = int(np.searchsorted(self.frames, (1 - WINDOW) * frames, side="right"))
+        first = max(0, min(first, past - LEAST))
+        return Point(float(self.scores[first:past].mean()), past - first) if past else None
+
+    def reach(self, score: float, grid: Sequence[int]) -> int | None:
+        """The first of some numbers of frames at which the score was at least so high; None if at none."""
+        points = ((frames, self.at(frames)) for frames in grid if frames <= self.end)
+        return next((frames for frames, point in points if point and point.score >= score), None)
+
+
+class Group(NamedTuple):
+    """Runs of one setting, which differ in their seed."""
+
+    task: str
+    label: str
+    """What sets it apart from other settings of the task; empty if it is the only one."""
+    runs: tuple[Run, ...]
+
+
+def read(logdir: str | os.PathLike[str]) -> list[Run]:
+    """The run in a log directory, or all members of a population.
+
+    Raises:
+        CurveError: it is not the directory of a run, or ``metrics.jsonl`` is not from one.
+        ConfigError: ``config.yaml`` is not one.
+    """
+    root = pathlib.Path(logdir)
+    for name in ("config.yaml", "metrics.jsonl"):
+        if not (root / name).is_file():
+            raise CurveError(
+                f"{root} has no {name}, expected the directory of a run that python -m dreamer.train has made."
+            )
+    return [_read(path) for path in population.directories(root)]
+
+
+def _read(path: pathlib.Path) -> Run:
+    metrics = path / "metrics.jsonl"
+    if not metrics.is_file():
+        raise CurveError(f"{path} has no metrics.jsonl: this member of the population has not begun. Leave it out.")
+    lines = _lines(metrics)
+    episodes = [(line["env_steps"], line["episode/score"]) for line in lines if "episode/score" in line]
+    crafter = [line["episode/log/crafter_score"] for line in lines if "episode/log/crafter_score" in line]
+    frames, scores = zip(*episodes, strict=True) if episodes else ((), ())
+    return Run(
+        path,
+        configs.load_yaml(path / "config.yaml"),
+        np.array(frames, np.int64),
+        np.array(scores, np.float64),
+        lines[-1]["env_steps"] if lines else 0,
+        float(crafter[-1]) if crafter else None,
+    )
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl`` by rising env steps.
+
+    What is left of the last line when the process was killed does not count, nor do lines that a crash of the machine
+    has filled with zeros. A run that was resumed from a checkpoint repeats some env steps: its later lines count.
+    """
+    found: list[dict[str, Any]] = []
+    *complete, _ = path.read_bytes().split(b"\n")
+    for number, raw in enumerate(complete, 1):
+        if not raw.strip() or b"\0" in raw:
+            continue
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, dict) or not _numbers(line):
+            raise CurveError(
+                f"{path}, line {number}, is {_shown(raw)}, expected a JSON object with the number env_steps, and with "
+                "numbers for its episode, as python -m dreamer.train writes: give the directory of such a run."
+            )
+        found.append(line)
+    return without_repeats(found)
+
+
+def _numbers(line: dict[str, Any]) -> bool:
+    keys = ("episode/score", "episode/log/crafter_score")
+    steps, scores = line.get("env_steps"), [line[key] for key in keys if key in line]
+    return (
+        type(steps) is int
+        and steps >= 0
+        and all(type(score) in (int, float) and math.isfinite(score) for score in scores)
+    )
+
+
+def _shown(raw: bytes) -> str:
+    text = raw.decode(errors="replace")
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings(config: Config, *besides: str) -> tuple[tuple[str, Any], ...]:
+    """All of a config that makes a difference to what a seed learns, without the keys in ``besides``."""
+    return tuple((key, value) for key, value in configs.flatten(config) if key not in (*_ALIKE, *besides))
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Runs by task and setting, in the order in which they came."""
+    found: dict[tuple[str, Any], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.config.task, settings(run.config)), []).append(run)
+    groups = []
+    for (task, own), members in found.items():
+        others = [dict(setting) for name, setting in found if name == task and setting != own]
+        differing = [f"{key}={_plain(value)}" for key, value in own if any(other[key] != value for other in others)]
+        groups.append(Group(task, ", ".join(differing), tuple(members)))
+    return groups
+
+
+__all__ = ["LEAST", "WINDOW", "CurveError", "Group", "Point", "Run", "group", "read", "settings"]

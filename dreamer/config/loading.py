@@ -1,0 +1,228 @@
+"""Configs from presets and overrides, and to and from files.
+
+`load` starts from the defaults, applies presets from ``configs/`` left to right, then ``key=value`` overrides. Unknown
+keys and wrong types fail at once with the nearest valid name.
+"""
+
+import difflib
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreamer.config.fields import ConfigError, expected, has_type, key_of, keys_of, names_of, walk
+from dreamer.config.schema import Config, leaves
+
+
+def preset_directory() -> pathlib.Path:
+    """Directory of the preset files: ``configs/`` of a checkout, or its copy inside an installed package."""
+    here = pathlib.Path(__file__).resolve().parent.parent
+    packaged = here / "configs"
+    return packaged if packaged.is_dir() else here.parent / "configs"
+
+
+def presets() -> dict[str, str]:
+    """Names of all presets (``size/12m``, ``cartpole``, ...) with the first line of their header comment."""
+    root = preset_directory()
+    found = {}
+    for path in sorted(root.rglob("*.yaml")):
+        if path.parent.name == "sweeps":
+            continue  # Those hold many runs.
+        first = path.read_text().splitlines()[0] if path.stat().st_size else ""
+        found[path.relative_to(root).with_suffix("").as_posix()] = first.lstrip("# ").strip()
+    return found
+
+
+def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
+    """Build a config from the defaults, then presets left to right, then overrides.
+
+    Args:
+        names: preset names relative to ``configs/``, without suffix.
+        overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
+            taken as they stand: ``logdir=007`` is no number.
+
+    Returns:
+        The resolved, validated config.
+
+    Raises:
+        ConfigError: unknown preset or key (naming the nearest), wrong type, or values that do not fit together.
+    """
+    merged = OmegaConf.structured(Config)
+    for name in names:
+        merged = _merge(merged, _read_preset(name), f"preset {name}")
+    return _finish(_apply(merged, overrides))
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with ``key=value`` overrides applied, as in `load`."""
+    return _finish(_apply(OmegaConf.structured(config), overrides))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Rebuild a config from `to_dict`, checking keys, types and ranges; raises `ConfigError`.
+
+    Keys that had another name when it was saved are understood.
+    """
+    run = values.get("run")
+    if isinstance(run, dict) and "stop_score" in run:
+        kept = {key: value for key, value in run.items() if key != "stop_score"}
+        values = {**values, "run": {"score": run["stop_score"], **kept}}
+    return _finish(_merge(OmegaConf.structured(Config), values, "saved config"))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as nested plain dictionaries, lists and scalars, ready for YAML or JSON."""
+    return yaml.safe_load(to_yaml(config))
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML text that `load_yaml` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.create(keys_of(OmegaConf.to_container(OmegaConf.structured(config)))))
+
+
+def load_yaml(path: str | os.PathLike[str]) -> Config:
+    """Read a resolved ``config.yaml`` of a run; raises `ConfigError` if it is not one."""
+    try:
+        values = yaml.safe_load(pathlib.Path(path).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable config: {_in_one_line(error)}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, expected a mapping of config keys.")
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not a usable config. {error}") from error
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, as ``{key: (old, new)}``."""
+    old_items, new_items = dict(flatten(old)), dict(flatten(new))
+    return {key: (old_items[key], new_items[key]) for key in old_items if old_items[key] != new_items[key]}
+
+
+def flatten(config: Config) -> Iterator[tuple[str, Any]]:
+    """Every leaf of a config as ``(dotted key, value)``, in the order of definition."""
+    return ((key, value) for key, _, value in walk(config))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    root = preset_directory()
+    known = presets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"There is no preset '{name}'.{hint} The presets are: {', '.join(known)}.")
+    try:
+        values = yaml.safe_load((root / f"{name}.yaml").read_text()) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"Preset '{name}' is not valid YAML: {_in_one_line(error)}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"Preset '{name}' holds a {type(values).__name__}, expected a mapping of config keys.")
+    return values
+
+
+def _apply(merged: Any, overrides: Sequence[str]) -> Any:
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.")
+        key, value = _spell_out(key.strip(), value, merged.population.sweep)
+        merged = _merge(merged, _nest(key, _parse(key, value)), f"override '{item}'")
+    return merged
+
+
+def _spell_out(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
+    """The override that is meant by ``population=8`` or ``population.lr=[1e-4,3e-4]``; any other as it is.
+
+    ``sweep`` holds the entries of ``population.sweep`` so far; those of other keys stay.
+    """
+    section, dot, name = key.partition(".")
+    if section != "population" or key in leaves():
+        return key, value
+    if not dot:
+        return "population.seeds", value
+    meant = [leaf for leaf in leaves() if leaf == name or leaf.endswith(f".{name}")]
+    if len(meant) != 1:
+        near = difflib.get_close_matches(name, {leaf.rpartition(".")[2] for leaf in leaves()}, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        found = f"is short for {' and '.join(meant)}: name one in full" if meant else f"is the name of no key.{hint}"
+        raise ConfigError(f"In the override '{key}={value}': '{name}' {found.rstrip('.')}.")
+    others = [entry for entry in sweep if entry.partition("=")[0] != meant[0]]
+    return "population.sweep", yaml.safe_dump([*others, f"{meant[0]}={value}"])
+
+
+def _parse(key: str, value: str) -> Any:
+    if not value or (key in leaves() and isinstance(leaves()[key].default, str)):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"The value in '{key}={value}' is not valid YAML: {_in_one_line(error)}.") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message of an error without its drawing of the place; says line and column instead."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _reject_interpolation(value: Any, source: str) -> None:
+    if isinstance(value, dict):
+        for item in value.values():
+            _reject_interpolation(item, source)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(f"The {source} contains '{value}': interpolation is not allowed in configs.")
+
+
+def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -> None:
+    """OmegaConf would convert some values without a word, and has no message for others."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key_of(str(name)) != name:
+            raise ConfigError(f"In the {source}: There is no key '{key}'. Did you mean: '{key_of(name)}'?")
+        if field := leaves().get(key):
+            given = tuple(value) if isinstance(value, list) else value
+            # YAML takes 4e-4 for text, as it has no point.
+            if not has_type(field.type, given) and not (field.type is float and _is_number(given)):
+                raise ConfigError(f"In the {source}: {key} is {value!r}, expected {expected(field)}.")
+        elif isinstance(value, dict):
+            _reject_wrong_types(value, source, f"{key}.")
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(text, str)
+
+
+def _merge(base: Any, values: dict[str, Any], source: str) -> Any:
+    _reject_interpolation(values, source)
+    _reject_wrong_types(values, source)
+    try:
+        return OmegaConf.merge(base, names_of(values))
+    except (OmegaConfBaseException, OverflowError) as error:
+        # What it knows are names of fields, and what the reader knows are keys.
+        lines = re.sub(r"\w+", lambda word: key_of(word[0]), str(error)).splitlines()
+        key = next((line.partition(":")[2].strip() for line in lines if "full_key" in line), "")
+        where = f" (key '{key}')" if key else ""
+        raise ConfigError(f"In the {source}: {lines[0].rstrip('.')}{where}. See --help for all keys.") from error
+
+
+def _finish(merged: Any) -> Config:
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config

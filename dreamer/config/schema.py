@@ -1,0 +1,336 @@
+"""Every choice that decides a run: one frozen dataclass for each kind, with type, default, unit, help and bounds.
+
+The defaults are the published DreamerV3. A `Config` is hashable and complete: it alone reproduces a run.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dreamer.config.fields import ConfigError, expected, has_type, in_range, option, require, walk
+
+
+@dataclass(frozen=True)
+class DMCConfig:
+    """DeepMind Control suite."""
+
+    obs: Literal["proprio", "pixels", "both"] = option("proprio", "what the agent sees; only pixels are rendered")
+    size: tuple[int, ...] = option((64, 64), "height and width of the image", "pixels")
+    camera: int = option(-1, "camera of the image; -1: the usual one of the domain", at_least=-1)
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """Arcade Learning Environment; the defaults are the protocol of the 100k benchmark."""
+
+    size: tuple[int, ...] = option((64, 64), "height and width of the image", "pixels")
+    gray: bool = option(False, "one channel of luminance instead of three of colour")
+    sticky: float = option(0.0, "probability that a frame repeats the action before", "probability", below=1)
+    noops: int = option(30, "a game starts with 0 to this many frames without action", "frames", at_least=0)
+    actions: Literal["needed", "all"] = option("needed", "actions the game distinguishes, or all 18")
+    lives: Literal["ignore", "terminal", "reset"] = option(
+        "ignore",
+        "a lost life means nothing, ends the episode as terminal and the next one continues the game, or ends both "
+        "episode and game; unless ignored, scores are those of single lives",
+    )
+    max_frames: int = option(108_000, "frames of a game, no-ops not counted, after which it is truncated", "frames")
+
+
+@dataclass(frozen=True)
+class MiniGridConfig:
+    """MiniGrid."""
+
+    obs: Literal["symbolic", "image"] = option("symbolic", "what lies in the agent's view, as classes or as pixels")
+    size: tuple[int, ...] = option((64, 64), "height and width of the image", "pixels")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """How environments are made and stepped."""
+
+    count: int = option(16, "environments stepped in parallel", "environments")
+    workers: Literal["sync", "async"] = option(
+        "sync", "step environments one after another in this process, or in worker processes over shared memory"
+    )
+    per_worker: int = option(1, "environments in each worker process", "environments")
+    timeout: float = option(
+        60.0, "a worker that takes longer for a step is stopped and started anew", "seconds", above=0
+    )
+    failures: int = option(
+        10, "failures in a row, without a good episode between them, that end the run", "failures", at_least=0
+    )
+    repeat: int = option(1, "times each action is applied; rewards are summed", "env steps per agent step")
+    clip_reward: float = option(
+        0.0, "rewards are cut off at plus and minus this, after summing repeats; 0: not", "reward"
+    )
+    check: bool = option(True, "refuse observations that are not finite, or outside their space")
+    dmc: DMCConfig = option(DMCConfig(), "DeepMind Control")
+    atari: AtariConfig = option(AtariConfig(), "Atari")
+    minigrid: MiniGridConfig = option(MiniGridConfig(), "MiniGrid")
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Experience replay and the batches drawn from it."""
+
+    capacity: int = option(5_000_000, "steps kept; the oldest are forgotten", "agent steps")
+    batch_size: int = option(16, "sequences per update (B)", "sequences")
+    batch_length: int = option(64, "steps per sequence (T)", "agent steps", at_least=2)
+    online: bool = option(True, "use every fresh sequence once before sampling uniformly")
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Recurrent state-space model: block GRU with categorical latents."""
+
+    deter: int = option(8192, "width of the recurrent state (D)", "units")
+    hidden: int = option(1024, "width of the layers around it", "units")
+    stoch: int = option(32, "categorical variables (S)", "variables")
+    classes: int = option(64, "classes of each variable (C)", "classes", at_least=2, at_most=2**16)
+    blocks: int = option(8, "diagonal blocks of the recurrent matrix (G)", "blocks")
+    prior_layers: int = option(2, "hidden layers of the prior", "layers", at_least=0)
+    posterior_layers: int = option(1, "hidden layers of the posterior", "layers", at_least=0)
+    unimix: float = option(
+        0.01, "share of the uniform distribution mixed into prior and posterior", "probability", below=1
+    )
+    free_nats: float = option(1.0, "KL below this is free, per step, after summing the variables", "nats")
+
+
+@dataclass(frozen=True)
+class NetsConfig:
+    """Encoder, decoder and heads."""
+
+    units: int = option(1024, "width of every multilayer perceptron", "units")
+    depth: int = option(64, "base channels of the convolutions", "channels")
+    mults: tuple[int, ...] = option((2, 3, 4, 4), "channel multipliers, one per halving of the image")
+    kernel: int = option(5, "kernel size of the convolutions", "pixels")
+    encoder_layers: int = option(3, "hidden layers of the vector encoder", "layers", at_least=0)
+    decoder_layers: int = option(3, "hidden layers of the vector decoder", "layers", at_least=0)
+    reward_layers: int = option(1, "hidden layers of the reward head", "layers", at_least=0)
+    cont_layers: int = option(1, "hidden layers of the continue head", "layers", at_least=0)
+    actor_layers: int = option(3, "hidden layers of the actor", "layers", at_least=0)
+    critic_layers: int = option(3, "hidden layers of the critic", "layers", at_least=0)
+    bins: int = option(
+        255, "bins of the symexp two-hot distribution; odd, so that one bin is exactly 0", "bins", at_least=3
+    )
+    dtype: Literal["float32", "bfloat16"] = option(
+        "bfloat16", "dtype of activations; parameters, norms, softmax, losses and moments are float32 always"
+    )
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Actor and critic, learned in imagination."""
+
+    horizon: int = option(15, "imagined steps (H)", "agent steps")
+    starts: int = option(
+        0, "imagination starts from the last this many states of each sequence; 0: from all", "states", at_least=0
+    )
+    return_horizon: float = option(333.0, "discount = 1 - 1 / return_horizon", "agent steps", above=1)
+    return_lambda: float = option(0.95, "mixing of the lambda-return", at_most=1)
+    cont_discount: bool = option(True, "train the continue head on (1 - terminal) * discount instead of 1 - terminal")
+    entropy: float = option(3e-4, "scale of the entropy bonus")
+    actor_unimix: float = option(
+        0.01, "share of the uniform distribution mixed into discrete actions (the paper's; official code: 0)", below=1
+    )
+    min_std: float = option(0.1, "smallest standard deviation of continuous actions", above=0)
+    max_std: float = option(1.0, "largest standard deviation of continuous actions", above=0)
+    return_rate: float = option(0.01, "rate of the moving average of return percentiles", "per update", at_most=1)
+    return_limit: float = option(1.0, "returns are never scaled up: the divisor is at least this", "reward", above=0)
+    slow_rate: float = option(0.02, "rate at which the slow critic follows the critic", "per update", at_most=1)
+    slow_regularizer: float = option(1.0, "weight of the slow critic's prediction as a second target")
+    replay_gradient: bool = option(True, "the critic's loss on replayed rewards trains the world model, too")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of the one loss."""
+
+    reconstruction: float = option(1.0, "weight of every observation key")
+    reward: float = option(1.0, "weight of the reward head")
+    cont: float = option(1.0, "weight of the continue head")
+    dyn: float = option(1.0, "weight of KL(stop_gradient(posterior) || prior)")
+    rep: float = option(0.1, "weight of KL(posterior || stop_gradient(prior))")
+    actor: float = option(1.0, "weight of the policy gradient and the entropy bonus")
+    critic: float = option(1.0, "weight of the critic on imagined returns")
+    replay_critic: float = option(0.3, "weight of the critic on replayed rewards")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """LaProp with adaptive gradient clipping."""
+
+    lr: float = option(4e-5, "learning rate", above=0)
+    warmup: int = option(1000, "updates over which the learning rate rises from 0", "updates", at_least=0)
+    anneal: int = option(
+        0,
+        "update from which the learning rate is a tenth, falling after the warm-up; 0: constant",
+        "updates",
+        at_least=0,
+    )
+    clip: float = option(0.3, "largest ratio of gradient norm to parameter norm, per tensor; 0 disables")
+    clip_min: float = option(1e-3, "parameter norms below this count as this", above=0)
+    beta1: float = option(0.9, "decay of the momentum", below=1)
+    beta2: float = option(0.999, "decay of the second moment", below=1)
+    eps: float = option(1e-20, "added to the root of the second moment", above=0)
+    moments: Literal["auto", "replicated", "sharded"] = option(
+        "auto",
+        "with several devices: both moments whole on each, or divided among them; auto divides arrays of a million "
+        "numbers and more",
+    )
+
+
+@dataclass(frozen=True)
+class PopulationConfig:
+    """Agents trained side by side in one program, each as it would be alone; needs ``run.loop=device``."""
+
+    seeds: int = option(
+        1, "members for each combination of values: seed, seed + 1, ...; 'population=8' for short", "members"
+    )
+    sweep: tuple[str, ...] = option(
+        (),
+        "numbers in which members differ, each as 'optimizer.lr=[1e-4, 3e-4]'; members are all combinations; "
+        "'population.lr=[1e-4,3e-4]' for short",
+    )
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """Parameters that a new run takes from another one; a run that is resumed has its own."""
+
+    from_: str = option(
+        "", "directory of a run, or of one of its checkpoints, from which a new run takes parameters; empty: fresh ones"
+    )
+    only: Literal["all", "world_model", "encoder", "decoder", "dynamics", "behavior", "actor", "critic"] = option(
+        "all", "the part that is taken, as far as names and shapes agree; behavior is actor and critic"
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train, and what to write down."""
+
+    loop: Literal["host", "device"] = option(
+        "host",
+        "step environments on the host, or, for tasks jax_NAME, craftax_NAME and playground_NAME, run environments, "
+        "replay and updates as one program on the accelerator",
+    )
+    env_steps: int = option(
+        1_000_000,
+        "train until this many environment steps were taken; the device loop counts resets among them",
+        "env steps",
+    )
+    profile: int = option(
+        0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates", at_least=0
+    )
+    episodes: int = option(0, "stop after this many episodes; 0: any number", "episodes", at_least=0)
+    hours: float = option(0.0, "stop after training for this long, all resumes together; 0: any time", "hours")
+    score: float = option(
+        1e9,
+        "stop once the mean return of the last ten training episodes is at least this",
+        "reward",
+        at_least=-1e9,
+    )
+    max_skipped: int = option(
+        20, "updates skipped in a row, because a number in them is not finite, that end the run", "updates"
+    )
+    train_ratio: float = option(32.0, "replayed steps per agent step", "replayed steps per agent step", above=0)
+    eval_episodes: int = option(
+        20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes", at_least=0
+    )
+    log_every: float = option(10.0, "seconds between lines of metrics", "seconds")
+    save_every: float = option(600.0, "seconds between checkpoints", "seconds")
+    keep: int = option(2, "checkpoints kept, the newest ones; the best by evaluation stays as well", "checkpoints")
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """What is written beside ``metrics.jsonl``."""
+
+    tensorboard: bool = option(True, "write files for TensorBoard to LOGDIR/tensorboard")
+    wandb: bool = option(False, "send metrics and pictures to Weights & Biases, or keep them for it if out of reach")
+    project: str = option("dreamer", "project at Weights & Biases")
+    pictures_every: float = option(
+        300.0, "seconds between predictions of the world model drawn to LOGDIR/pictures; 0: none", "seconds"
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
+    seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
+    logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
+    devices: str = option(
+        "1", "how many devices of each host share every update, or the members of a population: number or all"
+    )
+    distributed: bool = option(
+        False,
+        "one run on several hosts, found through the scheduler or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID",
+    )
+    env: EnvConfig = option(EnvConfig(), "environments")
+    replay: ReplayConfig = option(ReplayConfig(), "replay")
+    rssm: RSSMConfig = option(RSSMConfig(), "recurrent state-space model")
+    nets: NetsConfig = option(NetsConfig(), "networks")
+    behavior: BehaviorConfig = option(BehaviorConfig(), "actor and critic")
+    loss: LossConfig = option(LossConfig(), "loss weights")
+    optimizer: OptimizerConfig = option(OptimizerConfig(), "optimizer")
+    population: PopulationConfig = option(PopulationConfig(), "population")
+    load: LoadConfig = option(LoadConfig(), "parameters to start from")
+    run: RunConfig = option(RunConfig(), "run")
+    logger: LoggerConfig = option(LoggerConfig(), "logger")
+
+    def __post_init__(self) -> None:
+        for key, field, value in walk(self):
+            require(has_type(field.type, value) and in_range(field, value), key, value, expected(field))
+            if key.endswith(".size"):
+                require(len(value) == 2, key, value, "two numbers, height and width")
+        number = self.devices.isdecimal() and int(self.devices) >= 1
+        require(number or self.devices == "all", "devices", self.devices, "a number from 1 on, or all")
+        deter, blocks = self.rssm.deter, self.rssm.blocks
+        require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
+        for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
+            require(value % 2 == 1, key, value, "an odd number")
+        require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
+        low, high = self.behavior.min_std, self.behavior.max_std
+        require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
+        length, starts = self.replay.batch_length, self.behavior.starts
+        require(starts <= length, "behavior.starts", starts, f"0 to replay.batch_length={length}")
+        anneal, warmup = self.optimizer.anneal, self.optimizer.warmup
+        require(not 0 < anneal <= warmup, "optimizer.anneal", anneal, f"0, or more than optimizer.warmup={warmup}")
+        capacity, steps = self.replay.capacity, self.env.count * (length + 1)
+        why = f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment"
+        require(capacity >= steps, "replay.capacity", capacity, why)
+
+
+@functools.cache
+def leaves() -> dict[str, Any]:
+    """Field of every leaf by dotted key."""
+    return {key: field for key, field, _ in walk(Config())}
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise `ConfigError` unless a value has the type and lies in the range of its key, whatever the other keys are."""
+    field = leaves()[key]
+    require(has_type(field.type, value) and in_range(field, value), key, value, expected(field))
+
+
+def halvings(height: int, width: int, most: int) -> int:
+    """How many times the convolutions halve an image: as often as possible, at most ``most``, to 3 pixels or more.
+
+    Raises:
+        ConfigError: the remaining image is larger than 16 pixels or cannot be halved at all; names legal sizes.
+    """
+    count, sides = 0, (height, width)
+    while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in sides):
+        count += 1
+    if count == 0 or max(height, width) // 2**count > 16:
+        legal = sorted({small * 2**k for k in range(1, most + 1) for small in range(3, 17)})
+        raise ConfigError(
+            f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between "
+            f"1 and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, "
+            "if both sides allow the same number of halvings. Resize or pad the image."
+        )
+    return count

@@ -1,0 +1,298 @@
+"""Which devices train, and which array lies where on them.
+
+The batch is divided over the devices; parameters are whole on each of them, so that acting needs no other device than
+its own. The update is one program for all devices, the same function that one device runs, see `batch_axis`. The
+numbers are those of one device, up to the order of summation, and so are the random draws.
+
+Agents trained on one device have the plain `Placement`, which leaves everything to JAX.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from dreamer.config import Config, ConfigError
+from dreamer.devices import batch_axis
+from dreamer.types import Batch
+
+_LARGE = 2**20
+"""Numbers in an array that is worth dividing: below, there is more to wait for than to save."""
+
+_OPERATIONS_PER_SECOND = 5e13
+"""What an accelerator is assumed to compute in matrix products of our sizes; like the next two, for `expectation`."""
+
+_SECONDS_PER_STEP = 1e-4
+"""What a step of a scan is assumed to take, however little there is to compute: some twenty kernels."""
+
+_BYTES_PER_SECOND = 1e11
+"""What is assumed to pass between two devices."""
+
+_LAUNCHER = ThreadPoolExecutor(1, "launcher")
+
+Update = Callable[[list[Array], list[Array], Batch, Array], tuple[list[Array], Any, Any]]
+"""``(networks, other leaves of the state, batch, key) -> (all leaves, latents [B, T, ...], metrics)``."""
+
+
+def launch(program: Callable[..., Any], *args: Any) -> Any:
+    """``program(*args)`` for a compiled program that takes long, beside which the caller wants to run short ones.
+
+    On CPUs, JAX runs what one thread has started in that order, and what several threads have started side by side. On
+    accelerators there is one queue anyway. Processes that talk to each other need one order, too: side by side, the
+    message of an update on one host can meet that of another program on the other.
+    """
+    beside = jax.default_backend() == "cpu" and jax.process_count() == 1
+    return _LAUNCHER.submit(program, *args).result() if beside else program(*args)
+
+
+def compiler_options() -> dict[str, Any] | None:
+    """Options for programs that compute much, to be given to `jax.jit`."""
+    # LLVM keeps to 256 bits where it may choose. Half of what imagination spends on gates goes with 512, on processors
+    # that have them; the others take no notice.
+    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+
+
+class Placement:
+    """Everything on one device, the one that JAX chooses by itself."""
+
+    count = 1
+
+    def compile_init(self, init: Callable[[Array], list[Array]], shapes: Sequence[Any], moments: int) -> Any:
+        """Compile a function from a key to the leaves of the training state.
+
+        Args:
+            init: the function.
+            shapes: what it returns, with ``shape`` and ``dtype``.
+            moments: how many of the last leaves are moments of the optimizer, which only an update needs.
+        """
+        return jax.jit(init)
+
+    def compile_update(self, update: Update, nets: slice) -> Any:
+        """Compile an update of the state that `compile_init` makes, in which networks are the leaves ``nets``.
+
+        The networks are not donated: the policy may still act with those from before the update.
+        """
+        return jax.jit(update, donate_argnums=1, compiler_options=compiler_options())
+
+    def key(self, key: Array) -> Array:
+        """A random key where `compile_init` and `compile_update` want it."""
+        return key
+
+    def own_key(self, key: Array) -> Array:
+        """A random key for what every host does by itself."""
+        return key
+
+    def spread(self, batch: Batch) -> Batch:
+        """A batch of this host where an update wants it."""
+        return batch
+
+    def place(self, leaves: Sequence[Any], part: slice = slice(None)) -> list[Array]:
+        """A part of the leaves of a state, from wherever they are, where an update wants them."""
+        # A copy, as updates write over what they are given.
+        return [jnp.array(x) if isinstance(x, np.ndarray) else x for x in leaves]
+
+    def near(self, leaves: Sequence[Array]) -> list[Array]:
+        """Parameters on the one device that acts."""
+        return list(leaves)
+
+    def fetch_rows(self, tree: Any) -> Any:
+        """What an update returned for each sequence of the batch, on the host that sampled it, as NumPy arrays."""
+        return jax.device_get(tree)
+
+    def fetch_state(self, leaves: Sequence[Array]) -> list[np.ndarray]:
+        """Leaves of the state, whole, as NumPy arrays. All hosts must call it together."""
+        return [np.asarray(x) for x in jax.device_get(list(leaves))]
+
+
+class Divided(Placement):
+    """Batch and large moments divided over a mesh of devices, all else whole on each.
+
+    Moments are what only the optimizer needs. Divided, each device updates its part of them and of the parameters, and
+    tells the others the result: as much to send as a sum of whole gradients, for 8 bytes per parameter divided by the
+    number of devices (stage 1 of Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion
+    parameter models"). Parameters are not divided: acting would have to collect them at every step.
+
+    Args:
+        devices: of all hosts, those of each in one piece.
+        moments: ``config.optimizer.moments``.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device], moments: str = "auto"):
+        self.count = len(devices)
+        self.mesh = Mesh(np.array(devices), (batch_axis.AXIS,), axis_types=(AxisType.Auto,))
+        self._smallest = {"auto": _LARGE, "sharded": 1, "replicated": math.inf}[moments]
+        self._whole = NamedSharding(self.mesh, PartitionSpec())
+        self._rows = NamedSharding(self.mesh, PartitionSpec(batch_axis.AXIS))
+        self._layout: list[NamedSharding] = []
+
+    def compile_init(self, init: Callable[[Array], list[Array]], shapes: Sequence[Any], moments: int) -> Any:
+        """See `Placement.compile_init`."""
+        needed = len(shapes) - moments
+        self._layout = [self._whole] * needed + [self._by_size(x.shape) for x in shapes[needed:]]
+        return jax.jit(init, out_shardings=self._layout)
+
+    def compile_update(self, update: Update, nets: slice) -> Any:
+        """See `Placement.compile_update`."""
+        rest = self._layout[: nets.start] + self._layout[nets.stop :]
+        return jax.jit(
+            batch_axis.for_devices(self.mesh, update),
+            donate_argnums=1,
+            compiler_options=compiler_options(),
+            in_shardings=(self._layout[nets], rest, self._rows, self._whole),
+            out_shardings=(self._layout, self._rows, self._whole),
+        )
+
+    def key(self, key: Array) -> Array:
+        """See `Placement.key`."""
+        data = np.asarray(jax.random.key_data(key))
+        return jax.jit(lambda: jax.random.wrap_key_data(jnp.asarray(data)), out_shardings=self._whole)()
+
+    def own_key(self, key: Array) -> Array:
+        """See `Placement.own_key`; that of host 0 is the one that a single host has."""
+        host = jax.process_index()
+        return jax.random.fold_in(key, host) if host else key
+
+    def spread(self, batch: Batch) -> Batch:
+        """See `Placement.spread`."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, np.asarray(x)), batch)
+
+    def place(self, leaves: Sequence[Any], part: slice = slice(None)) -> list[Array]:
+        """See `Placement.place`; every host gives the same numbers."""
+        return [self._place(x, sharding) for x, sharding in zip(leaves, self._layout[part], strict=True)]
+
+    def near(self, leaves: Sequence[Array]) -> list[Array]:
+        """See `Placement.near`; nothing is copied."""
+        return [x.addressable_data(0) for x in leaves]
+
+    def fetch_rows(self, tree: Any) -> Any:
+        """See `Placement.fetch_rows`."""
+        return jax.tree.map(_rows_here, tree)
+
+    def fetch_state(self, leaves: Sequence[Array]) -> list[np.ndarray]:
+        """See `Placement.fetch_state`; arrays that are divided over hosts are collected by all of them."""
+        elsewhere = [i for i, x in enumerate(leaves) if not (x.is_fully_replicated or x.is_fully_addressable)]
+        leaves = list(leaves)
+        if elsewhere:
+            collect = jax.jit(lambda parts: parts, out_shardings=self._whole)
+            for i, x in zip(elsewhere, collect([leaves[i] for i in elsewhere]), strict=True):
+                leaves[i] = x
+        return [np.asarray(x) for x in leaves]
+
+    def _by_size(self, shape: Sequence[int]) -> NamedSharding:
+        """Large arrays are divided along their longest axis that divides evenly, if there is one."""
+        even = [axis for axis, size in enumerate(shape) if size % self.count == 0]
+        if math.prod(shape) < self._smallest or not even:
+            return self._whole
+        longest = max(even, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, batch_axis.AXIS))
+
+    def _place(self, leaf: Any, sharding: NamedSharding) -> Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def available_bytes() -> int:
+    """Memory that is free where a program will run: on the first device, or on the host if that is a CPU."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
+
+
+def chosen(config: Config) -> list[jax.Device]:
+    """The devices of this host that ``config.devices`` names.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    here = jax.local_devices()
+    count = len(here) if config.devices == "all" else int(config.devices)
+    if count > len(here):
+        raise ConfigError(
+            f"devices={config.devices} cannot be used: this machine shows JAX {len(here)} of the kind "
+            f"{here[0].device_kind}. Choose a number up to {len(here)}, or all."
+        )
+    return here[:count]
+
+
+def placement(config: Config) -> Placement:
+    """Where the arrays of a run lie: ``config.devices`` of every host.
+
+    Raises:
+        ConfigError: there are not so many devices, or they cannot share the batch evenly.
+    """
+    here = chosen(config)
+    hosts = jax.process_count() if config.distributed else 1
+    count, rows = len(here) * hosts, config.replay.batch_size
+    if rows % count:
+        fitting = [n for n in range(1, jax.local_device_count() + 1) if rows % (n * hosts) == 0]
+        fewer = f"devices={' or '.join(map(str, fitting))}, or " if fitting else ""
+        raise ConfigError(
+            f"devices={config.devices} cannot be used: {count} device(s) in all cannot share the replay.batch_size="
+            f"{rows} sequences of a batch evenly. Choose {fewer}a batch size that is a multiple of {count}."
+        )
+    if count == 1:
+        return Placement()
+    if hosts == 1:
+        return Divided(here, config.optimizer.moments)
+    everywhere = [[d for d in jax.devices() if d.process_index == host][: len(here)] for host in range(hosts)]
+    return Divided([device for devices in everywhere for device in devices], config.optimizer.moments)
+
+
+def expectation(config: Config, parameters: int, placement: Placement) -> str:
+    """A sentence for users if more devices are not expected to help much; otherwise nothing.
+
+    Not measured, but counted: the arithmetic of an update is shared by the devices, while the steps of its scans follow
+    one another however many devices there are, and the sum of gradients has to be sent.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    if placement.count == 1 or (on_cpu and jax.process_count() > 1):
+        return ""
+    if on_cpu:
+        return f"These {placement.count} devices share the cores of one CPU: together they are hardly faster than one."
+    replay, behavior = config.replay, config.behavior
+    starts = behavior.starts or replay.batch_length
+    # Two operations per parameter and state for a forward pass, four for a backward one. In imagination the actor and
+    # the critic have both, the rest has one or is not used; 2.5 makes it the count of docs/results/bench.md.
+    states = replay.batch_size * (6 * replay.batch_length + 2.5 * starts * behavior.horizon)
+    arithmetic = parameters * states / _OPERATIONS_PER_SECOND
+    # Forwards and backwards through the sequence, forwards in imagination.
+    waiting = (3 * replay.batch_length + behavior.horizon) * _SECONDS_PER_STEP
+    sending = 8 * parameters / _BYTES_PER_SECOND
+    faster = (arithmetic + waiting) / (arithmetic / placement.count + waiting + sending)
+    if faster - 1 > (placement.count - 1) / 2:
+        return ""
+    return (
+        f"{placement.count} devices are expected to update about {faster:.1f} times as fast as one: each has "
+        f"{arithmetic / placement.count * 1e3:.2g} ms of arithmetic, and all of them {(waiting + sending) * 1e3:.2g} "
+        "ms of steps that wait for one another and of sending gradients. Counted, not measured (docs/devices.md); "
+        "larger models and batches gain more."
+    )
+
+
+def dtype_advice(config: Config) -> str:
+    """A sentence for users whose dtype is slow where they train; otherwise nothing."""
+    if jax.default_backend() != "cpu" or config.nets.dtype == "float32":
+        return ""
+    return (
+        f"nets.dtype={config.nets.dtype} is for accelerators: CPUs take about twice as long with it. "
+        "For a new run, add nets.dtype=float32."
+    )
+
+
+def _rows_here(x: Any) -> np.ndarray:
+    """The rows of an array ``[B, ...]`` that lie on this host, in order."""
+    if not isinstance(x, jax.Array):
+        return np.asarray(x)
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    for shard in shards:
+        shard.data.copy_to_host_async()
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -1,0 +1,59 @@
+"""Is an environment fit for training? ``python -m dreamer.envs.check TASK [key=value ...] [--fast] [--json]``."""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from dreamer import config as configs
+from dreamer.config import ConfigError
+from dreamer.envs.check.examination import MOST_STEPS, examine
+
+_COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 it can be trained on, 1 it cannot, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamer.envs.check",
+        usage="%(prog)s TASK [key=value ...] [--config PRESET] [--steps N] [--fast] [--json]",
+        description="Plays a task with random actions and says what is wrong, or surprising, one sentence a line.",
+    )
+    parser.add_argument("task", help="name of a task, or package.module:function that returns an environment")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="PRESET", help="preset to start from; may be repeated"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=MOST_STEPS, help=f"most agent steps to play (default {MOST_STEPS})"
+    )
+    parser.add_argument("--fast", action="store_true", help="do not measure how fast it steps")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args, overrides = parser.parse_known_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps is {args.steps}, expected at least 1")
+    try:
+        config = configs.load(args.config, [*overrides, f"task={args.task}"])
+    except ConfigError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    found = []
+    # Environments print what they like; the findings keep the standard output for themselves.
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    with contextlib.redirect_stdout(sys.stderr):
+        for finding in examine(args, config, overrides):
+            found.append(finding)
+            if not args.json:
+                console.print(Text(f"{finding.level:<8}", _COLORS[finding.level]), finding.text)
+    trainable = all(finding.level != "error" for finding in found)
+    if args.json:
+        findings = [{**finding._asdict(), "data": dict(finding.data)} for finding in found]
+        print(json.dumps({"task": args.task, "trainable": trainable, "findings": findings}))
+    return 0 if trainable else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

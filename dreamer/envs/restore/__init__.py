@@ -1,0 +1,1 @@
+"""Saving and restoring environments in the middle of an episode."""

@@ -1,0 +1,252 @@
+"""DeepMind Control (Tassa et al., 2018): the suite by name, and any other `dm_env.Environment`."""
+
+import ctypes.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dm_env
+import gymnasium
+import numpy as np
+from dm_env import specs
+from gymnasium import spaces
+
+from dreamer.config import EnvConfig
+from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
+from dreamer.envs.restore import physics
+
+_CAMERAS = {"quadruped": 2}
+"""Cameras of the published pixel results where they are not camera 0."""
+
+_UNLIMITED = 1e10
+"""MuJoCo's bound of an actuator that has none."""
+
+
+def tasks() -> list[str]:
+    """Names of all tasks of the suite, ``DOMAIN_TASK``."""
+    return sorted(_names())
+
+
+def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
+    """Make a task of the suite, for example ``walker_walk``; raises `UnknownTask`."""
+    names = _names()
+    if name not in names:
+        raise UnknownTask(f"DeepMind Control has no task '{name}'.")
+    domain, task = names[name]
+    from dm_control import suite
+
+    logging.getLogger("absl").addFilter(_is_news)
+
+    def load(seed: int | None) -> dm_env.Environment:
+        return suite.load(domain, task, task_kwargs={"random": seed})
+
+    camera = _CAMERAS.get(domain, 0) if config.dmc.camera < 0 else config.dmc.camera
+    return DMEnv(load, config.repeat, config.dmc.obs, config.dmc.size, camera, render_mode)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """MuJoCo warns of an attribute in the suite's own models whenever one is loaded; users can do nothing about it."""
+    return "settotalmass" not in record.getMessage()
+
+
+class DMEnv(gymnasium.Env):
+    """A `dm_env.Environment` as a Gymnasium environment.
+
+    Observations are its own, by their names and with floats as float32, the camera's view as uint8 ``image [H, W, 3]``,
+    or both. An observation without a name is called ``image`` if it is a uint8 array of three axes, else ``vector``.
+    Actions are its own; what moves without limits takes [-1, 1]. The episode is terminated where the discount of the
+    last step is 0, and truncated where it ended with another one, which is what a time limit does.
+
+    Args:
+        load: makes the environment from a seed, or from fresh entropy for None.
+        repeat: times each action is applied, or until the episode ends; only the last step is rendered.
+        obs: what is seen: "proprio" for its own observations, "pixels" for the camera's view, or "both".
+        size: height and width of the camera's view, in pixels.
+        camera: index of the camera, also of the frames for people.
+        render_mode: "rgb_array" to render 240 x 320 frames for people.
+
+    Raises:
+        EnvError: it has a kind of observation or action that Gymnasium has no space for.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own convention)
+
+    def __init__(
+        self,
+        load: Callable[[int | None], dm_env.Environment],
+        repeat: int = 1,
+        obs: str = "proprio",
+        size: tuple[int, ...] = (64, 64),
+        camera: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        self.action_repeat = repeat
+        self.render_mode = render_mode
+        self._load = load
+        self._env = load(None)
+        self._seed: int | None = None
+        self._open = True
+        self._size, self._camera = size, camera
+        self._pixels = obs != "proprio"
+        spec: Any = self._env.observation_spec()
+        self._bare = "" if isinstance(spec, Mapping) else _bare_name(spec)
+        own = {} if obs == "pixels" else self._by_name(spec)
+        self._own = {key: _observation_space(key, spec) for key, spec in own.items() if 0 not in spec.shape}
+        if self._pixels and "image" in self._own:
+            raise EnvError("The environment has an observation 'image' of its own, expected none beside the camera's.")
+        image = {"image": spaces.Box(0, 255, (*size, 3), np.uint8)} if self._pixels else {}
+        self.observation_space = spaces.Dict({**self._own, **image})
+        self.action_space = _action_space(self._env.action_spec())
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        if seed is not None:
+            # Some tasks draw from their seed while they are built, so nothing less than building them anew is exact.
+            self._build(seed)
+        return self._observe(self._env.reset()), {}
+
+    def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
+        reward, taken = 0.0, 0
+        while True:
+            step = self._env.step(action)
+            reward += step.reward or 0.0
+            taken += 1
+            if step.last() or taken == self.action_repeat:
+                break
+        terminated = bool(step.last() and step.discount == 0)
+        return self._observe(step), reward, terminated, step.last() and not terminated, {"env_steps": taken}
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides how the episode goes on; raises `NotRestorable` for what is not of the suite."""
+        if self._seed is None:
+            raise NotRestorable("The environment was never seeded, and what was drawn to build it is not known.")
+        return {"seed": self._seed, "env": physics.get_state(self._env, self._built)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same task; raises `NotRestorable`."""
+        self._build(state["seed"])
+        physics.set_state(self._env, state["env"])
+
+    def _build(self, seed: int) -> None:
+        """Build the environment anew from a seed."""
+        seeded = self._load(seed)
+        self._free()
+        self._env, self._seed = seeded, seed
+        self._built = physics.digests(seeded)
+
+    def render(self) -> np.ndarray:
+        """The scene as RGB, 240 x 320; raises `EnvError` if nothing here can render."""
+        return self._view((240, 320))
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._free()
+
+    def _free(self) -> None:
+        # The suite's environments do not close anything themselves; their rendering contexts would stay.
+        if free := getattr(getattr(self._env, "physics", None), "free", None):
+            free()
+        self._env.close()
+
+    def _observe(self, step: dm_env.TimeStep) -> dict[str, Any]:
+        obs: dict[str, Any] = {}
+        if self._own:
+            own = self._by_name(step.observation)
+            obs = {key: np.asarray(own[key], space.dtype) for key, space in self._own.items()}
+        if self._pixels:
+            obs["image"] = self._view(self._size)
+        return obs
+
+    def _by_name(self, values: Any) -> Mapping[str, Any]:
+        return {self._bare: values} if self._bare else values
+
+    def _view(self, size: tuple[int, ...]) -> np.ndarray:
+        try:
+            return self._env.physics.render(*size, camera_id=self._camera)
+        except ValueError as error:  # of the arguments
+            reason = str(error).partition(". ")[0]
+            raise EnvError(
+                f"MuJoCo cannot render camera {self._camera} at {size[0]} x {size[1]} pixels: {reason}. Set "
+                f"env.dmc.camera or env.dmc.size to what it can."
+            ) from error
+        except Exception as error:  # every rendering backend fails in a way of its own
+            raise _cannot_render(error) from error
+
+
+def choose_renderer() -> None:
+    """Without a screen, choose the renderer that is installed and works, unless MUJOCO_GL chose already.
+
+    The libraries read the variable when they are imported. Without it they would take a window system that is not
+    there, and with a renderer that does not work not even tasks without images could be made.
+    """
+    if os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY") or not sys.platform.startswith("linux"):
+        return
+    installed = [name for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
+    os.environ["MUJOCO_GL"] = installed[0] if installed else "disable"
+    try:
+        import dm_control._render  # noqa: F401 (the only part that depends on the variable)
+    except Exception:  # such as a container that has the library and no driver for it
+        os.environ["MUJOCO_GL"] = "disable"
+
+
+def require_renderer() -> None:
+    """Raise `EnvError` if nothing here can render, on behalf of environments that render while they are made."""
+    choose_renderer()
+    from dm_control import mujoco
+
+    try:
+        mujoco.Physics.from_xml_string("<mujoco/>").render(8, 8)
+    except Exception as error:
+        raise _cannot_render(error) from error
+
+
+def _cannot_render(error: Exception) -> EnvError:
+    return EnvError(
+        f"MuJoCo cannot render here ({type(error).__name__}: {error}). Without a screen, it needs one of Debian's "
+        f"packages libegl1 (then set MUJOCO_GL=egl) or libosmesa6 (then set MUJOCO_GL=osmesa): install one, or choose "
+        f"a task without images, such as one of dmc with env.dmc.obs=proprio."
+    )
+
+
+def _names() -> dict[str, tuple[str, str]]:
+    choose_renderer()
+    from dm_control import suite  # takes a second to import
+
+    return {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
+
+
+def _bare_name(spec: specs.Array) -> str:
+    return "image" if spec.dtype == np.uint8 and len(spec.shape) == 3 else "vector"
+
+
+def _observation_space(key: str, spec: specs.Array) -> gymnasium.Space:
+    if isinstance(spec, specs.DiscreteArray):
+        return spaces.Discrete(int(spec.num_values))
+    kind = spec.dtype.kind
+    if kind not in "biuf":
+        raise EnvError(f"Observation '{key}' has the dtype {spec.dtype}, expected numbers: leave it out.")
+    if kind == "b":
+        return spaces.MultiBinary(spec.shape)
+    dtype = np.dtype(np.float32) if kind == "f" else spec.dtype
+    ends = (-np.inf, np.inf) if kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    bounds = (getattr(spec, name, end) for name, end in zip(("minimum", "maximum"), ends, strict=True))
+    with np.errstate(over="ignore"):  # bounds that float32 cannot hold are none
+        low, high = (np.broadcast_to(bound, spec.shape).astype(dtype) for bound in bounds)
+    return spaces.Box(low, high, dtype=dtype.type)
+
+
+def _action_space(spec: Any) -> gymnasium.Space:
+    if isinstance(spec, specs.DiscreteArray):
+        return spaces.Discrete(int(spec.num_values))
+    if not isinstance(spec, specs.Array):
+        raise EnvError(f"The environment has the action spec {spec}, expected a single array: wrap the environment.")
+    low, high = (np.broadcast_to(getattr(spec, name, np.inf), spec.shape) for name in ("minimum", "maximum"))
+    unlimited = np.maximum(np.abs(low), np.abs(high)) >= _UNLIMITED
+    low, high = np.where(unlimited, -1, low).astype(spec.dtype), np.where(unlimited, 1, high).astype(spec.dtype)
+    return spaces.Box(low, high, dtype=spec.dtype.type)
+
+
+__all__ = ["DMEnv", "choose_renderer", "make", "require_renderer", "tasks"]

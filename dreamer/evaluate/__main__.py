@@ -1,0 +1,103 @@
+"""Score trained agents: ``python -m dreamer.evaluate RUN... [--episodes 20] [--json] [--video out.mp4]``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from dreamer import checkpoints, envs
+from dreamer.config import ConfigError, population
+from dreamer.devices.compile_cache import keep_compiled_programs
+from dreamer.evaluate.scores import Scored, evaluate_logdir, pool, which_checkpoint
+from dreamer.evaluate.video import VideoError
+from dreamer.logs import tables
+
+
+def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) -> str:
+    """Statistics of every evaluation, and of several together."""
+    rows = []
+    for one in [*figures, *pooled]:
+        name = one["run"] if "run" in one else f"{len(one['runs'])} runs of {one['task']}"
+        steps = f"{one['checkpoint_env_steps']:,}" if "checkpoint_env_steps" in one else ""
+        values = [(one[key], one[f"{key}_interval"]) for key in ("mean", "median", "iqm")]
+        cells = [f"{tables.number(value)} {tables.span(interval)}".rstrip() for value, interval in values]
+        rows.append([name, steps, str(one["episodes"]), *cells])
+    head = ["run", "env steps", "episodes", *(f"{name} [95 %]" for name in ("mean", "median", "interquartile mean"))]
+    return tables.render(head, rows)
+
+
+def _which_or_all(text: str) -> checkpoints.Which | Literal["all"]:
+    """As `which_checkpoint`, or ``all``."""
+    try:
+        return "all" if text == "all" else which_checkpoint(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("best,", "best, all,")) from error
+
+
+def _chosen(logdirs: Sequence[str], which: checkpoints.Which | Literal["all"]) -> list[tuple[str, checkpoints.Which]]:
+    """Directories of runs, members of populations among them, with a checkpoint to score; raises `CheckpointError`."""
+    found: list[tuple[str, checkpoints.Which]] = []
+    for logdir in dict.fromkeys(str(path) for given in logdirs for path in population.directories(given)):
+        if not (steps := sorted(checkpoints.steps(logdir))):
+            checkpoints.load(logdir)  # Says that there is none, before others are played.
+        found += [(logdir, step) for step in steps] if which == "all" else [(logdir, which)]
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dreamer.evaluate", description="Score trained agents.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or of a population for its members")
+    parser.add_argument("--episodes", type=int, default=20, help="complete episodes of each to play (default 20)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        type=_which_or_all,
+        default="newest",
+        help="newest (default), best by the evaluations of the run, the number of a step, or all",
+    )
+    parser.add_argument("--seed", type=int, default=1_000_000, help="seed of the environments, the same for each")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--mode", choices=("mode", "sample"), help="take the policy's mode (default) or")
+    mode.add_argument("--sample", dest="mode", action="store_const", const="sample", help="draw actions from it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--video", metavar="FILE", help="write the episodes of a run as a video, for example out.mp4")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.episodes < 1:
+        parser.error(f"--episodes is {args.episodes}, expected at least 1")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed is {args.seed}, expected 0 to {2**32 - 1}")
+    if argv is None:
+        keep_compiled_programs()
+    try:
+        chosen = _chosen(args.runs, args.checkpoint)
+        if args.video and len(chosen) > 1:
+            parser.error(f"--video shows one checkpoint of one run, and {len(chosen)} are given: choose one")
+        options: dict[str, Any] = {"seed": args.seed, "mode": args.mode or "mode", "video": args.video}
+        scored = [
+            Scored(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
+            for logdir, which in chosen
+        ]
+    except (checkpoints.CheckpointError, ConfigError, envs.EnvError, VideoError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    figures, pooled = [one.figures() for one in scored], pool(scored)
+    if args.json:
+        print(json.dumps(figures[0] if len(figures) == 1 else {"runs": figures, "pooled": pooled}))
+        return 0
+    for one in scored:
+        print(one.evaluation)
+    print(f"\n{_table(figures, pooled)}")
+    if args.video:
+        print(f"Video: {args.video}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Plays complete episodes with an agent, each with random numbers of its own.
+
+Episode k begins with seed k of the environment, and the policy draws from a key of that episode and the time in it. So
+it is the same episode however many are played beside it, before it or after it, up to the rounding of sums that
+are computed for several at once.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+
+from dreamer import envs
+from dreamer.agent.runtime import Agent, Mode
+from dreamer.envs.driver import Episode
+from dreamer.envs.vector.member import explain
+from dreamer.envs.vector.vector_env import make_all
+from dreamer.types import Latent
+
+MakeEnv = Callable[[], gymnasium.Env]
+
+PARALLEL = 20
+"""Most episodes that are played side by side."""
+
+
+class Moment(NamedTuple):
+    """One instant of an episode, after the agent has seen it; the timing is that of `dreamer.types`."""
+
+    frame: np.ndarray
+    """What the environment renders, uint8 ``[H, W, 3]``."""
+    obs: Mapping[str, np.ndarray]
+    """Observation, without batch axis."""
+    latent: Latent
+    """What the agent makes of it, with a batch axis of 1."""
+    reward: float
+    """Received on arriving here, over all repeats of the action."""
+    score: float
+    """Sum of rewards so far."""
+    episode: int
+    time: int
+    """Agent steps since the reset."""
+
+
+@dataclasses.dataclass
+class _Player:
+    """One of the environments, and the episode it is in."""
+
+    env: envs.Adapter
+    episode: int
+    obs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    time: int = 0
+    reward: float = 0.0
+    score: float = 0.0
+    length: int = 0
+    over: bool = False
+    idle: bool = False
+
+    def reset(self, seed: int) -> None:
+        """Begin the episode."""
+        with _explained(self):
+            self.obs, _ = self.env.reset(seed=seed)
+        self.time, self.length, self.reward, self.score, self.over = 0, 0, 0.0, 0.0, False
+
+    def step(self, action: dict[str, np.ndarray]) -> None:
+        """Go on with the episode."""
+        with _explained(self):
+            self.obs, self.reward, terminated, truncated, info = self.env.step(action)
+        self.time, self.length = self.time + 1, self.length + info["env_steps"]
+        self.score, self.over = self.score + self.reward, terminated or truncated
+
+
+def play(
+    agent: Agent,
+    make: MakeEnv,
+    episodes: int,
+    *,
+    seed: int = 0,
+    mode: Mode = "mode",
+    parallel: int = PARALLEL,
+    watch: Callable[[Moment], None] | None = None,
+) -> list[Episode]:
+    """Play episodes to their end.
+
+    Args:
+        agent: the policy.
+        make: makes an environment.
+        episodes: number of episodes, at least 1.
+        seed: decides the environments and the draws of the policy; the first episodes are those of a shorter list.
+        mode: take the policy's mode, or draw from it.
+        parallel: most episodes that are played side by side, at least 1.
+        watch: called with every moment of every episode, one episode after another, the last observation included; the
+            environment must render.
+
+    Returns:
+        The episodes, in the order of their seeds.
+
+    Raises:
+        EnvError: an environment failed.
+        ValueError: its spaces are not those of the agent.
+    """
+    count = 1 if watch else min(episodes, parallel)
+    # 31 bits, as simulators with signed 32-bit seeds exist.
+    seeds = [int(number) >> 1 for number in np.random.SeedSequence([seed, 1]).generate_state(episodes)]
+    config = dataclasses.replace(agent.config.env, count=count, workers="sync")
+    finished: dict[int, Episode] = {}
+    with contextlib.ExitStack() as stack:
+        players = [_Player(env, index) for index, env in enumerate(make_all(make, config, count))]
+        for player in players:
+            stack.callback(player.env.close)
+        _refuse_other_spaces(agent, players[0].env)
+        for player in players:
+            player.reset(seeds[player.episode])
+        memory = agent.initial(count)
+        while len(finished) < episodes:
+            action, memory = _act(agent, players, memory, seed, mode)
+            if watch:
+                watch(_moment(players[0], memory.latent))
+            for index, player in enumerate(players):
+                if player.over and not player.idle:
+                    finished[player.episode] = Episode(player.score, player.length, index)
+                    # Decided beforehand: to take whichever ends first would favour short episodes.
+                    player.idle = player.episode + count >= episodes
+                    if not player.idle:
+                        player.episode += count
+                        player.reset(seeds[player.episode])
+                elif not player.idle:
+                    player.step({key: value[index, ...] for key, value in action.items()})
+    return [finished[number] for number in range(episodes)]
+
+
+def _act(agent: Agent, players: list[_Player], memory: Any, seed: int, mode: Mode) -> tuple[dict[str, np.ndarray], Any]:
+    """Actions ``[N, ...]`` of all players, and the new memory."""
+    obs = {key: np.stack([player.obs[key] for player in players]) for key in players[0].obs}
+    episode = np.array([player.episode for player in players], np.uint32)
+    time = np.array([player.time for player in players], np.uint32)
+    action, memory = agent.act_in_episodes(obs, memory, seed, episode, time, mode)
+    return jax.device_get(action), memory
+
+
+def _moment(player: _Player, latent: Latent) -> Moment:
+    with _explained(player):
+        frame = np.asarray(player.env.render())
+    return Moment(frame, player.obs, latent, player.reward, player.score, player.episode, player.time)
+
+
+def _refuse_other_spaces(agent: Agent, env: envs.Adapter) -> None:
+    if (env.obs_spaces, env.action_spaces) != (agent.obs_spaces, agent.action_spaces):
+        raise ValueError(
+            f"The environment has observations {env.obs_spaces} and actions {env.action_spaces}, but the agent was "
+            f"trained on {agent.obs_spaces} and {agent.action_spaces}."
+        )
+
+
+@contextlib.contextmanager
+def _explained(player: _Player) -> Iterator[None]:
+    """Raise `EnvError` for whatever an environment raises."""
+    try:
+        yield
+    except Exception as error:
+        raise envs.EnvError(explain(error, player.env.where(), player.episode)) from error
+
+
+__all__ = ["PARALLEL", "MakeEnv", "Moment", "play"]

@@ -1,0 +1,194 @@
+"""Scores of trained agents: load one, play complete fresh episodes, and summarise them."""
+
+import argparse
+import dataclasses
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dreamer import checkpoints, envs
+from dreamer.agent.runtime import Agent, Mode
+from dreamer.config import Config
+from dreamer.evaluate import statistics
+from dreamer.evaluate.episodes import PARALLEL, MakeEnv, Moment, play
+from dreamer.evaluate.video import Film
+from dreamer.logs.sinks import DataTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of complete episodes."""
+
+    task: str
+    scores: tuple[float, ...]
+    """Sum of rewards of each episode."""
+    lengths: tuple[int, ...]
+    """Length of each episode in env steps."""
+    checkpoint_env_steps: int
+    """Env steps the agent had been trained for."""
+
+    def summary(self) -> dict[str, Any]:
+        """Statistics by name; ``std`` is that of the sample (divisor n - 1), 0 for a single episode."""
+        scores = np.array(self.scores)
+        return {
+            "task": self.task,
+            "episodes": len(scores),
+            "mean": float(scores.mean()),
+            "std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
+            "min": float(scores.min()),
+            "max": float(scores.max()),
+            "lengths_mean": float(np.mean(self.lengths)),
+            "checkpoint_env_steps": self.checkpoint_env_steps,
+        }
+
+    def table(self) -> DataTable:
+        """A row for each episode."""
+        rows = zip(range(len(self.scores)), self.scores, self.lengths, strict=True)
+        return DataTable(("episode", "score", "length"), list(rows))
+
+    def __str__(self) -> str:
+        s = self.summary()
+        return (
+            f"{s['task']}: mean return {s['mean']:.1f} (std {s['std']:.1f}, min {s['min']:.1f}, max {s['max']:.1f}) "
+            f"over {s['episodes']} episodes of {s['lengths_mean']:.0f} steps on average, after "
+            f"{s['checkpoint_env_steps']:,} env steps of training"
+        )
+
+
+def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest") -> Agent:
+    """The agent of a run, from one of its checkpoints, which also holds its config and spaces.
+
+    Args:
+        logdir: directory of the run, which is only read.
+        checkpoint: the newest one, with a warning the newest that is not damaged; the best by evaluation; or that of a
+            step.
+
+    Raises:
+        CheckpointError: no usable checkpoint is there.
+    """
+    return load_saved(logdir, checkpoint)[0]
+
+
+def load_saved(logdir: str | pathlib.Path, which: checkpoints.Which) -> tuple[Agent, checkpoints.Checkpoint]:
+    """As `load`, and the checkpoint, which knows the counters of the run."""
+    saved = checkpoints.load(logdir, which=which)
+    for damaged in saved.damaged:
+        warnings.warn(f"{damaged} The one before is used: {saved.path.name}.", stacklevel=3)
+    agent = Agent(saved.config, *saved.spaces)
+    checkpoints.restore_agent(agent, saved)
+    return agent, saved
+
+
+def make_env(config: Config, render: bool = False) -> MakeEnv:
+    """A function that makes environments of the config's task."""
+    return lambda: envs.make(config.task, config.env, render=render)
+
+
+def evaluate(
+    agent: Agent,
+    make: MakeEnv,
+    episodes: int,
+    *,
+    seed: int = 0,
+    mode: Mode = "mode",
+    checkpoint_env_steps: int = 0,
+    parallel: int = PARALLEL,
+    watch: Callable[[Moment], None] | None = None,
+) -> Evaluation:
+    """Run complete, fresh episodes in parallel environments.
+
+    Every episode has its own seed, so the scores do not depend on how many are played side by side; see
+    `dreamer.evaluate.episodes`.
+
+    Args:
+        agent: the policy.
+        make: makes an environment.
+        episodes: number of episodes, at least 1.
+        seed: seed of the environments and of what the policy draws, 0 to 2**32 - 1.
+        mode: take the policy's mode, or draw from it.
+        checkpoint_env_steps: recorded in the result.
+        parallel: most episodes played side by side.
+        watch: called with every moment of every episode; plays one after another in environments that render.
+
+    Raises:
+        EnvError: an environment failed.
+        ValueError: its spaces are not those of the agent.
+    """
+    if episodes < 1:
+        raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
+    played = play(agent, make, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch)
+    scores, lengths = tuple(episode.score for episode in played), tuple(episode.length for episode in played)
+    return Evaluation(agent.config.task, scores, lengths, checkpoint_env_steps)
+
+
+def evaluate_logdir(
+    logdir: str | pathlib.Path,
+    episodes: int,
+    *,
+    checkpoint: checkpoints.Which = "newest",
+    seed: int = 0,
+    mode: Mode = "mode",
+    video: str | None = None,
+) -> Evaluation:
+    """Load a run and score it; optionally write the episodes as a video.
+
+    Raises:
+        CheckpointError, EnvError, VideoError: see `load`, `evaluate` and `dreamer.evaluate.video`.
+    """
+    agent, saved = load_saved(logdir, checkpoint)
+    options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
+    if video is None:
+        return evaluate(agent, make_env(saved.config), episodes, **options)
+    with Film(video, agent) as film:
+        return evaluate(agent, make_env(saved.config, render=True), episodes, watch=film, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The evaluation of one checkpoint of a run."""
+
+    run: str
+    checkpoint: checkpoints.Which
+    evaluation: Evaluation
+
+    def figures(self) -> dict[str, Any]:
+        """What ``--json`` prints of it: `Evaluation.summary`, `statistics.describe`, and every score and length."""
+        evaluation = self.evaluation
+        every = {"scores": list(evaluation.scores), "lengths": list(evaluation.lengths)}
+        return {"run": self.run, **evaluation.summary(), **statistics.describe([evaluation.scores]), **every}
+
+
+def pool(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Statistics over several runs of a task; if the checkpoint was given by its step, over those of the same step.
+
+    Their intervals are stratified by run: they say how sure the scores of these very agents are, not of agents from
+    other seeds.
+    """
+    groups: dict[tuple[str, object], list[Scored]] = {}
+    for one in scored:
+        step = one.checkpoint if isinstance(one.checkpoint, int) else None
+        groups.setdefault((one.evaluation.task, step), []).append(one)
+    return [
+        {
+            "task": task,
+            **({"checkpoint_env_steps": step} if step is not None else {}),
+            "runs": [one.run for one in group],
+            "episodes": sum(len(one.evaluation.scores) for one in group),
+            **statistics.describe([one.evaluation.scores for one in group]),
+        }
+        for (task, step), group in groups.items()
+        if len({one.run for one in group}) > 1
+    ]
+
+
+def which_checkpoint(text: str) -> checkpoints.Which:
+    """The word or number after ``--checkpoint``."""
+    if text.isdecimal():
+        return int(text)
+    words: dict[str, checkpoints.Which] = {"newest": "newest", "best": "best"}
+    if text in words:
+        return words[text]
+    raise argparse.ArgumentTypeError(f"'{text}' is not newest, best, or the number of a step")

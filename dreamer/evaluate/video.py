@@ -1,0 +1,267 @@
+"""Films episodes with what the agent makes of them.
+
+On the left what the environment renders; beside it every observation key as it was and, under it or in another colour,
+as the decoder gives it back from the latent; under both the critic's value and the rewards up to now.
+"""
+
+import os
+import pathlib
+import subprocess
+import warnings
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dreamer.agent.runtime import Agent, Networks
+from dreamer.equations.transforms import symlog
+from dreamer.evaluate.episodes import Moment
+from dreamer.types import Latent, Space
+from dreamer.world_models.rssm import features
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi")
+"""Kinds of files that can be written, all with the codec H.264."""
+
+STAGE = 256
+"""Least height of the pictures, in pixels."""
+
+STRIP = 96
+"""Height of the strip below them."""
+
+PLOT = 220
+"""Width of the plot of an observation that is no image."""
+
+_GAP, _LINE = 8, 14
+_BACK, _INK, _FAINT = (18, 20, 26), (230, 230, 230), (90, 96, 110)
+_TRUE, _GUESS, _REWARD = (126, 166, 214), (255, 170, 64), (120, 200, 130)
+
+
+class VideoError(RuntimeError):
+    """A video that cannot be written; the message says what to do."""
+
+
+@jax.jit
+def look(nets: Networks, latent: Latent) -> tuple[dict[str, jax.Array], jax.Array]:
+    """What the networks see in latents ``[N, ...]``: predictions of every key as in `Decoder`, and values ``[N]``."""
+    return nets.world_model.decoder(latent), nets.critic(features(latent)).mean()
+
+
+class Film:
+    """Writes a video, frame by frame: call it with every `Moment` of episodes that are played one after another.
+
+    Args:
+        path: the file, of one of `SUFFIXES`.
+        agent: who plays.
+        fps: frames per second.
+
+    Raises:
+        VideoError: it is of another kind, or the encoder is missing; also later, if the encoder fails.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], agent: Agent, fps: int = 30):
+        self.path = pathlib.Path(path)
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise VideoError(f"'{self.path}' cannot be written, expected a name that ends in {', '.join(SUFFIXES)}.")
+        if not self.path.parent.is_dir():
+            raise VideoError(f"'{self.path}' cannot be written: there is no directory '{self.path.parent}'. Create it.")
+        self._nets, self._spaces = agent.state.nets, agent.obs_spaces
+        self._values: list[float] = []
+        self._rewards: list[float] = []
+        self._writer = _open(self.path, fps)
+
+    def __call__(self, moment: Moment) -> None:
+        """Add a frame."""
+        predictions, value = jax.device_get(look(self._nets, moment.latent))
+        if moment.time == 0:
+            self._values, self._rewards = [], []
+        self._values.append(float(value[0]))
+        self._rewards.append(moment.reward)
+        decoded = {key: prediction[0] for key, prediction in predictions.items()}
+        picture = compose(moment, decoded, self._spaces, self._values, self._rewards)
+        try:
+            with _forking():
+                self._writer.append_data(picture)
+        except (OSError, RuntimeError) as error:
+            raise VideoError(
+                f"'{self.path}' cannot be written, as the video encoder stopped: {_first_line(error)}. Check the space "
+                "on the disk, and that imageio-ffmpeg has the codec H.264 (pip install --force-reinstall "
+                "imageio-ffmpeg)."
+            ) from error
+
+    def __enter__(self) -> "Film":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._writer.close()
+
+
+def compose(
+    moment: Moment, decoded: dict[str, np.ndarray], spaces: dict[str, Space], values: list[float], rewards: list[float]
+) -> np.ndarray:
+    """One frame of the video.
+
+    Args:
+        moment: what is to be seen.
+        decoded: prediction of every observation key, as in `dreamer.world_models.latent.Decoder`, without batch axis.
+        spaces: of the observation keys.
+        values: the critic's value at every time of the episode up to now.
+        rewards: the reward on arriving there.
+
+    Returns:
+        uint8 ``[H, W, 3]`` with even sides, which video codecs ask for.
+    """
+    stage = even(moment.frame)
+    height = len(stage)
+    panels = [panel for key, space in spaces.items() for panel in _panel(key, space, moment.obs[key], decoded, height)]
+    width = stage.shape[1] + sum(_GAP + panel.width for panel in panels)
+    width, strip = width + width % 2, STRIP
+    canvas = Image.new("RGB", (width, height + _GAP + strip), _BACK)
+    canvas.paste(Image.fromarray(stage), (0, 0))
+    left = stage.shape[1] + _GAP
+    for panel in panels:
+        canvas.paste(panel, (left, 0))
+        left += panel.width + _GAP
+    canvas.paste(_strip(moment, values, rewards, width, strip), (0, height + _GAP))
+    return np.asarray(canvas)
+
+
+def even(frame: np.ndarray) -> np.ndarray:
+    """``frame [H, W, 3]`` enlarged by a whole factor to at least `STAGE` pixels of height, padded to even sides."""
+    frame = _enlarged(frame, STAGE)
+    return np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], mode="edge")
+
+
+def _enlarged(image: np.ndarray, height: int) -> np.ndarray:
+    factor = max(1, -(-height // image.shape[0]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def _panel(
+    key: str, space: Space, seen: np.ndarray, decoded: dict[str, np.ndarray], height: int
+) -> Iterator[Image.Image]:
+    """The picture of an observation key, if the decoder knows it."""
+    if key not in decoded:
+        return
+    if space.kind == "image":
+        yield _images(key, seen, np.clip(np.rint(decoded[key] * 255), 0, 255).astype(np.uint8), height)
+    elif space.kind == "vector":
+        yield _bars(f"{key}, symlog", np.asarray(symlog(jnp.asarray(seen))), decoded[key], height)
+    else:
+        shifted = np.exp(decoded[key] - decoded[key].max(-1, keepdims=True))
+        probabilities = shifted / shifted.sum(-1, keepdims=True)
+        onehot = np.eye(space.classes, dtype=np.float32)[seen]
+        yield _bars(f"{key}, probability", onehot.ravel(), probabilities.ravel(), height)
+
+
+def _images(key: str, seen: np.ndarray, guess: np.ndarray, height: int) -> Image.Image:
+    """An image as it was above its reconstruction."""
+    room = height // 2 - _LINE
+    found = [Image.fromarray(_rgb(image)) for image in (seen, guess)]
+    size = max(1, round(found[0].width * room / found[0].height)), room
+    panel = Image.new("RGB", (max(size[0], 7 * len(key) + 70), height), _BACK)
+    draw = ImageDraw.Draw(panel)
+    for index, (image, name) in enumerate(zip(found, ("seen", "decoded"), strict=True)):
+        top = index * (height // 2)
+        _text(draw, (0, top), f"{key}, {name}")
+        panel.paste(image.resize(size, Image.Resampling.NEAREST), (0, top + _LINE))
+    return panel
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """An image of any number of channels with three: of one, gray; of two or more than three, the first ones."""
+    channels = [min(index, image.shape[-1] - 1) for index in range(3)] if image.shape[-1] < 3 else [0, 1, 2]
+    return np.ascontiguousarray(image[..., channels])
+
+
+def _bars(title: str, seen: np.ndarray, guess: np.ndarray, height: int) -> Image.Image:
+    """Numbers as bars, and what was decoded as marks across them."""
+    panel = Image.new("RGB", (PLOT, height), _BACK)
+    draw = ImageDraw.Draw(panel)
+    _text(draw, (0, 0), title)
+    _text(draw, (0, _LINE), "seen", _TRUE)
+    _text(draw, (40, _LINE), "decoded", _GUESS)
+    limit = max(1.0, float(np.abs(seen).max(initial=0)), float(np.abs(guess).max(initial=0)))
+    low = -limit if min(seen.min(initial=0), guess.min(initial=0)) < 0 else 0.0
+    top, bottom = 2 * _LINE + 6, height - 8
+
+    def at(value: float) -> float:
+        return bottom - (value - low) / (limit - low) * (bottom - top)
+
+    slot = PLOT / max(1, len(seen))
+    for index, (true, predicted) in enumerate(zip(seen.tolist(), guess.tolist(), strict=True)):
+        left, right = index * slot + 0.15 * slot, index * slot + 0.85 * slot
+        draw.rectangle((left, min(at(0.0), at(true)), right, max(at(0.0), at(true))), fill=_TRUE)
+        draw.line((index * slot, at(predicted), (index + 1) * slot - 1, at(predicted)), fill=_GUESS, width=2)
+    draw.line((0, at(0.0), PLOT, at(0.0)), fill=_FAINT)
+    return panel
+
+
+def _strip(moment: Moment, values: list[float], rewards: list[float], width: int, height: int) -> Image.Image:
+    """The value as a line and rewards as bars over the latest times, the present at the right edge."""
+    strip = Image.new("RGB", (width, height), _BACK)
+    draw = ImageDraw.Draw(strip)
+    text = f"episode {moment.episode}, step {moment.time}   return {moment.score:.1f}"
+    _text(draw, (0, 0), text)
+    pixels = 2  # Of one step.
+    shown = values[-(width // pixels) :]
+    half = (height - _LINE) // 2
+    for name, series, color, top in (
+        ("value", shown, _GUESS, _LINE),
+        ("reward", rewards[-len(shown) :], _REWARD, _LINE + half),
+    ):
+        everything = values if name == "value" else rewards
+        low, high = min(0.0, min(everything)), max(0.0, max(everything))
+        scale = (half - 4) / ((high - low) or 1.0)
+        base = top + half - 2
+
+        def at(value: float, low: float = low, scale: float = scale, base: int = base) -> float:
+            return base - (value - low) * scale
+
+        places = [width - 1 - pixels * (len(series) - 1 - index) for index in range(len(series))]
+        draw.line((0, at(0.0), width, at(0.0)), fill=_FAINT)
+        if name == "reward":
+            for place, value in ((place, value) for place, value in zip(places, series, strict=True) if value):
+                draw.line((place, at(0.0), place, at(value)), fill=color, width=1)
+        elif len(series) > 1:
+            draw.line([(place, at(value)) for place, value in zip(places, series, strict=True)], fill=color, width=1)
+        label = f"{name} {everything[-1]:.2f}"
+        draw.rectangle((0, top, 7 * len(label), top + _LINE - 2), fill=_BACK)
+        _text(draw, (0, top), label, color)
+    return strip
+
+
+def _text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, color: tuple[int, int, int] = _INK) -> None:
+    draw.text(place, text, fill=color, font=ImageFont.load_default())
+
+
+def _open(path: pathlib.Path, fps: int) -> Any:
+    """A writer of imageio, of which the encoder is there."""
+    try:
+        import imageio.v2 as imageio  # Slow to import, and rarely needed.
+        import imageio_ffmpeg
+
+        with _forking():
+            imageio_ffmpeg.get_ffmpeg_version()
+            return imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=1)
+    except (ImportError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        raise VideoError(
+            f"'{path}' cannot be written, as there is no video encoder that works: {_first_line(error)}. Install one "
+            "with pip install --force-reinstall imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE."
+        ) from error
+
+
+def _forking() -> warnings.catch_warnings:
+    """While an encoder is started: its process is forked and replaced at once, which the threads of JAX do not mind."""
+    return warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+__all__ = ["SUFFIXES", "Film", "VideoError", "compose", "even", "look"]

@@ -1,0 +1,42 @@
+"""Averages of metrics over updates, to which those that were skipped contribute nothing but their number.
+
+Which updates are skipped, and why, is decided in `dreamer.agent.guard`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from dreamer.types import Metrics
+
+SKIPPED, IN_ROW, BAD = "guard/skipped", "guard/skipped_in_row", "guard/bad"
+"""Metrics of an update: 1 if it was skipped, else 0; skipped ones in a row up to it; and the number of the first tensor
+that was not finite, an index of `dreamer.agent.guard.names`, -1 without one."""
+
+
+def add(sums: Metrics, metrics: Metrics) -> Metrics:
+    """Sums of metrics with those of one more update."""
+    skipped = metrics[SKIPPED] > 0
+    added = {name: jnp.where(skipped, total, total + metrics[name]) for name, total in sums.items()}
+    added[SKIPPED] = sums[SKIPPED] + metrics[SKIPPED]
+    added[IN_ROW] = metrics[IN_ROW]
+    added[BAD] = jnp.where(skipped, metrics[BAD], sums[BAD])
+    return added
+
+
+def divide(sums: Metrics, updates: Int32[Array, ""]) -> Metrics:
+    """Means of metrics, from the sums of so many updates; NaN without any."""
+    means = {name: total / (updates - sums[SKIPPED]) for name, total in sums.items()}
+    return means | {SKIPPED: sums[SKIPPED] / updates, IN_ROW: sums[IN_ROW], BAD: sums[BAD]}
+
+
+def average(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The same on the host, for updates or for the means of several: numbers for a line of the log, without `BAD`."""
+    if not metrics or SKIPPED not in metrics[0]:
+        return {key: float(np.mean([m[key] for m in metrics])) for key in (metrics[0] if metrics else {})}
+    done = [m for m in metrics if m[SKIPPED] < 1]
+    means = {key: float(np.mean([m[key] for m in done])) if done else float("nan") for key in metrics[0] if key != BAD}
+    return means | {SKIPPED: float(np.mean([m[SKIPPED] for m in metrics])), IN_ROW: float(metrics[-1][IN_ROW])}

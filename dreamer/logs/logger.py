@@ -1,0 +1,300 @@
+"""Writes down what happens: terminal, ``metrics.jsonl``, TensorBoard, Weights & Biases, and the learning curve.
+
+Metrics of updates stay on the device as they come; they are fetched and averaged only when a line is due, so that
+nothing waits for the accelerator in between. A disk that is full, or a terminal that is gone, never stops training: it
+is reported, and writing is tried again at the next line.
+"""
+
+import collections
+import contextlib
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from dreamer.envs.driver import Episode
+from dreamer.logs import averages
+from dreamer.logs.sinks import DataTable, Entry, Sink
+from dreamer.logs.tensorboard_log import TensorBoardClient
+from dreamer.logs.wandb_log import WandbClient
+
+RECENT = 10
+"""Episodes in the mean return on display."""
+
+MOST_UNWRITTEN = 100_000
+"""Lines that are kept while they cannot be written; the oldest are lost beyond."""
+
+Summarize = Callable[[list[Mapping[str, float]]], Mapping[str, float]]
+"""Turns the logs of a run's episodes so far, at least one, into further numbers by name."""
+
+
+class Logger:
+    """Metrics of one run.
+
+    Args:
+        logdir: where ``metrics.jsonl`` goes; None to write nothing down.
+        title: heading of the display.
+        total_env_steps: budget of the run, for the progress and the ETA.
+        quiet: print nothing.
+        tensorboard: write files for TensorBoard as well.
+        wandb: keyword arguments of ``wandb.init``, or None to leave it out.
+        summarize: adds numbers about all episodes to the line of each; or None.
+    """
+
+    def __init__(
+        self,
+        logdir: pathlib.Path | None,
+        title: str,
+        total_env_steps: int,
+        quiet: bool = False,
+        tensorboard: bool = False,
+        wandb: dict[str, Any] | None = None,
+        summarize: Summarize | None = None,
+    ):
+        self.logdir = logdir
+        self.recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self.episode_logs: list[Mapping[str, float]] = []
+        self._summarize = summarize
+        self.title = title
+        self._total = total_env_steps
+        self._updates: list[Mapping[str, Any]] = []
+        self._unwritten: list[str] = []
+        self._failing = False
+        self._mended = False
+        self._console = Console(file=sys.stderr, quiet=quiet)
+        self._live: Live | None = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        self._sinks: list[Sink] = []
+        if logdir is not None and tensorboard:
+            where = logdir / "tensorboard"
+            self._sinks.append(Sink("TensorBoard", lambda: TensorBoardClient(where), self.say))
+        if logdir is not None and wandb is not None:
+            self._sinks.append(Sink("Weights & Biases", lambda: WandbClient(logdir, wandb, self.say), self.say))
+
+    def say(self, message: str) -> None:
+        """Print a line, above the display if there is one."""
+        with contextlib.suppress(OSError):  # The terminal may be gone, or a file on a full disk.
+            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def add_update(self, metrics: Mapping[str, Any]) -> None:
+        """Remember the metrics of one update, without fetching them."""
+        self._updates.append(metrics)
+
+    def add_episode(self, episode: Episode, counters: dict[str, Any]) -> None:
+        """Write down a finished episode."""
+        self.recent.append(episode.score)
+        numbers = dict(episode.log)
+        if self._summarize is not None and numbers:
+            self.episode_logs.append(episode.log)
+            numbers.update(self._summarize(self.episode_logs))
+        logs = {f"episode/log/{name}": number for name, number in numbers.items()}
+        self._write({**counters, "episode/score": episode.score, "episode/length": episode.length, **logs})
+
+    def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
+        """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.
+
+        Updates that were skipped count in the metrics of `dreamer.agent.guard` alone.
+
+        Returns:
+            What was written.
+        """
+        fetched = jax.device_get(self._updates)
+        self._updates = []
+        line = {**counters, **rates, **averages.average(fetched)}
+        if self.recent:
+            line["episode/recent_score"] = float(np.mean(self.recent))
+        self._write(line)
+        self._show(line)
+        return line
+
+    def write(
+        self,
+        values: dict[str, Any],
+        pictures: Mapping[str, pathlib.Path] | None = None,
+        tables: Mapping[str, DataTable] | None = None,
+    ) -> None:
+        """Write a line of arbitrary values; what else TensorBoard and Weights & Biases are to show goes there only."""
+        self._write(values, pictures, tables)
+
+    def close(self) -> None:
+        """Stop the display and flush."""
+        if self._live:
+            with contextlib.suppress(OSError):
+                self._live.stop()
+            self._live = None
+        self._flush()
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
+
+    def _write(
+        self,
+        values: dict[str, Any],
+        pictures: Mapping[str, pathlib.Path] | None = None,
+        tables: Mapping[str, DataTable] | None = None,
+    ) -> None:
+        # JSON has no NaN or infinity.
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._unwritten.append(json.dumps(clean))
+        del self._unwritten[:-MOST_UNWRITTEN]
+        self._flush()
+        entry = Entry({k: v for k, v in clean.items() if v is not None}, pictures or {}, tables or {})
+        for sink in self._sinks:
+            sink.log(entry)
+
+    def _flush(self) -> None:
+        if self.logdir is None:
+            self._unwritten.clear()
+        if self.logdir is None or not self._unwritten:
+            return
+        path = self.logdir / "metrics.jsonl"
+        try:
+            with open(path, "a+b") as file:
+                if not self._mended:
+                    _mend(file)
+                    self._mended = True
+                start = file.seek(0, 2)
+                try:
+                    file.write(("\n".join(self._unwritten) + "\n").encode())
+                    file.flush()
+                except OSError:
+                    file.truncate(start)  # No half line stays behind.
+                    raise
+        except OSError as error:
+            if not self._failing:
+                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; with space, the lines will follow.")
+            self._failing = True
+        else:
+            if self._failing:
+                self.say(f"Writing {path} goes on.")
+            self._unwritten.clear()
+            self._failing = False
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if self._live is None:
+            score = f"{line['episode/recent_score']:.1f}" if "episode/recent_score" in line else "-"
+            self.say(
+                f"env steps {line['env_steps']:>9,}  updates {line['updates']:>8,}  "
+                f"return {score:>8}  env steps/s {line['rate/env_steps']:8.1f}  "
+                f"updates/s {line['rate/updates']:6.1f}  ratio {line['train_ratio']:6.1f}  "
+                f"ETA {duration(line['eta_seconds'])}  limited by {line['bottleneck']}"
+            )
+            return
+        table = Table(title=self.title, title_justify="left", show_header=False, expand=False)
+        table.add_column(justify="left")
+        table.add_column(justify="right")
+        share = min(1.0, line["env_steps"] / self._total)
+        table.add_row("progress", f"{'#' * int(30 * share):<30} {share:6.1%}")
+        table.add_row("env steps", f"{line['env_steps']:,} of {self._total:,}")
+        table.add_row("agent steps", f"{line['agent_steps']:,}")
+        table.add_row("updates", f"{line['updates']:,}")
+        table.add_row("env steps/s", f"{line['rate/env_steps']:.1f}")
+        table.add_row("updates/s", f"{line['rate/updates']:.1f}")
+        table.add_row("train ratio", f"{line['train_ratio']:.1f}")
+        score = f"{line['episode/recent_score']:.1f}" if "episode/recent_score" in line else "no episode yet"
+        table.add_row(f"mean return of last {self.recent.maxlen}", score)
+        table.add_row("limited by", line["bottleneck"])
+        table.add_row("elapsed", duration(line["seconds"]))
+        table.add_row("ETA", duration(line["eta_seconds"]))
+        with contextlib.suppress(OSError):
+            self._live.update(table, refresh=True)
+
+
+class Speed:
+    """Rates over a sliding window, and where the time of the loop goes."""
+
+    def __init__(self, window: float = 60.0):
+        self._window = window
+        self._marks: collections.deque[tuple[float, int, int]] = collections.deque()
+        self.busy = {"environment": 0.0, "learner": 0.0}
+
+    def rates(self, env_steps: int, updates: int) -> dict[str, float]:
+        """Env steps and updates per second since the oldest mark inside the window."""
+        now = time.perf_counter()
+        if self._marks and updates and not self._marks[-1][2]:
+            self._marks.clear()  # The first update compiled: what came before says nothing about the speed.
+        self._marks.append((now, env_steps, updates))
+        while len(self._marks) > 2 and self._marks[0][0] < now - self._window:
+            self._marks.popleft()
+        then, old_steps, old_updates = self._marks[0]
+        elapsed = max(now - then, 1e-9)
+        return {"rate/env_steps": (env_steps - old_steps) / elapsed, "rate/updates": (updates - old_updates) / elapsed}
+
+    def bottleneck(self) -> str:
+        """Which of environment and learner the loop waited for longer, since the last call."""
+        name = max(self.busy, key=lambda key: self.busy[key])
+        self.busy = dict.fromkeys(self.busy, 0.0)
+        return name
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, ``2:03`` or ``-`` if not finite."""
+    if not math.isfinite(seconds):
+        return "-"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _mend(file: BinaryIO) -> None:
+    """Cut off what follows the last complete line: half of one, if the process was killed while it wrote."""
+    end = file.seek(0, 2)
+    while end > 0:
+        start = max(0, end - 2**16)
+        file.seek(start)
+        if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    file.truncate(end)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl``.
+
+    An unfinished last line (the process was killed) is left out, and so are lines that a crash of the machine has
+    damaged.
+    """
+    return list(read_numbered(path)[0].values())
+
+
+def without_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a run without those of what it has done twice.
+
+    A run that was killed goes on from its last checkpoint, before its last lines: the later ones count. Members of a
+    population that share a file are taken apart.
+    """
+    kept, least = [], collections.defaultdict[Any, float](lambda: math.inf)
+    for line in reversed(lines):
+        steps, member = line.get("env_steps"), line.get("member")
+        if isinstance(steps, int | float):
+            if steps > least[member]:
+                continue
+            least[member] = steps
+        kept.append(line)
+    return kept[::-1]
+
+
+def read_numbered(path: pathlib.Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """As `read_metrics`, by the number of the line, from 1; and the numbers of finished lines that are no objects."""
+    found, damaged = {}, []
+    for number, text in enumerate(path.read_text(errors="replace").split("\n")[:-1], 1):
+        try:
+            line = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            line = None
+        if isinstance(line, dict):
+            found[number] = line
+        else:
+            damaged.append(number)
+    return found, damaged

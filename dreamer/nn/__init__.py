@@ -1,0 +1,1 @@
+"""Layers, and loops over them, from which models and behaviours are built."""

@@ -1,0 +1,115 @@
+"""Encoder and decoder of images: convolutions that halve and double them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dreamer.config import halvings
+from dreamer.nn.convolutions import halve, in_parts, same_conv, upsampled_conv
+from dreamer.nn.layers import BlockLinear, Layer, Linear, RMSNorm, add_bias, fan_in_init
+
+
+class Conv(nnx.Module):
+    """Convolution of stride 1 with zero padding that keeps the size, optionally after doubling the image.
+
+    Args:
+        inputs: input channels.
+        outputs: output channels.
+        kernel: odd side of the kernel in pixels.
+        upsample: double height and width by repetition first.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, upsample: bool = False, dtype: str, rngs: nnx.Rngs):
+        self.upsample = upsample
+        self.dtype = dtype
+        shape = (kernel, kernel, inputs, outputs)
+        self.kernel = nnx.Param(fan_in_init(rngs.params(), shape, kernel * kernel * inputs))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
+        """Convolve, ``[N, H, W, inputs]`` to ``[N, H, W, outputs]`` (twice H and W with ``upsample``)."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        x = upsampled_conv(x, kernel) if self.upsample else same_conv(x, kernel)
+        return add_bias(x, self.bias[...])
+
+
+class ImageEncoder(nnx.Module):
+    """Convolution, 2 x 2 maximum, RMSNorm, SiLU, repeated: ``[N, H, W, C]`` in [-0.5, 0.5] to ``[N, features]``."""
+
+    def __init__(self, shape: tuple[int, int, int], depths: Sequence[int], kernel: int, *, dtype: str, rngs: nnx.Rngs):
+        height, width, channels = shape
+        depths = depths[: halvings(height, width, len(depths))]
+        sizes = [channels, *depths]
+        self.convs = nnx.List([Conv(i, o, kernel, dtype=dtype, rngs=rngs) for i, o in zip(sizes, depths, strict=False)])
+        self.norms = nnx.List([RMSNorm(depth) for depth in depths])
+        self.outputs = height * width * depths[-1] // 4 ** len(depths)
+
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
+        """Encode images."""
+        return in_parts(self._encode, x)
+
+    def _encode(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = jax.nn.silu(norm(halve(conv(x))))
+        return x.reshape(x.shape[0], -1)
+
+
+class ImageDecoder(nnx.Module):
+    """Latent to images in (0, 1): a spatial start from both parts of the latent, then upsampling convolutions."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        deter: int,
+        stoch: int,
+        units: int,
+        depths: Sequence[int],
+        kernel: int,
+        blocks: int,
+        *,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        height, width, channels = shape
+        depths = list(depths[: halvings(height, width, len(depths))])
+        factor = 2 ** len(depths)
+        self.start = (height // factor, width // factor, depths[-1])
+        self.blocks = math.gcd(blocks, depths[-1])
+        size = math.prod(self.start)
+        self.from_deter = BlockLinear(deter, size, self.blocks, dtype=dtype, rngs=rngs)
+        self.from_stoch = nnx.List(
+            [Layer(stoch, 2 * units, dtype=dtype, rngs=rngs), Linear(2 * units, size, dtype=dtype, rngs=rngs)]
+        )
+        self.start_norm = RMSNorm(depths[-1])
+        sizes = [*depths[::-1], channels]
+        self.convs = nnx.List(
+            [Conv(i, o, kernel, upsample=True, dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes)]
+        )
+        self.norms = nnx.List([RMSNorm(depth) for depth in sizes[1:-1]])
+
+    def __call__(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
+        """Decode ``deter [N, D]`` and flattened ``stoch [N, S*C]`` to float32 images ``[N, H, W, C]``."""
+        return in_parts(self._paint, self._start(deter, stoch))
+
+    def _start(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
+        height, width, depth = self.start
+        # Each block paints its own group of channels over the whole start image.
+        x = self.from_deter(deter).reshape(-1, self.blocks, height, width, depth // self.blocks)
+        x = x.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, depth)
+        y = stoch
+        for layer in self.from_stoch:
+            y = layer(y)
+        return x + y.reshape(x.shape)
+
+    def _paint(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
+        x = jax.nn.silu(self.start_norm(x))
+        for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
+            x = jax.nn.silu(norm(conv(x)))
+        return jax.nn.sigmoid(self.convs[-1](x).astype(jnp.float32))

@@ -1,0 +1,232 @@
+"""Layers: linear, block-linear, RMSNorm, and multilayer perceptron.
+
+Modules only hold parameters (Flax NNX, built in ``__init__`` and never assigned afterwards). Parameters are float32;
+each layer computes in its own explicit ``dtype``. Norms are computed in float32.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+INIT_SCALE = 1.1368
+"""Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
+
+
+def fan_in_init(key: Array, shape: Sequence[int], fan_in: int, scale: float = 1.0) -> Float[Array, "*shape"]:
+    """Normal of standard deviation ``scale * 1.1368 / sqrt(fan_in)``, cut at two of them; float32."""
+    if scale == 0:
+        return jnp.zeros(shape, jnp.float32)
+    draw = jax.random.truncated_normal(key, -2, 2, tuple(shape), jnp.float32)
+    return draw * (scale * INIT_SCALE / math.sqrt(fan_in))
+
+
+class Linear(nnx.Module):
+    """``x W + b``.
+
+    Args:
+        inputs: size of the last axis of the argument.
+        outputs: size of the last axis of the result.
+        scale: factor on the initial kernel; 0 makes the initial output exactly 0.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, dtype: str, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.kernel = nnx.Param(fan_in_init(rngs.params(), (inputs, outputs), inputs, scale))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Apply the layer over the last axis."""
+        return self.prepared()(x)
+
+    def prepared(self) -> Partial:
+        """The layer as a function, a pytree, with all that does not depend on its argument done: for loops."""
+        return Partial(_linear, self.kernel[...].astype(self.dtype), self.bias[...])
+
+
+def _linear(kernel: Array, bias: Array, x: Array) -> Array:
+    return add_bias(matmul(x.astype(kernel.dtype), kernel), bias)
+
+
+def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
+    """``x @ kernel``, with a gradient that is fast on CPUs too."""
+    inputs, outputs = kernel.shape
+    narrow = jax.default_backend() == "cpu" and inputs >= 2 * outputs
+    return _narrow_matmul(x, kernel) if narrow else x @ kernel
+
+
+@jax.custom_vjp
+def _narrow_matmul(x: Array, kernel: Array) -> Array:
+    return x @ kernel
+
+
+def _narrow_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows = gradient.reshape(-1, kernel.shape[1])
+    # XLA's CPU backend multiplies with a transposed matrix at less than half its speed. So the smaller of the two is
+    # transposed before, and the small result after; without the barriers, XLA would join both with the product again.
+    turned = jax.lax.optimization_barrier(rows.T) @ x.reshape(-1, kernel.shape[0])
+    return gradient @ kernel.T, jax.lax.optimization_barrier(turned).T
+
+
+_narrow_matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _narrow_matmul_backward)
+
+
+class BlockLinear(nnx.Module):
+    """Block-diagonal linear layer: G blocks, each with its own kernel over its own slice of the input.
+
+    With ``shared > 0`` every block also reads the same extra input. That is the first layer of the block GRU, whose
+    kernel sees ``concat([own slice, shared])``; here the two parts are multiplied separately, because the shared part
+    of all blocks is one large matrix product, and the own slices need not be copied next to G copies of the shared
+    input.
+
+    Args:
+        inputs: size of the sliced input, a multiple of ``blocks``.
+        outputs: size of the result, a multiple of ``blocks``.
+        blocks: number of blocks G.
+        shared: size of the input that every block reads, 0 for none.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, shared: int = 0, dtype: str, rngs: nnx.Rngs):
+        self.blocks = blocks
+        self.own = inputs // blocks
+        self.shared = shared
+        self.dtype = dtype
+        shape = (blocks, self.own + shared, outputs // blocks)
+        # The official initializer counts the input of all blocks as the fan-in, not that of one.
+        self.kernel = nnx.Param(fan_in_init(rngs.params(), shape, blocks * (self.own + shared)))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(
+        self, x: Float[Array, "batch inputs"], shared: Float[Array, "batch shared"] | None = None
+    ) -> Float[Array, "batch outputs"]:
+        """Apply every block to its slice of ``x`` (and to all of ``shared``); results lie side by side."""
+        return self.prepared()(x, *[] if shared is None else [shared])
+
+    def prepared(self) -> Partial:
+        """See `Linear.prepared`."""
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
+        if not self.shared:
+            return Partial(_blocks, kernel, bias)
+        common = kernel[:, self.own :].transpose(1, 0, 2).reshape(self.shared, -1)
+        return Partial(_blocks_with_shared, kernel[:, : self.own], common, bias)
+
+
+def _blocks(kernel: Array, bias: Array, x: Array) -> Array:
+    return block_matmul(x.astype(kernel.dtype), kernel, bias)
+
+
+def _blocks_with_shared(own: Array, common: Array, bias: Array, x: Array, shared: Array) -> Array:
+    return add_bias(block_matmul(x.astype(own.dtype), own) + shared.astype(common.dtype) @ common, bias)
+
+
+LINEAR = (Linear, BlockLinear)
+"""Linear layers over the last axis."""
+
+
+def replace_linear(modules: Any, stand_in: Callable[[int, Any], Any]) -> Any:
+    """A pytree of modules with ``stand_in(index, layer)`` in place of each layer of `LINEAR`."""
+    leaves, structure = jax.tree.flatten(modules, is_leaf=lambda x: isinstance(x, LINEAR))
+    return jax.tree.unflatten(structure, [stand_in(i, x) if isinstance(x, LINEAR) else x for i, x in enumerate(leaves)])
+
+
+def prepare(modules: Any) -> Any:
+    """Modules for a loop: what their linear layers do with their parameters alone is done, see `Linear.prepared`."""
+    return replace_linear(modules, lambda _, layer: layer.prepared())
+
+
+def block_matmul(
+    x: Float[Array, "batch inputs"], kernel: Float[Array, "G k o"], bias: Float[Array, "outputs"] | None = None
+) -> Float[Array, "batch outputs"]:
+    """``concat_g(x_g W_g + b_g)`` for the G equal slices of the last axis of ``x``."""
+    blocks, size, _ = kernel.shape
+    if jax.default_backend() == "cpu":
+        # XLA's CPU backend runs a batched product several times slower than the same products one by one. Each gets its
+        # own bias, so that nothing stands between the products and a reader of single blocks, see `map_blocks`.
+        parts = [x[:, g * size : (g + 1) * size] @ kernel[g] for g in range(blocks)]
+        if bias is not None:
+            parts = [add_bias(*pair) for pair in zip(parts, jnp.split(bias, blocks), strict=True)]
+        return jnp.concatenate(parts, -1)
+    result = jnp.einsum("ngk,gko->ngo", x.reshape(x.shape[0], blocks, size), kernel).reshape(x.shape[0], -1)
+    return result if bias is None else add_bias(result, bias)
+
+
+def map_blocks(function: Callable[..., Array], blocks: int, *xs: Float[Array, "batch _"]) -> Float[Array, "batch size"]:
+    """Apply ``function`` to each of the equal slices of the last axis of all ``xs``; results lie side by side.
+
+    ``function`` works along the last axis, over any leading ones.
+    """
+    if jax.default_backend() == "cpu":
+        # Over an axis of blocks, XLA's CPU backend computes indices for every element and does not vectorise.
+        slices = zip(*(jnp.split(x, blocks, -1) for x in xs), strict=True)
+        return jnp.concatenate([function(*each) for each in slices], -1)
+    result = function(*(x.reshape(x.shape[0], blocks, -1) for x in xs))
+    return result.reshape(result.shape[0], -1)
+
+
+class RMSNorm(nnx.Module):
+    """``x / sqrt(mean(x^2) + 1e-4) * scale`` over the last axis, in float32, without offset."""
+
+    def __init__(self, size: int):
+        self.scale = nnx.Param(jnp.ones(size, jnp.float32))
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        """Normalise over the last axis; the dtype stays."""
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-4)
+        return (wide * inverse * as_row(self.scale[...], x)).astype(x.dtype)
+
+
+@jax.checkpoint
+def normed_silu(norm: RMSNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+    """``silu(norm(x))``, computed once more for its gradient: only ``x`` is kept, and not five arrays of its size."""
+    return jax.nn.silu(norm(x))
+
+
+class Layer(nnx.Module):
+    """Linear, RMSNorm, SiLU: the block that everything is built from."""
+
+    def __init__(self, inputs: int, units: int, *, dtype: str, rngs: nnx.Rngs):
+        self.linear = Linear(inputs, units, dtype=dtype, rngs=rngs)
+        self.norm = RMSNorm(units)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
+        """Apply the three over the last axis."""
+        return normed_silu(self.norm, self.linear(x))
+
+
+class MLP(nnx.Module):
+    """``layers`` times `Layer`; with 0 layers the identity."""
+
+    def __init__(self, inputs: int, units: int, layers: int, *, dtype: str, rngs: nnx.Rngs):
+        sizes = [inputs] + [units] * layers
+        self.layers = nnx.List([Layer(sizes[i], units, dtype=dtype, rngs=rngs) for i in range(layers)])
+        self.outputs = sizes[-1]
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
+        """Apply all layers over the last axis."""
+        # As a matrix: XLA fuses what follows each product into it, unless the result has to be reshaped first.
+        batch = x.shape[:-1]
+        x = x.reshape(math.prod(batch), x.shape[-1])
+        for layer in self.layers:
+            x = layer(x)
+        return x.reshape(*batch, x.shape[-1])
+
+
+def add_bias(x: Float[Array, "*batch size"], bias: Float[Array, "size"]) -> Float[Array, "*batch size"]:
+    """``x + bias`` over the last axis, in the dtype of ``x``."""
+    return x + as_row(bias, x).astype(x.dtype)
+
+
+def as_row(values: Float[Array, "size"], like: Array) -> Array:
+    """``values`` with leading axes of size 1 so that its rank equals that of ``like``."""
+    return values.reshape((1,) * (like.ndim - 1) + (-1,))

@@ -1,0 +1,60 @@
+"""A page about a run and a report card of its world model: ``python -m dreamer.report LOGDIR``.
+
+Writes ``LOGDIR/report/index.html``, one file that opens anywhere and asks no server for anything, and ``report.json``
+with all its numbers. docs/report.md says what they mean.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from dreamer import checkpoints, envs
+from dreamer.config import ConfigError
+from dreamer.devices.compile_cache import keep_compiled_programs
+from dreamer.evaluate.scores import which_checkpoint
+from dreamer.logs.pictures import FilmError
+from dreamer.report import page
+from dreamer.report.writing import ReportError, write_report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dreamer.report", description=__doc__.partition("\n")[0])
+    parser.add_argument("logdir", type=pathlib.Path, help="directory of a run")
+    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, help="where to write (default LOGDIR/report)")
+    parser.add_argument("--episodes", type=int, default=16, help="fresh episodes to play (default 16)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        type=which_checkpoint,
+        default="newest",
+        help="newest (default), best by the evaluations of the run, or the number of a step",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes and of all that is drawn")
+    args = parser.parse_args(argv)
+    if args.episodes < 1:
+        parser.error(f"--episodes is {args.episodes}, expected at least 1")
+    if args.seed < 0:
+        parser.error(f"--seed is {args.seed}, expected at least 0")
+    if argv is None:
+        keep_compiled_programs()
+    try:
+        path = write_report(
+            args.logdir, out=args.out, checkpoint=args.checkpoint, episodes=args.episodes, seed=args.seed
+        )
+    except (ReportError, FilmError, checkpoints.CheckpointError, ConfigError, envs.EnvError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    summary = json.loads((path.parent / "report.json").read_text(encoding="utf-8"))
+    for text in summary["warnings"]:
+        print(f"Warning: {text}", file=sys.stderr)
+    for finding in summary["findings"]:
+        shown = "-" if finding["value"] is None else page.number(finding["value"])
+        print(f"{finding['verdict']:<8} {shown:>8}  {finding['title']}")
+    print(f"Report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

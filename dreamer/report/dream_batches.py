@@ -1,0 +1,157 @@
+"""Runs the programs of `open_loop` over recorded episodes, a fixed number of rows at a time; gives host arrays."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dreamer.agent.runtime import Networks
+from dreamer.config import Config
+from dreamer.report import open_loop
+from dreamer.report.held_out import HeldOut
+from dreamer.report.open_loop import Dreams, Filtered
+from dreamer.types import Space, Spaces, StoredLatent
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is computed."""
+
+    steps: int = 50
+    """Dreamt steps K, if episodes reach so far."""
+    context: int = 5
+    """Observed steps before a dream, at least; fewer if episodes are shorter."""
+    starts: int = 256
+    """Start states, drawn from all that have a context."""
+    samples: int = 4
+    """Dreams of each start."""
+    rows: int = 32
+    """Start states in one call of the compiled program."""
+    chunk: int = 64
+    """Observed steps in one call of the compiled program."""
+
+
+LEAST_STARTS = 10
+"""Curves end where fewer starts are left, or those of one episode alone."""
+
+
+class Points(NamedTuple):
+    """Start states: number of the episode and of the step in it, ``[N]``."""
+
+    episode: np.ndarray
+    step: np.ndarray
+
+
+def choose_points(length: np.ndarray, context: int, most: int, rng: np.random.Generator) -> Points:
+    """Draw at most ``most`` start states among all that have ``context`` observed steps and a step to predict."""
+    every = [(e, t) for e, size in enumerate(length.tolist()) for t in range(context - 1, size - 1)]
+    chosen = np.sort(rng.permutation(len(every))[:most])
+    episode, step = np.array(every, np.int64)[chosen].T
+    return Points(episode, step)
+
+
+def reach(length: np.ndarray, points: Points, most: int) -> int:
+    """How many steps can be compared: as long as `LEAST_STARTS` starts of two episodes are left, and at least one."""
+    left = length[points.episode] - 1 - points.step
+    steps = 1
+    for k in range(2, most + 1):
+        if (left >= k).sum() < LEAST_STARTS or len(np.unique(points.episode[left >= k])) < 2:
+            break
+        steps = k
+    return steps
+
+
+def filter_episodes(nets: Networks, batch: Any, key: jax.Array, chunk: int) -> Filtered:
+    """`open_loop.filter_states` over whole episodes, ``chunk`` steps at a time; host arrays ``[E, T, ...]``."""
+    run = jax.jit(open_loop.filter_states)
+    steps = batch.reward.shape[1]
+    chunk, latent, parts = min(chunk, steps), batch.latent, []
+    for number, begin in enumerate(range(0, steps, chunk)):
+        fields = batch._replace(latent=None)
+        part = jax.tree.map(lambda x, b=begin: _padded(x[:, b : b + chunk], chunk, 1), fields)._replace(latent=latent)
+        found = run(nets, part, jax.random.fold_in(key, number))
+        # The last step that is no padding may come earlier, but then nothing follows.
+        latent = jax.tree.map(lambda x: x[:, -1], found.latent)
+        parts.append(jax.device_get(found))
+    joined: Filtered = jax.tree.map(lambda *xs: np.concatenate(xs, 1)[:, :steps], *parts)
+    return joined
+
+
+def dream_from(
+    nets: Networks,
+    spaces: Spaces,
+    held_out: HeldOut,
+    filtered: Filtered,
+    points: Points,
+    near: np.ndarray,
+    key: jax.Array,
+    budget: Budget,
+) -> Dreams:
+    """`open_loop.dream` from all points; host arrays, starts first: ``[N, K, ...]``."""
+    batch: Any = held_out.batch
+    state: Any = filtered.latent
+    steps, logits = near.shape[1], np.asarray(filtered.logits)
+    average = {name: average_of(spaces[name], value, held_out.valid) for name, value in batch.obs.items()}
+    run = jax.jit(lambda nets, *inputs: open_loop.dream(nets.world_model, spaces, budget.samples, *inputs))
+    parts = []
+    for number, begin in enumerate(range(0, len(points.step), budget.rows)):
+        chosen = slice(begin, begin + budget.rows)
+        episode = _padded(points.episode[chosen], budget.rows, 0)
+        step = _padded(points.step[chosen], budget.rows, 0)
+        count = len(points.step[chosen])
+        rows = episode, step
+        at = episode[:, None], np.minimum(step[:, None] + 1 + np.arange(steps), batch.reward.shape[1] - 1)
+        found = run(
+            nets,
+            StoredLatent(state.deter[rows], state.stoch[rows]),
+            {name: value[at] for name, value in batch.prev_action.items()},
+            {name: value[at] for name, value in batch.obs.items()},
+            {name: value[rows] for name, value in batch.obs.items()},
+            average,
+            logits[at],
+            _padded(near[chosen].astype(np.float32), budget.rows, 0),
+            jax.random.fold_in(key, number),
+        )
+        found = jax.device_get(found)
+        own = jax.tree.map(lambda x, n=count: x[:, :n].swapaxes(0, 1), found._replace(where={}))
+        parts.append(own._replace(where=found.where))
+    # Of a single class there is one number, which stays an array.
+    where = jax.tree.map(lambda *xs: np.asarray(np.sum(xs, 0, dtype=np.float64)), *[part.where for part in parts])
+    joined: Dreams = jax.tree.map(
+        lambda *xs: np.concatenate(xs).astype(np.float64), *[p._replace(where={}) for p in parts]
+    )
+    return joined._replace(where=where)
+
+
+def imagine_from(
+    nets: Networks, filtered: Filtered, points: Points, discount: float, config: Config, key: jax.Array, budget: Budget
+) -> np.ndarray:
+    """`open_loop.imagined_return` from all points, ``[N]``."""
+    run = jax.jit(
+        lambda nets, start, key: open_loop.imagined_return(
+            nets, start, discount, config.behavior.horizon, budget.samples, key
+        )
+    )
+    parts = []
+    for number, begin in enumerate(range(0, len(points.step), budget.rows)):
+        chosen = slice(begin, begin + budget.rows)
+        rows = _padded(points.episode[chosen], budget.rows, 0), _padded(points.step[chosen], budget.rows, 0)
+        start = StoredLatent(filtered.latent.deter[rows], filtered.latent.stoch[rows])
+        parts.append(np.asarray(run(nets, start, jax.random.fold_in(key, number)))[: len(points.step[chosen])])
+    return np.concatenate(parts).astype(np.float64)
+
+
+def average_of(space: Space, value: Any, valid: np.ndarray) -> np.ndarray:
+    """Mean of an observation key over all steps that are no padding, in the units of `open_loop.encode`."""
+    total: Any = 0.0
+    for row, inside in zip(value, valid, strict=True):
+        total = total + np.asarray(open_loop.encode(space, row[inside])).sum(0, dtype=np.float64)
+    return np.asarray(total / valid.sum(), np.float32)
+
+
+def _padded(x: Any, size: int, axis: int) -> np.ndarray:
+    """``x`` with zeros up to ``size``, so that every call has the same shapes."""
+    missing = [(0, 0)] * x.ndim
+    missing[axis] = (0, size - x.shape[axis])
+    return np.pad(x, missing)

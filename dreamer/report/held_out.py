@@ -1,0 +1,130 @@
+"""Fresh episodes that training never saw, recorded for the report card of the world model."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from dreamer import envs
+from dreamer.agent.runtime import Agent
+from dreamer.envs import EnvError
+from dreamer.envs.driver import Driver, Row
+from dreamer.types import Batch, StoredLatent
+
+MOST_STEPS = 1000
+"""Agent steps after which an episode is no longer recorded; it then counts as cut off by a time limit."""
+
+_SEEDS = 0x68656C64
+"""Separates these seeds from those of training and evaluation: neither has a number like this in second place."""
+
+
+class HeldOut(NamedTuple):
+    """E recorded episodes, padded to the length T of the longest."""
+
+    batch: Batch
+    """``[E, T, ...]``; every row starts with ``is_first``, so the stored latents, which are zero, are ignored."""
+    length: np.ndarray
+    """Steps of each episode, the reset included, int ``[E]``; what comes after is padding."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Bool ``[E, T]``: not padding."""
+        return np.arange(self.batch.reward.shape[1]) < self.length[:, None]
+
+
+def collect(
+    agent: Agent, make: Callable[[], gymnasium.Env], episodes: int, seed: int, most_steps: int = MOST_STEPS
+) -> HeldOut:
+    """Play complete, fresh episodes, with actions drawn from the policy as in training.
+
+    Environments play in rounds, one episode each, so that short episodes are not favoured and endless ones end.
+
+    Args:
+        agent: the policy.
+        make: makes an environment.
+        episodes: how many, at least 1.
+        seed: seed of the environments and of the policy.
+        most_steps: episodes are recorded up to this many agent steps.
+
+    Raises:
+        EnvError: an environment failed, or its spaces are not those of the agent.
+    """
+    if episodes < 1:
+        raise ValueError(f"collect got episodes={episodes}, expected at least 1.")
+    count = min(episodes, 20)
+    config = dataclasses.replace(agent.config.env, count=count, workers="sync")
+    with envs.VectorEnv(make, config, np.random.SeedSequence([seed, _SEEDS])) as vector:
+        if (vector.obs_spaces, vector.action_spaces) != (agent.obs_spaces, agent.action_spaces):
+            raise EnvError(
+                f"The environment has observations {vector.obs_spaces} and actions {vector.action_spaces}, but the "
+                f"agent was trained on {agent.obs_spaces} and {agent.action_spaces}: report on it where the task is "
+                "what it was then."
+            )
+        before, agent.policy_steps = agent.policy_steps, (seed % 2**12) << 20
+        try:
+            rows: list[list[Row]] = []
+            while len(rows) < episodes:
+                # A new driver resets the environments.
+                rows += _play(Driver(vector, agent.policy, agent.initial(count)), most_steps)
+        finally:
+            agent.policy_steps = before
+    return _stack(agent, rows[:episodes])
+
+
+def _play(driver: Driver, most_steps: int) -> list[list[Row]]:
+    """One episode of each environment, as the rows of each; the axis of environments is gone."""
+    kept: list[list[Row]] = [[] for _ in range(driver.envs.num_envs)]
+    waiting = np.ones(len(kept), bool)
+    for _ in range(most_steps + 1):
+        row = driver.act()
+        for index in np.flatnonzero(waiting).tolist():
+            kept[index].append(_of(row, index))
+        waiting &= ~row.step.is_last
+        if not waiting.any():
+            break
+        driver.advance()
+    return kept
+
+
+def _of(row: Row, index: int) -> Row:
+    """One environment of a row."""
+    obs = {key: value[index] for key, value in row.step.obs.items()}
+    flags = {name: getattr(row.step, name)[index] for name in ("reward", "is_first", "is_last", "is_terminal")}
+    step = row.step._replace(obs=obs, **flags)
+    return row._replace(step=step, action={key: value[index] for key, value in row.action.items()})
+
+
+def _stack(agent: Agent, episodes: list[list[Row]]) -> HeldOut:
+    length = np.array([len(episode) for episode in episodes])
+    shape = (len(episodes), int(length.max()))
+
+    def pad(values: list[list[Any]], shift: int = 0) -> np.ndarray:
+        """Values of all rows; moved by ``shift`` steps, and zero where there are none."""
+        example = np.asarray(values[0][0])
+        out = np.zeros((*shape, *example.shape), example.dtype)
+        for number, row in enumerate(values):
+            out[number, shift : len(row)] = row[: len(row) - shift]
+        return out
+
+    def flag(name: str) -> np.ndarray:
+        return pad([[getattr(row.step, name) for row in episode] for episode in episodes])
+
+    config = agent.config.rssm
+    classes = np.uint8 if config.classes <= 256 else np.uint16
+    batch = Batch(
+        obs={key: pad([[row.step.obs[key] for row in episode] for episode in episodes]) for key in agent.obs_spaces},
+        # The action chosen at one step is the previous one of the next.
+        prev_action={
+            key: pad([[row.action[key] for row in episode] for episode in episodes], 1) for key in agent.action_spaces
+        },
+        reward=flag("reward"),
+        is_first=flag("is_first"),
+        is_last=flag("is_last"),
+        is_terminal=flag("is_terminal"),
+        latent=StoredLatent(
+            np.zeros((shape[0], config.deter), agent.latent_dtype), np.zeros((shape[0], config.stoch), classes)
+        ),
+    )
+    return HeldOut(batch, length)

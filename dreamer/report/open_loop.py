@@ -1,0 +1,196 @@
+"""What the world model predicts when it no longer sees: errors of dreams that follow recorded actions.
+
+From a state that was filtered from observations, several dreams follow the recorded actions for K steps. The mean of
+more and more dreams is what the model expects; its squared error is estimated without bias from few of them,
+``(mean of S dreams - truth)^2 - variance of the dreams / S``. Without the correction, the draws of the latent alone
+would make a perfect model look worse than a constant.
+
+Units: vectors in symlog space, images in 0 to 1, classes as one-hot vectors, as in the losses of `world_model`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from dreamer.agent.runtime import Networks
+from dreamer.behaviors.actor_critic import imagine_trajectory
+from dreamer.equations.transforms import symlog
+from dreamer.types import Action, Batch, Latent, Observation, Space, Spaces, StoredLatent
+from dreamer.world_models.latent import WorldModel, observe_batch
+from dreamer.world_models.rssm import features
+
+
+class Filtered(NamedTuple):
+    """What the agent made of each observed step, batch first."""
+
+    latent: StoredLatent
+    """Posterior sample ``[B, T, ...]``."""
+    logits: Float32[Array, "B T S C"]
+    """Posterior logits."""
+    value: Float32[Array, "B T"]
+    """The critic's value of the state."""
+
+
+class Errors(NamedTuple):
+    """Squared errors of three predictions of one observation key, mean over its entries, ``[K, M]``."""
+
+    model: Float32[Array, "K M"]
+    """Of what the model expects; an unbiased estimate, so below 0 at times."""
+    repeat: Float32[Array, "K M"]
+    """Of the last observation before the dream, repeated."""
+    mean: Float32[Array, "K M"]
+    """Of the mean over all episodes."""
+    spread: Float32[Array, "K M"]
+    """No error: the variance among the dreams."""
+
+
+class Dreams(NamedTuple):
+    """K steps of dreams from M start states, time first. Means are over the dreams of a start."""
+
+    errors: dict[str, Errors]
+    where: dict[str, tuple[Array, Array, Array]]
+    """Errors ``(model, repeat, mean)`` of each entry of a key (of images: each pixel, mean over channels), summed over
+    the starts and the steps of ``near``."""
+    reward: Float32[Array, "K M"]
+    """Expected reward on arriving at each step."""
+    reward_spread: Float32[Array, "K M"]
+    reward_probs: Float32[Array, "K M bins"]
+    cont: Float32[Array, "K M"]
+    """Probability that the episode goes on after each step, as the head says it: times the discount if so trained."""
+    cont_spread: Float32[Array, "K M"]
+    kl: Float32[Array, "K M"]
+    """KL in nats from the posterior, which sees every observation up to the step, to the prior of the dream."""
+    prior_entropy: Float32[Array, "K M"]
+    """Entropy of the prior of the dream in nats."""
+
+
+def filter_states(nets: Networks, batch: Batch, key: Array) -> Filtered:
+    """Posterior states of recorded sequences ``[B, T]``, which go on from ``batch.latent``."""
+    model = nets.world_model
+    latent, logits = jax.tree.map(lambda x: x.swapaxes(0, 1), observe_batch(model, batch, key))
+    value = nets.critic(features(latent)).mean()
+    return Filtered(model.rssm.pack(latent), logits.astype(jnp.float32), value)
+
+
+def encode(space: Space, value: Array | np.ndarray) -> Float32[Array, "..."]:
+    """An observation in the units in which it is predicted: symlog, 0 to 1, or one-hot with a last axis of classes."""
+    if space.kind == "discrete":
+        return jax.nn.one_hot(value, space.classes, dtype=jnp.float32)
+    value = jnp.asarray(value).astype(jnp.float32)
+    return value / 255 if space.kind == "image" else symlog(value)
+
+
+def cells(space: Space, error: Float32[Array, "..."]) -> Float32[Array, "..."]:
+    """Squared errors per entry: classes are summed (the Brier score, 0 to 2), channels of images averaged."""
+    if space.kind == "vector":
+        return error
+    return error.sum(-1) if space.kind == "discrete" else error.mean(-1)
+
+
+def corrected(samples: Float32[Array, "samples ..."], truth: Float32[Array, "..."]) -> tuple[Array, Array]:
+    """Squared error of the expectation that ``samples`` are drawn around, without bias; and their variance."""
+    variance = samples.var(0, ddof=1)
+    return jnp.square(samples.mean(0) - truth) - variance / len(samples), variance
+
+
+def dream(
+    model: WorldModel,
+    spaces: Spaces,
+    samples: int,
+    start: StoredLatent,
+    action: Action,
+    target: Observation,
+    last: Observation,
+    average: dict[str, Float32[Array, "..."]],
+    posterior: Float32[Array, "M K S C"],
+    near: Float32[Array, "M K"],
+    key: Array,
+) -> Dreams:
+    """Dream along recorded actions and compare with what was recorded.
+
+    Args:
+        model: parameters.
+        spaces: observation spaces.
+        samples: dreams S of each start, at least 2.
+        start: posterior states ``[M, ...]``.
+        action: recorded actions ``[M, K, ...]``, the first taken in the start state.
+        target: observations that followed, ``[M, K, ...]``.
+        last: observations of the start states, ``[M, ...]``.
+        average: mean of each key over all episodes, in the units of `encode`.
+        posterior: posterior logits of the steps that followed.
+        near: 1 for steps that count in ``where``, 0 for others.
+        key: random key.
+    """
+    rows, steps = near.shape
+    latent = jax.tree.map(lambda x: jnp.tile(x, (samples,) + (1,) * (x.ndim - 1)), model.rssm.unpack(start))
+    last = {name: encode(spaces[name], jnp.asarray(value)) for name, value in last.items()}
+    time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (action, dict(target), posterior, near))
+
+    def split(x: Array) -> Array:
+        return x.reshape(samples, rows, *x.shape[1:])
+
+    def compare(name: str, guess: Array, truth: Array, weight: Array) -> tuple[Errors, tuple[Array, ...]]:
+        space = spaces[name]
+        error, variance = corrected(split(jax.nn.softmax(guess, -1) if space.kind == "discrete" else guess), truth)
+        constant = jnp.broadcast_to(average[name][None], truth.shape)
+        each = [
+            cells(space, x) for x in (error, jnp.square(last[name] - truth), jnp.square(constant - truth), variance)
+        ]
+        per_row = [x.reshape(rows, -1).mean(-1) for x in each]
+        return Errors(*per_row), tuple(jnp.tensordot(weight, x, 1) for x in each[:3])
+
+    def body(latent: Latent, inputs: tuple[Array, Any]) -> tuple[Latent, Any]:
+        key, (action, target, posterior, weight) = inputs
+        flat = jnp.tile(model.rssm.flatten_action(action), (samples, 1))
+        latent = model.rssm.imagine_step(latent, flat, key)
+        prior = model.rssm.distribution(model.rssm.prior(latent.deter))
+        feature = features(latent)
+        guesses = model.decoder(latent)
+        found = {name: compare(name, guesses[name], encode(spaces[name], target[name]), weight) for name in spaces}
+        reward = model.reward(feature)
+        cont = split(jax.nn.sigmoid(model.cont_logit(feature)))
+        mean = split(reward.mean())
+        step = Dreams(
+            errors={name: errors for name, (errors, _) in found.items()},
+            where={},
+            reward=mean.mean(0),
+            reward_spread=mean.var(0, ddof=1),
+            reward_probs=split(jax.nn.softmax(reward.logits, -1)).mean(0),
+            cont=cont.mean(0),
+            cont_spread=cont.var(0, ddof=1),
+            kl=split(model.rssm.distribution(jnp.tile(posterior, (samples, 1, 1))).kl_to(prior)).mean(0),
+            prior_entropy=split(prior.entropy()).mean(0),
+        )
+        return latent, (step, {name: where for name, (_, where) in found.items()})
+
+    _, (dreams, where) = jax.lax.scan(body, latent, (jax.random.split(key, steps), time_first))
+    return dreams._replace(where=jax.tree.map(lambda x: x.sum(0), where))
+
+
+def imagined_return(
+    nets: Networks, start: StoredLatent, discount: float, horizon: int, samples: int, key: Array
+) -> Float32[Array, "M"]:
+    """Discounted reward over H imagined steps with the policy, mean over the dreams of each start ``[M, ...]``.
+
+    ``sum_{h=1..H} (prod_{j<h} c[j] discount) r[h]``, with the predicted rewards r and probabilities c of going on.
+
+    Args:
+        nets: parameters.
+        start: posterior states.
+        discount: factor per step, 1 if the continue head was trained with it.
+        horizon: steps H.
+        samples: dreams of each start.
+        key: random key.
+    """
+    model, rows = nets.world_model, len(start.deter)
+    latent = jax.tree.map(lambda x: jnp.tile(x, (samples,) + (1,) * (x.ndim - 1)), model.rssm.unpack(start))
+    trajectory = imagine_trajectory(model, nets.actor, nets.critic, nets.critic, latent, horizon, key)
+    reward, cont = trajectory.extras.reward[1:], trajectory.extras.cont[1:-1]
+    weight = jnp.concatenate([jnp.ones_like(reward[:1]), jnp.cumprod(cont * discount, 0)])
+    return (weight * reward).sum(0).reshape(samples, rows).mean(0)
+
+
+__all__ = ["Dreams", "Errors", "Filtered", "cells", "corrected", "dream", "encode", "filter_states", "imagined_return"]

@@ -1,0 +1,245 @@
+"""A page about a run and a report card of its world model: ``python -m dreamer.report LOGDIR``.
+
+Writes ``LOGDIR/report/index.html``, one file that opens anywhere and asks no server for anything, and ``report.json``
+with all its numbers. docs/report.md says what they mean.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreamer import checkpoints
+from dreamer import config as configs
+from dreamer.agent.runtime import Agent
+from dreamer.config import Config
+from dreamer.evaluate import load_saved, make_env
+from dreamer.logs import logger
+from dreamer.logs import pictures as dream_pictures
+from dreamer.report import card as report_card
+from dreamer.report import page as report_page
+from dreamer.report.findings import findings
+from dreamer.report.held_out import HeldOut, collect
+from dreamer.report.page import Picture
+from dreamer.report.plots import Series
+
+VERSION = 1
+"""Of the fields of ``report.json``."""
+
+FILMED = 4
+"""Episodes in a film."""
+
+MOST_NAMED = 5
+"""Bad lines that a sentence names."""
+
+
+class ReportError(RuntimeError):
+    """No report can be written; the message says why and what to do."""
+
+
+def write_report(
+    logdir: pathlib.Path,
+    *,
+    out: pathlib.Path | None = None,
+    checkpoint: checkpoints.Which = "newest",
+    episodes: int = 16,
+    seed: int = 0,
+) -> pathlib.Path:
+    """Report on a run.
+
+    Args:
+        logdir: directory of the run, which is only read if ``out`` lies elsewhere.
+        out: directory of the report; None: ``logdir/report``.
+        checkpoint: which one.
+        episodes: fresh episodes to play.
+        seed: of the episodes, and of all that is drawn.
+
+    Returns:
+        The page.
+
+    Raises:
+        ReportError: the metrics are not those of a run, or the directory cannot be written.
+        CheckpointError, EnvError: see `dreamer.evaluate.load` and `held_out.collect`.
+    """
+    agent, saved = load_saved(logdir, checkpoint)
+    # Before anything that takes long.
+    lines, warnings = read_lines(logdir / "metrics.jsonl")
+    target = logdir / "report" if out is None else out
+    _prepare(target, out is None)
+    held_out = collect(agent, make_env(agent.config), episodes, seed)
+    card = report_card.measure(agent.state.nets, agent.config, agent.obs_spaces, held_out, seed)
+    found = findings(card)
+    scores = card.scores
+    facts = {
+        "task": agent.config.task,
+        "config digest": digest(agent.config),
+        "checkpoint": f"{saved.path.name} ({saved.meta['env_steps']:,} env steps)",
+        "parameters": f"{agent.parameter_count:,}",
+        "return of these episodes": f"{scores.mean():.4g} (from {scores.min():.4g} to {scores.max():.4g})",
+        "marks": ", ".join(
+            f"{sum(f.verdict == verdict for f in found)} {word}"
+            for verdict, word in (("good", "good"), ("fair", "fair"), ("poor", "poor"), ("unknown", "not known"))
+            if any(f.verdict == verdict for f in found)
+        ),
+    }
+    changes = {
+        key: value
+        for key, (_, value) in configs.differences(Config(), agent.config).items()
+        if key not in ("task", "logdir")
+    }
+    text = report_page.page(
+        f"Report on {agent.config.task}",
+        facts,
+        warnings,
+        found,
+        pictures(agent, held_out, card.context),
+        card,
+        agent.obs_spaces,
+        training_curves(lines),
+        {key: str(value) for key, value in changes.items()},
+    )
+    numbers = {
+        "version": VERSION,
+        "task": agent.config.task,
+        "config_digest": digest(agent.config),
+        "config_changes": changes,
+        "checkpoint": {"name": saved.path.name, "env_steps": saved.meta["env_steps"]},
+        "seed": seed,
+        "warnings": warnings,
+        "findings": [{**finding._asdict(), **_finite(finding)} for finding in found],
+        "card": card.to_json(),
+    }
+    try:
+        (target / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (target / "index.html").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _refused(target, error, out is None) from error
+    return target / "index.html"
+
+
+def digest(config: Config) -> str:
+    """Twelve letters that two configs share if they are the same, up to the name of their directory."""
+    values = {key: str(value) for key, value in configs.flatten(config) if key != "logdir"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Lines of ``metrics.jsonl`` that have the counters of a run, and sentences about what else is there.
+
+    Raises:
+        ReportError: there are lines, and none is that of a run; or the file cannot be read.
+    """
+    try:
+        found, damaged = logger.read_numbered(path)
+    except FileNotFoundError:
+        return [], [f"There is no {path}, so there are no curves of the training."]
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}. Make it readable, or move it away.") from error
+    good, foreign = [], []
+    for number, line in found.items():
+        counters = [line.get(name) for name in ("env_steps", "updates")]
+        if all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in counters):
+            good.append(line)
+        else:
+            foreign.append(number)
+    faults = [
+        (damaged, "cannot be read as a JSON object"),
+        (foreign, "lacks the counters env_steps and updates"),
+    ]
+    said = [f"line {_named(numbers)} {fault}" for numbers, fault in faults if numbers]
+    if said and not good:
+        raise ReportError(
+            f"{path} does not hold the metrics of a run: {'; '.join(said)}. Put the file of the run back, or move this "
+            "one away to do without curves."
+        )
+    return logger.without_repeats(good), [f"In {path}, {fault}, and was left out." for fault in said]
+
+
+def _named(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MOST_NAMED]))
+    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
+    return f"{shown}{more}"
+
+
+def training_curves(lines: list[dict[str, Any]]) -> dict[str, tuple[Series, str]]:
+    """What the page plots of the training: series by title, and the label of their axis."""
+
+    def series(names: Mapping[str, str], positive: bool = False) -> Series:
+        found = {}
+        for label, name in names.items():
+            points = [(line["env_steps"], line[name]) for line in lines if _is_number(line.get(name))]
+            points = [point for point in points if point[1] > 0 or not positive]
+            if points:
+                found[label] = (np.array([x for x, _ in points], float), np.array([y for _, y in points], float))
+        return found
+
+    keys = sorted({name for line in lines for name in line if name.startswith("loss/obs/")})
+    model = {name.removeprefix("loss/obs/"): name for name in keys}
+    model |= {"reward": "loss/reward", "continue": "loss/cont", "KL": "loss/dyn"}
+    behaviour = {"imagined return": "imagined/return", "value": "imagined/value"}
+    curves = {
+        "Return": (
+            series({"episodes": "episode/score", "mean of 10": "episode/recent_score", "evaluation": "eval/mean"}),
+            "return",
+        ),
+        "World-model errors on replay": (series(model, positive=True), "loss, log scale"),
+        "Losses of the critic": (
+            series({"imagined": "loss/critic", "replayed": "loss/replay_critic"}, positive=True),
+            "loss, log scale",
+        ),
+        "What is imagined": (series(behaviour), "discounted reward"),
+        "Entropy of the policy": (series({"entropy": "actor/entropy"}), "nats"),
+    }
+    return {title: (found, y) for title, (found, y) in curves.items() if found}
+
+
+def pictures(agent: Agent, held_out: HeldOut, context: int, steps: int = 50) -> list[Picture]:
+    """Films of image keys and plots of the others, from one dream of each of the longest episodes."""
+    order = np.argsort(-held_out.length, kind="stable")[:FILMED]
+    length = min(context + steps, int(held_out.length.max()))
+    fields = held_out.batch._replace(latent=None)  # type: ignore[arg-type]
+    batch = jax.tree.map(lambda x: x[order, :length], fields)
+    batch = batch._replace(latent=jax.tree.map(lambda x: x[order], held_out.batch.latent))
+    predictions = jax.device_get(agent.report(batch, context)[0])
+    valid = held_out.valid[order, :length]
+    shown = []
+    for key, space in agent.obs_spaces.items():
+        if space.kind == "image":
+            frames = dream_pictures.film(batch.obs[key], predictions[key], context, valid)
+            caption = f"{context} steps seen, then dreamt. Left to right: true, predicted, error."
+            shown.append(Picture(key, caption, "gif", dream_pictures.encode(frames, "gif")))
+        else:
+            plot = dream_pictures.plot(space, batch.obs[key][0], predictions[key][0], context, valid[0])
+            caption = f"{context} steps seen, then dreamt; at most {dream_pictures.MOST_ENTRIES} entries."
+            shown.append(Picture(key, caption, "svg+xml", plot))
+    return shown
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _finite(finding: Any) -> dict[str, float | None]:
+    numbers = {name: getattr(finding, name) for name in ("value", "low", "high")}
+    return {name: float(f"{x:.6g}") if math.isfinite(x) else None for name, x in numbers.items()}
+
+
+def _prepare(target: pathlib.Path, default: bool) -> None:
+    """Make the directory and try to write there, before anything that takes long."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        probe = target / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _refused(target, error, default) from error
+
+
+def _refused(target: pathlib.Path, error: OSError, default: bool) -> ReportError:
+    what = "Choose another directory with --out DIR" if default else "Choose another --out"
+    return ReportError(f"The report cannot be written to {target}: {error.strerror}. {what}.")

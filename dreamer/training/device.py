@@ -1,0 +1,454 @@
+"""A run with the device loop: windows of turns, and between them everything that a terminal and a disk want.
+
+Compare `dreamer.training.host.HostRun`, where environments are on the host. The program reports once per window, and
+windows last about a second, so that the display moves, Ctrl-C is heard, and logging costs nothing.
+"""
+
+import collections
+import contextlib
+import pathlib
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+
+from dreamer import checkpoints
+from dreamer import config as configs
+from dreamer.agent.runtime import Agent, checked_names
+from dreamer.checkpoints import Checkpoint, CheckpointError, Snapshot, transfer
+from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
+from dreamer.config import Config
+from dreamer.config.population import members
+from dreamer.devices.member_axis import member_of
+from dreamer.devices.memory import Plan, beside_arguments
+from dreamer.devices.placement import dtype_advice
+from dreamer.devices.profiler import Profiler
+from dreamer.envs import summarizer
+from dreamer.envs.native import native_env
+from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.logs import averages, logger
+from dreamer.logs.plots import plot_learning_curve
+from dreamer.logs.watcher import Prediction, Watcher, context_of
+from dreamer.replay import TrainRatio, device
+from dreamer.training import device_saves
+from dreamer.training.device_program import DeviceLoop, LoopState, available_bytes, next_batch
+from dreamer.training.device_report import Report
+from dreamer.training.device_window import WINDOW, Pace, Record, summarize
+from dreamer.training.failure import Skip
+from dreamer.training.failure import report as report_failure
+from dreamer.training.run import (
+    Result,
+    StopRequest,
+    budget_spent,
+    early_end,
+    exclusive,
+    note_best,
+    refuse_other_config,
+    resume_command,
+    write_config,
+)
+
+_TURNS = ("ended", "score", "length", "steps", "logs")
+"""What a report tells of each turn."""
+
+
+class DeviceRun:
+    """One run of a population, or of a single agent, in one log directory.
+
+    Args:
+        config: the run's config, with ``logdir`` set.
+        quiet: print nothing.
+
+    Raises:
+        LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing changed.
+    """
+
+    def __init__(self, config: Config, quiet: bool = False):
+        self.members = members(config)
+        # A population of one is a run like any other, and its directory says so.
+        self.config = config = config if len(self.members) > 1 else self.members[0].config
+        self.logdir = pathlib.Path(config.logdir)
+        self.env = native_env(config)
+        self.loop = DeviceLoop(config, self.members, self.env)
+        self._ready = device.rows_until_ready(config.replay, config.env.count)
+        self._bytes = self.loop.required_bytes()
+        # Each device has memory of its own, unless they are the cores of one CPU.
+        self._memories = self.loop.devices if jax.default_backend() != "cpu" else 1
+        available = available_bytes() * self._memories
+        device.check_memory(*self._bytes, self.loop.places, config.replay.capacity, available)
+        self._stop = StopRequest()
+        self._cleanup = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._cleanup.close)
+            self._cleanup.enter_context(self._stop.listening())
+            for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir) for m in self.members)]):
+                self._cleanup.enter_context(exclusive(path))
+            self._refuse_other()
+            saved = device_saves.load(self.members)
+            self._taken: transfer.Taken | None = None
+            if saved is None:
+                self.state = self._begin_fresh()
+            else:
+                self.state = self.loop.place(device_saves.restore(self.loop.shapes(), saved))
+            self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
+            self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
+            self._damaged = saved[0].damaged if saved is not None else ()
+            if saved is not None:
+                self._restore(saved[0])
+            self._open_logs(quiet, saved)
+            first = self.members[0].config
+            title, pictures = f"{config.task}, seed {first.seed}", config.logger.pictures_every
+            self.watcher = Watcher(pathlib.Path(first.logdir), self.env.obs_spaces, title, pictures)
+            self._cleanup.callback(self.watcher.close)
+            self.saver = Saver()
+            self._cleanup.callback(self.saver.close)
+            for damaged in self._damaged:
+                checkpoints.set_aside(damaged.path)
+            undo.pop_all()
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each member, resets included: what the budget and the train ratio count."""
+        return self.turns * self.config.env.count
+
+    def train(self) -> Result:
+        """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
+
+        Raises:
+            ConfigError: there is not enough memory for the program; nothing has happened yet.
+            CheckpointError: the last checkpoint could not be written.
+            TrainingFailed: too many updates of a member in a row were skipped; the last checkpoints stay as they are.
+        """
+        with self._cleanup:
+            self._announce()
+            self._compile()
+            self._loop()
+            self._save()
+            if not self._stop and self.updates:
+                self.watcher.finish(self._prediction, self.records[0].log, self._first_counters)
+            if self._stop:
+                self.log.say(
+                    f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
+                    f"Resume with: {resume_command(self.logdir)}"
+                )
+            results = self._results()
+            if not self._stop:
+                self._closing_words(results)
+            first = results[0]
+            population = tuple(results) if len(results) > 1 else ()
+            return Result(first.agent, self.logdir, first.evaluation, first.interrupted, first.ended, population)
+
+    def _compile(self) -> None:
+        """Compile the program before anything happens, as only then its memory is known."""
+        replay, start = self.config.replay, time.perf_counter()
+        program = beside_arguments(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
+        if self.watcher.wanted:
+            self._predict, report = self.loop.compile_report(self.state)
+            program = max(program, beside_arguments(report))
+        plan = Plan(program, 0, available_bytes())
+        plan.check(replay.batch_size, replay.batch_length)
+        self.log.say(
+            f"  It was compiled in {logger.duration(time.perf_counter() - start)} and takes {program / 1e9:.2f} GB "
+            f"more while it runs; {plan.available / 1e9:.2f} GB are free."
+        )
+
+    def _loop(self) -> None:
+        config, pace, speed = self.config.run, Pace(), logger.Speed()
+        self._begin = time.perf_counter()
+        if self._damaged:
+            self.log.write({**self._common_counters(), "resume/damaged_checkpoints": len(self._damaged)})
+        # The state is fetched after every window, so there is nothing to wait for.
+        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
+        next_log = self._begin + min(config.log_every, 5.0)
+        next_save = self._begin + config.save_every
+        while self._going_on():
+            learning = self.turns + 1 >= self._ready
+            left = -(-config.env_steps // self.config.env.count) - self.turns
+            turns = min(pace.turns(learning), left, left if learning else self._ready - 1 - self.turns)
+            due = self._due(turns)
+            start = time.perf_counter()
+            self.state, report = self.loop.run(self.state, due, turns)
+            report = self.loop.fetch(report)
+            end = time.perf_counter()
+            pace.measure(learning, turns, end - start)
+            self._take_in(report, due[:turns])
+            skipping = self._skipping(report) if due.any() else False
+            profiler.turn(self.updates)
+            if end >= next_log:
+                self._tick(speed)
+                next_log = time.perf_counter() + config.log_every
+            if self.updates:
+                self.watcher.turn(self._prediction, self.records[0].log, self._first_counters)
+            self._hear_of_save()
+            # What is saved while updates are skipped may be what fails.
+            if end >= next_save and not skipping and not self.saver.busy:
+                self._start_save()
+                next_save = time.perf_counter() + config.save_every
+        profiler.close(self.updates)
+
+    def _due(self, turns: int) -> np.ndarray:
+        """Updates of each of the next turns, padded to the size of a window."""
+        count, due = self.config.env.count, np.zeros(WINDOW, np.int32)
+        for i, turn in enumerate(range(self.turns, self.turns + turns)):
+            due[i] = self.ratio.updates_due(turn * count, ready=turn + 1 >= self._ready)
+        return due
+
+    def _take_in(self, report: Report, due: np.ndarray) -> None:
+        """Count and write down what a window did."""
+        turns, updates = len(due), self.updates + np.cumsum(due)
+        for index, record in enumerate(self.records):
+            own: Report = jax.tree.map(lambda x, i=index: x[i], report)
+            shown = own._replace(**{name: getattr(own, name)[:turns] for name in _TURNS})
+            episodes = record.add(shown, updates, self._seconds())
+            if due.any():
+                record.log.add_update(own.metrics)
+            if self.log is not record.log:
+                for episode, counters in episodes:
+                    self.log.add_episode(episode, {**counters, "member": record.member.name})
+        if due.any() and len(self.records) > 1:
+            self.log.add_update({name: np.mean(values) for name, values in report.metrics.items()})
+        self.turns += turns
+        self.updates = int(updates[-1])
+
+    def _skipping(self, report: Report) -> bool:
+        """Write down which members skipped updates in a window; whether one of them skipped the last.
+
+        Raises:
+            TrainingFailed: one has skipped too many in a row.
+        """
+        in_row = report.metrics[averages.IN_ROW]
+        for index in np.flatnonzero(report.metrics[averages.SKIPPED]).tolist():
+            record, (own, cursor) = self.records[index], self.loop.member(self.state, index)
+            config, bad = record.member.config, int(report.metrics[averages.BAD][index])
+            tensor = checked_names(config, tuple(self.env.obs_spaces), own.train)[bad]
+            record.log.write({**self._counters(record), "guard_tensor": tensor})
+            share = float(report.metrics[averages.SKIPPED][index])
+            self.log.say(
+                f"{record.member.name}: {share:.1%} of the updates up to {self.updates} were skipped, the last "
+                f"{in_row[index]} in a row: {tensor} is not finite. {config.run.max_skipped} in a row end the run."
+            )
+            if in_row[index] >= config.run.max_skipped:
+                # The batches of a window are gone. The next one meets the same parameters.
+                skip = Skip(self.updates, int(in_row[index]), bad, next_batch(config, own, cursor))
+                spaces = self.env.obs_spaces, self.env.action_spaces
+                agent = Snapshot(config, *spaces, self.turns, own.train, own.acting)
+                raise report_failure(pathlib.Path(config.logdir), agent, skip)
+        return bool(in_row.any())
+
+    def _tick(self, speed: logger.Speed) -> None:
+        rates = speed.rates(self.env_steps, self.updates)
+        run = self.config.run
+        eta = (run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
+        if run.hours:
+            eta = min(eta, 3600 * run.hours - self._seconds())
+        line = {
+            "train_ratio": self.ratio.true_ratio,
+            "eta_seconds": eta if rates["rate/updates"] > 0 else float("inf"),
+            "bottleneck": "device",
+            "memory_bytes": psutil.Process().memory_info().rss,
+            "env/failures": 0,
+        }
+        for record in self.records:
+            record.log.tick(self._counters(record), {**rates, **line})
+        if len(self.records) > 1:
+            together = {name: len(self.records) * rate for name, rate in rates.items()}
+            self.log.tick(self._common_counters(), {**together, **line})
+
+    def _going_on(self) -> bool:
+        """Whether there is another window, or else why not: a population has reached what all its members have."""
+        run, episodes = self.config.run, min(record.episodes for record in self.records)
+        early = {early_end(run, self._seconds(), record.log.recent) for record in self.records}
+        rule = budget_spent(run, self.env_steps, episodes) or ("" if "" in early else max(early))
+        self._ended = self._stop.signal or rule
+        return not self._ended
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begin
+
+    def _counters(self, record: Record) -> dict[str, Any]:
+        return record.counters(record.env_steps, self.updates, self._seconds())
+
+    def _common_counters(self) -> dict[str, Any]:
+        """Counters of the run: those of its only member, or what all have together."""
+        own = self._counters(self.records[0])
+        if len(self.records) == 1:
+            return own
+        steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
+        return {**own, **steps, "episodes": sum(record.episodes for record in self.records)}
+
+    def _prediction(self) -> Prediction:
+        """What the world model of the first member makes of its newest sequences."""
+        batch, predictions, metrics = self._predict(self.state)
+        return Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics)
+
+    def _first_counters(self) -> dict[str, Any]:
+        return self._counters(self.records[0])
+
+    def _hear_of_save(self, wait: bool = False) -> None:
+        """Write down what the last save took; one that failed is no reason to stop."""
+        try:
+            saved = self.saver.outcome(wait)
+        except CheckpointError as error:
+            self.log.say(f"{error} Training goes on, and the next save tries again.")
+        else:
+            self._log_save(saved)
+
+    def _log_save(self, saved: Saved | None) -> None:
+        if saved is not None:
+            self.log.write({**self._common_counters(), **saved.metrics()})
+
+    def _start_save(self, wait: bool = False) -> None:
+        """Begin to save while training goes on, unless the host has no memory for it; or save at once."""
+        learner = {"updates": self.updates, "ratio": self.ratio.state()}
+        common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
+        logs = [{"recent": list(r.log.recent), "episode_logs": list(r.log.episode_logs)} for r in self.records]
+        metas = [{**self._counters(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
+        state, step = self.state, self.env_steps
+
+        def prepare(copy: bool) -> Iterable[device_saves.PreparedMember]:
+            contents = device_saves.prepare(state, self.members, self.env, metas, copy)
+            return list(contents) if copy else contents
+
+        self.saver.start(
+            prepare,
+            lambda contents: device_saves.write(contents, step, self.config.run.keep),
+            background=not wait and room_for_copy(jax.tree.leaves(state.members)),
+        )
+
+    def _save(self) -> None:
+        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        self._hear_of_save(wait=True)
+        self._start_save(wait=True)
+        self._log_save(self.saver.outcome(wait=True))
+
+    def _refuse_other(self) -> None:
+        """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
+        written = self.logdir / "config.yaml"
+        if written.exists() and any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
+            refuse_other_config(configs.load_yaml(written), self.config, self.logdir)
+
+    def _begin_fresh(self) -> LoopState:
+        """The state before the first turn, with parameters of another run if the config asks for them."""
+        state = self.loop.begin()
+        if not self.config.load.from_:
+            return state
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.members.train.nets)
+        self._taken = transfer.read(self.config.load, shapes)
+        train = transfer.begin_with(state.members.train, self._taken)
+        return self.loop.place(state._replace(members=state.members._replace(train=train, acting=train.nets)))
+
+    def _restore(self, saved: Checkpoint) -> None:
+        meta = saved.meta
+        self.ratio.restore(meta["learner"]["ratio"])
+        self.turns, self.updates = meta["turns"], meta["learner"]["updates"]
+        self._resumes, self._seconds_before = meta["resumes"] + 1, meta["seconds"]
+
+    def _open_logs(self, quiet: bool, saved: Sequence[Checkpoint] | None) -> None:
+        """Write the configs down, and open the log of each member, and that of the run if there are several."""
+        config, alone = self.config, len(self.members) == 1
+        wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
+        title = f"Dreamer on {config.task}" + ("" if alone else f", {len(self.members)} members")
+        names, summarize = getattr(self.env, "log_names", ()), summarizer(config.task)
+        own = summarize if alone else None
+        shown = logger.Logger(
+            self.logdir,
+            title,
+            config.run.env_steps,
+            quiet,
+            config.logger.tensorboard,
+            wandb if config.logger.wandb else None,
+            own,
+        )
+        self._cleanup.callback(shown.close)
+        shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
+        write_config(self.logdir, config)
+        if self._taken is not None:
+            (self.logdir / "load.txt").write_text(self._taken.listing())
+        self.log, self.records = shown, []
+        for index, member in enumerate(self.members):
+            path = pathlib.Path(member.config.logdir)
+            write_config(path, member.config)
+            log = shown
+            if not alone:
+                board = config.logger.tensorboard
+                log = logger.Logger(path, title, config.run.env_steps, True, board, summarize=summarize)
+            self._cleanup.callback(log.close)
+            self.records.append(Record(member, log, saved[index].meta if saved is not None else None, names))
+            if not alone:
+                shown.recent.extend(log.recent)
+
+    def _results(self) -> list[Result]:
+        """Agents of all members, scored unless the run was interrupted."""
+        agents: list[Agent] = []
+        for index, member in enumerate(self.members):
+            train = member_of(self.state.members.train, index)
+            new = not agents
+            spaces = self.env.obs_spaces, self.env.action_spaces
+            first = Agent(member.config, *spaces, state=train) if new else agents[0]
+            agents.append(first if new else first.twin(member.config, train))
+            agents[-1].acting_nets = member_of(self.state.members.acting, index)
+            agents[-1].policy_steps = self.turns
+        episodes = 0 if self._stop else self.config.run.eval_episodes
+        if episodes:
+            self.log.say(f"Closing evaluation over {episodes} fresh episodes of each with the policy's mode ...")
+        results = []
+        for agent, record in zip(agents, self.records, strict=True):
+            evaluation = self._evaluate(agent, record, episodes) if episodes else None
+            results.append(Result(agent, pathlib.Path(agent.config.logdir), evaluation, bool(self._stop), self._ended))
+        return results
+
+    def _evaluate(self, agent: Agent, record: Record, episodes: int) -> Evaluation:
+        config = agent.config
+        evaluation = evaluate(
+            agent, make_env(config), episodes, seed=config.seed, checkpoint_env_steps=record.env_steps
+        )
+        summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
+        record.log.write({**self._counters(record), **summary}, tables={"eval/episodes": evaluation.table()})
+        note_best(pathlib.Path(config.logdir), self.env_steps, summary["eval/mean"], self.log.say)
+        return evaluation
+
+    def _announce(self) -> None:
+        c, count = self.config, len(self.members)
+        parameters = sum(x.size for x in jax.tree.leaves(self.loop.shapes().members.train.nets)) // self.loop.places
+        kind, shared = jax.devices()[0].device_kind, self.loop.devices
+        devices = kind if shared == 1 else f"{shared} {'cores' if kind == 'cpu' else kind} side by side"
+        again = f", resumed at {self.env_steps:,} env steps" if self._resumes else ""
+        who = f"seed {c.seed}" if count == 1 else f"{count} members"
+        each = "" if count == 1 else " for each member"
+        self.log.say(
+            f"Dreamer on {c.task}, {who}, {c.run.env_steps:,} env steps{each}, in {self.logdir}{again}\n"
+            f"  {parameters:,} parameters in {c.nets.dtype} on {devices}, together with {c.env.count} environments"
+            f"{each}; batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
+            f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
+            f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
+        )
+        if advice := dtype_advice(c):
+            self.log.say(f"  {advice}")
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
+        for damaged in self._damaged:
+            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
+
+    def _closing_words(self, results: Sequence[Result]) -> None:
+        duration = logger.duration(self._seconds())
+        lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{self._ended} ended it."]
+        scored = [(record.member.name, result.evaluation) for record, result in zip(self.records, results, strict=True)]
+        lines += summarize([(name, evaluation) for name, evaluation in scored if evaluation is not None])
+        for result in results if len(results) > 1 else []:
+            plot_learning_curve(result.logdir, f"{self.config.task}, {result.logdir.name}")
+        curve = plot_learning_curve(self.logdir, f"{self.config.task}, {self.log.title}")
+        names = {
+            "metrics": self.logdir / "metrics.jsonl",
+            "config": self.logdir / "config.yaml",
+        }
+        names |= {"learning curve": curve} if curve else {}
+        lines += [f"  {name:<15} {where}" for name, where in names.items()]
+        lines.append(f"Score again: python -m dreamer.evaluate {shlex.quote(str(results[0].logdir))} --episodes 20")
+        self.log.say("\n".join(lines))
+
+
+__all__ = ["DeviceRun"]

@@ -1,0 +1,358 @@
+"""The device loop: acting, replay, updates and environments of a whole population in one compiled program.
+
+Everything here is written for one member and pure; `DeviceLoop` puts an axis of members in front, see `MemberAxis`. The
+program runs a *window* of turns and reports once about all of them. A turn has the order of the host loop: act, add
+the row to replay, run the updates that are due, step the environments.
+
+What happens when is the same for all members, and known beforehand: a turn adds one row to each ring, and the number of
+updates due depends on the number of rows alone. So no loop ever runs as long as the slowest member needs, and a member
+does the same as in a population of one.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32
+
+from dreamer.agent import guard
+from dreamer.agent import runtime as agents
+from dreamer.agent.runtime import Keys, Networks, PolicyState, TrainState
+from dreamer.config import Config
+from dreamer.config.population import Member, with_numbers
+from dreamer.devices.member_axis import MemberAxis, member_devices, member_of, on_first
+from dreamer.devices.memory import compiled, tree_bytes
+from dreamer.devices.placement import available_bytes, compiler_options
+from dreamer.envs.native import NativeEnv, autoreset
+from dreamer.envs.native.autoreset import Instances
+from dreamer.logs import averages
+from dreamer.logs.watcher import SEQUENCES, context_of
+from dreamer.replay import LatentSpec, device
+from dreamer.replay.device import Cursor, Place, Ring
+from dreamer.replay.layout import field_specs
+from dreamer.training.device_report import Report
+from dreamer.types import Batch, Metrics, StoredLatent
+
+Numbers = Mapping[str, Array]
+"""Scalars by config key, in which members differ."""
+
+
+class MemberState(NamedTuple):
+    """Everything that one member carries from turn to turn."""
+
+    train: TrainState
+    acting: Networks
+    """Those from before the latest update, as on the host."""
+    memory: PolicyState
+    instances: Instances
+    fields: dict[str, Array]
+    """Its rows of replay, ``[N, rows, ...]``."""
+    place: Place
+    """Where the latents of the last update belong; they are written back when the next batch has been drawn."""
+    latents: StoredLatent
+    score: Float32[Array, "N"]
+    """Sum of rewards of the episodes under way."""
+    length: Int32[Array, "N"]
+
+
+class LoopState(NamedTuple):
+    """A population between two turns: states of members ``[M, ...]``, and what they have in common."""
+
+    members: MemberState
+    cursor: Cursor
+
+
+class LoopKeys(NamedTuple):
+    """The keys of a member, all from its seed."""
+
+    agent: Keys
+    envs: Array
+    replay: Array
+
+    @classmethod
+    def of(cls, seed: int | Int32[Array, ""]) -> "LoopKeys":
+        """The keys of a seed; those of the agent are the same as in the host loop."""
+        # The agent's keys are numbers 0 to 3 of the seed.
+        return cls(Keys.of(seed), *jax.random.split(jax.random.fold_in(jax.random.key(seed), 4)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One member
+
+
+def begin(config: Config, env: NativeEnv, seed: Int32[Array, ""]) -> MemberState:
+    """A member that has done nothing yet."""
+    keys, count, batch = LoopKeys.of(seed), config.env.count, config.replay.batch_size
+    train = agents.init(config, env.obs_spaces, env.action_spaces, keys.agent.init)
+    ring = device.empty(replay_specs(config, env), count, device.ring_rows(config.replay, count))
+    fields = ring.fields
+    stored = (fields["latent/deter"], fields["latent/stoch"])
+    latents = StoredLatent(*(jnp.zeros((batch, config.replay.batch_length, *x.shape[2:]), x.dtype) for x in stored))
+    return MemberState(
+        train,
+        jax.tree.map(jnp.copy, train.nets),
+        agents.initial(config, env.action_spaces, count),
+        autoreset.begin(env, count, jax.random.fold_in(keys.envs, 0)),
+        fields,
+        device.nowhere(batch),
+        latents,
+        jnp.zeros(count, jnp.float32),
+        jnp.zeros(count, jnp.int32),
+    )
+
+
+Update = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, StoredLatent, Metrics]]
+"""`dreamer.agent.update` with the numbers of a member in place of its config."""
+
+
+class Fixed(NamedTuple):
+    """What stays the same for a member from turn to turn."""
+
+    config: Config
+    env: NativeEnv
+    update: Update
+    keys: LoopKeys
+    numbers: Numbers
+
+
+def learn(
+    fixed: Fixed, member: MemberState, cursor: Cursor, due: Int32[Array, ""], sums: Metrics
+) -> tuple[MemberState, Cursor, Metrics]:
+    """Run the updates that are due, and add their metrics to ``sums``.
+
+    As on the host, the latents of an update are written back after the next batch was drawn, unless it was skipped.
+    """
+    settings, count, keys = fixed.config.replay, fixed.config.env.count, fixed.keys
+    rows = member.fields["reward"].shape[1]
+
+    def draw(train: TrainState, fields: dict[str, Array], cursor: Cursor) -> tuple[Batch, Place, Cursor]:
+        key = jax.random.fold_in(keys.replay, train.step)
+        place, cursor = device.choose(cursor, key, settings, count, rows)
+        return device.gather(fields, place, settings.batch_length), place, cursor
+
+    def one(_: Any, carry: tuple[MemberState, Cursor, Metrics, Any]) -> tuple[MemberState, Cursor, Metrics, Any]:
+        member, _, sums, (batch, place, cursor) = carry
+        fields = device.update_latents(Ring(cursor, member.fields), member.place, member.latents).fields
+        train, latents, metrics = fixed.update(member.train, batch, keys.agent.update, fixed.numbers)
+        place = guard.choose(train.skipped_in_row > 0, device.nowhere(settings.batch_size), place)
+        member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, latents=latents)
+        return member, cursor, averages.add(sums, metrics), draw(train, fields, cursor)
+
+    # Batches are drawn one ahead, the last in vain: in each round of the loop all writing precedes all reading, without
+    # which the compiler would copy the whole ring to have both.
+    ahead = draw(member.train, member.fields, cursor)
+    member, cursor, sums, _ = jax.lax.fori_loop(0, due, one, (member, cursor, sums, ahead))
+    return member, cursor, sums
+
+
+def turn(
+    fixed: Fixed, member: MemberState, cursor: Cursor, due: Int32[Array, ""], sums: Metrics
+) -> tuple[MemberState, Cursor, Metrics, Bool[Array, "N"]]:
+    """Act, remember, learn, step.
+
+    Returns also which episodes ended; their scores stay in the member until the next turn, which resets them.
+    """
+    number, keys = cursor.total + 1, fixed.keys
+    step = member.instances.step
+    action, memory, latent = agents.policy(
+        member.acting,
+        member.memory,
+        step.obs,
+        jnp.asarray(step.is_first),
+        jax.random.fold_in(keys.agent.policy, number),
+        "sample",
+    )
+    ring = device.add(Ring(cursor, member.fields), step, action, latent)
+    member = member._replace(memory=memory, fields=ring.fields)
+    member, cursor, sums = learn(fixed, member, ring.cursor, due, sums)
+    key = jax.random.fold_in(keys.envs, number)
+    instances = autoreset.advance(fixed.env, member.instances, action, key, fixed.config.env.clip_reward)
+    step = instances.step
+    member = member._replace(
+        instances=instances,
+        score=jnp.where(step.is_first, 0.0, member.score) + step.reward,
+        length=jnp.where(step.is_first, 0, member.length) + step.env_steps,
+    )
+    return member, cursor, sums, jnp.asarray(step.is_last)
+
+
+def window(
+    config: Config,
+    env: NativeEnv,
+    update: Update,
+    seed: Int32[Array, ""],
+    numbers: Numbers,
+    member: MemberState,
+    cursor: Cursor,
+    due: Int32[Array, "W"],
+    turns: Int32[Array, ""],
+) -> tuple[MemberState, Cursor, Report]:
+    """Run ``turns`` turns, at most W; ``due`` says how many updates each of them has."""
+    fixed, count = Fixed(config, env, update, LoopKeys.of(seed), numbers), config.env.count
+    key = fixed.keys.agent.update
+    batch = jax.eval_shape(lambda: device.gather(member.fields, member.place, config.replay.batch_length))
+    _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
+    names = len(getattr(env, "log_names", ()))
+    report = Report.empty(len(due), count, names, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics))
+
+    def one(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
+        member, cursor, report = carry
+        member, cursor, sums, ended = turn(fixed, member, cursor, due[i], report.metrics)
+        logs = autoreset.logs(env, member.instances)
+        steps = member.instances.step.env_steps.sum()
+        return (
+            member,
+            cursor,
+            report.with_turn(i, ended, member.score, member.length, steps, logs)._replace(metrics=sums),
+        )
+
+    member, cursor, report = jax.lax.fori_loop(0, turns, one, (member, cursor, report))
+    updates = jnp.where(jnp.arange(len(due)) < turns, due, 0).sum()
+    return member, cursor, report._replace(metrics=averages.divide(report.metrics, updates))
+
+
+def next_batch(config: Config, member: MemberState, cursor: Cursor) -> Batch:
+    """The batch that the next update of a member will get."""
+    count, keys = config.env.count, LoopKeys.of(config.seed)
+    key = jax.random.fold_in(keys.replay, member.train.step)
+    place, _ = device.choose(cursor, key, config.replay, count, member.fields["reward"].shape[1])
+    return device.gather(member.fields, place, config.replay.batch_length)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# All members
+
+
+class DeviceLoop:
+    """The compiled program of a population.
+
+    Its arrays have an axis of members in front, which can be longer than there are members: see `MemberAxis.padded`.
+
+    Args:
+        config: config of the population.
+        members: its members, from `dreamer.config.population.members`.
+        env: the environment.
+
+    Raises:
+        ConfigError: the devices that the config names are not there, or are more than the members.
+    """
+
+    def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
+        self._config, self._members = config, len(members)
+        self._axis = MemberAxis(member_devices(config, len(members)))
+        members = self._axis.padded(members)
+        self.places = len(members)
+        """Length of that axis."""
+        self._seeds = np.array([member.config.seed for member in members], np.int32)
+        self._numbers = {
+            key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
+        }
+        self._begin = self._axis.compile(lambda seed: (begin(config, env, seed),), (True,), (True,))
+        # A population has one cursor, number of turns and schedule; all else has an axis of members in front.
+        self._jit_run = self._axis.compile(
+            functools.partial(window, config, env, member_update(config)),
+            (True, True, True, False, False, False),
+            (True, False, True),
+            donate_argnums=(2, 3),
+            compiler_options=compiler_options(),
+        )
+        self._run: Callable[..., Any] = self._jit_run
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the members."""
+        return self._axis.count
+
+    def begin(self) -> LoopState:
+        """The state before the first turn."""
+        (members,) = self._begin(self._seeds)
+        return LoopState(members, self._axis.place(device.start(), members=False))
+
+    def place(self, state: LoopState) -> LoopState:
+        """A copy of a state, from wherever it is, where `run` wants it."""
+        return LoopState(self._axis.place(state.members), self._axis.place(state.cursor, members=False))
+
+    def shapes(self) -> LoopState:
+        """Shapes and dtypes of the state, at no cost."""
+        (members,) = jax.eval_shape(self._begin, self._seeds)
+        return LoopState(members, jax.eval_shape(device.start))
+
+    def required_bytes(self) -> tuple[int, int]:
+        """Bytes of replay of all members, and of everything else: their networks and as much again for gradients."""
+        shapes = self.shapes().members
+        replay, networks, all = (tree_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
+        return replay, all - replay + networks
+
+    def member(self, state: LoopState, index: int) -> LoopState:
+        """The state of one member without an axis of members, on the first device."""
+        return LoopState(member_of(state.members, index), on_first(state.cursor))
+
+    def compile(self, state: LoopState, window: int) -> Any:
+        """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
+        due = np.zeros(window, np.int32)
+        self._run = compiled(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
+        return self._run
+
+    def compile_report(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
+        """Compile the open-loop prediction of the first member for its newest sequences.
+
+        Returns:
+            A function from the state to the batch, its predictions and metrics, see `dreamer.agent.report`; and JAX's
+            compiled object, for inspection.
+        """
+        config = self._config
+        length, count = config.replay.batch_length, config.env.count
+
+        def report(members: MemberState, cursor: Cursor) -> tuple[Batch, Any, Metrics]:
+            member: MemberState = jax.tree.map(lambda x: x[0], members)
+            rows = member.fields["reward"].shape[1]
+            place = device.newest(cursor, SEQUENCES, length, count, rows)
+            batch = device.gather(member.fields, place, length)
+            key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
+            return batch, *agents.report(member.train, batch, key, context_of(length))
+
+        program = compiled(jax.jit(report), *on_first(state))
+        return lambda state: program(*on_first(state)), program
+
+    def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
+        """Run a window; the old state is donated. Returns without waiting; see `fetch`.
+
+        Args:
+            state: the population.
+            due: updates of each turn, ``int32 [W]`` with the same W at every call; the rest is ignored.
+            turns: turns to run, at most W.
+        """
+        members, cursor, report = self._run(self._seeds, self._numbers, *state, due, np.int32(turns))
+        return LoopState(members, cursor), report
+
+    def fetch(self, report: Report) -> Report:
+        """What the program reports of every member ``[M, ...]``, as NumPy arrays, when it is done."""
+        return jax.tree.map(lambda x: x[: self._members], jax.device_get(report))
+
+
+def member_update(config: Config) -> Update:
+    """The update of a member.
+
+    On a CPU the members take turns: a product of batches of small matrices takes several times as long there as the
+    same products one after another. Elsewhere they share every operation.
+    """
+
+    def update(
+        state: TrainState, batch: Batch, key: Array, numbers: Numbers
+    ) -> tuple[TrainState, StoredLatent, Metrics]:
+        return agents.update(state, batch, key, with_numbers(config, numbers))
+
+    return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
+
+
+def replay_specs(config: Config, env: NativeEnv) -> Any:
+    """What replay stores for one step."""
+    rssm = config.rssm
+    latent = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, jnp.dtype(config.nets.dtype))
+    return field_specs(env.obs_spaces, env.action_spaces, latent)
+
+
+__all__ = ["DeviceLoop", "LoopState", "MemberState", "available_bytes"]

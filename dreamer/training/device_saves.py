@@ -1,0 +1,175 @@
+"""Checkpoints of populations: one for each member, in the format of a run alone, from which all continue exactly.
+
+Everything in the loop is an array, environments included, so nothing has to begin anew: a resumed population is bit for
+bit what it would have been. The replay part of a member's checkpoint holds its whole state but for the training state.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dreamer import checkpoints
+from dreamer.checkpoints import Checkpoint, CheckpointError, Damaged, DamagedError, Prepared, Snapshot, Written
+from dreamer.config.population import Member
+from dreamer.devices.member_axis import member_of
+from dreamer.envs.native import NativeEnv
+from dreamer.replay.device import Cursor
+from dreamer.spaces import portable
+from dreamer.training.device_program import LoopState, MemberState
+
+_RING = "fields."
+"""Prefix of the names of arrays that hold rows of replay."""
+
+_TRAIN = "train."
+"""Prefix of those of the training state, which has its own part of a checkpoint."""
+
+_ACTING = "acting."
+"""Prefix of those of the networks that act, which are there too."""
+
+
+class PreparedMember(NamedTuple):
+    """What a member's checkpoint will hold, and where it goes."""
+
+    logdir: str
+    contents: Prepared
+
+
+def prepare(
+    state: LoopState, members: Sequence[Member], env: NativeEnv, metas: Sequence[dict], copy: bool = True
+) -> Iterator[PreparedMember]:
+    """Fetch everything that the checkpoints will hold, one member after another.
+
+    Args:
+        state: the population.
+        members: its members.
+        env: the environment.
+        metas: what else is to be remembered of each member, ready for JSON.
+        copy: see `dreamer.checkpoint.prepare`.
+    """
+    cursor = {name: int(value) for name, value in state.cursor._asdict().items()}
+    for index, (member, meta) in enumerate(zip(members, metas, strict=True)):
+        own: MemberState = member_of(state.members, index)
+        rows = own.fields["reward"].shape[1]
+        arrays = {}
+        for name, value in checkpoints.named_arrays(own).items():
+            # An empty array, such as the contacts of a simulation that has none, cannot be written and need not be.
+            if name.startswith((_TRAIN, _ACTING)) or value.size == 0:
+                continue
+            used = value[:, : min(cursor["total"], rows)] if name.startswith(_RING) else value
+            array = np.asarray(jax.device_get(used))
+            array = array.copy() if copy and not array.flags.owndata else array
+            arrays[name] = array.view(portable(array.dtype))
+        config = member.config
+        spaces = dict(env.obs_spaces), dict(env.action_spaces)
+        agent = Snapshot(config, *spaces, cursor["total"], own.train, own.acting)
+        contents = checkpoints.prepare(agent, {**cursor, "fields": arrays}, meta, copy=copy, copy_replay=False)
+        yield PreparedMember(config.logdir, contents)
+
+
+def write(prepared: Iterable[PreparedMember], step: int, keep_last: int) -> Written:
+    """Write a checkpoint of every member, and delete older ones when all are written.
+
+    Args:
+        prepared: the members' contents, which may be fetched on the way.
+        step: number in the names.
+        keep_last: how many checkpoints of each member stay.
+
+    Returns:
+        The checkpoint of the first member, and the bytes of all.
+
+    Raises:
+        CheckpointError: the file system refused; there is still an older checkpoint of all members.
+    """
+    written = {}
+    for member in prepared:
+        written[member.logdir] = checkpoints.write(member.logdir, step, member.contents, keep_last=None)
+    for logdir in written:
+        checkpoints.keep(logdir, step, keep_last)
+    first, *_ = written.values()
+    return Written(first.path, sum(one.bytes for one in written.values()))
+
+
+def load(members: Sequence[Member]) -> list[Checkpoint] | None:
+    """The newest checkpoint that all members have, with replay; None if no member has any.
+
+    Where one member's is damaged, that of the step before is taken of all; the first one lists what was refused.
+
+    Raises:
+        CheckpointError: some members have checkpoints, but none in common; or all are damaged.
+    """
+    steps = [checkpoints.steps(member.config.logdir) for member in members]
+    if not any(steps):
+        return None
+    common = set.intersection(*steps)
+    if not common:
+        lacking = next(m.config.logdir for m, own in zip(members, steps, strict=True) if own != max(steps, key=len))
+        raise CheckpointError(f"The members have no checkpoint of one and the same step, see {lacking}. Start anew.")
+    damaged: list[Damaged] = []
+    for step in sorted(common, reverse=True):
+        found = [_try_load(member, step) for member in members]
+        bad = [one for one in found if isinstance(one, DamagedError)]
+        if not bad:
+            whole = [one for one in found if isinstance(one, Checkpoint)]
+            return [dataclasses.replace(whole[0], damaged=tuple(damaged)), *whole[1:]]
+        damaged += [one for error in bad for one in error.damaged]
+        # They would be newer than what is saved next, and so in its way.
+        why = "it is whole, but that of another member is not"
+        damaged += [Damaged(one.path, why) for one in found if isinstance(one, Checkpoint)]
+    raise DamagedError(damaged)
+
+
+def _try_load(member: Member, step: int) -> Checkpoint | DamagedError:
+    try:
+        return checkpoints.load(member.config.logdir, with_replay=True, which=step)
+    except DamagedError as error:
+        return error
+
+
+def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
+    """The population as it was saved, in NumPy arrays.
+
+    Args:
+        shapes: shapes and dtypes of its state; where there are more places than members, the last one gets the rest.
+        saved: checkpoints of all members, of one step.
+
+    Raises:
+        CheckpointError: an array is missing or of another shape or dtype.
+    """
+    parts = [_arrays(checkpoint) for checkpoint in saved]
+    places, _, rows = shapes.members.fields["reward"].shape[:3]
+    parts += parts[-1:] * (places - len(parts))
+    leaves = []
+    for name, shape in checkpoints.named_arrays(shapes.members).items():
+        stacked = np.zeros(shape.shape, shape.dtype)
+        used = min(saved[0].replay["total"], rows) if saved[0].replay else 0
+        for index, part in enumerate(parts):
+            target = stacked[index, :, :used] if name.startswith(_RING) else stacked[index, ...]
+            if target.size == 0:
+                continue
+            if name not in part or math.prod(part[name].shape) != target.size:
+                got = f"of shape {list(part[name].shape)}" if name in part else "absent"
+                raise CheckpointError(
+                    f"'{name}' is {got} in the checkpoint, expected {list(target.shape)}: it belongs to another config "
+                    "or to a run with run.loop=host. Use the config saved beside it."
+                )
+            target[...] = part[name].reshape(target.shape).view(shape.dtype)
+        leaves.append(stacked)
+    members = jax.tree.unflatten(jax.tree.structure(shapes.members), leaves)
+    cursor: Any = saved[0].replay or {}
+    values: list[Any] = [np.array(cursor[name], np.int32) for name in Cursor._fields]
+    return LoopState(members, Cursor(*values))
+
+
+def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
+    """All arrays of a member by their path in `MemberState`."""
+    fields: dict[str, Any] = saved.replay["fields"] if saved.replay else {}
+    return {name: np.asarray(value) for name, value in fields.items()} | {
+        name if name.startswith(_ACTING) else f"{_TRAIN}{name}": value for name, value in saved.state.items()
+    }
+
+
+__all__ = ["PreparedMember", "load", "prepare", "restore", "write"]

@@ -1,0 +1,121 @@
+"""What is left of a run whose updates fail; ``python -m dreamer.failure LOGDIR`` computes the failed one again.
+
+``LOGDIR/failure-UPDATE`` holds all that the update was a function of: ``state.npz``, the arrays of the training state
+by their path; ``batch-HOST.npz``, the share of the batch that each host sampled; and ``failure.json``, with the config,
+the spaces, and the name of the tensor.
+"""
+
+import json
+import pathlib
+import shlex
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer import checkpoints
+from dreamer.agent import runtime as agents
+from dreamer.agent.runtime import Agent
+from dreamer.checkpoints import Snapshot
+from dreamer.devices.hosts import HostError, Hosts
+from dreamer.spaces import portable
+from dreamer.training.run import resume_command
+from dreamer.types import Batch, StoredLatent
+
+
+class TrainingFailed(RuntimeError):
+    """Too many updates in a row were skipped; the message says what is left of the run."""
+
+
+class Skip(NamedTuple):
+    """An update that was skipped."""
+
+    update: int
+    """Its number, which is that of the updates before it."""
+    in_row: int
+    """How many were skipped in a row, this one included."""
+    bad: int
+    """The tensor, as a number in `dreamer.agent.checked_names`."""
+    batch: Batch
+    """What it was given."""
+
+
+def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hosts | None = None) -> TrainingFailed:
+    """Write down a failed update. All hosts call it together; a full disk loses the files, but not the message.
+
+    Args:
+        logdir: directory of the run.
+        agent: as it was when the update began, up to counters.
+        skip: the update.
+        hosts: who else trains; None: nobody.
+
+    Returns:
+        The error to raise.
+    """
+    tensor = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)[skip.bad]
+    path = logdir / f"failure-{skip.update}"
+    try:
+        _write(path, agent, skip, tensor, hosts or Hosts())
+        left = (
+            f"Update and batch are in {path}; compute it again with: python -m dreamer.failure {shlex.quote(str(path))}"
+        )
+    except (OSError, HostError) as error:
+        left = f"Update and batch could not be written to {path}: {error}."
+    if checkpoints.exists(logdir):
+        saved = f"The last checkpoint is older than the trouble and stays; go on from it with: {resume_command(logdir)}"
+    else:
+        saved = "There was no checkpoint yet."
+    return TrainingFailed(
+        f"{skip.in_row} updates in a row were skipped, and run.max_skipped={agent.config.run.max_skipped}: {tensor} is "
+        f"not finite in update {skip.update}. Nothing was learned from any of them.\n  {left}\n  {saved}\n  A lower "
+        "optimizer.lr, or env.check=true if it was switched off, are the first things to try."
+    )
+
+
+def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, tensor: str, hosts: Hosts) -> None:
+    # Updates that were skipped since have changed nothing but these.
+    state = agent.state._replace(step=jnp.int32(skip.update), skipped_in_row=jnp.int32(skip.in_row - 1))
+    names = checkpoints.state_arrays(
+        Snapshot(agent.config, agent.obs_spaces, agent.action_spaces, agent.policy_steps, state, agent.acting_nets)
+    )
+    leaves = agent.placement.fetch_state(list(names.values()))
+    with hosts.together("write down the failed update"):
+        if hosts.first:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+    with hosts.together("write down the batch of the failed update"):
+        batch = jax.device_get(batch_arrays(skip.batch))
+        arrays: dict[str, Any] = {name: value.view(portable(value.dtype)) for name, value in batch.items()}
+        np.savez(path / f"batch-{hosts.index}.npz", **arrays)
+        if hosts.first:
+            arrays = dict(zip(names, leaves, strict=True))
+            np.savez(path / "state.npz", **arrays)
+            about = {"update": skip.update, "in_row": skip.in_row, "tensor": tensor}
+            (path / "failure.json").write_text(json.dumps({**about, **checkpoints.describe(agent)}, indent=1))
+
+
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file; nothing in it is unpickled."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def batch_arrays(batch: Batch) -> dict[str, Any]:
+    """Arrays of a batch by name."""
+    flat = {"latent/deter": batch.latent.deter, "latent/stoch": batch.latent.stoch}
+    flat |= {name: getattr(batch, name) for name in ("reward", "is_first", "is_last", "is_terminal")}
+    flat |= {f"obs/{key}": value for key, value in batch.obs.items()}
+    return flat | {f"prev_action/{key}": value for key, value in batch.prev_action.items()}
+
+
+def batch_of(arrays: dict[str, np.ndarray], latent_dtype: np.dtype) -> Batch:
+    """Inverse of `batch_arrays`."""
+
+    def group(prefix: str) -> dict[str, Any]:
+        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+    latent = StoredLatent(arrays["latent/deter"].view(latent_dtype), arrays["latent/stoch"])
+    flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
+    return Batch(obs=group("obs/"), prev_action=group("prev_action/"), latent=latent, **flags)

@@ -1,0 +1,485 @@
+"""A run with environments on the host: config -> environments -> replay -> agent -> loop.
+
+Every turn of the loop, the policy acts, the row goes to replay, the learner is started, and the environments are
+stepped while it computes. Compare `dreamer.training.device.DeviceRun`, where all of that is one program on the
+accelerator.
+"""
+
+import contextlib
+import pathlib
+import shlex
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+import psutil
+
+from dreamer import checkpoints, envs
+from dreamer import config as configs
+from dreamer.agent.runtime import Agent, checked_names
+from dreamer.checkpoints import transfer
+from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
+from dreamer.config import Config
+from dreamer.devices.hosts import join
+from dreamer.devices.memory import Plan, beside_arguments, tree_bytes
+from dreamer.devices.placement import available_bytes, dtype_advice, expectation, placement
+from dreamer.devices.profiler import Profiler
+from dreamer.envs.driver import Driver, Row
+from dreamer.envs.restore.states import pack, unpack
+from dreamer.evaluate import Evaluation, evaluate
+from dreamer.logs import logger
+from dreamer.logs.plots import plot_learning_curve
+from dreamer.logs.watcher import SEQUENCES, Prediction, Watcher, context_of
+from dreamer.replay import LatentSpec, Replay, ReplayDiskError, TrainRatio
+from dreamer.training.failure import Skip
+from dreamer.training.failure import report as report_failure
+from dreamer.training.learner import Learner
+from dreamer.training.run import (
+    EARLY,
+    Result,
+    StopRequest,
+    budget_spent,
+    early_end,
+    exclusive,
+    note_best,
+    refuse_other_config,
+    resume_command,
+    write_config,
+)
+
+DISK_PATIENCE = 1.0
+"""Seconds between looks at a full disk."""
+
+
+class HostRun:
+    """One training run in one log directory.
+
+    Args:
+        config: the run's config, with ``logdir`` set.
+        make: makes an environment.
+        quiet: print nothing.
+
+    Raises:
+        LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing changed.
+        HostError: it cannot start on another host.
+    """
+
+    def __init__(self, config: Config, make: Callable[[], gymnasium.Env], quiet: bool = False):
+        self.config = config
+        self.logdir = pathlib.Path(config.logdir)
+        self._make = make
+        self._stop = StopRequest()
+        self._cleanup = contextlib.ExitStack()
+        self.hosts = hosts = join(config)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._cleanup.close)
+            self._cleanup.enter_context(self._stop.listening())
+            attempt = undo.enter_context(contextlib.ExitStack())
+            attempt.enter_context(hosts.together("start"))
+            if hosts.first:
+                self._cleanup.enter_context(exclusive(self.logdir))
+            own = hosts.part(config)
+            where = placement(config)
+            found = checkpoints.exists(self.logdir)
+            saved = checkpoints.load(self.logdir, with_replay=True, hosts=hosts) if found else None
+            if saved is not None:
+                refuse_other_config(saved.config, config, self.logdir)
+            resumes = saved.meta["resumes"] + 1 if saved is not None else 0
+            # Where environments cannot be restored, a resume plays new episodes, from seeds of its own.
+            env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
+            # No failure is survived before the first step, and by then there is a log.
+            vector = envs.VectorEnv(make, own.env, env_seed, on_failure=lambda message: self.log.say(message))
+            self._cleanup.enter_context(vector)
+            self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
+            rssm = config.rssm
+            spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, self.agent.latent_dtype)
+            replay = Replay(
+                own.replay,
+                vector.num_envs,
+                vector.obs_spaces,
+                vector.action_spaces,
+                spec,
+                np.random.default_rng(replay_seed),
+                directory=self.logdir / "replay" / str(hosts.index),
+            )
+            replayed = config.replay.batch_size * config.replay.batch_length
+            self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
+            self.learner.on_skip = self._tell_skip
+            self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
+            self._resumes, self._seconds_before = resumes, 0.0
+            self._new_episodes = self._damage = ""
+            self._damaged = saved.damaged if saved is not None else ()
+            self._taken = None
+            if saved is not None:
+                self._restore(saved)
+            elif config.load.from_:
+                self._taken = transfer.read(config.load, self.agent.state.nets, hosts)
+                self.agent.state = transfer.begin_with(self.agent.state, self._taken)
+            self._counted = self._steps()
+            if hosts.first:
+                write_config(self.logdir, config)
+                if self._taken is not None:
+                    (self.logdir / "load.txt").write_text(self._taken.listing())
+            self._open_log(quiet, saved)
+            # Closed before the log, and before another run may have the directory.
+            self.saver = Saver(background=hosts.count == 1)
+            self._cleanup.callback(self.saver.close)
+            attempt.close()
+            hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
+            hosts.same("What load.from gave to", str(self._taken and self._taken.listing()))
+            with hosts.together("put damaged checkpoints aside"):
+                for damaged in self._damaged if hosts.first else ():
+                    checkpoints.set_aside(damaged.path)
+            undo.pop_all()
+
+    def _open_log(self, quiet: bool, saved: checkpoints.Checkpoint | None) -> None:
+        """Open the log and the watcher; on hosts that are not the first, they write nothing."""
+        config, first = self.config, self.hosts.first
+        wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
+        self.log = logger.Logger(
+            self.logdir if first else None,
+            f"Dreamer on {config.task}",
+            config.run.env_steps,
+            quiet or not first,
+            config.logger.tensorboard,
+            wandb if config.logger.wandb and first else None,
+            envs.summarizer(config.task),
+        )
+        self._cleanup.callback(self.log.close)
+        self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
+        self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
+        title, every = f"{config.task}, seed {config.seed}", config.logger.pictures_every if first else 0.0
+        self.watcher = Watcher(self.logdir, self.agent.obs_spaces, title, every)
+        self._cleanup.callback(self.watcher.close)
+
+    def train(self) -> Result:
+        """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
+
+        Raises:
+            ConfigError: there is not enough memory for an update beside a full replay; nothing has happened yet.
+            EnvError: an environment failed; everything up to then was saved.
+            CheckpointError: the last checkpoint could not be written.
+            TrainingFailed: too many updates in a row were skipped; the last checkpoint was left as it is.
+        """
+        with self._cleanup:
+            self._announce()
+            self._compile()
+            try:
+                self._loop()
+            except envs.EnvError as error:
+                self._stop.signal = "a failed environment"
+                self._agree()
+                self._save()
+                raise envs.EnvError(
+                    f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Mend the environment, then "
+                    f"resume with: {resume_command(self.logdir)}"
+                ) from error
+            path = self._save()
+            if self._stop:
+                saved = f"saved {path}" if self.learner.replay.rows_total else "there was nothing to save yet"
+                self.log.say(
+                    f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; {saved}.\n"
+                    f"Resume with: {resume_command(self.logdir)}"
+                )
+                return Result(self.agent, self.logdir, None, interrupted=True, ended=self._stop.signal)
+            if self.learner.updates:
+                self.watcher.finish(self._prediction, self.log, self._counters)
+            evaluation = self._evaluate()
+            self._closing_words(path, evaluation)
+            return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
+
+    def _compile(self) -> None:
+        """Compile the update before anything happens, as only then its memory is known."""
+        config, replay, start = self.config, self.learner.replay, time.perf_counter()
+        batch, on_host = replay.blank_batch(), jax.default_backend() == "cpu"
+        with self.hosts.together("compile the update"):
+            program = beside_arguments(self.agent.compile_update(batch))
+            if self.watcher.wanted:
+                length = config.replay.batch_length
+                self._predict, report = self.agent.compile_report(replay.blank_batch(SEQUENCES), context_of(length))
+                program = max(program, beside_arguments(report))
+            # Devices that are CPUs share the memory of their host, with replay.
+            devices = self.agent.placement.count // self.hosts.count if on_host else 1
+            rest = replay.unclaimed_bytes if on_host else 0
+            plan = Plan(devices * program + tree_bytes(batch), rest, available_bytes())
+            plan.check(config.replay.batch_size, config.replay.batch_length)
+        most = psutil.Process().memory_info().rss + plan.replay + (plan.program if on_host else 0)
+        self.log.say(
+            f"  The update was compiled in {logger.duration(time.perf_counter() - start)} and takes "
+            f"{plan.program / 1e9:.2f} GB while it runs; {plan.available / 1e9:.2f} GB are free. With a full replay, "
+            f"the run will take about {most / 1e9:.2f} GB on this host."
+        )
+
+    def _loop(self) -> None:
+        config, driver, learner = self.config.run, self.driver, self.learner
+        self._begin = time.perf_counter()
+        if self._damaged:
+            self.log.write({**self._counters(), "resume/damaged_checkpoints": len(self._damaged)})
+        speed = logger.Speed()
+        record = config.profile if self.hosts.first else 0
+        profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
+        estimated = False
+        next_log = self._begin + min(config.log_every, 5.0)
+        next_save = self._begin + config.save_every
+        self._agree()
+        while not self._stopped and not self._over:
+            start = time.perf_counter()
+            if not self._add(driver.act()):
+                if self.hosts.count == 1:
+                    break
+                # The others are in this turn, and wait for its update. Here it has no row: the run ends without it.
+                learner.replay.close_open_episodes()
+            for metrics in learner.learn(driver.agent_steps):
+                self.log.add_update(metrics)
+            self._refuse_failure()
+            middle = time.perf_counter()
+            for episode in driver.advance():
+                self.log.add_episode(episode, self._counters())
+            end = time.perf_counter()
+            speed.busy["learner"] += middle - start
+            speed.busy["environment"] += end - middle
+            if end >= next_log:
+                rates = speed.rates(driver.env_steps, learner.updates)
+                eta = (config.env_steps - driver.env_steps) / max(rates["rate/env_steps"], 1e-9)
+                if config.hours:
+                    eta = min(eta, 3600 * config.hours - self._seconds())
+                steady = rates["rate/updates"] > 0
+                self.log.tick(
+                    self._counters(),
+                    {
+                        **rates,
+                        "train_ratio": learner.ratio.true_ratio,
+                        "eta_seconds": eta if steady else float("inf"),
+                        "bottleneck": speed.bottleneck(),
+                        "memory_bytes": psutil.Process().memory_info().rss,
+                        "env/failures": self.driver.envs.failures,
+                    },
+                )
+                if steady and not estimated and end - self._begin > 20:
+                    estimated = True
+                    self._estimate(eta)
+                next_log = time.perf_counter() + config.log_every
+            if learner.updates:
+                self.watcher.turn(self._prediction, self.log, self._counters)
+            profiler.turn(learner.updates)
+            due = learner.replay.commit_due
+            self._hear_of_save(wait=due)
+            # What is saved while updates are skipped may be what fails.
+            if self._agree(save=(end >= next_save or due) and not learner.skip and not self.saver.busy):
+                self._start_save()
+                next_save = time.perf_counter() + config.save_every
+        profiler.close(learner.updates)
+
+    def _add(self, row: Row) -> bool:
+        """Add a row to replay; while the disk is full, wait. Returns False if a signal has ended the wait."""
+        waiting = False
+        while True:
+            try:
+                self.learner.replay.add(*row)
+            except ReplayDiskError as error:
+                if self._stop:
+                    return False
+                if not waiting:
+                    self.log.say(f"{error.strerror}. Training waits for it.")
+                waiting = True
+                time.sleep(DISK_PATIENCE)
+            else:
+                if waiting:
+                    self.log.say("There is room on disk again: training goes on.")
+                return True
+
+    def _tell_skip(self, skip: Skip) -> None:
+        """Write down an update that was skipped; on the terminal, the 1st, 2nd, 4th, ... in a row."""
+        tensor = checked_names(self.config, tuple(self.agent.obs_spaces), self.agent.state)[skip.bad]
+        self.log.write({**self._counters(), "guard_update": skip.update, "guard_tensor": tensor})
+        if skip.in_row & (skip.in_row - 1) == 0:
+            self.log.say(
+                f"Update {skip.update} was skipped, {skip.in_row} in a row now: {tensor} is not finite. Parameters "
+                f"stay as they were; {self.config.run.max_skipped} in a row end the run."
+            )
+
+    def _refuse_failure(self) -> None:
+        """Raise `TrainingFailed` if too many updates in a row were skipped, on all hosts in the same turn."""
+        most = self.config.run.max_skipped
+        if self.learner.skip and self.learner.skip.in_row >= most:
+            # The update after it, which was started meanwhile, may have gone well.
+            self.learner.settle()
+            if self.learner.skip and self.learner.skip.in_row >= most:
+                raise report_failure(self.logdir, self.agent, self.learner.skip, self.hosts)
+
+    def _steps(self) -> dict[str, int]:
+        return {name: getattr(self.driver, name) for name in ("env_steps", "agent_steps", "episodes")}
+
+    def _agree(self, save: bool = False) -> bool:
+        """What the hosts decide together after every turn, so that each does as many updates as the others.
+
+        The driver's counters become those of all hosts; ``_stopped`` if one was interrupted, ``_over`` is the rule that
+        ends the run. Returns whether to save, which host 0 says, unless it is the end, when the run is saved anyway.
+        """
+        counted = self._counted
+        own = [number - counted[name] for name, number in self._steps().items()]
+        run, first = self.config.run, self.hosts.first
+        early = EARLY.index(early_end(run, self._seconds(), self.log.recent)) if first else 0
+        table = self.hosts.table([*own, self._stop.code, early, first and save])
+        *new, _, early, saves = table.sum(0)
+        self._counted = {name: counted[name] + int(more) for name, more in zip(counted, new, strict=True)}
+        for name, number in self._counted.items():
+            setattr(self.driver, name, number)
+        self._over = budget_spent(run, self._counted["env_steps"], self._counted["episodes"]) or EARLY[early]
+        heard = int(table[:, -3].max())
+        self._stop.hear(heard)
+        # A signal that came while the hosts were talking counts from the next turn on: the others do not know of it.
+        self._stopped = heard > 0
+        return bool(saves) and not (self._stopped or self._over)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begin
+
+    def _counters(self) -> dict[str, Any]:
+        return {
+            "env_steps": self.driver.env_steps,
+            "agent_steps": self.driver.agent_steps,
+            "updates": self.learner.updates,
+            "episodes": self.driver.episodes,
+            "seconds": self._seconds(),
+        }
+
+    def _prediction(self) -> Prediction:
+        """What the world model makes of the newest sequences."""
+        batch = self.learner.replay.newest(SEQUENCES)
+        return Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch))
+
+    def _hear_of_save(self, wait: bool = False) -> None:
+        """Write down what the last save took; one that failed is no reason to stop."""
+        try:
+            saved = self.saver.outcome(wait)
+        except checkpoints.CheckpointError as error:
+            self.log.say(f"{error} Training goes on, and the next save tries again.")
+        else:
+            self._record_save(saved)
+
+    def _record_save(self, saved: Saved | None) -> None:
+        if saved is not None:
+            self.learner.replay.confirm()
+            self.log.write({**self._counters(), **saved.metrics()})
+
+    def _start_save(self, wait: bool = False) -> None:
+        """Begin to save while training goes on, unless there is no memory for a copy; or save at once."""
+        step, agent, replay = self.driver.env_steps, self.agent, self.learner.replay_state()
+        meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
+        meta["recent"] = list(self.log.recent)
+        meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
+        # Beside the replay, as this too is every host's own.
+        try:
+            replay["driver"], replay["fields"]["driver/arrays"] = pack(self.driver.state())
+        except envs.EnvError as error:
+            replay["driver"] = {"reason": str(error)}
+        self.saver.start(
+            lambda copy: checkpoints.prepare(agent, replay, meta, self.hosts, copy=copy, copy_replay=copy),
+            lambda contents: checkpoints.write(
+                self.logdir, step, contents, self.hosts, self.config.run.keep, self.learner.replay.flush
+            ),
+            background=not wait
+            and room_for_copy([*checkpoints.state_arrays(agent).values(), *replay["fields"].values()]),
+        )
+
+    def _save(self) -> pathlib.Path:
+        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        if not self.learner.replay.rows_total:
+            return self.logdir  # Nothing has happened yet, and so there is nothing to lose.
+        self._hear_of_save(wait=True)
+        self._start_save(wait=True)
+        saved = self.saver.outcome(wait=True)
+        assert saved is not None
+        self._record_save(saved)
+        return saved.written.path
+
+    def _restore(self, saved: checkpoints.Checkpoint) -> None:
+        checkpoints.restore_agent(self.agent, saved)
+        replay = {"fields": {}, **(saved.replay or {})}
+        arrays = replay["fields"].pop("driver/arrays", None)
+        self._damage = self.learner.restore(saved.meta["learner"], replay)
+        try:
+            structure = replay.get("driver", {"reason": "The checkpoint was written before states were saved."})
+            if arrays is None:
+                raise envs.NotRestorable(structure["reason"])
+            self.driver.restore(unpack(structure, arrays))
+        except envs.NotRestorable as error:
+            self._new_episodes = str(error)
+            self.learner.replay.close_open_episodes()
+        for name in ("env_steps", "agent_steps", "episodes"):
+            setattr(self.driver, name, saved.meta[name])
+        self._seconds_before = saved.meta["seconds"]
+
+    def _evaluate(self) -> Evaluation | None:
+        episodes = self.config.run.eval_episodes
+        if not episodes or not self.hosts.first:
+            return None
+        self.log.say(f"Closing evaluation over {episodes} fresh episodes with the policy's mode ...")
+        evaluation = evaluate(
+            self.agent, self._make, episodes, seed=self.config.seed, checkpoint_env_steps=self.driver.env_steps
+        )
+        summary = evaluation.summary()
+        self.log.write(
+            {**self._counters(), **{f"eval/{k}": v for k, v in summary.items() if k != "task"}},
+            tables={"eval/episodes": evaluation.table()},
+        )
+        note_best(self.logdir, self.driver.env_steps, summary["mean"], self.log.say)
+        return evaluation
+
+    def _announce(self) -> None:
+        c, replay, gigabytes = self.config, self.learner.replay, 1e-9
+        devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        again = f", resumed at {self.driver.env_steps:,} env steps" if self._resumes else ""
+        self.log.say(
+            f"Dreamer on {c.task}, seed {c.seed}, {c.run.env_steps:,} env steps, in {self.logdir}{again}\n"
+            f"  {self.agent.parameter_count:,} parameters in {c.nets.dtype} on {devices}; {c.env.count} environments; "
+            f"batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
+            f"  replay of {c.replay.capacity:,} steps takes up to {replay.memory_bytes * gigabytes:.2f} GB of memory "
+            f"and {replay.disk_bytes * gigabytes:.2f} GB on disk. The update is compiled first; when it has run for "
+            "a while, the wall time is estimated."
+        )
+        for advice in (expectation(c, self.agent.parameter_count, self.agent.placement), dtype_advice(c)):
+            if advice:
+                self.log.say(f"  {advice}")
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
+        for damaged in self._damaged:
+            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
+        if self._damage:
+            self.log.say(f"  {self._damage}")
+        if self._resumes:
+            self.log.say(f"  {self._resumed()}")
+
+    def _resumed(self) -> str:
+        """Whether the environments go on where they were, and if not, why; hosts say it together."""
+        new = self.hosts.table([bool(self._new_episodes)])[:, 0]
+        if not new.any():
+            go_on = "he environments go on in the middle of their episodes."
+            return f"T{go_on}" if self._damage else f"Resumed exactly: t{go_on}"
+        reason = self._new_episodes or f"Host {int(new.argmax())} could not restore its environments."
+        return f"New episodes begin, open ones count as truncated, and all else is exact. {reason}"
+
+    def _estimate(self, eta: float) -> None:
+        total = self._seconds() + eta
+        self.log.say(f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here.")
+
+    def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
+        if not self.hosts.first:
+            return
+        curve = plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
+        duration = logger.duration(self._counters()["seconds"])
+        lines = [f"Trained for {self.driver.env_steps:,} env steps in {duration}; run.{self._over} ended it."]
+        if evaluation is not None:
+            lines.append(str(evaluation))
+        names = {"checkpoint": path, "metrics": self.logdir / "metrics.jsonl", "config": self.logdir / "config.yaml"}
+        names |= {"learning curve": curve} if curve else {}
+        lines += [f"  {name:<15} {where}" for name, where in names.items()]
+        lines.append(f"Score it again: python -m dreamer.evaluate {shlex.quote(str(self.logdir))} --episodes 20")
+        self.log.say("\n".join(lines))
+
+
+__all__ = ["HostRun"]

@@ -1,0 +1,1 @@
+"""What an agent believes about its environment, and how it imagines."""

@@ -1,0 +1,151 @@
+"""Memory is known before a run begins, and does not grow while it lasts."""
+
+import ctypes
+import gc
+import platform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+import pytest
+
+from dreamer import train as training
+from dreamer.checkpoints import exists
+from dreamer.config import ConfigError
+from dreamer.devices.memory import Plan, beside_arguments, compiled, give_back, tree_bytes
+from dreamer.envs.suites.probes import Action
+from dreamer.replay import LatentSpec, Replay
+from tests.small import ACTION_SPACES, OBS_SPACES, run_config, small_batch, small_config
+
+
+def test_a_program_takes_its_results_and_what_it_works_with():
+    def program(given, kept):
+        # The sort needs the whole product at once; the first result takes the place of what was given.
+        return given + 1, jnp.sort(kept @ kept, axis=0)[:10]
+
+    square = jax.ShapeDtypeStruct((500, 500), jnp.float32)
+    donating = jax.jit(program, donate_argnums=0).lower(square, square).compile()
+    product, ten_rows = 500 * 500 * 4, 10 * 500 * 4
+    assert product + ten_rows <= beside_arguments(donating) <= 2 * product + ten_rows + 4096
+    twice = jax.jit(program).lower(square, square).compile()
+    assert beside_arguments(twice) == beside_arguments(donating) + product
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps other memory")
+def test_memory_that_was_freed_goes_back_to_the_system():
+    libc, process = ctypes.CDLL(None), psutil.Process()
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    give_back()  # Or the pieces would come from what tests before this one left.
+    before = process.memory_info().rss
+    # Pieces too small to be mapped one by one, and one behind them that keeps the rest from being cut off.
+    pieces = [libc.malloc(50_000) for _ in range(4_000)]
+    last = libc.malloc(50_000)
+    for piece in pieces:
+        ctypes.memset(piece, 1, 50_000)
+    for piece in pieces:
+        libc.free(piece)
+    kept = process.memory_info().rss - before
+    give_back()
+    assert kept > 150e6 > 3 * (process.memory_info().rss - before)
+    libc.free(last)
+
+
+def test_a_program_is_compiled_as_it_is():
+    double = compiled(jax.jit(lambda x: 2 * x), jnp.zeros(3))
+    np.testing.assert_array_equal(double(jnp.arange(3.0)), [0, 2, 4])
+
+
+def test_nothing_is_collected_while_a_program_is_traced():
+    seen = []
+
+    def program(x, fail):
+        seen.append(gc.isenabled())
+        if fail:
+            raise ValueError("no")
+        return x
+
+    jitted = jax.jit(program, static_argnames="fail")
+    compiled(jitted, jnp.zeros(3), fail=False)
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="no"):
+        compiled(jitted, jnp.zeros(3), fail=True)
+    assert gc.isenabled() and seen == [False, False]
+
+
+def test_bytes_of_shapes_are_those_of_arrays():
+    tree = {"a": np.zeros((3, 5), np.float32), "b": (np.zeros(7, np.uint8), np.zeros((), np.int64))}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    assert tree_bytes(tree) == tree_bytes(shapes) == 60 + 7 + 8
+
+
+@pytest.mark.parametrize(
+    ("replay", "beside", "remedy"),
+    [(2 * 10**9, " and 2.00 GB for a full replay", ", or replay.capacity,"), (0, "", "batch_length, or")],
+)
+def test_a_plan_that_does_not_fit_says_what_is_missing(replay, beside, remedy):
+    Plan(10**9, replay, 10**9 + replay).check(16, 64)
+    with pytest.raises(
+        ConfigError, match=rf"batches of 16 x 64 needs 1\.00 GB .*state{beside}; .* 0\.25 GB are missing.*{remedy}"
+    ):
+        Plan(10**9, replay, 750 * 10**6 + replay).check(16, 64)
+
+
+def test_a_blank_batch_has_the_shapes_of_a_sampled_one(rng):
+    config = small_config().replay
+    latent = LatentSpec.of(16, 3, 4, np.float32)
+    replay = Replay(config, 2, OBS_SPACES, ACTION_SPACES, latent, rng)
+
+    def described(batch):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), batch)
+
+    assert described(replay.blank_batch()) == described(small_batch())
+    assert not any(x.any() for x in jax.tree.leaves(replay.blank_batch()))
+
+
+def test_replay_claims_memory_step_by_step(rng):
+    replay = Replay(small_config().replay, 2, {}, {}, LatentSpec.of(16, 3, 4, np.float32), rng)
+    assert replay.unclaimed_bytes == replay.memory_bytes > 0
+    replay._total = 50
+    assert replay.unclaimed_bytes == replay.memory_bytes * 3 // 4
+    replay._total = 5000
+    assert replay.unclaimed_bytes == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["host", "device"])
+def test_a_run_without_memory_for_its_update_does_not_begin(tmp_path, monkeypatch, loop):
+    module = "dreamer.training.host" if loop == "host" else "dreamer.training.device"
+    config = run_config(tmp_path, "task=jax_action", f"run.loop={loop}", "run.eval_episodes=0")
+    with monkeypatch.context() as scarce:
+        first = [10**9] if loop == "device" else []  # The device loop looks before it makes its first arrays, too.
+        scarce.setattr(f"{module}.available_bytes", lambda: first.pop() if first else 1000)
+        with pytest.raises(ConfigError, match=r"batches of 2 x 4 needs .* 0\.00 GB are available"):
+            training.train(None, config, quiet=True)
+    assert not exists(tmp_path) and not (tmp_path / "metrics.jsonl").exists()
+    assert not training.train(None, config, quiet=True).interrupted
+
+
+class Watching(Action):
+    """The probe, which notes at every step what the process holds."""
+
+    notes: tuple[list[int], list[int], list[int]]
+
+    def step(self, action):
+        process = psutil.Process()
+        held = len(jax.live_arrays()), process.num_fds(), process.num_threads()
+        for note, number in zip(self.notes, held, strict=True):
+            note.append(number)
+        return super().step(action)
+
+
+@pytest.mark.slow
+def test_a_run_holds_no_more_arrays_files_and_threads_as_it_goes_on(tmp_path):
+    Watching.notes = [], [], []
+    gc.collect()
+    training.train(Watching, run_config(tmp_path, "run.env_steps=240", "run.eval_episodes=0"), quiet=True)
+    for note in Watching.notes:
+        third = len(note) // 3
+        growth = max(note[2 * third :]) - max(note[third : 2 * third])
+        # Some arrays come and go with what is computed at the time.
+        assert third > 30 and growth < third / 10

@@ -1,0 +1,246 @@
+"""Metrics on disk: valid JSON lines, means over updates, and writing that survives a full disk."""
+
+import errno
+import io
+import json
+import math
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer.envs.driver import Episode
+from dreamer.logs import logger
+from dreamer.logs.logger import Logger, Speed, duration, read_metrics, without_repeats
+from dreamer.logs.plots import plot_learning_curve
+
+COUNTERS = {"env_steps": 10, "agent_steps": 5, "updates": 2, "episodes": 1, "seconds": 3.0}
+RATES = {"rate/env_steps": 1.0, "rate/updates": 2.0, "train_ratio": 4.0, "eta_seconds": 9.0, "bottleneck": "learner"}
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = Logger(tmp_path, "test", 100, quiet=True)
+    yield log
+    log.close()
+
+
+def lines(log):
+    return [json.loads(line) for line in (log.logdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_holds_counters_rates_and_means_over_the_updates_since_the_last_line(log):
+    for value in (1.0, 2.0, 6.0):
+        log.add_update({"loss/total": jnp.float32(value), "loss/reward": jnp.float32(-value)})
+    returned = log.tick(COUNTERS, RATES)
+    log.add_update({"loss/total": jnp.float32(7), "loss/reward": jnp.float32(8)})
+    log.tick(COUNTERS, RATES)
+    log.tick(COUNTERS, RATES)
+    expected = {**COUNTERS, **RATES}
+    assert lines(log) == [
+        expected | {"loss/total": 3.0, "loss/reward": -3.0},
+        expected | {"loss/total": 7.0, "loss/reward": 8.0},
+        expected,
+    ]
+    assert returned == expected | {"loss/total": 3.0, "loss/reward": -3.0}
+
+
+def test_episodes_are_written_at_once_and_averaged_over_the_recent_ones(log):
+    for score in range(12):
+        log.add_episode(Episode(float(score), 3, 0), COUNTERS)
+    assert lines(log)[4] == COUNTERS | {"episode/score": 4.0, "episode/length": 3}
+    assert log.tick(COUNTERS, RATES)["episode/recent_score"] == np.mean(range(2, 12))
+
+
+def test_what_environments_report_is_written_and_summarized_over_all_episodes(tmp_path):
+    def summarize(logs):
+        return {"share": np.mean([log["wood"] > 0 for log in logs]).item()}
+
+    log = Logger(tmp_path, "test", 100, quiet=True, summarize=summarize)
+    for report in ({"wood": 2.0}, {}, {"wood": 0.0}):
+        log.add_episode(Episode(1.0, 3, 0, report), COUNTERS)
+    log.close()
+    episode = COUNTERS | {"episode/score": 1.0, "episode/length": 3}
+    assert lines(log) == [
+        episode | {"episode/log/wood": 2.0, "episode/log/share": 1.0},
+        episode,
+        episode | {"episode/log/wood": 0.0, "episode/log/share": 0.5},
+    ]
+
+
+def test_without_a_summary_only_the_reports_are_written(log):
+    log.add_episode(Episode(1.0, 3, 0, {"wood": 2.0}), COUNTERS)
+    assert lines(log) == [COUNTERS | {"episode/score": 1.0, "episode/length": 3, "episode/log/wood": 2.0}]
+    assert not log.episode_logs
+
+
+def test_what_json_cannot_say_becomes_null(log):
+    log.add_update({"nan": jnp.float32(math.nan), "inf": jnp.float32(math.inf), "fine": jnp.float32(1)})
+    log.tick(COUNTERS, RATES | {"eta_seconds": -math.inf})
+    text = (log.logdir / "metrics.jsonl").read_text()
+    (line,) = [json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))]
+    assert (line["nan"], line["inf"], line["fine"], line["eta_seconds"]) == (None, None, 1.0, None)
+
+
+def test_an_unfinished_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}\n{"a": 3')
+    assert read_metrics(path) == [{"a": 1}, {"a": 2}]
+
+
+class FullDisk:
+    """Stands for `open` in the logger: writes half of what it is given, then the disk is full."""
+
+    def __init__(self, path, mode):
+        self.file = open(path, mode)  # noqa: SIM115
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize(("torn", "kept"), [('{"a": 1}\n{"a": 2', 1), ('{"a": 1}\n', 1), ('{"a"', 0), ("", 0)])
+def test_a_resumed_run_starts_on_a_new_line(tmp_path, torn, kept):
+    (tmp_path / "metrics.jsonl").write_text(torn)
+    log = Logger(tmp_path, "test", 100, quiet=True)
+    log.write({"a": 3})
+    log.write({"a": 4})
+    log.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"a": 1}\n' * kept + '{"a": 3}\n{"a": 4}\n'
+
+
+def test_half_a_line_of_any_length_is_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"a": 1}\n{"a": "' + "x" * 200_000)
+    log = Logger(tmp_path, "test", 100, quiet=True)
+    log.write({"a": 2})
+    assert lines(log) == [{"a": 1}, {"a": 2}]
+
+
+def test_damaged_lines_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"a": 1}\n\0\0\0\n{"a": 2{"a": 3}\n7\n\xff\n{"a": 4}\n')
+    assert read_metrics(path) == [{"a": 1}, {"a": 4}]
+
+
+def test_what_was_done_twice_counts_once():
+    def written(*steps, **more):
+        return [{"env_steps": step, **more} for step in steps]
+
+    assert without_repeats([]) == []
+    # Killed twice: after 9, from 4 on; and after 6, from 2 on, before it was where it had been.
+    steps = [line["env_steps"] for line in without_repeats(written(1, 2, 2, 5, 9, 4, 6, 3, 3, 8))]
+    assert steps == [1, 2, 2, 3, 3, 8]
+    # One member is ahead of another, which repeats nothing; and lines without a number of steps stay.
+    lines = [*written(5, 7, member="a"), *written(3, 6, member="b"), {"note": 1}, *written(6, member="a")]
+    assert without_repeats(lines) == [lines[0], *lines[2:]]
+
+
+def test_a_terminal_that_is_gone_stops_nothing(log, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+        def flush(self):
+            self.write("")
+
+    log._console = logger.Console(file=Gone())
+    log.say("nobody hears this")
+    log.tick(COUNTERS, RATES)
+    assert lines(log) == [COUNTERS | RATES]
+
+
+def test_only_so_many_lines_wait_for_space(log, monkeypatch):
+    monkeypatch.setattr(logger, "MOST_UNWRITTEN", 3)
+    with monkeypatch.context() as full:
+        full.setattr(logger, "open", FullDisk, raising=False)
+        for number in range(10):
+            log.write({"number": number})
+    log.close()
+    assert [line["number"] for line in lines(log)] == [7, 8, 9]
+
+
+@pytest.mark.slow
+def test_a_learning_curve_that_cannot_be_written_is_left_out(log):
+    assert plot_learning_curve(log.logdir, "title") is None
+    log.add_episode(Episode(1.0, 3, 0), COUNTERS)
+    (log.logdir / "learning_curve.png").mkdir()
+    assert plot_learning_curve(log.logdir, "title") is None
+
+
+def test_with_space_again_no_line_is_lost_or_doubled(log, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(log, "say", said.append)
+    log.write({"number": 0})
+    with monkeypatch.context() as full:
+        full.setattr(logger, "open", FullDisk, raising=False)
+        for number in (1, 2, 3):
+            log.write({"number": number})
+        assert [line["number"] for line in lines(log)] == [0]
+    assert len(said) == 1 and "No space left on device" in said[0] and str(log.logdir) in said[0]
+    log.write({"number": 4})
+    assert len(said) == 2 and said[1].endswith("metrics.jsonl goes on.")
+    assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4]
+    with monkeypatch.context() as full:
+        full.setattr(logger, "open", FullDisk, raising=False)
+        log.write({"number": 5})
+    assert len(said) == 3, "a second failure is told again"
+    log.close()
+    assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_rates_over_a_window(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    speed = Speed(window=10.0)
+    assert speed.rates(50, 7) == {"rate/env_steps": 0.0, "rate/updates": 0.0}
+    now[0] = 104.0
+    assert speed.rates(58, 8) == {"rate/env_steps": 2.0, "rate/updates": 0.25}
+    now[0] = 112.0  # The first mark has left the window.
+    assert speed.rates(90, 16) == {"rate/env_steps": 4.0, "rate/updates": 1.0}
+
+
+def test_the_bottleneck_is_what_took_longer_since_the_last_call():
+    speed = Speed()
+    speed.busy["learner"] += 2.0
+    speed.busy["environment"] += 1.0
+    assert speed.bottleneck() == "learner"
+    speed.busy["environment"] += 0.1
+    assert speed.bottleneck() == "environment"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (123, "2:03"), (3723, "1:02:03"), (math.inf, "-"), (math.nan, "-")],
+)
+def test_duration(seconds, text):
+    assert duration(float(seconds)) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("episodes", [0, 3, 25])
+def test_the_learning_curve_is_drawn_from_any_number_of_episodes(log, episodes):
+    log.tick(COUNTERS, RATES)
+    for number in range(episodes):
+        log.add_episode(Episode(float(number), 3, 0), COUNTERS | {"env_steps": number})
+    path = plot_learning_curve(log.logdir, "title")
+    assert path is not None and path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+def test_the_table_line_is_printed_where_there_is_no_terminal(tmp_path, capsys):
+    log = Logger(tmp_path, "test", 100)
+    log.tick(COUNTERS, RATES)
+    log.close()
+    printed = capsys.readouterr().err
+    for part in ("env steps        10", "updates        2", "ratio    4.0", "ETA 0:09", "limited by learner"):
+        assert part in printed

@@ -1,0 +1,252 @@
+"""What is told to other programs arrives there, and nothing that goes wrong there is felt by training."""
+
+import struct
+import sys
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from dreamer.logs import sinks
+from dreamer.logs.logger import Logger, read_metrics
+from dreamer.logs.sinks import DataTable, Entry, Sink
+from dreamer.logs.tensorboard_log import TensorBoardClient
+from dreamer.logs.wandb_log import WandbClient
+
+
+class Client:
+    """Keeps what it is told; ``trouble`` is called in each place with its name."""
+
+    def __init__(self, trouble=lambda place: None):
+        self.trouble, self.lines, self.finished = trouble, [], False
+
+    def connect(self):
+        self.trouble("connect")
+        return self
+
+    def log(self, entry):
+        self.trouble("log")
+        self.lines.append(dict(entry.line))
+
+    def finish(self):
+        self.trouble("finish")
+        self.finished = True
+
+
+def raises(where, error):
+    def trouble(place):
+        if place == where:
+            raise error
+
+    return trouble
+
+
+# ------------------------------------------------------------------------------------------------- whatever goes wrong
+
+
+@pytest.mark.parametrize("place", ["connect", "log", "finish"])
+@pytest.mark.parametrize("error", [OSError("no route to host"), ValueError("no key"), SystemExit(1)])
+def test_what_raises_is_told_once_and_goes_no_further(place, error):
+    said: list[str] = []
+    client = Client(raises(place, error))
+    sink = Sink("The Service", client.connect, said.append)
+    for number in range(3):
+        sink.log(Entry({"a": number}))
+    sink.close()
+    assert len(said) == 1 and "The Service" in said[0] and f"{type(error).__name__}: {error}" in said[0]
+    assert "Training goes on without; metrics.jsonl has everything." in said[0]
+    assert len(client.lines) == (3 if place == "finish" else 0)
+
+
+@pytest.mark.parametrize("place", ["connect", "log", "finish"])
+def test_what_hangs_is_not_waited_for(monkeypatch, place):
+    end = threading.Event()
+    monkeypatch.setattr(sinks, "MOST_WAITING", 5)
+    said: list[str] = []
+    sink = Sink("The Service", Client(lambda where: end.wait(20) if where == place else None).connect, said.append)
+    begin = time.monotonic()
+    for number in range(4):
+        sink.log(Entry({"a": number}))
+    sink.close(seconds=0.1)
+    assert time.monotonic() - begin < 1
+    assert len(said) == 1 and "The Service did not finish within 0 seconds. Training goes on" in said[0]
+    end.set()
+
+
+def test_only_so_many_lines_wait(monkeypatch):
+    end = threading.Event()
+    client = Client(lambda where: end.wait(20) if where == "connect" else None)
+    monkeypatch.setattr(sinks, "MOST_WAITING", 5)
+    said: list[str] = []
+    sink = Sink("The Service", client.connect, said.append)
+    for number in range(9):
+        sink.log(Entry({"a": number}))
+    assert len(said) == 1 and "5 lines wait for The Service; further ones are not sent" in said[0]
+    end.set()
+    sink.close()
+    assert [line["a"] for line in client.lines] == [0, 1, 2, 3, 4] and client.finished
+
+
+# -------------------------------------------------------------------------------------------------- Weights & Biases
+
+
+class Wandb:
+    """Stands for the module; refuses to be online if it is told to."""
+
+    def __init__(self, refuses: BaseException | None = None):
+        self.refuses, self.finished = refuses, False
+        self.starts: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
+        self.metrics: list[tuple[str, str]] = []
+        self.url = "https://example.org/run"
+
+    def init(self, **options):
+        self.starts.append(options)
+        if self.refuses is not None and options.get("mode") != "offline":
+            raise self.refuses
+        return self
+
+    def Settings(self, **settings):
+        return settings
+
+    def Image(self, path):
+        return "image", path
+
+    def Video(self, path):
+        return "video", path
+
+    def Table(self, columns, data):
+        return "table", columns, data
+
+    def define_metric(self, name, step_metric):
+        self.metrics.append((name, step_metric))
+
+    def log(self, row):
+        self.lines.append(row)
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch) -> Any:
+    module: Any = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_the_same_lines_go_to_the_service(wandb, tmp_path, capsys):
+    log = Logger(tmp_path, "test", 100, wandb={"project": "robots"})
+    log.write({"a": 1, "b": float("nan")})
+    log.write({"a": 2})
+    log.close()
+    (options,) = wandb.starts
+    assert (options["project"], options["dir"], options["resume"]) == ("robots", str(tmp_path), "allow")
+    assert wandb.lines == [{"a": 1}, {"a": 2}] and wandb.finished and wandb.metrics == [("*", "env_steps")]
+    assert "Weights & Biases: https://example.org/run" in capsys.readouterr().err
+    assert [line["a"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_resumed_run_is_the_same_one_there(wandb, tmp_path):
+    for _ in range(2):
+        WandbClient(tmp_path, {}, lambda message: None)
+    first, second = wandb.starts
+    assert first["id"] == second["id"] == (tmp_path / "wandb_id.txt").read_text().strip() and len(first["id"]) == 8
+    (tmp_path / "other").mkdir()
+    WandbClient(tmp_path / "other", {}, lambda message: None)
+    assert wandb.starts[2]["id"] != first["id"]
+
+
+@pytest.mark.parametrize("refusal", [OSError("no network"), ValueError("No API key configured"), SystemExit(1)])
+def test_out_of_reach_the_run_is_kept_for_later(wandb, tmp_path, refusal):
+    wandb.refuses = refusal
+    said: list[str] = []
+    WandbClient(tmp_path, {}, said.append).log(Entry({"a": 1}))
+    assert [options.get("mode") for options in wandb.starts] == [None, "offline"] and wandb.lines == [{"a": 1}]
+    assert len(said) == 1 and str(refusal) in said[0] and f"wandb sync {tmp_path}/wandb/offline-run-*" in said[0]
+
+
+def test_pictures_and_tables_are_sent_as_such(wandb, tmp_path):
+    pictures = {"dream": tmp_path / "dream.gif", "plot": tmp_path / "plot.png"}
+    table = DataTable(["episode", "score"], [(0, 1.5), (1, 2.5)])
+    WandbClient(tmp_path, {}, lambda message: None).log(Entry({"env_steps": 3}, pictures, {"scores": table}))
+    assert wandb.lines == [
+        {
+            "env_steps": 3,
+            "dream": ("video", str(tmp_path / "dream.gif")),
+            "plot": ("image", str(tmp_path / "plot.png")),
+            "scores": ("table", ["episode", "score"], [[0, 1.5], [1, 2.5]]),
+        }
+    ]
+
+
+def test_without_the_package(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    log = Logger(tmp_path, "test", 100, wandb={})
+    log.write({"a": 1})
+    log.close()
+    assert capsys.readouterr().err.count("Weights & Biases cannot be used (ModuleNotFoundError") == 1
+
+
+# ------------------------------------------------------------------------------------------------------ TensorBoard
+
+
+def events(directory):
+    """Events of all files, which are records of length, checksum, data and checksum."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return [event for event in found if event.HasField("summary")]
+
+
+def test_tensorboard_gets_numbers_over_env_steps(tmp_path):
+    log = Logger(tmp_path, "test", 100, quiet=True, tensorboard=True)
+    log.write({"env_steps": 10, "loss/total": 2.5, "bottleneck": "learner", "bad": float("inf")})
+    log.write({"env_steps": 20, "loss/total": 1.5})
+    log.close()
+    found = [(e.step, v.tag, v.simple_value) for e in events(tmp_path / "tensorboard") for v in e.summary.value]
+    assert found == [(10, "loss/total", 2.5), (20, "loss/total", 1.5)]
+
+
+def test_tensorboard_gets_pictures_as_they_are_and_tables_as_text(tmp_path):
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "dream.gif")
+    client = TensorBoardClient(tmp_path / "board")
+    table = DataTable(["episode", "score"], [(0, 1.5)])
+    client.log(Entry({"env_steps": 7}, {"open_loop/image": tmp_path / "dream.gif"}, {"scores": table}))
+    client.finish()
+    picture, text = events(tmp_path / "board")
+    shown = picture.summary.value[0]
+    assert (picture.step, shown.tag, shown.image.width, shown.image.height) == (7, "open_loop/image", 6, 4)
+    assert shown.image.encoded_image_string == (tmp_path / "dream.gif").read_bytes()
+    assert b"| episode | score |\n| --- | --- |\n| 0 | 1.5 |" in text.summary.value[0].tensor.string_val[0]
+
+
+def test_a_run_that_starts_again_has_a_file_of_its_own(tmp_path, monkeypatch):
+    for start in range(2):
+        monkeypatch.setattr("dreamer.logs.tensorboard_log.os", SimpleNamespace(getpid=lambda start=start: start))
+        client = TensorBoardClient(tmp_path)
+        client.log(Entry({"env_steps": start, "a": 1.0}))
+        client.finish()
+    assert len(list(tmp_path.iterdir())) == 2 and [event.step for event in events(tmp_path)] == [0, 1]
+
+
+def test_a_full_disk_under_tensorboard_is_told_once(tmp_path, monkeypatch, capsys):
+    def full(self, what):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardClient, "_write", full)
+    log = Logger(tmp_path, "test", 100, tensorboard=True)
+    for step in range(3):
+        log.write({"env_steps": step, "a": 1.0})
+    log.close()
+    assert capsys.readouterr().err.count("could not be sent to TensorBoard (OSError: [Errno 28] No space left") == 1
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3

@@ -1,0 +1,144 @@
+"""What every run needs: rules that end it, signals and what they mean, and a config on disk."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from dreamer import checkpoints
+from dreamer import config as configs
+from dreamer import train as training
+from dreamer.config import ConfigError, RunConfig
+from dreamer.training.run import SIGNALS, StopRequest, budget_spent, early_end, write_config
+from tests.small import OVERRIDES, run_config, small_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("run", "counts", "rule"),
+    [
+        (RunConfig(env_steps=100), (99, 10**6), ""),
+        (RunConfig(env_steps=100), (100, 0), "env_steps"),
+        (RunConfig(env_steps=100, episodes=7), (99, 6), ""),
+        (RunConfig(env_steps=100, episodes=7), (99, 8), "episodes"),
+    ],
+)
+def test_budgets(run, counts, rule):
+    assert budget_spent(run, *counts) == rule
+
+
+@pytest.mark.parametrize(
+    ("run", "seconds", "recent", "rule"),
+    [
+        (RunConfig(), 1e9, [1.0] * 10, ""),
+        (RunConfig(hours=0.5), 1799.0, [], ""),
+        (RunConfig(hours=0.5), 1800.0, [], "hours"),
+        (RunConfig(score=2.0), 0.0, [2.0] * 9, ""),
+        (RunConfig(score=2.0), 0.0, [1.0] * 5 + [3.0] * 5, "score"),
+        (RunConfig(score=2.0), 0.0, [1.0] * 5 + [2.9] * 5, ""),
+    ],
+)
+def test_early_ends(run, seconds, recent, rule):
+    assert early_end(run, seconds, recent) == rule
+
+
+@pytest.mark.slow
+def test_each_rule_ends_a_run_and_is_named(tmp_path, capsys):
+    def train(rule, *overrides):
+        result = training.train(None, run_config(tmp_path / rule, "run.eval_episodes=0", *overrides))
+        assert result.ended == rule and not result.interrupted
+        assert f"run.{rule} ended it" in capsys.readouterr().err
+        return checkpoints.load(result.logdir).meta if checkpoints.exists(result.logdir) else None
+
+    assert train("env_steps", "run.env_steps=20")["env_steps"] == 20
+    assert train("episodes", "run.episodes=11")["episodes"] == 12  # Two environments end them together.
+    assert train("score", "run.score=-1")["episodes"] == 10
+    assert train("hours", "run.hours=1e-9") is None  # Before the first step, there is nothing to save.
+    # Time counts over all resumes: what was spent before is spent.
+    spent = checkpoints.load(tmp_path / "env_steps").meta["seconds"] / 3600
+    resumed = run_config(tmp_path / "env_steps", "run.env_steps=40", "run.eval_episodes=0", f"run.hours={spent}")
+    assert training.train(None, resumed, quiet=True).ended == "hours"
+    assert checkpoints.load(tmp_path / "env_steps").meta["env_steps"] == 20
+
+
+def test_the_old_name_of_the_score_is_unknown_but_read():
+    with pytest.raises(ConfigError, match=r"stop_score"):
+        small_config("run.stop_score=3")
+    saved = configs.to_dict(small_config())
+    del saved["run"]["score"]
+    saved["run"]["stop_score"] = 3.0
+    assert configs.from_dict(saved).run.score == 3.0
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+
+
+def test_the_first_signal_counts_the_second_is_ignored_and_the_third_interrupts(capfd):
+    stop = StopRequest()
+    before = signal.getsignal(signal.SIGTERM)
+    with stop.listening():
+        assert not stop and stop.code == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop and str(stop) == "SIGTERM"
+        assert capfd.readouterr().err == ""
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == "SIGTERM" and "A third signal ends it at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("name", "heard"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("a lost disk", "a failure")]
+)
+def test_hosts_hear_which_signal_it_was(name, heard):
+    one, other = StopRequest(), StopRequest()
+    one.signal = name
+    other.hear(one.code)
+    assert str(other) == f"{heard} on another host"
+    other.hear(1)
+    assert other.signal == heard
+    one.hear(other.code)
+    assert str(one) == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_update_saves_and_tells_by_the_status(tmp_path, number):
+    run = "run={env_steps: 1000000, train_ratio: 4, eval_episodes: 0}"
+    words = ["--config", "gym", *OVERRIDES, "task=probe_action", run, f"logdir={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dreamer.train", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    with process:  # Waits for it.
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("Dreamer on"):
+                process.send_signal(number)
+    assert process.returncode == SIGNALS[number.name], said
+    assert f"Stopped by {number.name}" in said and SIGNALS == {"SIGINT": 130, "SIGTERM": 75}
+    assert not checkpoints.exists(tmp_path) or checkpoints.load(tmp_path).meta["env_steps"] < 1000
+
+
+# --------------------------------------------------------------------------------------------------------------- config
+
+
+def test_a_config_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_config(tmp_path, small_config())
+
+    def full(self, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    write_config(tmp_path, small_config("seed=4"))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 0
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"config\.yaml cannot be written: No space left on device\. Free space"):
+        write_config(tmp_path, small_config())

@@ -1,0 +1,135 @@
+"""Encoder, decoder and the losses of the world model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dreamer.types import Latent, Space
+from dreamer.world_models import latent as wm
+from tests.small import small_config
+
+SPACES = {
+    "front": Space("image", (16, 16, 3)),
+    "back": Space("image", (16, 16, 1)),
+    "tall": Space("image", (32, 16, 3)),
+    "class": Space("discrete", (2,), 3),
+    "joints": Space("vector", (5,)),
+}
+
+
+def observation(rng, batch=2):
+    return {
+        key: jnp.asarray(
+            rng.integers(0, 256 if space.kind == "image" else space.classes, (batch, *space.shape))
+            if space.kind != "vector"
+            else rng.normal(size=(batch, *space.shape)) * 100,
+            space.dtype,
+        )
+        for key, space in SPACES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def config():
+    return small_config()
+
+
+MASK_SPACES = {"action_mask": Space("discrete", (2, 3), 2)}
+
+
+def build(config, obs_spaces):
+    return wm.WorldModel(config, obs_spaces, {"move": Space("discrete", (2,), 3)}, rngs=nnx.Rngs(params=0))
+
+
+@pytest.fixture(scope="module")
+def masked(config):
+    """A world model whose decoder predicts the same masks in every state: its biases."""
+    model = jax.jit(lambda: build(config, MASK_SPACES))()
+    head = model.decoder.heads["action_mask"]
+    head.kernel[...] = jnp.zeros_like(head.kernel[...])
+    head.bias[...] = jnp.array([[[0, 1], [1, 0], [5, 5.1]], [[2, 0], [1, 0], [2, 0]]], jnp.float32).reshape(-1)
+    return model
+
+
+def test_a_class_is_allowed_if_that_is_probable_or_the_most_probable(masked):
+    masks = masked.action_masks(jnp.ones((5, 4, 28)))
+    assert masks.keys() == {"move"}
+    expected = np.broadcast_to([[True, False, True], [False, True, False]], (5, 4, 2, 3))
+    np.testing.assert_array_equal(masks["move"], expected)
+
+
+def test_predicting_masks_decodes_nothing_else(config):
+    def program(obs_spaces, function, argument):
+        model = jax.eval_shape(lambda: build(config, obs_spaces))
+        return jax.make_jaxpr(lambda model, x: function(model)(x))(model, argument)
+
+    feature, latent = jnp.ones((5, 28)), Latent(jnp.zeros((2, 16)), jnp.zeros((2, 3, 4)))
+    assert "conv" not in str(program(SPACES | MASK_SPACES, lambda model: model.action_masks, feature))
+    assert "conv" in str(program(SPACES | MASK_SPACES, lambda model: model.decoder, latent))
+    assert not program(SPACES, lambda model: model.action_masks, feature).eqns
+
+
+def test_an_observed_mask_that_forbids_everything_counts_as_none(masked):
+    obs = {"action_mask": np.array([[[1, 0, 0], [0, 0, 0]]], np.int32)}
+    expected = [[[True, False, False], [True, True, True]]]
+    np.testing.assert_array_equal(masked.observed_masks(obs)["move"], expected)
+
+
+@pytest.mark.parametrize("keys", [["joints"], ["class"], ["back", "front"], ["joints", "tall"], sorted(SPACES)])
+def test_any_mix_of_observations_is_encoded_and_decoded(keys, config, rng):
+    spaces = {key: SPACES[key] for key in keys}
+    obs = {key: value for key, value in observation(rng).items() if key in keys}
+
+    def run(obs):
+        encoder = wm.Encoder(config.nets, spaces, rngs=nnx.Rngs(params=0))
+        decoder = wm.Decoder(config.nets, spaces, 16, 12, 2, rngs=nnx.Rngs(params=0))
+        embed = encoder(obs)
+        assert embed.shape == (2, encoder.outputs)
+        return decoder(Latent(jnp.zeros((2, 16)), jnp.zeros((2, 3, 4))))
+
+    predictions = jax.eval_shape(run, obs)
+    assert predictions.keys() == spaces.keys()
+    for key, space in spaces.items():
+        classes = (space.classes,) if space.kind == "discrete" else ()
+        assert predictions[key].shape == (2, *space.shape, *classes)
+        assert predictions[key].dtype == jnp.float32
+
+
+def test_images_of_one_size_share_a_network_and_others_do_not():
+    assert wm.image_groups(SPACES) == (((16, 16), ("back", "front")), ((32, 16), ("tall",)))
+    assert wm.group_channels(SPACES) == {(16, 16): 4, (32, 16): 3}
+
+
+def test_reconstruction_losses_by_hand():
+    spaces = {"i": Space("image", (1, 1, 2)), "c": Space("discrete", (), 2), "v": Space("vector", (2,))}
+    obs = {
+        "i": jnp.array([[[[[0, 255]]]]], jnp.uint8),
+        "c": jnp.array([[1]]),
+        "v": jnp.array([[[np.e - 1, 0.0]]], jnp.float32),
+    }
+    predictions = {
+        "i": jnp.array([[[[[0.5, 0.75]]]]]),
+        "c": jnp.array([[[0.0, np.log(3.0)]]], jnp.float32),
+        "v": jnp.array([[[0.0, 2.0]]]),
+    }
+    losses = wm.reconstruction_losses(predictions, obs, spaces)
+    np.testing.assert_allclose(losses["obs/i"], [[0.25 + 0.0625]], rtol=1e-6)
+    np.testing.assert_allclose(losses["obs/c"], [[-np.log(0.75)]], rtol=1e-6)
+    np.testing.assert_allclose(losses["obs/v"], [[1 + 4]], rtol=1e-6)
+
+
+def test_binary_cross_entropy_is_least_at_the_target():
+    target = jnp.array([0.25])
+    grad = jax.grad(lambda x: wm.binary_cross_entropy(x, target).sum())
+    np.testing.assert_allclose(grad(jnp.log(jnp.array([1 / 3]))), 0, atol=1e-6)
+    assert float(grad(jnp.array([0.0]))[0]) > 0
+    np.testing.assert_allclose(wm.binary_cross_entropy(jnp.array([0.0]), target), np.log(2), rtol=1e-6)
+
+
+def test_the_encoder_squashes_vectors_and_scales_images(config):
+    spaces = {"joints": Space("vector", (2,))}
+    encoder = wm.Encoder(config.nets, spaces, rngs=nnx.Rngs(params=0))
+    flat = encoder._vectors({"joints": jnp.array([[np.e - 1, -(np.e**2 - 1)]], jnp.float32)})
+    np.testing.assert_allclose(flat, [[1, -2]], rtol=1e-6)
