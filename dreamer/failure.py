@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from dreamer import checkpoints
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent, guard
 from dreamer.checkpoints import Checkpoint, CheckpointError
 from dreamer.config import ConfigError
 from dreamer.logs import averages
@@ -36,14 +35,14 @@ def again(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         saved = Checkpoint(load_arrays(path / "state.npz"), None, meta, path)
         agent = Agent(saved.config, *saved.spaces)
-        batch = batch_of(arrays, agent.latent_dtype)
+        batch = batch_of(arrays, agent.algorithm.stored)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path} holds no failed update that can be read: {error}.") from error
     checkpoints.restore_agent(agent, saved)
-    names = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)
     metrics = jax.device_get(agent.update(batch)[1])
     bad = int(metrics[averages.BAD])
-    return batch, names[bad] if bad >= 0 else "", {name: float(value) for name, value in metrics.items()}
+    tensor = guard.tensor_name(bad, metrics, agent.state) if bad >= 0 else ""
+    return batch, tensor, {name: float(value) for name, value in metrics.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

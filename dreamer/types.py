@@ -14,18 +14,18 @@ Timing
 * ``is_terminal[t]``  the episode ended in the sense of the task (implies ``is_last``): the future is worth nothing.
   A time limit sets ``is_last`` alone.
 
-No other file redefines this. `driver` produces it, `replay` stores it, `world_model` and `behavior` consume it.
+No other file redefines this. `envs.driver` produces it, `replay` stores it, `world_models` and `behaviors` consume it.
 
 Shape letters are listed in ``docs/shapes.md``.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float32, Int32
 
 from dreamer.spaces import MASK, Space, Spaces, Step, is_mask, mask_keys
 
@@ -89,58 +89,78 @@ Masks = Mapping[str, Array]
 """``bool [..., *shape, classes]`` by action key, true for allowed classes; what has no mask has no key."""
 
 
-class Latent(NamedTuple):
-    """State of the RSSM: everything it remembers.
+State = Any
+"""What a world model, or a policy, remembers from step to step: a pytree of arrays ``[N, ...]`` that only it reads."""
 
-    Shapes: ``deter [..., D]`` recurrent state, ``stoch [..., S, C]`` one-hot samples of S categorical variables.
-    """
+Stored = Any
+"""What replay keeps of a `State` with each step: a pytree of arrays that only the algorithm reads; ``()``: nothing."""
 
-    deter: Float[Array, "*batch D"]
-    stoch: Float[Array, "*batch S C"]
-
-
-class StoredLatent(NamedTuple):
-    """A `Latent` as kept in replay: ``deter [..., D]`` in the compute dtype, ``stoch [..., S]`` as class indices."""
-
-    deter: np.ndarray | Array
-    stoch: np.ndarray | Array
+Mode = Literal["sample", "mode"]
+"""Whether actions are drawn from the policy, or its mode is taken."""
 
 
 class Batch(NamedTuple):
     """B sequences of T consecutive steps from replay, as the update sees them.
 
     Index t of every ``[B, T, ...]`` field belongs to the same step. ``prev_action[:, t]`` is the action chosen at step
-    t-1 (for t = 0: at the step just before the sequence) and ``latent`` the stored posterior of that step before the
-    sequence, so a sequence continues where the actor really was. Where ``is_first`` is set both are ignored.
+    t-1 (for t = 0: at the step just before the sequence), so a sequence continues where the actor really was. Where
+    ``is_first`` is set, ``prev_action`` and ``stored`` are ignored.
     """
 
     obs: dict[str, Array | np.ndarray]
+    """``[B, T, ...]`` by observation key."""
     prev_action: dict[str, Array | np.ndarray]
+    """``[B, T, ...]`` by action key."""
     reward: Array | np.ndarray
+    """float32 ``[B, T]``."""
     is_first: Array | np.ndarray
+    """bool ``[B, T]``, like the next two."""
     is_last: Array | np.ndarray
     is_terminal: Array | np.ndarray
-    latent: StoredLatent
+    stored: Stored
+    """What was stored with the step before each sequence, ``[B, ...]``; or, if the algorithm asks for whole sequences,
+    with that step and every step of the sequence, ``[B, 1 + T, ...]``."""
 
 
 class Trajectory(NamedTuple):
     """An imagined rollout: N start states followed for H steps, time first.
 
-    ``latent[0]`` are the start states and ``latent[h+1]`` follows from ``action[h]``. ``action[H]`` is chosen in the
+    ``states[0]`` are the start states and ``states[h+1]`` follows from ``action[h]``. ``action[H]`` is chosen in the
     last state and never executed; it keeps all fields ``[H+1, N, ...]``. ``extras`` is whatever the policy returned
     along with its actions.
     """
 
-    latent: Latent
+    states: State
+    """``[H+1, N, ...]``."""
     action: Action
+    """``[H+1, N, ...]`` by action key."""
     extras: Any = None
+    """``[H+1, N, ...]``."""
 
 
-class ReturnRange(NamedTuple):
-    """Exponential moving averages of the 5th and 95th percentile of imagined returns; scalars, in reward units."""
+class Parts(NamedTuple):
+    """One pytree for each part of an agent: of its parameters, or of what these parts remember from update to update.
 
-    low: Float32[Array, ""]
-    high: Float32[Array, ""]
+    An agent leaves out what it does not have. The optimizer may treat each part as a group.
+    """
+
+    world_model: Any = ()
+    behavior: Any = ()
+    bonus: Any = ()
+
+
+class TrainState(NamedTuple):
+    """Everything that changes during training."""
+
+    step: Int32[Array, ""]
+    """Updates done."""
+    nets: Parts
+    """Parameters, which have gradients."""
+    memory: Parts
+    """Everything else that is learned or counted, such as a slow critic or the range of returns."""
+    skipped_in_row: Int32[Array, ""]
+    """How many of the latest updates were skipped, see `dreamer.agent.guard`; 0 after one that was done."""
+    opt_state: Any
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -158,17 +178,19 @@ __all__ = [
     "MASK",
     "Action",
     "Batch",
-    "Latent",
     "Masks",
     "Metrics",
+    "Mode",
     "Number",
     "Observation",
-    "ReturnRange",
+    "Parts",
     "Scalars",
     "Space",
     "Spaces",
+    "State",
     "Step",
-    "StoredLatent",
+    "Stored",
+    "TrainState",
     "Trajectory",
     "is_mask",
     "mask_keys",

@@ -17,17 +17,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from scaling import random_stored
 
 from dreamer import config as configs
-from dreamer.agent.flops import matmul_ceiling, update_gflop
-from dreamer.agent.runtime import Agent, PolicyState
+from dreamer.agent import Agent
+from dreamer.algorithms.base import Memory
+from dreamer.devices.flops import matmul_ceiling, program_gflop
 from dreamer.devices.huge_pages import restart_with_huge_pages
-from dreamer.replay import LatentSpec, Replay
-from dreamer.types import Space, Spaces, Step, StoredLatent
+from dreamer.replay import Layout, Replay
+from dreamer.types import Batch, Space, Spaces, Step, TrainState
 
 _VECTOR: tuple[Spaces, Spaces] = ({"vector": Space("vector", (24,))}, {"action": Space("continuous", (6,))})
 _PIXELS: tuple[Spaces, Spaces] = ({"image": Space("image", (64, 64, 3))}, {"action": Space("discrete", (), 18)})
@@ -83,15 +85,8 @@ def measure(name: str, repeats: int, dtype: str) -> dict:
     config = configs.load([f"size/{size}"], [f"nets.dtype={dtype}", f"replay.capacity={capacity}"])
     rng = np.random.default_rng(0)
     agent = Agent(config, obs_spaces, action_spaces)
-    c = config.rssm
-    replay = Replay(
-        config.replay,
-        envs,
-        obs_spaces,
-        action_spaces,
-        LatentSpec.of(c.deter, c.stoch, c.classes, jnp.dtype(dtype)),
-        rng,
-    )
+    stored = agent.algorithm.stored
+    replay = Replay(config.replay, envs, Layout.of(obs_spaces, action_spaces, stored), rng)
     flags = np.zeros(envs, bool)
     for row in range(capacity // envs):
         step = Step(
@@ -103,13 +98,16 @@ def measure(name: str, repeats: int, dtype: str) -> dict:
             env_steps=np.ones(envs, np.int32),
         )
         action = {key: random_values(space, (envs,), rng) for key, space in action_spaces.items()}
-        deter = rng.normal(size=(envs, c.deter)).astype(jnp.dtype(dtype))
-        replay.add(step, action, StoredLatent(deter, rng.integers(0, c.classes, (envs, c.stoch)).astype(np.uint8)))
+        replay.add(step, action, random_stored(stored, (envs,), config.rssm.classes, rng))
     batch, _ = replay.sample()
     cold, cached = compile_seconds(lambda: agent.compile_update(batch))
     updates = seconds(lambda: agent.update(replay.sample()[0]), repeats)
     ceiling = matmul_ceiling(dtype)
-    counted = update_gflop(config, agent.state, batch)
+
+    def update(state: TrainState, batch: Batch, key: jax.Array) -> Any:
+        return agent.algorithm.update(state, batch, key, config)
+
+    counted = program_gflop(update, agent.state, batch, jax.random.key(0))
     gflop = published or counted
     result = {
         "case": name,
@@ -132,7 +130,7 @@ def measure(name: str, repeats: int, dtype: str) -> dict:
         obs = {key: random_values(space, (count,), rng) for key, space in obs_spaces.items()}
         state, first = agent.initial(count), np.zeros(count, bool)
 
-        def act(obs: dict = obs, state: PolicyState = state, first: np.ndarray = first) -> object:
+        def act(obs: dict = obs, state: Memory = state, first: np.ndarray = first) -> object:
             return jax.device_get(agent.policy(state, obs, first)[0])
 
         result[f"act_{count}_ms"] = float(np.median(seconds(act, 100)) * 1e3)

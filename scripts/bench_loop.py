@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent.flops import matmul_ceiling, update_gflop
+from dreamer.devices.flops import matmul_ceiling, program_gflop
 from dreamer.devices.huge_pages import restart_with_huge_pages
 from dreamer.envs import VectorEnv
 from dreamer.evaluate import make_env
@@ -121,7 +121,9 @@ def measure(name: str, seconds: float) -> dict:
         env_rate = (last["env_steps"] - first["env_steps"]) / elapsed
         update_rate = (last["updates"] - first["updates"]) / elapsed
         batch, _ = run.learner.replay.sample()
-        gflop, ceiling = update_gflop(config, run.agent.state, batch), matmul_ceiling("float32")
+        algorithm, arguments = run.agent.algorithm, (run.agent.state, batch, jax.random.key(0))
+        gflop = program_gflop(lambda state, batch, key: algorithm.update(state, batch, key, config), *arguments)
+        ceiling = matmul_ceiling("float32")
         times = []
         for _ in range(10):
             start = time.perf_counter()

@@ -14,18 +14,15 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import dreamer
 from dreamer import checkpoints
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent, Networks
+from dreamer.agent import Agent
 from dreamer.replay import read_contents
-from dreamer.types import Batch, StoredLatent
-from dreamer.world_models.latent import observe_batch
-from dreamer.world_models.rssm import features
+from dreamer.replay.layout import Layout
+from dreamer.types import Batch, Parts
 
 STEPS = 32
 """Length of the sequences, of which the last step ends an episode."""
@@ -34,7 +31,7 @@ MOST = 8
 """Sequences of each kind whose gradients are computed."""
 
 
-def endings(fields: dict[str, Any], terminal: bool, longer_than: int) -> Batch | None:
+def endings(fields: dict[str, Any], layout: Layout, *, terminal: bool, longer_than: int) -> Batch | None:
     """Sequences ``[N, STEPS, ...]`` that end in a terminal state, or in a truncation; None: replay holds none."""
     kinds = np.asarray(fields["is_last"]) & (np.asarray(fields["is_terminal"]) == terminal)
     slots = np.arange(kinds.shape[1])
@@ -48,31 +45,30 @@ def endings(fields: dict[str, Any], terminal: bool, longer_than: int) -> Batch |
     def take(name: str, slots: np.ndarray) -> np.ndarray:
         return np.asarray(fields[name])[env[:, None], slots]
 
-    return Batch(
-        obs={key.removeprefix("obs/"): take(key, now) for key in fields if key.startswith("obs/")},
-        prev_action={key.removeprefix("action/"): take(key, now - 1) for key in fields if key.startswith("action/")},
-        reward=take("reward", now),
-        is_first=take("is_first", now),
-        is_last=take("is_last", now),
-        is_terminal=take("is_terminal", now),
-        latent=StoredLatent(*(take(f"latent/{part}", now[:, :1] - 1)[:, 0] for part in ("deter", "stoch"))),
+    return layout.batch(
+        now=lambda name: take(name, now),
+        before=lambda name: take(name, now - 1),
+        stored=lambda name: take(name, now[:, :1] - 1)[:, 0],
     )
 
 
 def pulls(agent: Agent, batch: Batch) -> dict[str, float]:
     """Norm of the gradient of every loss, with its weight, at the encoder and the RSSM; the largest first."""
-    state, config = agent.state, agent.config
-    scales = agents.loss_scales(config, tuple(batch.obs))
+    state, loss = agent.state, agent.algorithm.loss
+    if loss is None:
+        raise SystemExit(f"The algorithm '{agent.config.algorithm}' descends no loss.")
 
     @jax.jit
-    @jax.grad
-    def gradient(nets: Networks, weights: jax.Array) -> jax.Array:
-        _, out = agents.loss(nets, state.slow_critic, state.return_range, batch, jax.random.key(0), config)
-        return weights @ jnp.stack([out.losses[name].mean() for name in scales])
+    def gradients(nets: Parts) -> dict[str, Any]:
+        def losses(nets: Parts) -> dict[str, jax.Array]:
+            out = loss(nets, state.memory, batch, jax.random.key(0), agent.config)
+            return {name: weight * values.mean() for name, (weight, values) in out.losses.items()}
+
+        return jax.jacrev(losses)(nets)
 
     norms = {}
-    for name, weights in zip(scales, np.diag(np.array(list(scales.values()), np.float32)), strict=True):
-        model = gradient(state.nets, weights).world_model
+    for name, gradient in gradients(state.nets).items():
+        model = gradient.world_model
         norms[name] = float(optax.global_norm((model.encoder, model.rssm)))
     return {name: norm for name, norm in sorted(norms.items(), key=lambda item: -item[1]) if norm}
 
@@ -87,21 +83,23 @@ def main() -> None:
     if replay is None or "rows_total" not in replay:
         parser.error(f"the checkpoint of {args.logdir} holds no replay of a run with loop=host on one host")
     fields = read_contents(pathlib.Path(args.logdir) / "replay" / "0", replay)
-    agent, batches = dreamer.load(args.logdir), []
-    nets = agent.state.nets
+    agent = dreamer.load(args.logdir)
+    layout = Layout.of(agent.obs_spaces, agent.action_spaces, agent.algorithm.stored)
+    nets, batches = agent.state.nets, []
     for name, terminal in (("terminal", True), ("cut off", False)):
-        batch = endings(fields, terminal, args.longer_than)
+        batch = endings(fields, layout, terminal=terminal, longer_than=args.longer_than)
         if batch is None:
             print(f"{name}: no such episode")
             continue
         batches.append(jax.tree.map(lambda x: x[:MOST], batch))
-        feature = features(observe_batch(nets.world_model, batch, jax.random.key(0)).latent)
-        going_on = np.asarray(jax.nn.sigmoid(nets.world_model.cont_logit(feature)))
-        value = np.asarray(nets.critic(feature).mean())
-        print(f"{name}: {going_on.shape[1]} episodes; median over them, from {STEPS} steps before the end")
+        model = nets.world_model
+        states = model.observe(batch, jax.random.key(0)).states
+        going_on = np.asarray(model.cont(states))
+        value = np.asarray(agent.algorithm.behavior.value(nets.behavior, model.features(states)))
+        print(f"{name}: {going_on.shape[0]} episodes; median over them, from {STEPS} steps before the end")
         for ago in (STEPS - 1, 15, 7, 3, 1, 0):
             step = STEPS - 1 - ago
-            chance, worth = np.median(going_on[step]), np.median(value[step])
+            chance, worth = np.median(going_on[:, step]), np.median(value[:, step])
             print(f"  {ago:2d} steps before: chance to go on {chance:.3f}, value {worth:.1f}")
     if batches:
         both: Batch = jax.tree.map(lambda *xs: np.concatenate(xs), *batches)

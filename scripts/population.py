@@ -14,19 +14,21 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent.flops import matmul_ceiling, update_gflop
 from dreamer.config.population import members
+from dreamer.devices.flops import matmul_ceiling, program_gflop
 from dreamer.devices.huge_pages import restart_with_huge_pages
 from dreamer.devices.member_axis import show_cores
 from dreamer.envs.native import native_env
 from dreamer.replay import device
 from dreamer.training.device_program import DeviceLoop, LoopState, next_batch
 from dreamer.training.device_window import WINDOW
+from dreamer.types import Batch, TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/results/population.md"
@@ -67,8 +69,12 @@ def gflop_of_update(config: configs.Config, loop: DeviceLoop) -> float:
     """GFLOP of one update of one member."""
     shapes = loop.shapes()
     own = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.members)
-    batch = jax.eval_shape(lambda own, cursor: next_batch(config, own, cursor), own, shapes.cursor)
-    return update_gflop(config, own.train, batch)
+    batch = jax.eval_shape(lambda own, cursor: next_batch(config, loop.layout, own, cursor), own, shapes.cursor)
+
+    def update(state: TrainState, batch: Batch, key: jax.Array) -> Any:
+        return loop.algorithm.update(state, batch, key, config)
+
+    return program_gflop(update, own.train, batch, jax.random.key(0))
 
 
 def rate(loop: DeviceLoop, state: LoopState, due: np.ndarray, seconds: float) -> tuple[LoopState, float]:

@@ -16,11 +16,14 @@ import tempfile
 import time
 from typing import Any
 
+import jax
+import ml_dtypes
 import numpy as np
 
 from dreamer.config import ReplayConfig
-from dreamer.replay import LatentSpec, Replay
-from dreamer.types import Space, Step, StoredLatent
+from dreamer.replay import Layout, Replay
+from dreamer.types import Space, Step
+from dreamer.world_models.rssm import StoredLatent
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVS = 16
@@ -31,18 +34,16 @@ DETER, STOCH, CLASSES = 2048, 32, 16
 
 def make(directory: pathlib.Path, steps: int) -> Replay:
     """A replay for ``steps`` steps."""
-    import ml_dtypes
-
-    latent = LatentSpec.of(DETER, STOCH, CLASSES, ml_dtypes.bfloat16)
+    stored = StoredLatent(jax.ShapeDtypeStruct((DETER,), ml_dtypes.bfloat16), jax.ShapeDtypeStruct((STOCH,), np.uint8))
     config = ReplayConfig(capacity=steps, batch_size=16, batch_length=64)
-    return Replay(config, ENVS, *SPACES, latent, np.random.default_rng(0), directory=directory)
+    return Replay(config, ENVS, Layout.of(*SPACES, stored), np.random.default_rng(0), directory=directory)
 
 
 def add(replay: Replay, rows: int, rng: np.random.Generator) -> None:
     """Add rows of random numbers."""
     flags = np.zeros(ENVS, bool)
     images = rng.integers(0, 256, (64, ENVS, *SPACES[0]["image"].shape), np.uint8)
-    deter = rng.integers(0, 2**14, (64, ENVS, DETER), np.uint16).view(replay._specs["latent/deter"][1])
+    deter = rng.integers(0, 2**14, (64, ENVS, DETER), np.uint16).view(ml_dtypes.bfloat16)
     stoch = rng.integers(0, CLASSES, (64, ENVS, STOCH), np.uint8)
     for row in range(rows):
         which = row % 64
@@ -56,8 +57,8 @@ def train(replay: Replay, updates: int, rng: np.random.Generator) -> None:
     for _ in range(updates):
         batch, ticket = replay.sample()
         shape = batch.reward.shape
-        deter = rng.integers(0, 2**14, (*shape, DETER), np.uint16).view(batch.latent.deter.dtype)
-        replay.update_latents(ticket, StoredLatent(deter, rng.integers(0, CLASSES, (*shape, STOCH), np.uint8)))
+        deter = rng.integers(0, 2**14, (*shape, DETER), np.uint16).view(batch.stored.deter.dtype)
+        replay.update_stored(ticket, StoredLatent(deter, rng.integers(0, CLASSES, (*shape, STOCH), np.uint8)))
 
 
 def save(replay: Replay) -> tuple[dict[str, Any], float, float]:

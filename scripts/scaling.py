@@ -12,16 +12,18 @@ import dataclasses
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
+from dreamer import algorithms
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.devices.member_axis import show_cores
 from dreamer.devices.placement import expectation, placement
-from dreamer.types import Batch, Space, Spaces, StoredLatent
+from dreamer.types import Batch, Space, Spaces
 
 CASES: dict[str, tuple[Spaces, Spaces]] = {
     "vector": ({"vector": Space("vector", (24,))}, {"action": Space("continuous", (6,))}),
@@ -29,11 +31,22 @@ CASES: dict[str, tuple[Spaces, Spaces]] = {
 }
 
 
+def random_stored(specs: Any, lead: tuple[int, ...], classes: int, rng: np.random.Generator) -> Any:
+    """Random numbers in place of what an algorithm stores, ``[*lead, ...]``; indices are below ``classes``."""
+
+    def draw(spec: Any) -> np.ndarray:
+        shape = (*lead, *spec.shape)
+        if np.issubdtype(spec.dtype, np.integer):
+            return rng.integers(0, classes, shape).astype(spec.dtype)
+        return rng.normal(size=shape).astype(spec.dtype)
+
+    return jax.tree.map(draw, specs)
+
+
 def random_batch(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Batch:
     """A batch of noise in the shapes of the config."""
     rng = np.random.default_rng(0)
     shape = (config.replay.batch_size, config.replay.batch_length)
-    rows, rssm = shape[0], config.rssm
 
     def values(space: Space) -> np.ndarray:
         if space.kind == "image":
@@ -42,7 +55,7 @@ def random_batch(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> B
             return rng.integers(0, space.classes, (*shape, *space.shape), dtype=np.int32)
         return rng.uniform(-1, 1, (*shape, *space.shape)).astype(np.float32)
 
-    deter = rng.normal(size=(rows, rssm.deter)).astype(jax.numpy.dtype(config.nets.dtype))
+    stored = algorithms.make(config, obs_spaces, action_spaces).stored
     return Batch(
         obs={key: values(space) for key, space in obs_spaces.items()},
         prev_action={key: values(space) for key, space in action_spaces.items()},
@@ -50,7 +63,7 @@ def random_batch(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> B
         is_first=rng.random(shape) < 0.02,
         is_last=rng.random(shape) < 0.02,
         is_terminal=rng.random(shape) < 0.01,
-        latent=StoredLatent(deter, rng.integers(0, rssm.classes, (rows, rssm.stoch)).astype(np.uint8)),
+        stored=random_stored(stored, shape[:1], config.rssm.classes, rng),
     )
 
 

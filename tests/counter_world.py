@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent.runtime import Networks
-from dreamer.behaviors.actor_critic import Actor, Critic
+from dreamer.behaviors.actor_critic import ActorCritic, ActorCriticNets
+from dreamer.behaviors.heads import Actor, Critic
 from dreamer.equations import distributions, transforms
 from dreamer.report.held_out import HeldOut
-from dreamer.types import Batch, Space, StoredLatent
-from dreamer.world_models.latent import WorldModel
-from dreamer.world_models.rssm import RSSM
+from dreamer.types import Batch, Parts, Space
+from dreamer.world_models.latent import LatentWorldModel
+from dreamer.world_models.rssm import RSSM, StoredLatent
 
 OBS_SPACES = {
     "image": Space("image", (4, 6, 1)),
@@ -56,7 +56,7 @@ class CountingRSSM(RSSM):
 
     def __init__(self, rssm, faults):
         self.config, self.faults = rssm, faults
-        self.action_spaces, self.dtype = tuple(ACTION_SPACES.items()), "float32"
+        self.action_spaces, self.dtype, self.loops = tuple(ACTION_SPACES.items()), "float32", "auto"
 
     def recurrence(self, latent, action):
         return latent.deter + jnp.stack([action[:, 1] + self.faults.drift, jnp.zeros(len(action))], -1)
@@ -68,28 +68,26 @@ class CountingRSSM(RSSM):
         return jnp.broadcast_to(jnp.log(jnp.asarray(self.faults.posterior)), (*deter.shape[:-1], 1, 2))
 
 
-class CountingModel(WorldModel):
+class CountingModel(LatentWorldModel):
     """Predicts from the count."""
 
     def __init__(self, rssm, faults):
         self.rssm, self.faults, self.mask_keys = CountingRSSM(rssm, faults), faults, ()
+        self.decoder, self.feature_size = None, 4
 
     def encoder(self, obs):  # type: ignore[override]
         return jnp.zeros((len(obs["label"]), 1))
 
-    def decoder(self, latent):  # type: ignore[override]
-        x = latent.deter[:, 0] + self.faults.noise * (2 * latent.stoch[:, 0, 1] - 1)
+    def decode(self, state):
+        x = state.deter[..., 0] + self.faults.noise * (2 * state.stoch[..., 0, 1] - 1)
         p = jnp.asarray([1 - self.faults.label, self.faults.label])
         return {
             "vector": jnp.stack([x, jnp.zeros_like(x)], -1),
-            "label": jnp.broadcast_to(jnp.log(p), (len(x), 2)),
-            "image": jnp.full((len(x), 4, 6, 1), self.faults.grey),
+            "label": jnp.broadcast_to(jnp.log(p), (*x.shape, 2)),
+            "image": jnp.full((*x.shape, 4, 6, 1), self.faults.grey),
         }
 
-    def action_masks(self, feature):
-        return {}
-
-    def reward(self, feature):
+    def reward_of(self, feature):
         return two_hot(feature[..., 0])
 
     def cont_logit(self, feature):
@@ -126,10 +124,14 @@ def two_hot(value) -> distributions.SymexpTwoHot:
 NONE = Faults()
 
 
-def networks(faults: Faults = NONE, *overrides: str) -> Networks:
+BEHAVIOR = ActorCritic(config(), ACTION_SPACES, 4)
+
+
+def networks(faults: Faults = NONE, *overrides: str) -> Parts:
     """The model, a policy and a critic."""
     c = config(*overrides)
-    return Networks(CountingModel(c.rssm, faults), GoingUp(c.behavior), Multiple(faults.value))
+    behavior = ActorCriticNets(GoingUp(c.behavior), Multiple(faults.value))
+    return Parts(CountingModel(c.rssm, faults), behavior)
 
 
 def episodes(lengths, terminal, moves=None) -> HeldOut:
@@ -152,9 +154,9 @@ def episodes(lengths, terminal, moves=None) -> HeldOut:
         is_first=np.broadcast_to(at == 0, x.shape).copy(),
         is_last=last,
         is_terminal=last & np.asarray(terminal)[:, None],
-        latent=StoredLatent(np.zeros((count, 2), np.float32), np.zeros((count, 1), np.uint8)),
+        stored=StoredLatent(np.zeros((count, 2), np.float32), np.zeros((count, 1), np.uint8)),
     )
     return HeldOut(batch, np.asarray(lengths))
 
 
-__all__ = ["ACTION_SPACES", "OBS_SPACES", "Faults", "config", "episodes", "networks"]
+__all__ = ["ACTION_SPACES", "BEHAVIOR", "OBS_SPACES", "Faults", "config", "episodes", "networks"]

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent, TrainState
-from dreamer.types import Batch, ReturnRange, Space, StoredLatent
+from dreamer.agent import Agent
+from dreamer.behaviors.actor_critic import ActorCriticMemory
+from dreamer.equations.returns import ReturnRange
+from dreamer.types import Batch, Parts, Space
+from dreamer.world_models.rssm import StoredLatent
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -54,7 +57,7 @@ def golden_batch(data: dict[str, np.ndarray]) -> Batch:
         is_first=get("is_first")[:, 1:],
         is_last=get("is_last")[:, 1:],
         is_terminal=get("is_terminal")[:, 1:],
-        latent=StoredLatent(get("latent/deter")[:, 0], stoch.argmax(-1).astype(np.uint8)),
+        stored=StoredLatent(get("latent/deter")[:, 0], stoch.argmax(-1).astype(np.uint8)),
     )
     return jax.tree.map(jnp.asarray, batch)
 
@@ -94,9 +97,9 @@ def official_names() -> dict[str, str]:
     linear(f"{wm}.decoder.heads.label", "dec/vec/label/logits")
     linear(f"{wm}.decoder.heads.vector", "dec/vec/vector/pred")
     image = f"{wm}.decoder.images.0"
-    linear(f"{image}.from_deter", "dec/sp0")
-    layer(f"{image}.from_stoch.0", "dec/sp1", "dec/sp1norm")
-    linear(f"{image}.from_stoch.1", "dec/sp2")
+    linear(f"{image}.from_recurrent", "dec/sp0")
+    layer(f"{image}.from_sample.0", "dec/sp1", "dec/sp1norm")
+    linear(f"{image}.from_sample.1", "dec/sp2")
     names[f"{image}.start_norm.scale"] = "dec/spnorm/scale"
     for ours, theirs in enumerate(("conv2", "conv1", "conv0")):
         linear(f"{image}.convs.{ours}", f"dec/{theirs}")
@@ -106,12 +109,12 @@ def official_names() -> dict[str, str]:
     linear(f"{wm}.reward_head", "rew/head/logits")
     mlp(f"{wm}.cont_mlp", "con", 1)
     linear(f"{wm}.cont_head", "con/head/logit")
-    mlp("actor.mlp", "pol", 3)
-    linear("actor.heads.move", "pol/head/move/logits")
-    linear("actor.heads.push", "pol/head/push/mean")
-    linear("actor.stds.push", "pol/head/push/stddev")
-    mlp("critic.mlp", "val", 3)
-    linear("critic.head", "val/head/logits")
+    mlp("behavior.actor.mlp", "pol", 3)
+    linear("behavior.actor.heads.move", "pol/head/move/logits")
+    linear("behavior.actor.heads.push", "pol/head/push/mean")
+    linear("behavior.actor.stds.push", "pol/head/push/stddev")
+    mlp("behavior.critic.mlp", "val", 3)
+    linear("behavior.critic.head", "val/head/logits")
     return names
 
 
@@ -145,11 +148,15 @@ def fill(tree, data: dict[str, np.ndarray], prefix: str, root: str = ""):
 def golden_agent(data: dict[str, np.ndarray], *overrides: str) -> Agent:
     """An agent that holds the golden parameters."""
     agent = Agent(golden_config(*overrides), OBS_SPACES, ACTION_SPACES)
-    state: TrainState = agent.state
+    state = agent.state
     span = ReturnRange(jnp.asarray(data["params/retnorm/lo/value"]), jnp.asarray(data["params/retnorm/hi/value"]))
     agent.state = state._replace(
         nets=fill(state.nets, data, "params"),
-        slow_critic=fill(state.slow_critic, data, "params", root="critic."),
-        return_range=span,
+        memory=Parts(
+            behavior=ActorCriticMemory(
+                slow_critic=fill(state.memory.behavior.slow_critic, data, "params", root="behavior.critic."),
+                return_range=span,
+            )
+        ),
     )
     return agent

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent
-from dreamer.types import Batch, Space, StoredLatent
+from dreamer.agent import Agent
+from dreamer.agent.learning import weighted_total
+from dreamer.types import Batch, Space
+from dreamer.world_models.rssm import StoredLatent
 
 OBS_SPACES = {"label": Space("discrete", (), 3), "vector": Space("vector", (4,))}
 ACTION_SPACES = {"move": Space("discrete", (), 3), "push": Space("continuous", (2,))}
@@ -49,7 +51,7 @@ def small_batch(seed: int = 0, rows: int = 2, steps: int = 4, dtype=np.float32) 
         is_first=rng.random(shape) < 0.2,
         is_last=rng.random(shape) < 0.2,
         is_terminal=rng.random(shape) < 0.1,
-        latent=StoredLatent(rng.normal(size=(rows, 16)).astype(dtype), rng.integers(0, 4, (rows, 3)).astype(np.uint8)),
+        stored=StoredLatent(rng.normal(size=(rows, 16)).astype(dtype), rng.integers(0, 4, (rows, 3)).astype(np.uint8)),
     )
 
 
@@ -63,3 +65,15 @@ def run_config(logdir, *overrides: str) -> configs.Config:
     """Config of a run of the small agent that is over in seconds and writes metrics at every turn."""
     run = "run={env_steps: 60, train_ratio: 4, eval_episodes: 2, log_every: 0}"
     return small_config("task=probe_action", run, f"logdir={logdir}", *overrides)
+
+
+def total_loss(agent: Agent):
+    """``(nets, memory, batch, key, config) -> (what the update minimises, output of the loss)``."""
+    assert agent.algorithm.loss is not None
+    return weighted_total(agent.algorithm.loss)
+
+
+def latent_spec(deter: int, stoch: int, classes: int, dtype=np.float32) -> StoredLatent:
+    """Shapes and dtypes of what the world model of these sizes stores with each step."""
+    index = np.uint8 if classes <= 256 else np.uint16
+    return StoredLatent(jax.ShapeDtypeStruct((deter,), dtype), jax.ShapeDtypeStruct((stoch,), index))

@@ -2,14 +2,12 @@
 
 import pathlib
 import re
-from functools import partial
 
 import jax
 import pytest
 
 from dreamer import config as configs
 from dreamer import train as training
-from dreamer.agent.runtime import update
 from dreamer.envs.check import __main__ as check
 from tests.small import small_agent, small_batch
 
@@ -50,8 +48,11 @@ def test_metrics_are_described_once_each() -> None:
     described = [name for row in rows(ROOT / "docs/metrics.md") for name in quoted(row[0])]
     assert len(set(described)) == len(described)
     agent, batch = small_agent(), small_batch()
-    _, _, updated = jax.eval_shape(partial(update, config=agent.config), agent.state, batch, jax.random.key(0))
-    _, reported = jax.eval_shape(lambda batch: agent.report(batch, 2), batch)
+    update = agent.algorithm.update
+    _, _, updated = jax.eval_shape(
+        lambda state, batch, key: update(state, batch, key, agent.config), agent.state, batch, jax.random.key(0)
+    )
+    _, reported = jax.eval_shape(lambda batch: agent.predict(batch, 2), batch)
     keys = "|".join(batch.obs)
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
     groups = {name.split("/")[0] for name in names}

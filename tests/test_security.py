@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.config import ConfigError
-from dreamer.replay import LatentSpec, Replay, ReplayMemoryError
-from tests.small import ACTION_SPACES, OBS_SPACES, small_config
+from dreamer.replay import Layout, Replay, ReplayMemoryError
+from tests.small import ACTION_SPACES, OBS_SPACES, latent_spec, small_config
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dreamer"
 
@@ -18,6 +18,7 @@ PICKLES = {"envs/vector/workers.py"}
 # These import by a name: the package's own modules and suites, and `task=module:function`, which the user has typed.
 IMPORTS = {
     *("__init__.py", "envs/__init__.py", "envs/functions.py", "envs/suites/memory_maze.py"),
+    "config/registry.py",
     *("envs/native/__init__.py", "envs/native/from_craftax.py"),
 }
 
@@ -92,6 +93,6 @@ def test_absurd_networks_are_refused_before_anything_is_allocated(size):
 
 
 def test_an_absurd_replay_is_refused_before_anything_is_allocated():
-    config, spec = small_config("replay.capacity=1_000_000_000_000_000"), LatentSpec.of(16, 3, 4, np.float32)
+    config, spec = small_config("replay.capacity=1_000_000_000_000_000"), latent_spec(16, 3, 4, np.float32)
     with pytest.raises(ReplayMemoryError, match=r"needs \d+\.\d+ GB of memory .* The largest that fits"):
-        Replay(config.replay, 2, OBS_SPACES, ACTION_SPACES, spec, np.random.default_rng(0))
+        Replay(config.replay, 2, Layout.of(OBS_SPACES, ACTION_SPACES, spec), np.random.default_rng(0))

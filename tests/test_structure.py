@@ -17,8 +17,10 @@ FLOORS = (
     {"equations", "logs"},
     {"nn"},
     {"world_models"},
-    {"behaviors"},
+    {"behaviors", "planners"},
+    {"algorithms.base"},  # The protocol, which those who run algorithms share with the algorithms.
     {"agent"},
+    {"algorithms"},
     {"checkpoints", "doctor"},
     {"evaluate"},
     {"training", "compare"},
@@ -34,7 +36,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def module_name(path: pathlib.Path) -> str:
-    """``dreamer/replay/storage.py`` is ``replay.ring``, and ``dreamer/__init__.py`` is the empty string."""
+    """``dreamer/replay/storage.py`` is ``replay.storage``, and ``dreamer/__init__.py`` is the empty string."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -61,10 +63,19 @@ def imports_of(path: pathlib.Path) -> set[str]:
     return imports(ast.parse(path.read_text()), package)
 
 
+def room_of(name: str) -> str:
+    """The room of a module named without ``dreamer.``: ``replay`` of ``replay.ratio``; the empty string: none."""
+    room = name.split(".")[0]
+    within = ".".join(name.split(".")[:2])
+    return within if within in FLOOR_OF else room if room in FLOOR_OF else ""
+
+
 def rooms_used(path: pathlib.Path) -> set[str]:
     """Rooms, and files at the root, that a file imports from."""
-    split = [name.split(".") for name in imports_of(path)]
-    return {parts[1] for parts in split if parts[0] == "dreamer" and len(parts) > 1 and parts[1] in FLOOR_OF}
+    names = [name.removeprefix("dreamer.") for name in imports_of(path) if name.startswith("dreamer.")]
+    # A package is named along with its module: `from dreamer.algorithms.base import Algorithm`.
+    whole = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+    return {room_of(name) for name in whole} - {""}
 
 
 def tracked_files() -> list[pathlib.Path]:
@@ -93,12 +104,13 @@ def test_the_reader_of_imports_sees_every_form(source: str, expected: set[str]) 
 
 
 def test_every_room_stands_on_a_floor() -> None:
-    assert {module_name(path).split(".")[0] for path in MODULES} - {""} == FLOOR_OF.keys()
+    assert {room_of(module_name(path)) for path in MODULES} - {""} == FLOOR_OF.keys()
+    assert [module_name(path) for path in MODULES if module_name(path) and not room_of(module_name(path))] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_a_room_imports_only_from_floors_below(path: pathlib.Path) -> None:
-    room = module_name(path).split(".")[0]
+    room = room_of(module_name(path))
     if not room:
         return
     below = {other for other, floor in FLOOR_OF.items() if floor < FLOOR_OF[room]}

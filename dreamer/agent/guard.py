@@ -15,14 +15,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from dreamer.types import ReturnRange, named_leaves
+from dreamer.types import TrainState, named_leaves
+
+LOSS = "loss/"
+"""Beginning of the name of every loss among the metrics of an update."""
+
+TOTAL = f"{LOSS}total"
+"""Their weighted sum."""
 
 
 class Checked(NamedTuple):
     """What must be finite, one scalar for each tensor, in the order in which an update computes them."""
 
     losses: Mapping[str, Any]
-    return_range: ReturnRange
+    memory: Any
+    """Its `scalars`. Arrays in it follow from parameters, or from what was checked when it was replayed."""
     gradients: Any
     parameters: Any
     """Finite if those after the step are."""
@@ -62,8 +69,30 @@ def first_bad(checked: Checked) -> Int32[Array, ""]:
     return jnp.where(bad.any(), jnp.argmax(bad), -1).astype(jnp.int32)
 
 
+def scalars(memory: Any) -> Any:
+    """The floating-point numbers without axes in a memory; all else is None, which is no leaf."""
+    return jax.tree.map(lambda x: x if x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.floating) else None, memory)
+
+
+def loss_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses among the metrics of an update, by the names they have there without `LOSS`."""
+    return {name.removeprefix(LOSS): value for name, value in metrics.items() if name.startswith(LOSS)}
+
+
+def tensor_name(bad: int, metrics: Mapping[str, Any], state: TrainState) -> str:
+    """Name of the tensor that was not finite in an update.
+
+    Args:
+        bad: the metric ``guard/bad``.
+        metrics: of the update; their names count.
+        state: the training state, or shapes of it.
+    """
+    checked = Checked(loss_values(dict.fromkeys(metrics, 0)), scalars(state.memory), state.nets, state.nets)
+    return names(checked)[bad]
+
+
 def names(checked: Checked) -> tuple[str, ...]:
-    """Names of what is checked, for example ``gradients.actor.mlp.layers.0.linear.kernel``; leaves may be anything."""
+    """Names of what is checked, for example ``gradients.world_model.rssm.mix.kernel``; leaves may be anything."""
     return tuple(named_leaves(checked))
 
 

@@ -1,1 +1,5 @@
 """How to act from a state of a model, and how that is learned from imagined experience."""
+
+from dreamer.behaviors.base import BEHAVIORS, Behavior, make
+
+__all__ = ["BEHAVIORS", "Behavior", "make"]

@@ -3,95 +3,47 @@
 Source: Hafner et al. 2025, equations 5 to 7; the replay loss of the critic from the released code of April 2024.
 """
 
-import math
+import dataclasses
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
+from dreamer.behaviors.base import Reward
+from dreamer.behaviors.heads import Actor, Critic, PolicyOutputs
 from dreamer.config import BehaviorConfig, Config
+from dreamer.devices import backend, batch_axis
 from dreamer.equations import distributions, returns
-from dreamer.nn.layers import MLP, Linear, prepare
-from dreamer.nn.reuse import before_loop, known
-from dreamer.types import Action, Batch, Latent, Masks, Metrics, ReturnRange, Space, Spaces, Trajectory
-from dreamer.world_models.latent import WorldModel
-from dreamer.world_models.rssm import features
-
-PolicyOutputs = dict[str, tuple[Array, ...]]
-"""Outputs of the actor's heads by action key, see `Actor.outputs`."""
-
-
-class Actor(nnx.Module):
-    """Policy: latent features to a joint distribution over all action keys."""
-
-    def __init__(self, config: Config, inputs: int, spaces: Spaces, *, rngs: nnx.Rngs):
-        self.config = config.behavior
-        self.spaces = tuple(sorted(spaces.items()))
-        nets = config.nets
-        self.mlp = MLP(inputs, nets.units, nets.actor_layers, dtype=nets.dtype, rngs=rngs)
-
-        def head(space: Space) -> Linear:
-            # Small initial outputs: the first policy is close to uniform.
-            size = math.prod(space.shape) * max(1, space.classes)
-            return Linear(self.mlp.outputs, size, scale=0.01, dtype=nets.dtype, rngs=rngs)
-
-        self.heads = nnx.Dict({key: head(space) for key, space in self.spaces})
-        self.stds = nnx.Dict({key: head(space) for key, space in self.spaces if space.kind == "continuous"})
-
-    def __call__(self, feature: Float[Array, "*batch F"], masks: Masks | None = None) -> distrax.Joint:
-        """Distribution of the action; `sample`, `mode` and `log_prob` take and give dicts by key.
-
-        Args:
-            feature: features of the states.
-            masks: classes that are allowed there, by action key; at least one of each. The others have probability 0.
-        """
-        return self.distribution(self.outputs(feature), masks)
-
-    def outputs(self, feature: Float[Array, "*batch F"]) -> PolicyOutputs:
-        """What `distribution` is made of, by action key: ``(logits,)``, or ``(mean, std)``, unbounded and flat."""
-        hidden = self.mlp(feature)
-        heads = {key: (head, self.stds[key]) if key in self.stds else (head,) for key, head in self.heads.items()}
-        return {key: tuple(head(hidden) for head in both) for key, both in heads.items()}
-
-    def distribution(self, outputs: PolicyOutputs, masks: Masks | None = None) -> distrax.Joint:
-        """Distribution of the action from `outputs`."""
-        config, masks, parts = self.config, masks or {}, {}
-        for key, space in self.spaces:
-            out, rank = [x.reshape(*x.shape[:-1], *space.shape, -1) for x in outputs[key]], len(space.shape)
-            if space.kind == "discrete":
-                mask = masks.get(key)
-                log_probs = distributions.unimix_log_probs(out[0], config.actor_unimix, mask)
-                parts[key] = distributions.Categorical(log_probs, rank, mask)
-            else:
-                mean, std = (x[..., 0] for x in out)
-                parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
-        return distrax.Joint(parts)
+from dreamer.equations.returns import ReturnRange
+from dreamer.nn import reuse
+from dreamer.nn.layers import prepare
+from dreamer.nn.loops import Loops, reuse_pays
+from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State, Trajectory
+from dreamer.world_models.base import Losses, Seen, WorldModel
+from dreamer.world_models.imagine import imagine
 
 
-class Critic(nnx.Module):
-    """Value function: latent features to a distribution of the return."""
+class ActorCriticNets(NamedTuple):
+    """Parameters that have gradients."""
 
-    def __init__(self, config: Config, inputs: int, *, rngs: nnx.Rngs):
-        nets = config.nets
-        self.mlp = MLP(inputs, nets.units, nets.critic_layers, dtype=nets.dtype, rngs=rngs)
-        self.head = Linear(self.mlp.outputs, nets.bins, scale=0.0, dtype=nets.dtype, rngs=rngs)
+    actor: Actor
+    critic: Critic
 
-    def __call__(self, feature: Float[Array, "*batch F"]) -> distributions.SymexpTwoHot:
-        """Distribution of the return from each state."""
-        return distributions.SymexpTwoHot(self.logits(feature))
 
-    def logits(self, feature: Float[Array, "*batch F"]) -> Float[Array, "*batch K"]:
-        """Logits of that distribution over its K bins."""
-        return self.head(self.mlp(feature))
+class ActorCriticMemory(NamedTuple):
+    """What follows from update to update."""
+
+    slow_critic: Critic
+    return_range: ReturnRange
 
 
 class Visit(NamedTuple):
     """All that is predicted in an imagined state, ``[N, ...]``, or along a trajectory, ``[H+1, N, ...]``.
 
-    Only ``policy`` and ``value_logits`` have a gradient, that of actor and critic, which the losses ask `known` for.
+    Only ``policy`` and ``value_logits`` have a gradient, that of actor and critic, see `imagine_trajectory`.
     """
 
     feature: Float[Array, "*time N F"]
@@ -114,53 +66,67 @@ class Imagined(NamedTuple):
 
 
 def imagine_trajectory(
-    model: WorldModel, actor: Actor, critic: Critic, slow_critic: Critic, start: Latent, horizon: int, key: Array
+    model: WorldModel,
+    nets: ActorCriticNets,
+    slow_critic: Critic,
+    start: State,
+    horizon: int,
+    key: Array,
+    *,
+    reward: Reward | None = None,
+    loops: Loops = "auto",
 ) -> Trajectory:
-    """Follow the actor for ``horizon`` steps from latents ``[N, ...]``, choosing what the model expects to be allowed.
+    """Follow the actor for ``horizon`` steps from states ``[N, ...]``, choosing what the model expects to be allowed.
 
     Args:
-        model: parameters.
-        actor: parameters.
-        critic: parameters.
-        slow_critic: parameters.
-        start: latents to start from.
+        model: parameters, which get no gradient.
+        nets: parameters, which get the gradients of the policy and of the value logits alone.
+        slow_critic: parameters, which get no gradient.
+        start: states to start from.
         horizon: steps H.
         key: random key.
+        reward: what is rewarded; None: what the model expects.
+        loops: ``nets.loops``.
 
     Returns:
         Time first, the start included; its extras are the `Visit` of every state.
     """
     stop = jax.lax.stop_gradient
     model, slow_critic, start = stop((model, slow_critic, start))
-    actor, critic = before_loop((actor, critic))
+    reused = reuse_pays(loops)
+    # What is reused has its gradient from a batch of all steps, see `take`. Then the loop is left without one.
+    actor, critic = stop(nets) if reused else nets
 
-    def visit(feature: Array, outputs: PolicyOutputs, masks: Masks) -> Visit:
+    def visit(state: State, feature: Array, outputs: PolicyOutputs, masks: Masks) -> Visit:
         value_logits = critic.logits(feature)
         return Visit(
             feature=feature,
             policy=outputs,
             masks=masks,
-            reward=model.reward(feature).mean(),
-            cont=jax.nn.sigmoid(model.cont_logit(feature)),
+            reward=(reward or model.reward)(state).mean(),
+            cont=model.cont(state),
             value_logits=value_logits,
             value=distributions.SymexpTwoHot(stop(value_logits)).mean(),
             slow_value=slow_critic(feature).mean(),
         )
 
-    def policy(latent: Latent, key: Array) -> tuple[Action, Any]:
-        feature = stop(features(latent))
-        seen = actor.outputs(feature), model.action_masks(feature)
-        extras = visit(feature, *seen) if in_loop else seen
-        return actor.distribution(stop(seen[0]), seen[1]).sample(seed=key), extras
+    def policy(state: State, key: Array) -> tuple[Action, Any]:
+        state = stop(state)
+        feature = model.features(state)
+        outputs = actor.outputs(feature)
+        masks = model.masks(state)
+        extras = visit(state, feature, outputs, masks) if in_loop else (outputs, masks)
+        return actor.distribution(stop(outputs), masks).sample(seed=key), extras
 
-    # What the actor does not need is computed where it is fastest: on a CPU while a latent is in its cache, elsewhere
+    # What the actor does not need is computed where it is fastest: on a CPU while a state is in its cache, elsewhere
     # in a few operations for all steps.
-    in_loop = jax.default_backend() == "cpu"
+    in_loop = backend.on_cpu()
     if in_loop:
-        return model.rssm.imagine(start, policy, horizon, key)
+        return imagine(model, start, policy, horizon, key)
     model, actor = prepare((model, actor))
-    trajectory = model.rssm.imagine(start, policy, horizon, key)
-    return trajectory._replace(extras=visit(stop(features(trajectory.latent)), *trajectory.extras))
+    trajectory = imagine(model, start, policy, horizon, key)
+    states = stop(trajectory.states)
+    return trajectory._replace(extras=visit(states, model.features(states), *trajectory.extras))
 
 
 def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagined:
@@ -178,7 +144,7 @@ def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagi
 
 
 def actor_loss(
-    actor: Actor, imagined: Imagined, scale: Float32[Array, ""], config: BehaviorConfig
+    actor: Actor, imagined: Imagined, scale: Float32[Array, ""], config: BehaviorConfig, loops: Loops = "auto"
 ) -> tuple[Float32[Array, "H N"], Metrics]:
     """REINFORCE with the critic as baseline, and an entropy bonus.
 
@@ -189,9 +155,11 @@ def actor_loss(
         imagined: rollout of the actor.
         scale: divisor of the advantages, see `returns.return_scale`.
         config: behaviour config.
+        loops: ``nets.loops``.
     """
     action, visits = jax.tree.map(lambda x: x[:-1], (imagined.action, imagined.visits))
-    policy = actor.distribution(known(Actor.outputs, actor, visits.feature, visits.policy), visits.masks)
+    outputs = take(Actor.outputs, actor, visits.feature, visits.policy, loops)
+    policy = actor.distribution(outputs, visits.masks)
     advantage = (imagined.returns - visits.value) / scale
     entropy = policy.entropy()
     loss = -imagined.weight * (policy.log_prob(action) * advantage + config.entropy * entropy)
@@ -203,19 +171,27 @@ def actor_loss(
     return loss, metrics
 
 
-def critic_loss(critic: Critic, imagined: Imagined, config: BehaviorConfig) -> Float32[Array, "H N"]:
+def critic_loss(
+    critic: Critic, imagined: Imagined, config: BehaviorConfig, loops: Loops = "auto"
+) -> Float32[Array, "H N"]:
     """Cross-entropy with the imagined returns, and with the slow critic's prediction as a regulariser.
 
     Args:
         critic: parameters that receive the gradient; those that predicted the values.
         imagined: rollout of the actor.
         config: behaviour config.
+        loops: ``nets.loops``.
     """
     visits = jax.tree.map(lambda x: x[:-1], imagined.visits)
-    prediction = distributions.SymexpTwoHot(known(Critic.logits, critic, visits.feature, visits.value_logits))
+    prediction = distributions.SymexpTwoHot(take(Critic.logits, critic, visits.feature, visits.value_logits, loops))
     loss = -prediction.log_prob(imagined.returns)
     loss -= config.slow_regularizer * prediction.log_prob(visits.slow_value)
     return imagined.weight * loss
+
+
+def take(network: reuse.Network, module: nnx.Module, feature: Array, result: Any, loops: Loops) -> Any:
+    """What a network said in imagination, ``result [H, N, ...]``, with its gradient for ``module``."""
+    return (reuse.reuse if reuse_pays(loops) else reuse.plain)(network, module, feature, result)
 
 
 def replay_critic_loss(
@@ -254,7 +230,7 @@ def replay_critic_loss(
     return (1 - is_last[:, :-1]) * loss
 
 
-def imagination_metrics(imagined: Imagined, span: ReturnRange, scale: Float32[Array, ""]) -> Metrics:
+def imagination_metrics(imagined: Imagined, range_: ReturnRange, scale: Float32[Array, ""]) -> Metrics:
     """Summary of a rollout for the log."""
     visits = imagined.visits
     return {
@@ -264,7 +240,114 @@ def imagination_metrics(imagined: Imagined, span: ReturnRange, scale: Float32[Ar
         "imagined/value": visits.value.mean(),
         "imagined/slow_value": visits.slow_value.mean(),
         "imagined/weight": imagined.weight.mean(),
-        "imagined/return_low": span.low,
-        "imagined/return_high": span.high,
+        "imagined/return_low": range_.low,
+        "imagined/return_high": range_.high,
         "imagined/return_scale": scale,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCritic:
+    """REINFORCE with a critic, the behaviour of DreamerV3. See `dreamer.behaviors.base.Behavior`.
+
+    Attributes:
+        config: the run's config; sizes only, numbers come with each call of `loss`.
+        action_spaces: spaces of the action keys.
+        feature_size: size F of the features of a state.
+    """
+
+    config: Config
+    action_spaces: Spaces
+    feature_size: int
+
+    def init(self, rngs: nnx.Rngs) -> tuple[ActorCriticNets, ActorCriticMemory]:
+        """Fresh actor and critic; the slow critic starts as a copy, and the range of returns at 0."""
+        actor = Actor(self.config, self.feature_size, self.action_spaces, rngs=rngs)
+        critic = Critic(self.config, self.feature_size, rngs=rngs)
+        range_ = ReturnRange(jnp.zeros(()), jnp.zeros(()))
+        return ActorCriticNets(actor, critic), ActorCriticMemory(jax.tree.map(jnp.copy, critic), range_)
+
+    def act(
+        self, nets: ActorCriticNets, feature: Float[Array, "*batch F"], masks: Masks, key: Array, mode: Mode
+    ) -> Action:
+        """Draw actions from the policy, or take its mode."""
+        distribution = nets.actor(feature, masks)
+        return distribution.sample(seed=key) if mode == "sample" else distribution.mode()
+
+    def value(self, nets: ActorCriticNets, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
+        """The critic's expected return."""
+        return nets.critic(feature).mean()
+
+    def loss(
+        self,
+        nets: ActorCriticNets,
+        memory: ActorCriticMemory,
+        model: WorldModel,
+        seen: Seen,
+        batch: Batch,
+        key: Array,
+        config: Config,
+        reward: Reward | None = None,
+    ) -> tuple[Losses, ActorCriticMemory, Metrics]:
+        """Losses of actor and critic on imagined trajectories, and of the critic on replayed ones."""
+        behavior = config.behavior
+        rows, starts = start_shape(batch, behavior)
+        trajectory = imagine_trajectory(
+            model,
+            nets,
+            memory.slow_critic,
+            start_states(seen, batch, behavior),
+            behavior.horizon,
+            key,
+            reward=reward,
+            loops=config.nets.loops,
+        )
+        imagined = evaluate_trajectory(trajectory, behavior)
+        everywhere = batch_axis.all_rows(imagined.returns, 1)
+        range_ = returns.update_return_range(memory.return_range, everywhere, behavior.return_rate)
+        scale = returns.return_scale(range_, behavior.return_limit)
+        actor_losses, metrics = actor_loss(nets.actor, imagined, scale, behavior, config.nets.loops)
+        critic_losses = critic_loss(nets.critic, imagined, behavior, config.nets.loops)
+        # The critic also learns from real rewards, falling back on the imagined return of each state.
+        replayed = replay_critic_loss(
+            nets.critic,
+            memory.slow_critic,
+            model.features(last_states(seen, starts)),
+            batch,
+            imagined.returns[0].reshape(rows, starts),
+            behavior,
+        )
+        losses: Losses = {
+            "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows, starts)),
+            "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows, starts)),
+            "replay_critic": (config.loss.replay_critic, replayed),
+        }
+        metrics |= imagination_metrics(imagined, range_, scale)
+        return losses, memory._replace(return_range=range_), metrics
+
+    def after_update(self, nets: ActorCriticNets, memory: ActorCriticMemory, config: Config) -> ActorCriticMemory:
+        """The slow critic follows the critic."""
+        slow = optax.incremental_update(nets.critic, memory.slow_critic, config.behavior.slow_rate)
+        return memory._replace(slow_critic=slow)
+
+
+def start_shape(batch: Batch, config: BehaviorConfig) -> tuple[int, int]:
+    """Sequences of a batch, and states of each from which imagination starts: the last ``config.starts``, or all."""
+    rows, steps = batch.reward.shape
+    return rows, config.starts or steps
+
+
+def last_states(seen: Seen, count: int) -> State:
+    """The last states of every sequence, ``[B, count, ...]``."""
+    return jax.tree.map(lambda x: x[:, -count:], seen.states)
+
+
+def start_states(seen: Seen, batch: Batch, config: BehaviorConfig) -> State:
+    """The states from which imagination starts, in one axis ``[N, ...]``."""
+    rows, starts = start_shape(batch, config)
+    return jax.tree.map(lambda x: x.reshape(rows * starts, *x.shape[2:]), last_states(seen, starts))
+
+
+def actor_critic(config: Config, action_spaces: Spaces, feature_size: int) -> ActorCritic:
+    """The behaviour of DreamerV3."""
+    return ActorCritic(config, dict(sorted(action_spaces.items())), feature_size)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent, Networks, TrainState
+from dreamer.agent import Agent
 from dreamer.checkpoints import arrays as array_files
 from dreamer.checkpoints import files, manifest
 from dreamer.checkpoints.files import CheckpointError, best, directory, exists, keep, mark_best, set_aside, steps
@@ -31,7 +31,7 @@ from dreamer.checkpoints.manifest import DamageError
 from dreamer.config import Config
 from dreamer.devices.hosts import HostError, Hosts
 from dreamer.devices.placement import Placement
-from dreamer.types import Space, Spaces, named_leaves
+from dreamer.types import Parts, Space, Spaces, TrainState, named_leaves
 
 VERSION = 3
 
@@ -69,7 +69,7 @@ class Snapshot(NamedTuple):
     action_spaces: Spaces
     policy_steps: int
     state: TrainState
-    acting_nets: Networks
+    acting_nets: Parts
     placement: Placement = Placement()
 
 

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from dreamer import checkpoints
-from dreamer.agent.runtime import Networks, TrainState
 from dreamer.config import ConfigError, LoadConfig
 from dreamer.devices.hosts import Hosts
+from dreamer.types import Parts, TrainState
 
 PARTS = {
     "all": ("",),
@@ -23,11 +23,11 @@ PARTS = {
     "encoder": ("world_model.encoder.",),
     "decoder": ("world_model.decoder.",),
     "dynamics": ("world_model.rssm.",),
-    "behavior": ("actor.", "critic."),
-    "actor": ("actor.",),
-    "critic": ("critic.",),
+    "behavior": ("behavior.",),
+    "actor": ("behavior.actor.",),
+    "critic": ("behavior.critic.",),
 }
-"""What ``load.only`` names, as beginnings of paths in `Networks`."""
+"""What ``load.only`` names, as beginnings of paths in the networks."""
 
 _NETS = "nets."
 """Where a checkpoint has the networks."""
@@ -41,7 +41,7 @@ class Taken(NamedTuple):
     source: pathlib.Path
     """The checkpoint they are from."""
     arrays: dict[str, np.ndarray]
-    """By path in `Networks`."""
+    """By path in the networks."""
     fresh: dict[str, str]
     """Reasons by path."""
     damaged: tuple[checkpoints.Damaged, ...]
@@ -62,7 +62,7 @@ class Taken(NamedTuple):
         return "\n".join([f"# from {self.source}", *lines]) + "\n"
 
 
-def read(config: LoadConfig, nets: Networks, hosts: Hosts | None = None) -> Taken:
+def read(config: LoadConfig, nets: Parts, hosts: Hosts | None = None) -> Taken:
     """Read what a config asks for.
 
     Args:
@@ -99,8 +99,13 @@ def read(config: LoadConfig, nets: Networks, hosts: Hosts | None = None) -> Take
 
 def begin_with(state: TrainState, taken: Taken) -> TrainState:
     """A fresh training state, or those of several members ``[M, ...]``, with parameters that were taken."""
-    critic = {name.removeprefix("critic."): array for name, array in taken.arrays.items() if name.startswith("critic.")}
-    return state._replace(nets=put(state.nets, taken.arrays), slow_critic=put(state.slow_critic, critic))
+    # What follows a network begins as a copy of it: `behavior.slow_critic` is that of `behavior.critic`.
+    copies = {
+        name: taken.arrays[source]
+        for name in checkpoints.named_arrays(state.memory)
+        if (source := name.replace(".slow_", ".", 1)) != name and source in taken.arrays
+    }
+    return state._replace(nets=put(state.nets, taken.arrays), memory=put(state.memory, copies))
 
 
 def put(tree: Tree, arrays: dict[str, np.ndarray]) -> Tree:

@@ -14,6 +14,7 @@ from dreamer.config.loading import (
     to_dict,
     to_yaml,
 )
+from dreamer.config.registry import Registry
 from dreamer.config.schema import (
     AtariConfig,
     BehaviorConfig,
@@ -26,10 +27,12 @@ from dreamer.config.schema import (
     MiniGridConfig,
     NetsConfig,
     OptimizerConfig,
+    PlannerConfig,
     PopulationConfig,
     ReplayConfig,
     RSSMConfig,
     RunConfig,
+    WorldModelConfig,
     check_value,
     halvings,
 )
@@ -47,10 +50,13 @@ __all__ = [
     "MiniGridConfig",
     "NetsConfig",
     "OptimizerConfig",
+    "PlannerConfig",
     "PopulationConfig",
     "RSSMConfig",
+    "Registry",
     "ReplayConfig",
     "RunConfig",
+    "WorldModelConfig",
     "check_value",
     "differences",
     "flatten",

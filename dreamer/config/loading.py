@@ -146,7 +146,9 @@ def _spell_out(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
         return key, value
     if not dot:
         return "population.seeds", value
-    meant = [leaf for leaf in leaves() if leaf == name or leaf.endswith(f".{name}")]
+    # Members share how they plan, so its keys are no reason to ask which one is meant.
+    named = [leaf for leaf in leaves() if not leaf.startswith("planner.")]
+    meant = [leaf for leaf in named if leaf == name or leaf.endswith(f".{name}")]
     if len(meant) != 1:
         near = difflib.get_close_matches(name, {leaf.rpartition(".")[2] for leaf in leaves()}, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""

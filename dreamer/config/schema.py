@@ -80,6 +80,18 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class WorldModelConfig:
+    """Which world model is learned, and what it predicts."""
+
+    kind: str = option(
+        "rssm", "rssm: categorical latents; gaussian_rssm: Gaussian ones; or package.module:function for your own"
+    )
+    decoder: bool = option(
+        True, "predict observations, which is what the latent is learned from, and what pictures and reports show"
+    )
+
+
+@dataclass(frozen=True)
 class RSSMConfig:
     """Recurrent state-space model: block GRU with categorical latents."""
 
@@ -116,12 +128,22 @@ class NetsConfig:
     dtype: Literal["float32", "bfloat16"] = option(
         "bfloat16", "dtype of activations; parameters, norms, softmax, losses and moments are float32 always"
     )
+    loops: Literal["auto", "plain"] = option(
+        "auto",
+        "auto: loops rearranged for the backend, on CPUs as measured, on accelerators by counted kernels; "
+        "plain: as written",
+    )
 
 
 @dataclass(frozen=True)
 class BehaviorConfig:
     """Actor and critic, learned in imagination."""
 
+    kind: str = option(
+        "actor_critic",
+        "actor_critic: REINFORCE; dynamics_backprop: ascends imagined returns through the model, for continuous "
+        "actions; or package.module:function for your own",
+    )
     horizon: int = option(15, "imagined steps (H)", "agent steps")
     starts: int = option(
         0, "imagination starts from the last this many states of each sequence; 0: from all", "states", at_least=0
@@ -140,6 +162,21 @@ class BehaviorConfig:
     slow_rate: float = option(0.02, "rate at which the slow critic follows the critic", "per update", at_most=1)
     slow_regularizer: float = option(1.0, "weight of the slow critic's prediction as a second target")
     replay_gradient: bool = option(True, "the critic's loss on replayed rewards trains the world model, too")
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Acting by searching the world model; the behaviour gives the value of the last state."""
+
+    kind: str = option(
+        "none", "none: the policy acts; cem: cross-entropy method; or package.module:function for your own"
+    )
+    horizon: int = option(9, "steps that a plan looks ahead", "agent steps")
+    candidates: int = option(256, "action sequences in each iteration", "sequences", at_least=2)
+    elites: int = option(32, "best sequences, which the next iteration is drawn around", "sequences")
+    iterations: int = option(4, "times that candidates are drawn", "iterations")
+    momentum: float = option(0.1, "share of the distribution before that is kept in each iteration", below=1)
+    min_std: float = option(0.05, "smallest standard deviation of continuous actions", above=0)
 
 
 @dataclass(frozen=True)
@@ -260,6 +297,7 @@ class Config:
     """Everything that decides a run."""
 
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
+    algorithm: str = option("dreamer", "dreamer, or package.module:function for your own")
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
     devices: str = option(
@@ -272,9 +310,11 @@ class Config:
     )
     env: EnvConfig = option(EnvConfig(), "environments")
     replay: ReplayConfig = option(ReplayConfig(), "replay")
+    world_model: WorldModelConfig = option(WorldModelConfig(), "world model")
     rssm: RSSMConfig = option(RSSMConfig(), "recurrent state-space model")
     nets: NetsConfig = option(NetsConfig(), "networks")
     behavior: BehaviorConfig = option(BehaviorConfig(), "actor and critic")
+    planner: PlannerConfig = option(PlannerConfig(), "planner")
     loss: LossConfig = option(LossConfig(), "loss weights")
     optimizer: OptimizerConfig = option(OptimizerConfig(), "optimizer")
     population: PopulationConfig = option(PopulationConfig(), "population")
@@ -294,6 +334,8 @@ class Config:
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
             require(value % 2 == 1, key, value, "an odd number")
         require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
+        elites, candidates = self.planner.elites, self.planner.candidates
+        require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")
         low, high = self.behavior.min_std, self.behavior.max_std
         require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
         length, starts = self.replay.batch_length, self.behavior.starts

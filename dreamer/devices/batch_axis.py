@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array
 
+from dreamer.devices import backend
+
 AXIS = "batch"
 
 
@@ -48,7 +50,7 @@ def mean(tree: Any) -> Any:
     """Averages over all devices of arrays that each of them has averaged over its own rows."""
     if not _within():
         return tree
-    if jax.default_backend() != "cpu":
+    if not backend.on_cpu():
         return jax.lax.pmean(tree, AXIS)
     # Devices of a CPU meet once for each array; on accelerators, XLA joins what is sent at the same time.
     leaves, structure = jax.tree.flatten(tree)

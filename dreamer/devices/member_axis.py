@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dreamer.config import Config, ConfigError
+from dreamer.devices import backend
 from dreamer.devices import cores as own_cores
 from dreamer.devices import placement as devices
 
@@ -56,7 +57,7 @@ def member_devices(config: Config, members: int) -> list[jax.Device]:
 
 
 def _cores(config: Config) -> bool:
-    return jax.default_backend() == "cpu" and config.devices == "1"
+    return backend.on_cpu() and config.devices == "1"
 
 
 def _useful(members: int, available: int) -> int:

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from dreamer.config import Config, ConfigError
-from dreamer.devices import batch_axis
+from dreamer.devices import backend, batch_axis
 from dreamer.types import Batch
 
 _LARGE = 2**20
@@ -48,7 +48,7 @@ def launch(program: Callable[..., Any], *args: Any) -> Any:
     accelerators there is one queue anyway. Processes that talk to each other need one order, too: side by side, the
     message of an update on one host can meet that of another program on the other.
     """
-    beside = jax.default_backend() == "cpu" and jax.process_count() == 1
+    beside = backend.on_cpu() and jax.process_count() == 1
     return _LAUNCHER.submit(program, *args).result() if beside else program(*args)
 
 
@@ -56,7 +56,7 @@ def compiler_options() -> dict[str, Any] | None:
     """Options for programs that compute much, to be given to `jax.jit`."""
     # LLVM keeps to 256 bits where it may choose. Half of what imagination spends on gates goes with 512, on processors
     # that have them; the others take no notice.
-    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    return {"xla_cpu_prefer_vector_width": 512} if backend.on_cpu() else None
 
 
 class Placement:
@@ -253,7 +253,7 @@ def expectation(config: Config, parameters: int, placement: Placement) -> str:
     Not measured, but counted: the arithmetic of an update is shared by the devices, while the steps of its scans follow
     one another however many devices there are, and the sum of gradients has to be sent.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = backend.on_cpu()
     if placement.count == 1 or (on_cpu and jax.process_count() > 1):
         return ""
     if on_cpu:
@@ -280,7 +280,7 @@ def expectation(config: Config, parameters: int, placement: Placement) -> str:
 
 def dtype_advice(config: Config) -> str:
     """A sentence for users whose dtype is slow where they train; otherwise nothing."""
-    if jax.default_backend() != "cpu" or config.nets.dtype == "float32":
+    if not backend.on_cpu() or config.nets.dtype == "float32":
         return ""
     return (
         f"nets.dtype={config.nets.dtype} is for accelerators: CPUs take about twice as long with it. "

@@ -13,18 +13,18 @@ import numpy as np
 
 from dreamer.envs import NotRestorable, VectorEnv
 from dreamer.spaces import portable
-from dreamer.types import Observation, Step, StoredLatent
+from dreamer.types import Observation, Step, Stored
 
-Policy = Callable[[Any, Observation, np.ndarray], tuple[dict[str, Any], Any, StoredLatent]]
-"""``(memory, obs [N, ...], is_first [N]) -> (action [N, ...], memory, stored latent [N, ...])``."""
+Policy = Callable[[Any, Observation, np.ndarray], tuple[dict[str, Any], Any, Stored]]
+"""``(memory, obs [N, ...], is_first [N]) -> (action [N, ...], memory, stored [N, ...])``."""
 
 
 class Row(NamedTuple):
-    """One instant of all environments: what they showed, what the policy chose, and the latent it chose it from."""
+    """One instant of all environments: what they showed, what the policy chose, and what is stored with that."""
 
     step: Step
     action: dict[str, np.ndarray]
-    latent: StoredLatent
+    stored: Stored
 
 
 class Episode(NamedTuple):
@@ -97,9 +97,9 @@ class Driver:
 
     def act(self) -> Row:
         """Choose actions; waits for the device. Call `advance` next."""
-        action, self._memory, latent = self._policy(self._memory, self._step.obs, self._step.is_first)
-        self._action, latent = jax.device_get((action, latent))
-        return Row(self._step, self._action, latent)
+        action, self._memory, stored = self._policy(self._memory, self._step.obs, self._step.is_first)
+        self._action, stored = jax.device_get((action, stored))
+        return Row(self._step, self._action, stored)
 
     def advance(self) -> list[Episode]:
         """Send the actions of the last `act`, count, and return the episodes that ended.

@@ -5,7 +5,8 @@ inversion of the cumulative distribution) or `jax.random.normal` (continuous act
 whatever the compute dtype of the networks.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import distrax
 import jax
@@ -188,6 +189,23 @@ class OneHot(Categorical):
         return self._sum((value * self.log_probs).sum(-1))
 
 
+class Gaussian(NamedTuple):
+    """Independent normal variables as one event, the last axis."""
+
+    mean: Float32[Array, "*batch S"]
+    std: Float32[Array, "*batch S"]
+
+    def entropy(self) -> Float32[Array, "*batch"]:
+        """Entropy in nats, ``sum(log(std) + log(2 pi e) / 2)``."""
+        return (jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl_to(self, other: "Gaussian") -> Float32[Array, "*batch"]:
+        """``KL(self || other)`` in nats, ``sum(log(s2 / s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2)``."""
+        ratio = self.std / other.std
+        distance = (self.mean - other.mean) / other.std
+        return (0.5 * (jnp.square(ratio) + jnp.square(distance) - 1) - jnp.log(ratio)).sum(-1)
+
+
 class SymexpTwoHot(distrax.Distribution):
     """Distribution of a real number over bins ``symexp(linspace(-20, 20))``: regression as classification.
 
@@ -254,3 +272,8 @@ class _Normal(distrax.Normal):
     def _sample_n(self, key: Array, n: int) -> Array:
         draws = batch_axis.draw(jax.random.normal, key, (n, *self.batch_shape), axis=1)
         return self.loc[None] + self.scale[None] * draws
+
+
+def binary_cross_entropy(logit: Float32[Array, "*batch"], target: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
+    """``-(p log sigmoid(x) + (1 - p) log sigmoid(-x))`` for target probabilities p."""
+    return -(target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit))

@@ -1,10 +1,20 @@
 """Returns: the lambda-return, the weights of imagined states, and the running scale of returns."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from dreamer.types import Number, ReturnRange
+from dreamer.devices import backend
+from dreamer.types import Number
+
+
+class ReturnRange(NamedTuple):
+    """Exponential moving averages of the 5th and 95th percentile of imagined returns; scalars, in reward units."""
+
+    low: Float32[Array, ""]
+    high: Float32[Array, ""]
 
 
 def lambda_return(
@@ -32,7 +42,7 @@ def lambda_return(
     immediate = reward[1:] + discount[1:] * (1 - lambda_[1:]) * value[1:]
     passed_on = discount[1:] * lambda_[1:]
 
-    if jax.default_backend() != "cpu":
+    if not backend.on_cpu():
         # The recursion in a few rounds over pairs, pairs of pairs, and so on: its steps are too short to be launched.
         sums, factors = jax.lax.associative_scan(_follow, (immediate, passed_on), reverse=True)
         return sums + factors * value[-1:]
@@ -69,6 +79,6 @@ def update_return_range(previous: ReturnRange, returns: Float32[Array, "*shape"]
     return ReturnRange(previous.low + rate * (low - previous.low), previous.high + rate * (high - previous.high))
 
 
-def return_scale(span: ReturnRange, limit: Number) -> Float32[Array, ""]:
+def return_scale(range_: ReturnRange, limit: Number) -> Float32[Array, ""]:
     """Divisor of advantages, ``max(limit, high - low)``: large returns are scaled down, small ones never up."""
-    return jnp.maximum(limit, span.high - span.low)
+    return jnp.maximum(limit, range_.high - range_.low)

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from dreamer import envs
-from dreamer.agent.runtime import Agent, Mode
+from dreamer.agent import Agent
+from dreamer.algorithms.base import Memory
 from dreamer.envs.driver import Episode
 from dreamer.envs.vector.member import explain
 from dreamer.envs.vector.vector_env import make_all
-from dreamer.types import Latent
+from dreamer.types import Mode
 
 MakeEnv = Callable[[], gymnasium.Env]
 
@@ -34,8 +35,8 @@ class Moment(NamedTuple):
     """What the environment renders, uint8 ``[H, W, 3]``."""
     obs: Mapping[str, np.ndarray]
     """Observation, without batch axis."""
-    latent: Latent
-    """What the agent makes of it, with a batch axis of 1."""
+    memory: Memory
+    """What the policy remembers now, with a batch axis of 1."""
     reward: float
     """Received on arriving here, over all repeats of the action."""
     score: float
@@ -118,7 +119,7 @@ def play(
         while len(finished) < episodes:
             action, memory = _act(agent, players, memory, seed, mode)
             if watch:
-                watch(_moment(players[0], memory.latent))
+                watch(_moment(players[0], memory))
             for index, player in enumerate(players):
                 if player.over and not player.idle:
                     finished[player.episode] = Episode(player.score, player.length, index)
@@ -141,10 +142,10 @@ def _act(agent: Agent, players: list[_Player], memory: Any, seed: int, mode: Mod
     return jax.device_get(action), memory
 
 
-def _moment(player: _Player, latent: Latent) -> Moment:
+def _moment(player: _Player, memory: Memory) -> Moment:
     with _explained(player):
         frame = np.asarray(player.env.render())
-    return Moment(frame, player.obs, latent, player.reward, player.score, player.episode, player.time)
+    return Moment(frame, player.obs, memory, player.reward, player.score, player.episode, player.time)
 
 
 def _refuse_other_spaces(agent: Agent, env: envs.Adapter) -> None:

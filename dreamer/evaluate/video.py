@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dreamer.agent.runtime import Agent, Networks
+from dreamer.agent import Agent
+from dreamer.algorithms import View
 from dreamer.equations.transforms import symlog
 from dreamer.evaluate.episodes import Moment
-from dreamer.types import Latent, Space
-from dreamer.world_models.rssm import features
+from dreamer.types import Space
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi")
 """Kinds of files that can be written, all with the codec H.264."""
@@ -44,12 +44,6 @@ class VideoError(RuntimeError):
     """A video that cannot be written; the message says what to do."""
 
 
-@jax.jit
-def look(nets: Networks, latent: Latent) -> tuple[dict[str, jax.Array], jax.Array]:
-    """What the networks see in latents ``[N, ...]``: predictions of every key as in `Decoder`, and values ``[N]``."""
-    return nets.world_model.decoder(latent), nets.critic(features(latent)).mean()
-
-
 class Film:
     """Writes a video, frame by frame: call it with every `Moment` of episodes that are played one after another.
 
@@ -68,19 +62,22 @@ class Film:
             raise VideoError(f"'{self.path}' cannot be written, expected a name that ends in {', '.join(SUFFIXES)}.")
         if not self.path.parent.is_dir():
             raise VideoError(f"'{self.path}' cannot be written: there is no directory '{self.path.parent}'. Create it.")
-        self._nets, self._spaces = agent.state.nets, agent.obs_spaces
+        self._nets = agent.state.nets
+        self._spaces = agent.obs_spaces
+        self._view = jax.jit(agent.algorithm.view)
         self._values: list[float] = []
         self._rewards: list[float] = []
         self._writer = _open(self.path, fps)
 
     def __call__(self, moment: Moment) -> None:
         """Add a frame."""
-        predictions, value = jax.device_get(look(self._nets, moment.latent))
+        view: View = jax.device_get(self._view(self._nets, moment.memory))
         if moment.time == 0:
             self._values, self._rewards = [], []
-        self._values.append(float(value[0]))
+        if view.value is not None:
+            self._values.append(float(view.value[0]))
         self._rewards.append(moment.reward)
-        decoded = {key: prediction[0] for key, prediction in predictions.items()}
+        decoded = {key: np.asarray(prediction[0]) for key, prediction in view.predictions.items()}
         picture = compose(moment, decoded, self._spaces, self._values, self._rewards)
         try:
             with _forking():
@@ -106,9 +103,10 @@ def compose(
 
     Args:
         moment: what is to be seen.
-        decoded: prediction of every observation key, as in `dreamer.world_models.latent.Decoder`, without batch axis.
+        decoded: predictions of observation keys, as in `dreamer.nn.observations.Decoder`, without batch axis. What an
+            agent does not predict is not shown.
         spaces: of the observation keys.
-        values: the critic's value at every time of the episode up to now.
+        values: the agent's value at every time of the episode up to now; empty if it has none.
         rewards: the reward on arriving there.
 
     Returns:
@@ -207,13 +205,15 @@ def _strip(moment: Moment, values: list[float], rewards: list[float], width: int
     text = f"episode {moment.episode}, step {moment.time}   return {moment.score:.1f}"
     _text(draw, (0, 0), text)
     pixels = 2  # Of one step.
-    shown = values[-(width // pixels) :]
+    latest = -(width // pixels)
     half = (height - _LINE) // 2
     for name, series, color, top in (
-        ("value", shown, _GUESS, _LINE),
-        ("reward", rewards[-len(shown) :], _REWARD, _LINE + half),
+        ("value", values[latest:], _GUESS, _LINE),
+        ("reward", rewards[latest:], _REWARD, _LINE + half),
     ):
         everything = values if name == "value" else rewards
+        if not everything:
+            continue
         low, high = min(0.0, min(everything)), max(0.0, max(everything))
         scale = (half - 4) / ((high - low) or 1.0)
         base = top + half - 2
@@ -264,4 +264,4 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-__all__ = ["SUFFIXES", "Film", "VideoError", "compose", "even", "look"]
+__all__ = ["SUFFIXES", "Film", "VideoError", "compose", "even"]

@@ -17,6 +17,16 @@ SKIPPED, IN_ROW, BAD = "guard/skipped", "guard/skipped_in_row", "guard/bad"
 that was not finite, an index of `dreamer.agent.guard.names`, -1 without one."""
 
 
+def complete(metrics: Metrics) -> Metrics:
+    """Metrics of an update that may come from an algorithm without a guard: then it was not skipped."""
+    unguarded = {SKIPPED: jnp.zeros(()), IN_ROW: jnp.zeros((), jnp.int32), BAD: jnp.full((), -1, jnp.int32)}
+    return (
+        metrics
+        if unguarded.keys() <= metrics.keys()
+        else metrics | {name: value for name, value in unguarded.items() if name not in metrics}
+    )
+
+
 def add(sums: Metrics, metrics: Metrics) -> Metrics:
     """Sums of metrics with those of one more update."""
     skipped = metrics[SKIPPED] > 0

@@ -1,6 +1,6 @@
 """Pictures of open-loop predictions: films of images, true | predicted | error, and plots of vectors.
 
-Takes host arrays, as `dreamer.agent.report` gives them, and knows no networks; a run may call it while it trains.
+Takes host arrays, as `Algorithm.predict` gives them, and knows no networks; a run may call it while it trains.
 """
 
 import io
@@ -191,7 +191,7 @@ def write(
         directory: where to; made if need be.
         spaces: observation spaces.
         obs: recorded observations ``[B, T, ...]``.
-        predictions: what `dreamer.agent.report` predicted, ``[B, T, ...]``.
+        predictions: what `Algorithm.predict` gave, ``[B, T, ...]``; what it lacks is left out.
         context: as it was given there.
         is_first: bool ``[B, T]``; steps after a reset are left blank.
         rows: sequences in a film; a plot shows the first.
@@ -202,6 +202,8 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     valid, paths = after_resets(is_first, context), []
     for key, space in spaces.items():
+        if key not in predictions:
+            continue
         true, predicted = np.asarray(obs[key]), np.asarray(predictions[key])
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in key)
         if space.kind == "image":

@@ -45,6 +45,8 @@ class Drawn(NamedTuple):
     metrics: dict[str, float]
     pictures: dict[str, pathlib.Path]
     """``open_loop/KEY`` for each observation key, and ``training``."""
+    unpredicted: tuple[str, ...]
+    """Observation keys of which there is no picture, as the agent does not predict them."""
     seconds: float
     """What fetching, drawing and writing took, beside training."""
 
@@ -128,6 +130,9 @@ class Watcher:
             log.say(f"Pictures could not be drawn ({error}). Training goes on, and the next ones will be tried.")
             return
         self._sets += 1
+        if drawn.unpredicted and self._sets == 1:
+            keys = ", ".join(drawn.unpredicted)
+            log.say(f"The agent does not predict observations, so there are no pictures of {keys}; curves are drawn.")
         # They stay there for ever, and a day has hundreds.
         sent = drawn.pictures if wait or self._sets % SENT_EVERY == 1 else None
         log.write({**counters(), **drawn.metrics, "pictures/seconds": drawn.seconds}, sent)
@@ -155,7 +160,8 @@ class Watcher:
             path.stem if path.stem == "training" else f"open_loop/{path.stem}": directory / path.name for path in paths
         }
         numbers = {name: float(np.asarray(value)) for name, value in metrics.items()}
-        return Drawn(numbers, pictures, time.perf_counter() - begin)
+        unpredicted = tuple(key for key in self._spaces if key not in predictions)
+        return Drawn(numbers, pictures, unpredicted, time.perf_counter() - begin)
 
 
 __all__ = ["SEQUENCES", "Drawn", "Prediction", "Watcher", "context_of"]

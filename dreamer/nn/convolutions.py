@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dreamer.devices import backend
+
 _PARTS = 4
 """Parts of a batch that a CPU convolves side by side: a multiple of its cores would do as well, and compile longer."""
 
@@ -74,7 +76,7 @@ def in_parts(network: Callable[[Array], Array], x: Float[Array, "batch ..."]) ->
 
 
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return backend.on_cpu()
 
 
 def upsampled_conv(x: Float[Array, "batch h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "batch h2 w2 o"]:

@@ -62,13 +62,25 @@ class ImageEncoder(nnx.Module):
 
 
 class ImageDecoder(nnx.Module):
-    """Latent to images in (0, 1): a spatial start from both parts of the latent, then upsampling convolutions."""
+    """Features to images in (0, 1): a spatial start from both parts of the features, then upsampling convolutions.
+
+    Args:
+        shape: height, width and channels.
+        recurrent: size R of the recurrent part of the features, of which each block paints some channels of the start.
+        sample: size S of the sampled part.
+        units: half the width of the layer that reads the sampled part.
+        depths: channels after each halving.
+        kernel: odd side of the kernels in pixels.
+        blocks: diagonal blocks of the layer that reads the recurrent part, at most.
+        dtype: dtype of the computation.
+        rngs: source of initial parameters.
+    """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        deter: int,
-        stoch: int,
+        recurrent: int,
+        sample: int,
         units: int,
         depths: Sequence[int],
         kernel: int,
@@ -83,9 +95,9 @@ class ImageDecoder(nnx.Module):
         self.start = (height // factor, width // factor, depths[-1])
         self.blocks = math.gcd(blocks, depths[-1])
         size = math.prod(self.start)
-        self.from_deter = BlockLinear(deter, size, self.blocks, dtype=dtype, rngs=rngs)
-        self.from_stoch = nnx.List(
-            [Layer(stoch, 2 * units, dtype=dtype, rngs=rngs), Linear(2 * units, size, dtype=dtype, rngs=rngs)]
+        self.from_recurrent = BlockLinear(recurrent, size, self.blocks, dtype=dtype, rngs=rngs)
+        self.from_sample = nnx.List(
+            [Layer(sample, 2 * units, dtype=dtype, rngs=rngs), Linear(2 * units, size, dtype=dtype, rngs=rngs)]
         )
         self.start_norm = RMSNorm(depths[-1])
         sizes = [*depths[::-1], channels]
@@ -94,17 +106,21 @@ class ImageDecoder(nnx.Module):
         )
         self.norms = nnx.List([RMSNorm(depth) for depth in sizes[1:-1]])
 
-    def __call__(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
-        """Decode ``deter [N, D]`` and flattened ``stoch [N, S*C]`` to float32 images ``[N, H, W, C]``."""
-        return in_parts(self._paint, self._start(deter, stoch))
+    def __call__(
+        self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"]
+    ) -> Float[Array, "batch h w c"]:
+        """Decode both parts of the features to float32 images ``[N, H, W, C]``."""
+        return in_parts(self._paint, self._start(recurrent, sample))
 
-    def _start(self, deter: Float[Array, "batch D"], stoch: Float[Array, "batch SC"]) -> Float[Array, "batch h w c"]:
+    def _start(
+        self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"]
+    ) -> Float[Array, "batch h w c"]:
         height, width, depth = self.start
         # Each block paints its own group of channels over the whole start image.
-        x = self.from_deter(deter).reshape(-1, self.blocks, height, width, depth // self.blocks)
+        x = self.from_recurrent(recurrent).reshape(-1, self.blocks, height, width, depth // self.blocks)
         x = x.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, depth)
-        y = stoch
-        for layer in self.from_stoch:
+        y = sample
+        for layer in self.from_sample:
             y = layer(y)
         return x + y.reshape(x.shape)
 

@@ -1,5 +1,7 @@
 """A scan that computes the gradients of kernels after its backward loop, and not in it.
 
+Computes exactly `dreamer.nn.plain_scan.plain`; skip this unless you work on speed.
+
 The gradient of a kernel that a loop uses at every step is a sum over the steps. JAX adds to that sum at every step of
 the backward loop: for a batch of 16 rows a thin product and three passes over an array of the kernel's size, 64 times.
 Here the loop only hands gradients from step to step and keeps those of each layer's result; then one product over all
@@ -15,8 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dreamer.nn.layers import replace_linear
-
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+from dreamer.nn.plain_scan import Step, plain
 
 
 def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
@@ -36,11 +37,6 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
         ValueError: when differentiated, if ``step`` calls a linear layer twice.
     """
     return _late(step, module, carry, inputs)
-
-
-def plain(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
-    """What every scan here computes."""
-    return jax.lax.scan(functools.partial(step, module), carry, inputs)[1]
 
 
 class Kept:

@@ -14,6 +14,8 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from dreamer.devices import backend
+
 INIT_SCALE = 1.1368
 """Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
 
@@ -58,7 +60,7 @@ def _linear(kernel: Array, bias: Array, x: Array) -> Array:
 def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
     """``x @ kernel``, with a gradient that is fast on CPUs too."""
     inputs, outputs = kernel.shape
-    narrow = jax.default_backend() == "cpu" and inputs >= 2 * outputs
+    narrow = backend.on_cpu() and inputs >= 2 * outputs
     return _narrow_matmul(x, kernel) if narrow else x @ kernel
 
 
@@ -149,7 +151,7 @@ def block_matmul(
 ) -> Float[Array, "batch outputs"]:
     """``concat_g(x_g W_g + b_g)`` for the G equal slices of the last axis of ``x``."""
     blocks, size, _ = kernel.shape
-    if jax.default_backend() == "cpu":
+    if backend.on_cpu():
         # XLA's CPU backend runs a batched product several times slower than the same products one by one. Each gets its
         # own bias, so that nothing stands between the products and a reader of single blocks, see `map_blocks`.
         parts = [x[:, g * size : (g + 1) * size] @ kernel[g] for g in range(blocks)]
@@ -165,7 +167,7 @@ def map_blocks(function: Callable[..., Array], blocks: int, *xs: Float[Array, "b
 
     ``function`` works along the last axis, over any leading ones.
     """
-    if jax.default_backend() == "cpu":
+    if backend.on_cpu():
         # Over an axis of blocks, XLA's CPU backend computes indices for every element and does not vectorise.
         slices = zip(*(jnp.split(x, blocks, -1) for x in xs), strict=True)
         return jnp.concatenate([function(*each) for each in slices], -1)

@@ -1,4 +1,6 @@
-"""A scan whose two loops do nothing but what one step needs from another. The rest is a batch of all steps.
+"""A scan whose two loops do only what one step needs from another. The rest is a batch of all steps.
+
+Computes exactly `dreamer.nn.plain_scan.plain`; skip this unless you work on speed.
 
 An accelerator launches the operations of a loop one by one, and small ones take less time than their launch. Left to
 JAX, most of those in a loop over a recurrent network are no arithmetic: its forward loop writes every intermediate
@@ -17,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamer.nn.late_kernels import Kept, Step, plain
+from dreamer.nn.late_kernels import Kept
 from dreamer.nn.layers import prepare, replace_linear
+from dreamer.nn.plain_scan import Step, plain
 
 
 def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:

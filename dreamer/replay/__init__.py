@@ -1,8 +1,8 @@
 """Experience replay: what happened, drawn again as sequences, and how often to learn from it."""
 
 from dreamer.replay.buffer import Replay, Ticket, read_contents
-from dreamer.replay.layout import LatentSpec, ReplayMemoryError
+from dreamer.replay.layout import Layout, ReplayMemoryError
 from dreamer.replay.ratio import TrainRatio
 from dreamer.replay.storage import ReplayDiskError
 
-__all__ = ["LatentSpec", "Replay", "ReplayDiskError", "ReplayMemoryError", "Ticket", "TrainRatio", "read_contents"]
+__all__ = ["Layout", "Replay", "ReplayDiskError", "ReplayMemoryError", "Ticket", "TrainRatio", "read_contents"]

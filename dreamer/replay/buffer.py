@@ -1,4 +1,4 @@
-"""Replay on the host: a ring of steps, sequences drawn from it, and latents written back into it.
+"""Replay on the host: a ring of steps, sequences drawn from it, and what updates write back into it.
 
 All environments step together, so a *row* is one step of all N of them. Rows are counted from 0 forever, and a row is
 present while it is among the last ``rows``. Counting absolutely is what lets a late write to a row that was overwritten
@@ -18,20 +18,18 @@ import psutil
 from dreamer.config import ConfigError, ReplayConfig
 from dreamer.replay import storage as ring
 from dreamer.replay.layout import (
-    LatentSpec,
-    by_name,
+    Layout,
     bytes_per_step,
     check_disk,
+    check_fields,
     check_memory,
     check_same,
-    checked,
-    field_specs,
-    is_latent,
+    describe,
+    is_stored,
     specs_of,
-    told,
 )
-from dreamer.replay.storage import Commit, Ring, disk_bytes
-from dreamer.types import Batch, Spaces, Step, StoredLatent
+from dreamer.replay.storage import Commit, Storage, disk_bytes
+from dreamer.types import Batch, Step, Stored
 
 
 class Ticket(NamedTuple):
@@ -53,9 +51,7 @@ class Replay:
     Args:
         config: capacity, batch size B, batch length T, and whether fresh sequences are used first.
         num_envs: N, environments that step together.
-        obs_spaces: one space per observation key.
-        action_spaces: one space per action key.
-        latent_spec: shapes and dtypes of the stored latent, from `LatentSpec.of`.
+        layout: what a row holds, from `Layout.of`.
         rng: draws the sequences. Owned by this replay from here on; its state is part of `commit`.
         available_bytes: memory that may be used; None asks the operating system.
         directory: where the files are, which only this replay may use; None: everything is in memory, and `commit`
@@ -74,9 +70,7 @@ class Replay:
         self,
         config: ReplayConfig,
         num_envs: int,
-        obs_spaces: Spaces,
-        action_spaces: Spaces,
-        latent_spec: LatentSpec,
+        layout: Layout,
         rng: np.random.Generator,
         available_bytes: int | None = None,
         directory: pathlib.Path | None = None,
@@ -91,18 +85,18 @@ class Replay:
                 f"replay.capacity={config.capacity} cannot be used: {num_envs} environments with batches of "
                 f"{config.batch_size} x {config.batch_length} steps need at least {self._ready_rows * num_envs}."
             )
-        self._specs = field_specs(obs_spaces, action_spaces, latent_spec)
+        self._layout = layout
+        self._specs = layout.specs
         if available_bytes is None:
             available_bytes = psutil.virtual_memory().available
         self._directory = directory
-        in_memory = {name: spec for name, spec in self._specs.items() if directory is None or is_latent(name)}
+        in_memory = {name: spec for name, spec in self._specs.items() if directory is None or is_stored(name)}
         check_memory(config.capacity, num_envs, bytes_per_step(in_memory), available_bytes)
         self.memory_bytes = self._rows * num_envs * bytes_per_step(in_memory)
         self.disk_bytes = 0 if directory is None else disk_bytes(self._specs, num_envs, self._rows)
         if directory is not None:
             check_disk(directory, config.capacity, self.disk_bytes)
-        self._opened: Ring | None = None
-        self._obs_keys, self._action_keys = tuple(obs_spaces), tuple(action_spaces)
+        self._opened: Storage | None = None
         self._total = 0
         # Rows before this one were lost, not forgotten.
         self._floor = 0
@@ -134,7 +128,7 @@ class Replay:
         """Whether `sample` can answer: one sequence of T + 1 rows, and B * T steps in all, are held."""
         return self._total - self._oldest >= self._ready_rows
 
-    def add(self, step: Step, action: dict[str, np.ndarray], latent: StoredLatent) -> None:
+    def add(self, step: Step, action: dict[str, np.ndarray], stored: Stored) -> None:
         """Append one row by copying; the oldest row is forgotten when the ring is full.
 
         An environment that is reset before its episode ended leaves a row that is not ``is_last`` followed by one that
@@ -144,16 +138,14 @@ class Replay:
         Args:
             step: observations ``[N, ...]``, reward float32 ``[N]`` and flags bool ``[N]``. ``env_steps`` is not kept.
             action: ``[N, ...]`` per key, chosen after ``step.obs``.
-            latent: posterior of this step, ``deter [N, D]`` and ``stoch [N, S]``.
+            stored: what the algorithm keeps with this step, ``[N, ...]``.
 
         Raises:
             ValueError: if keys, shapes or dtypes are not those of the spaces; replay is unchanged then.
             ReplayDiskError: the disk is full; replay is unchanged, and the same row can be added once there is room.
         """
-        given = by_name(
-            step.obs, action, step.reward, step.is_first, step.is_last, step.is_terminal, latent.deter, latent.stoch
-        )
-        values = checked(given, self._specs, (self._num_envs,), "step")
+        given = self._layout.row(step, action, stored)
+        values = check_fields(given, self._specs, (self._num_envs,), "step")
         held = self._ring
         held.reserve(self._total)
         if self._total:
@@ -167,11 +159,11 @@ class Replay:
     def sample(self) -> tuple[Batch, Ticket]:
         """Draw B sequences of T steps, each with the row before it as context.
 
-        The context row gives the stored latent and the previous action of index 0. With ``config.online``, sequences
+        The context row gives what was stored, and the previous action of index 0. With ``config.online``, sequences
         never used before come first, then (as without it) every (environment, start) present is equally likely.
 
         Returns:
-            A `Batch` of newly allocated arrays ``[B, T, ...]``, and the `Ticket` for `update_latents`.
+            A `Batch` of newly allocated arrays ``[B, T, ...]``, and the `Ticket` for `update_stored`.
 
         Raises:
             RuntimeError: if not `ready`.
@@ -199,19 +191,14 @@ class Replay:
     def _gather(self, env: np.ndarray, context: np.ndarray) -> Batch:
         """Copies of sequences from the row after ``context [B]`` on, in environments ``env [B]``."""
         index = self._index(env, context, self._config.batch_length + 1)
+        # One row more than the batch has steps: the previous action of each step is in the row before it.
         before, now = index[:, :-1], index[:, 1:]
+        stored = index if self._layout.span == "sequence" else index[:, 0]
         flat = self._ring.flat
-        return Batch(
-            obs={key: flat[f"obs/{key}"].take(now, axis=0) for key in self._obs_keys},
-            prev_action={key: flat[f"action/{key}"].take(before, axis=0) for key in self._action_keys},
-            reward=flat["reward"].take(now),
-            is_first=flat["is_first"].take(now),
-            is_last=flat["is_last"].take(now),
-            is_terminal=flat["is_terminal"].take(now),
-            latent=StoredLatent(
-                deter=flat["latent/deter"].take(before[:, 0], axis=0),
-                stoch=flat["latent/stoch"].take(before[:, 0], axis=0),
-            ),
+        return self._layout.batch(
+            now=lambda name: flat[name].take(now, axis=0),
+            before=lambda name: flat[name].take(before, axis=0),
+            stored=lambda name: flat[name].take(stored, axis=0),
         )
 
     def blank_batch(self, size: int | None = None) -> Batch:
@@ -222,31 +209,30 @@ class Replay:
             shape, dtype = self._specs[name]
             return np.zeros((*lead, *shape), dtype)
 
-        flags = {name: zeros(name, size, length) for name in ("reward", "is_first", "is_last", "is_terminal")}
-        return Batch(
-            obs={key: zeros(f"obs/{key}", size, length) for key in self._obs_keys},
-            prev_action={key: zeros(f"action/{key}", size, length) for key in self._action_keys},
-            latent=StoredLatent(zeros("latent/deter", size), zeros("latent/stoch", size)),
-            **flags,
-        )
+        def steps(name: str) -> np.ndarray:
+            return zeros(name, size, length)
 
-    def update_latents(self, ticket: Ticket, latents: StoredLatent) -> None:
-        """Replace the stored latents of a sampled batch by those the update computed for it.
+        lead = (size, 1 + length) if self._layout.span == "sequence" else (size,)
+        return self._layout.batch(now=steps, before=steps, stored=lambda name: zeros(name, *lead))
+
+    def update_stored(self, ticket: Ticket, stored: Stored) -> None:
+        """Replace what is stored with the steps of a sampled batch by what the update computed for it.
 
         Rows that were overwritten since the batch was drawn are left alone. Where sequences of the batch overlap, the
         later one wins.
 
         Args:
             ticket: what `sample` returned with the batch.
-            latents: ``deter [B, T, D]`` and ``stoch [B, T, S]``, with the dtypes of the stored latent.
+            stored: ``[B, T, ...]``, with the dtypes of what is stored; ``()`` changes nothing.
 
         Raises:
             ValueError: if shapes or dtypes differ from the stored ones.
         """
         length = self._config.batch_length
-        given = {"latent/deter": latents.deter, "latent/stoch": latents.stoch}
-        specs = {name: self._specs[name] for name in given}
-        values = checked(given, specs, (len(ticket.env), length), "batch of latents")
+        given = self._layout.stored_fields(stored)
+        if not given:
+            return
+        values = check_fields(given, self._layout.stored_specs, (len(ticket.env), length), "batch to store")
         rows = ticket.row[:, None] + np.arange(length)
         present = (rows >= self._oldest) & (rows < self._total)
         index = self._index(ticket.env, ticket.row, length)[present]
@@ -285,7 +271,7 @@ class Replay:
         newest = {name: self._ring.fields[name][(self._total - 1) % self._ring.slots] for name in ("is_last",)}
         arrays = {"hashes/rows": commit.rows, "hashes/latents": commit.latents}
         return {
-            "layout": self._layout(),
+            "layout": self._description(),
             "fields": arrays | {f"newest/{name}": value.copy() for name, value in newest.items()},
             "generation": commit.generation,
             "rows_total": self._total,
@@ -319,7 +305,7 @@ class Replay:
         missing = [part for part in parts if part not in state]
         if missing:
             raise ValueError(f"The saved replay lacks '{missing[0]}'.")
-        check_same(dict(state["layout"]), self._layout())
+        check_same(dict(state["layout"]), self._description())
         generator, saved_generator = self._rng.bit_generator.state["bit_generator"], state["rng"].get("bit_generator")
         if saved_generator != generator:
             raise ValueError(f"The saved replay draws with {saved_generator}, this one with {generator}.")
@@ -327,7 +313,7 @@ class Replay:
         commit = Commit(int(state["generation"]), arrays["hashes/rows"], arrays["hashes/latents"])
         newest = {name.removeprefix("newest/"): value for name, value in arrays.items() if name.startswith("newest/")}
         total = int(state["rows_total"])
-        self._opened = Ring(self._specs, self._num_envs, self._rows, self._directory, keep=True)
+        self._opened = Storage(self._specs, self._num_envs, self._rows, self._directory, keep=True)
         whole_from, latents_lost = self._opened.restore(total, commit, newest)
         # What is forgotten anyway is not lost: a replay that is whole is the one that was saved, in all its numbers.
         lost_before = int(state["rows_lost"])
@@ -343,17 +329,17 @@ class Replay:
         return f"The files of replay in {self._directory} are damaged: {', and '.join(said)}." if said else ""
 
     @property
-    def _ring(self) -> Ring:
+    def _ring(self) -> Storage:
         if self._opened is None:
-            self._opened = Ring(self._specs, self._num_envs, self._rows, self._directory)
+            self._opened = Storage(self._specs, self._num_envs, self._rows, self._directory)
         return self._opened
 
     @property
     def _oldest(self) -> int:
         return max(self._floor, self._total - self._rows)
 
-    def _layout(self) -> dict[str, Any]:
-        return {"environments": self._num_envs, "rows": self._rows, **told(self._specs)}
+    def _description(self) -> dict[str, Any]:
+        return {"environments": self._num_envs, "rows": self._rows, **describe(self._specs)}
 
     def _index(self, env: np.ndarray, row: np.ndarray, length: int) -> np.ndarray:
         """Flat indices ``[B, length]`` of consecutive rows from ``row [B]`` on, around the end of the ring."""

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from dreamer.config import ConfigError, ReplayConfig
-from dreamer.replay.layout import ReplayMemoryError, Specs, by_name
-from dreamer.types import Action, Batch, Step, StoredLatent
+from dreamer.replay.layout import Layout, ReplayMemoryError, Specs
+from dreamer.types import Action, Batch, Step, Stored
 
 
 class Cursor(NamedTuple):
@@ -33,14 +33,14 @@ class Cursor(NamedTuple):
 
 
 class Ring(NamedTuple):
-    """The last rows of N environments: fields ``[N, rows, ...]`` by the names of `dreamer.replay.layout.by_name`."""
+    """The last rows of N environments: fields ``[N, rows, ...]`` by the names of `dreamer.replay.Layout`."""
 
     cursor: Cursor
     fields: dict[str, Array]
 
 
 class Place(NamedTuple):
-    """Where B sequences lie: environment, and absolute row of the first trained step. Compare `host.Ticket`."""
+    """Where B sequences lie: environment, and absolute row of the first trained step. Compare `buffer.Ticket`."""
 
     env: Int32[Array, "B"]
     row: Int32[Array, "B"]
@@ -97,15 +97,13 @@ def empty(specs: Specs, num_envs: int, rows: int) -> Ring:
 
 
 def nowhere(batch_size: int) -> Place:
-    """The place of no sequence: latents that are written back to it change nothing."""
+    """The place of no sequence: what is written back to it changes nothing."""
     return Place(jnp.zeros(batch_size, jnp.int32), jnp.full(batch_size, -(2**30), jnp.int32))
 
 
-def add(ring: Ring, step: Step, action: Action, latent: StoredLatent) -> Ring:
-    """Append a row ``[N, ...]``, see `host.Replay.add`: the oldest is forgotten, an abandoned episode is marked."""
-    values = by_name(
-        step.obs, action, step.reward, step.is_first, step.is_last, step.is_terminal, latent.deter, latent.stoch
-    )
+def add(ring: Ring, layout: Layout, step: Step, action: Action, stored: Stored) -> Ring:
+    """Append a row ``[N, ...]``, see `buffer.Replay.add`: the oldest is forgotten, an abandoned episode is marked."""
+    values = layout.row(step, action, stored)
     total, fields = ring.cursor.total, dict(ring.fields)
     rows = fields["reward"].shape[1]
     # Before the first row there is none to mark: the last slot is then written before it is read.
@@ -134,13 +132,13 @@ def choose(cursor: Cursor, key: Array, config: ReplayConfig, num_envs: int, rows
 
 
 def newest(cursor: Cursor, count: int, length: int, num_envs: int, rows: int) -> Place:
-    """Places of the last sequences, see `host.Replay.newest`."""
+    """Places of the last sequences, see `buffer.Replay.newest`."""
     back, env = jnp.divmod(jnp.arange(count), num_envs)
     context = cursor.total - 1 - length * (back + 1)
     return Place(env, jnp.maximum(context, jnp.maximum(0, cursor.total - rows)) + 1)
 
 
-def gather(fields: dict[str, Array], place: Place, length: int) -> Batch:
+def gather(fields: dict[str, Array], layout: Layout, place: Place, length: int) -> Batch:
     """The sequences at a place, ``[B, T, ...]``, each with the row before it as context."""
     rows = fields["reward"].shape[1]
     slot = (place.row[:, None] - 1 + jnp.arange(length + 1)[None]) % rows
@@ -149,33 +147,25 @@ def gather(fields: dict[str, Array], place: Place, length: int) -> Batch:
     def take(name: str, slot: Int32[Array, "B steps"]) -> Array:
         return fields[name].at[env, slot].get(mode="promise_in_bounds")
 
-    def keys(kind: str) -> list[str]:
-        return [name.removeprefix(kind) for name in fields if name.startswith(kind)]
+    def stored_at(name: str) -> Array:
+        return take(name, slot) if layout.span == "sequence" else take(name, before[:, :1])[:, 0]
 
-    return Batch(
-        obs={key: take(f"obs/{key}", now) for key in keys("obs/")},
-        prev_action={key: take(f"action/{key}", before) for key in keys("action/")},
-        reward=take("reward", now),
-        is_first=take("is_first", now),
-        is_last=take("is_last", now),
-        is_terminal=take("is_terminal", now),
-        latent=StoredLatent(*(take(name, before[:, :1])[:, 0] for name in ("latent/deter", "latent/stoch"))),
-    )
+    return layout.batch(lambda name: take(name, now), lambda name: take(name, before), stored_at)
 
 
-def update_latents(ring: Ring, place: Place, latents: StoredLatent) -> Ring:
-    """Replace stored latents by refreshed ones ``[B, T, ...]``, see `host.Replay.update_latents`.
+def update_stored(ring: Ring, layout: Layout, place: Place, stored: Stored, length: int) -> Ring:
+    """Replace what is stored by what an update computed, ``[B, T, ...]``, see `buffer.Replay.update_stored`.
 
     Rows that were overwritten are left alone, and where sequences overlap, the later one wins. XLA writes twice to one
     element in no particular order, so the earlier ones are sorted out first, and each element is written once.
     """
     fields, total = dict(ring.fields), ring.cursor.total
-    rows, length = fields["reward"].shape[1], latents.stoch.shape[1]
+    rows = fields["reward"].shape[1]
     row = place.row[:, None] + jnp.arange(length)[None]
     wanted = (row >= jnp.maximum(0, total - rows)) & (row < total) & ~_overwritten(place, length)
     # A slot that does not exist is written to by dropping it.
     slot = jnp.where(wanted, row % rows, rows)
-    for name, value in (("latent/deter", latents.deter), ("latent/stoch", latents.stoch)):
+    for name, value in layout.stored_fields(stored).items():
         fields[name] = fields[name].at[place.env[:, None], slot].set(value, mode="drop")
     return ring._replace(fields=fields)
 
@@ -194,7 +184,7 @@ def _fresh(
 ) -> tuple[Int32[Array, "B"], Int32[Array, "B"], Bool[Array, "B"], Cursor]:
     """Environments and context rows of up to B sequences not used before, which ones there are, and the next position.
 
-    The position on a grid of `host.Replay`, in arithmetic without branches.
+    The position on a grid of `buffer.Replay`, in arithmetic without branches.
     """
     length = config.batch_length
     behind = oldest - cursor.fresh_row

@@ -1,14 +1,17 @@
 """What replay stores for one step: names, shapes, dtypes, bytes, and the checks against them."""
 
+import dataclasses
 import math
 import pathlib
 import shutil
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
+import jax
 import ml_dtypes
 import numpy as np
 
-from dreamer.types import Spaces
+from dreamer.types import Batch, Spaces, Step, named_leaves
 
 Spec = tuple[tuple[int, ...], np.dtype]
 """Shape without batch axes, and dtype."""
@@ -17,53 +20,93 @@ Specs = dict[str, Spec]
 """Specs by field name, in the order of `by_name`."""
 
 
-class LatentSpec(NamedTuple):
-    """Shapes and dtypes of a `StoredLatent`."""
-
-    deter: Spec
-    stoch: Spec
-
-    @classmethod
-    def of(cls, deter: int, stoch: int, classes: int, dtype: Any) -> "LatentSpec":
-        """How the latent of an RSSM is stored.
-
-        Args:
-            deter: width D of the recurrent state, kept as ``[D]`` in ``dtype`` (the compute dtype).
-            stoch: number S of categorical variables, kept as indices ``[S]``: uint8 up to 256 classes, else uint16.
-            classes: classes C of each variable, at most 65536.
-            dtype: anything `numpy.dtype` understands, ``ml_dtypes.bfloat16`` included.
-        """
-        index = np.uint8 if classes <= 256 else np.uint16
-        return cls(deter=((deter,), np.dtype(dtype)), stoch=((stoch,), np.dtype(index)))
-
-
 class ReplayMemoryError(MemoryError):
     """Replay of the configured capacity does not fit into memory; the message says what would."""
 
 
-def by_name(
-    obs: Any, action: Any, reward: Any, is_first: Any, is_last: Any, is_terminal: Any, deter: Any, stoch: Any
-) -> dict[str, Any]:
-    """The one place that lists what a row holds; the same names serve values and their specs."""
-    return {
-        **{f"obs/{key}": value for key, value in obs.items()},
-        **{f"action/{key}": value for key, value in action.items()},
-        "reward": reward,
-        "is_first": is_first,
-        "is_last": is_last,
-        "is_terminal": is_terminal,
-        "latent/deter": deter,
-        "latent/stoch": stoch,
-    }
+STORED = "latent/"
+"""Beginning of the names of what an algorithm stores with a step, whatever that is; files of replay are named so."""
+
+Span = Literal["context", "sequence"]
+"""See `dreamer.algorithms.Algorithm.stored_span`."""
 
 
-def field_specs(obs_spaces: Spaces, action_spaces: Spaces, latent_spec: LatentSpec) -> Specs:
-    """Specs of everything stored for one step of one environment."""
-    obs = {key: (space.shape, space.dtype) for key, space in obs_spaces.items()}
-    action = {key: (space.shape, space.dtype) for key, space in action_spaces.items()}
-    reward, flag = ((), np.float32), ((), np.bool_)
-    specs = by_name(obs, action, reward, flag, flag, flag, latent_spec.deter, latent_spec.stoch)
-    return {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What replay holds of one step of one environment, and how rows become a batch.
+
+    Attributes:
+        specs: shape and dtype of every field by name: ``obs/KEY``, ``action/KEY``, ``reward``, the three flags, and
+            ``latent/PATH`` for each array of what is stored.
+        structure: pytree of names in place of what is stored.
+        span: whether a batch has what was stored with the step before each sequence, or also with each of its steps.
+    """
+
+    specs: Specs
+    structure: Any
+    span: Span = "context"
+
+    @classmethod
+    def of(cls, obs_spaces: Spaces, action_spaces: Spaces, stored: Any, span: Span = "context") -> "Layout":
+        """The layout for a task and an algorithm; ``stored`` is a pytree of shapes and dtypes without batch axes."""
+        flag = ((), np.bool_)
+        named = {f"{STORED}{name}": leaf for name, leaf in named_leaves(stored).items()}
+        specs = {
+            **{f"obs/{key}": (space.shape, space.dtype) for key, space in obs_spaces.items()},
+            **{f"action/{key}": (space.shape, space.dtype) for key, space in action_spaces.items()},
+            "reward": ((), np.float32),
+            "is_first": flag,
+            "is_last": flag,
+            "is_terminal": flag,
+            **{name: (leaf.shape, leaf.dtype) for name, leaf in named.items()},
+        }
+        structure = jax.tree.unflatten(jax.tree.structure(stored), named)
+        return cls({name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in specs.items()}, structure, span)
+
+    @property
+    def stored_specs(self) -> Specs:
+        """Those of what is stored."""
+        return {name: spec for name, spec in self.specs.items() if is_stored(name)}
+
+    def row(self, step: Step, action: Any, stored: Any) -> dict[str, Any]:
+        """The fields of one row: a step, the action chosen after it, and what is stored with it."""
+        return {
+            **{f"obs/{key}": value for key, value in step.obs.items()},
+            **{f"action/{key}": value for key, value in action.items()},
+            "reward": step.reward,
+            "is_first": step.is_first,
+            "is_last": step.is_last,
+            "is_terminal": step.is_terminal,
+            **self.stored_fields(stored),
+        }
+
+    def stored_fields(self, stored: Any) -> dict[str, Any]:
+        """The fields of what is stored."""
+        return {f"{STORED}{name}": leaf for name, leaf in named_leaves(stored).items()}
+
+    def stored(self, fields: Callable[[str], Any]) -> Any:
+        """What is stored, from a function that gives the field of a name: inverse of `stored_fields`."""
+        return jax.tree.map(fields, self.structure)
+
+    def batch(self, now: Callable[[str], Any], before: Callable[[str], Any], stored: Callable[[str], Any]) -> Batch:
+        """A batch, from functions that give the field of a name.
+
+        Args:
+            now: at the steps of the sequences.
+            before: one step earlier.
+            stored: at the step before the sequences; with a span of "sequence", at that and all of theirs.
+        """
+        return Batch(
+            obs={name.removeprefix("obs/"): now(name) for name in self.specs if name.startswith("obs/")},
+            prev_action={
+                name.removeprefix("action/"): before(name) for name in self.specs if name.startswith("action/")
+            },
+            reward=now("reward"),
+            is_first=now("is_first"),
+            is_last=now("is_last"),
+            is_terminal=now("is_terminal"),
+            stored=self.stored(stored),
+        )
 
 
 def bytes_per_step(specs: Specs) -> int:
@@ -97,7 +140,7 @@ def check_disk(directory: pathlib.Path, capacity: int, needed: int) -> None:
         )
 
 
-def checked(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], what: str) -> dict[str, np.ndarray]:
+def check_fields(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], what: str) -> dict[str, np.ndarray]:
     """The given arrays on the host, in the order of ``specs``, each ``[*lead, *shape]`` of its dtype.
 
     Raises:
@@ -116,13 +159,13 @@ def checked(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], what: st
     return values
 
 
-def told(specs: Specs) -> dict[str, str]:
+def describe(specs: Specs) -> dict[str, str]:
     """Specs in words, such as ``float32[4]``."""
     return {name: f"{dtype.name}{list(shape)}" for name, (shape, dtype) in specs.items()}
 
 
 def specs_of(words: dict[str, str]) -> Specs:
-    """Inverse of `told`."""
+    """Inverse of `describe`."""
     specs = {}
     for name, word in words.items():
         dtype, _, shape = word.rstrip("]").partition("[")
@@ -131,9 +174,9 @@ def specs_of(words: dict[str, str]) -> Specs:
     return specs
 
 
-def is_latent(name: str) -> bool:
-    """Whether a field is part of the stored latent, which updates rewrite."""
-    return name.startswith("latent/")
+def is_stored(name: str) -> bool:
+    """Whether a field is part of what an algorithm stores, which updates rewrite."""
+    return name.startswith(STORED)
 
 
 def check_same(saved: dict[str, Any], here: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from dreamer.replay.layout import Specs, bytes_per_step, is_latent
+from dreamer.replay.layout import Specs, bytes_per_step, is_stored
 from dreamer.spaces import portable
 
 COPIES = 2
@@ -67,11 +67,11 @@ class Size(NamedTuple):
 def disk_bytes(specs: Specs, num_envs: int, rows: int) -> int:
     """Bytes that the files of a ring take at most."""
     slots = Size.of(specs, num_envs, rows).slots
-    latents = {name: spec for name, spec in specs.items() if is_latent(name)}
+    latents = {name: spec for name, spec in specs.items() if is_stored(name)}
     return slots * num_envs * (bytes_per_step(specs) + (COPIES - 1) * bytes_per_step(latents))
 
 
-class Ring:
+class Storage:
     """Arrays of ``slots`` rows; row r lies in slot ``r % slots``.
 
     Args:
@@ -102,9 +102,9 @@ class Ring:
             if not keep:
                 shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, exist_ok=True)
-            stored = [name for name in specs if not is_latent(name)]
+            stored = [name for name in specs if not is_stored(name)]
             self._files = {name: _map(_path(directory, name), shapes[name], dtypes[name]) for name in stored}
-            latents = [name for name in specs if is_latent(name)]
+            latents = [name for name in specs if is_stored(name)]
             self._copies = [
                 {name: _map(_path(directory, name, copy), shapes[name], portable(dtypes[name])) for name in latents}
                 for copy in range(COPIES)
@@ -117,7 +117,7 @@ class Ring:
         self.flat = {
             name: field.reshape(self.slots * num_envs, *field.shape[2:]) for name, field in self.fields.items()
         }
-        self._latents = {name: self.flat[name].view(portable(dtypes[name])) for name in specs if is_latent(name)}
+        self._latents = {name: self.flat[name].view(portable(dtypes[name])) for name in specs if is_stored(name)}
         self._backed = 0
         blocks = self.slots // self._block
         self._row_hashes, self._latent_hashes = np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)
@@ -275,7 +275,7 @@ def read(
     held = np.arange(max(0, total - rows), total) % slots
     fields = {}
     for name, (shape, dtype) in specs.items():
-        path = _path(directory, name, generation % COPIES if is_latent(name) else None)
+        path = _path(directory, name, generation % COPIES if is_stored(name) else None)
         file = np.memmap(path, portable(dtype), "r", shape=(slots, num_envs, *shape))
         fields[name] = np.asarray(file[held]).view(dtype)
     return fields

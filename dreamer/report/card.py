@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dreamer.agent.runtime import Networks
+from dreamer.behaviors import Behavior
 from dreamer.config import Config
 from dreamer.equations.transforms import symexp_bins
 from dreamer.report import bootstrap, calibration
@@ -19,7 +19,7 @@ from dreamer.report.bootstrap import Band
 from dreamer.report.calibration import Bin
 from dreamer.report.dream_batches import Budget, Points, choose_points, dream_from, filter_episodes, imagine_from, reach
 from dreamer.report.held_out import HeldOut
-from dreamer.types import Spaces
+from dreamer.types import Parts, Spaces
 
 KNOWN = 0.05
 """A return is known if its unseen rest weighs at most this much: its episode ended, or went on for long enough."""
@@ -80,9 +80,10 @@ class Card:
     kl: Band
     prior_entropy: Band
     most_entropy: float
-    """Entropy of a prior that knows nothing, S ln C."""
+    """Entropy of a prior that knows nothing, S ln C; NaN if the latent variables are not categorical."""
     perplexity: np.ndarray
-    """Classes in use of each latent variable, ``[S]``; the share of the uniform distribution is not part of it."""
+    """Classes in use of each categorical latent variable, ``[S]``; the share of the uniform distribution is not part of
+    it. Empty without such variables."""
     classes: int
     free_nats: float
     reliability: list[Bin]
@@ -117,11 +118,18 @@ class Card:
 
 
 def measure(
-    nets: Networks, config: Config, spaces: Spaces, held_out: HeldOut, seed: int = 0, budget: Budget | None = None
+    behavior: Behavior,
+    nets: Parts,
+    config: Config,
+    spaces: Spaces,
+    held_out: HeldOut,
+    seed: int = 0,
+    budget: Budget | None = None,
 ) -> Card:
     """Compute everything.
 
     Args:
+        behavior: acts and values.
         nets: parameters.
         config: the run's config.
         spaces: observation spaces.
@@ -132,21 +140,22 @@ def measure(
     budget = budget or Budget()
     rng = np.random.default_rng([seed, 0])
     keys = jax.random.split(jax.random.key(seed), 3)
-    behavior, length = config.behavior, held_out.length
+    settings = config.behavior
+    length = held_out.length
     batch: Any = held_out.batch
-    discount = 1 - 1 / behavior.return_horizon
-    head_discount = discount if behavior.cont_discount else 1.0
+    discount = 1 - 1 / settings.return_horizon
+    head_discount = discount if settings.cont_discount else 1.0
     context = max(1, min(budget.context, int(length.max()) - 1))
     points = choose_points(length, context, budget.starts, rng)
     steps = reach(length, points, budget.steps)
     followed = points.step[:, None] + 1 + np.arange(steps)
     valid = followed < length[points.episode, None]
-    near = valid & (np.arange(steps) < behavior.horizon)
+    near = valid & (np.arange(steps) < settings.horizon)
 
-    filtered: Any = filter_episodes(nets, batch, keys[0], budget.chunk)
+    filtered: Any = filter_episodes(behavior, nets, batch, keys[0], budget.chunk)
     dreams: Any = dream_from(nets, spaces, held_out, filtered, points, near, keys[1], budget)
     imagined = imagine_from(
-        nets, filtered, points, 1.0 if behavior.cont_discount else discount, config, keys[2], budget
+        behavior, nets, filtered, points, 1.0 if settings.cont_discount else discount, config, keys[2], budget
     )
 
     band = functools.partial(_band, episode=points.episode, episodes=len(length), rng=rng)
@@ -162,7 +171,7 @@ def measure(
         model = np.square(mean - truth) - spread / budget.samples
         return curves((model, np.square(last[:, None] - truth), np.square(average - truth), spread))
 
-    window, covered = window_returns(batch.reward, batch.is_terminal, length, points, discount, behavior.horizon)
+    window, covered = window_returns(batch.reward, batch.is_terminal, length, points, discount, settings.horizon)
     to_go, unseen = returns_to_go(batch.reward, batch.is_terminal, length, discount)
     last_value = filtered.value[np.arange(len(length)), length - 1]
     acted = seen & (np.arange(seen.shape[1]) < length[:, None] - 1)
@@ -172,6 +181,11 @@ def measure(
     def agreement(predicted: np.ndarray, real: np.ndarray, episode: np.ndarray) -> Agreement:
         return agree(predicted, real, episode, len(length), rng)
 
+    # Of categorical variables, the posterior is one array of logits.
+    categorical = isinstance(filtered.posterior, np.ndarray)
+    perplexity = classes_in_use(filtered.posterior, seen) if categorical else np.zeros(0)
+    classes = filtered.posterior.shape[-1] if categorical else 0
+
     known = acted & (unseen <= KNOWN)
     completed = to_go + unseen * last_value[:, None]
     return Card(
@@ -179,7 +193,7 @@ def measure(
         scores=(batch.reward * seen).sum(1, dtype=np.float64),
         agent_steps=int((length - 1).sum()),
         context=context,
-        horizon=behavior.horizon,
+        horizon=settings.horizon,
         starts=valid.sum(0),
         obs={name: curves(tuple(errors)) for name, errors in dreams.errors.items()},
         reward=scalar(
@@ -199,13 +213,13 @@ def measure(
         where={name: _better(where, int(near.sum())) for name, where in dreams.where.items()},
         kl=band(dreams.kl, valid),
         prior_entropy=band(dreams.prior_entropy, valid),
-        most_entropy=config.rssm.stoch * float(np.log(config.rssm.classes)),
-        perplexity=classes_in_use(filtered.logits, seen),
-        classes=config.rssm.classes,
+        most_entropy=len(perplexity) * float(np.log(classes)) if classes else float("nan"),
+        perplexity=perplexity,
+        classes=classes,
         free_nats=float(config.rssm.free_nats),
         reliability=calibration.reliability(cont[near], ~ends[near]),
         terminals=int(ends[near].sum()),
-        pit=calibration.pit(near_probs, near_reward, symexp_bins(near_probs.shape[-1])),
+        pit=_pit(near_probs, near_reward),
         reward_varies=bool(np.ptp(near_reward) > 0),
         returns=agreement(imagined[covered], window[covered], points.episode[covered]),
         value=agreement(filtered.value[known], to_go[known], which[known]),
@@ -240,6 +254,12 @@ def error_curves(
     ratio = bootstrap.bootstrap(bootstrap.sums_by_episode(close, episode, episodes), _ratio, rng)
     count = np.maximum(1, valid.sum(0))
     return Curves(model, repeat, mean, np.where(valid, errors[3], 0).sum(0) / count, ratio)
+
+
+def _pit(probs: np.ndarray, reward: np.ndarray) -> np.ndarray:
+    """`calibration.pit` of rewards over bins; NaN where the model gives no distribution over bins."""
+    bins = probs.shape[-1]
+    return calibration.pit(probs, reward, symexp_bins(bins)) if bins else np.full(len(calibration.GRID), np.nan)
 
 
 def _ratio(totals: np.ndarray) -> np.ndarray:

@@ -1,17 +1,18 @@
 """Runs the programs of `open_loop` over recorded episodes, a fixed number of rows at a time; gives host arrays."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from dreamer.agent.runtime import Networks
+from dreamer.behaviors import Behavior
 from dreamer.config import Config
 from dreamer.report import open_loop
 from dreamer.report.held_out import HeldOut
 from dreamer.report.open_loop import Dreams, Filtered
-from dreamer.types import Space, Spaces, StoredLatent
+from dreamer.types import Parts, Space, Spaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +63,25 @@ def reach(length: np.ndarray, points: Points, most: int) -> int:
     return steps
 
 
-def filter_episodes(nets: Networks, batch: Any, key: jax.Array, chunk: int) -> Filtered:
+def filter_episodes(behavior: Behavior, nets: Parts, batch: Any, key: jax.Array, chunk: int) -> Filtered:
     """`open_loop.filter_states` over whole episodes, ``chunk`` steps at a time; host arrays ``[E, T, ...]``."""
-    run = jax.jit(open_loop.filter_states)
+    run = jax.jit(functools.partial(open_loop.filter_states, behavior))
     steps = batch.reward.shape[1]
-    chunk, latent, parts = min(chunk, steps), batch.latent, []
+    chunk = min(chunk, steps)
+    stored, parts = batch.stored, []
     for number, begin in enumerate(range(0, steps, chunk)):
-        fields = batch._replace(latent=None)
-        part = jax.tree.map(lambda x, b=begin: _padded(x[:, b : b + chunk], chunk, 1), fields)._replace(latent=latent)
+        fields = batch._replace(stored=None)
+        part = jax.tree.map(lambda x, b=begin: _padded(x[:, b : b + chunk], chunk, 1), fields)._replace(stored=stored)
         found = run(nets, part, jax.random.fold_in(key, number))
         # The last step that is no padding may come earlier, but then nothing follows.
-        latent = jax.tree.map(lambda x: x[:, -1], found.latent)
+        stored = jax.tree.map(lambda x: x[:, -1], found.stored)
         parts.append(jax.device_get(found))
     joined: Filtered = jax.tree.map(lambda *xs: np.concatenate(xs, 1)[:, :steps], *parts)
     return joined
 
 
 def dream_from(
-    nets: Networks,
+    nets: Parts,
     spaces: Spaces,
     held_out: HeldOut,
     filtered: Filtered,
@@ -90,8 +92,7 @@ def dream_from(
 ) -> Dreams:
     """`open_loop.dream` from all points; host arrays, starts first: ``[N, K, ...]``."""
     batch: Any = held_out.batch
-    state: Any = filtered.latent
-    steps, logits = near.shape[1], np.asarray(filtered.logits)
+    steps = near.shape[1]
     average = {name: average_of(spaces[name], value, held_out.valid) for name, value in batch.obs.items()}
     run = jax.jit(lambda nets, *inputs: open_loop.dream(nets.world_model, spaces, budget.samples, *inputs))
     parts = []
@@ -104,12 +105,12 @@ def dream_from(
         at = episode[:, None], np.minimum(step[:, None] + 1 + np.arange(steps), batch.reward.shape[1] - 1)
         found = run(
             nets,
-            StoredLatent(state.deter[rows], state.stoch[rows]),
+            jax.tree.map(lambda x, rows=rows: x[rows], filtered.stored),
             {name: value[at] for name, value in batch.prev_action.items()},
             {name: value[at] for name, value in batch.obs.items()},
             {name: value[rows] for name, value in batch.obs.items()},
             average,
-            logits[at],
+            jax.tree.map(lambda x, at=at: np.asarray(x)[at], filtered.posterior),
             _padded(near[chosen].astype(np.float32), budget.rows, 0),
             jax.random.fold_in(key, number),
         )
@@ -125,19 +126,26 @@ def dream_from(
 
 
 def imagine_from(
-    nets: Networks, filtered: Filtered, points: Points, discount: float, config: Config, key: jax.Array, budget: Budget
+    behavior: Behavior,
+    nets: Parts,
+    filtered: Filtered,
+    points: Points,
+    discount: float,
+    config: Config,
+    key: jax.Array,
+    budget: Budget,
 ) -> np.ndarray:
     """`open_loop.imagined_return` from all points, ``[N]``."""
     run = jax.jit(
         lambda nets, start, key: open_loop.imagined_return(
-            nets, start, discount, config.behavior.horizon, budget.samples, key
+            behavior, nets, start, discount, config.behavior.horizon, budget.samples, key
         )
     )
     parts = []
     for number, begin in enumerate(range(0, len(points.step), budget.rows)):
         chosen = slice(begin, begin + budget.rows)
         rows = _padded(points.episode[chosen], budget.rows, 0), _padded(points.step[chosen], budget.rows, 0)
-        start = StoredLatent(filtered.latent.deter[rows], filtered.latent.stoch[rows])
+        start = jax.tree.map(lambda x, rows=rows: x[rows], filtered.stored)
         parts.append(np.asarray(run(nets, start, jax.random.fold_in(key, number)))[: len(points.step[chosen])])
     return np.concatenate(parts).astype(np.float64)
 

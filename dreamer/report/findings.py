@@ -153,12 +153,16 @@ def _kl(card: Card) -> Finding:
         "good": "What is seen surprises the model moderately, as in runs that learn.",
         "fair": "Each observation surprises the model a lot: the world is noisy, new to it, or too large for it.",
         "poor": "Each observation surprises the model so much that its dreams can hardly follow the world.",
-        "unknown": "It could not be computed.",
+        "unknown": "The model has no random variables, or their divergence is not finite.",
     }[verdict]
     return _finding(name, title, first, verdict, sentence)
 
 
 def _classes(card: Card) -> Finding:
+    if not len(card.perplexity):
+        title = "Latent variables that are not in use, share"
+        sentence = "The model has no categorical latent variables."
+        return _finding("classes", title, _alone(float("nan")), "unknown", sentence)
     unused = float((card.perplexity < UNUSED).mean())
     verdict = judge("classes", unused)
     middle = float(np.median(card.perplexity))

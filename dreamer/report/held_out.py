@@ -8,10 +8,11 @@ import gymnasium
 import numpy as np
 
 from dreamer import envs
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
+from dreamer.algorithms.base import blank_stored
 from dreamer.envs import EnvError
 from dreamer.envs.driver import Driver, Row
-from dreamer.types import Batch, StoredLatent
+from dreamer.types import Batch
 
 MOST_STEPS = 1000
 """Agent steps after which an episode is no longer recorded; it then counts as cut off by a time limit."""
@@ -24,7 +25,7 @@ class HeldOut(NamedTuple):
     """E recorded episodes, padded to the length T of the longest."""
 
     batch: Batch
-    """``[E, T, ...]``; every row starts with ``is_first``, so the stored latents, which are zero, are ignored."""
+    """``[E, T, ...]``; every row starts with ``is_first``, so what is stored, which is zero, is ignored."""
     length: np.ndarray
     """Steps of each episode, the reset included, int ``[E]``; what comes after is padding."""
 
@@ -111,8 +112,6 @@ def _stack(agent: Agent, episodes: list[list[Row]]) -> HeldOut:
     def flag(name: str) -> np.ndarray:
         return pad([[getattr(row.step, name) for row in episode] for episode in episodes])
 
-    config = agent.config.rssm
-    classes = np.uint8 if config.classes <= 256 else np.uint16
     batch = Batch(
         obs={key: pad([[row.step.obs[key] for row in episode] for episode in episodes]) for key in agent.obs_spaces},
         # The action chosen at one step is the previous one of the next.
@@ -123,8 +122,6 @@ def _stack(agent: Agent, episodes: list[list[Row]]) -> HeldOut:
         is_first=flag("is_first"),
         is_last=flag("is_last"),
         is_terminal=flag("is_terminal"),
-        latent=StoredLatent(
-            np.zeros((shape[0], config.deter), agent.latent_dtype), np.zeros((shape[0], config.stoch), classes)
-        ),
+        stored=blank_stored(agent.algorithm, shape[0]),
     )
     return HeldOut(batch, length)

@@ -5,7 +5,7 @@ more and more dreams is what the model expects; its squared error is estimated w
 ``(mean of S dreams - truth)^2 - variance of the dreams / S``. Without the correction, the draws of the latent alone
 would make a perfect model look worse than a constant.
 
-Units: vectors in symlog space, images in 0 to 1, classes as one-hot vectors, as in the losses of `world_model`.
+Units: vectors in symlog space, images in 0 to 1, classes as one-hot vectors, as in the losses of the model.
 """
 
 from typing import Any, NamedTuple
@@ -15,23 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from dreamer.agent.runtime import Networks
-from dreamer.behaviors.actor_critic import imagine_trajectory
+from dreamer.behaviors import Behavior
 from dreamer.equations.transforms import symlog
-from dreamer.types import Action, Batch, Latent, Observation, Space, Spaces, StoredLatent
-from dreamer.world_models.latent import WorldModel, observe_batch
-from dreamer.world_models.rssm import features
+from dreamer.types import Action, Batch, Observation, Parts, Space, Spaces, State, Stored
+from dreamer.world_models import LatentVariableModel, WorldModel, imagine
 
 
 class Filtered(NamedTuple):
     """What the agent made of each observed step, batch first."""
 
-    latent: StoredLatent
-    """Posterior sample ``[B, T, ...]``."""
-    logits: Float32[Array, "B T S C"]
-    """Posterior logits."""
+    stored: Stored
+    """States ``[B, T, ...]`` as the model packs them."""
+    posterior: Any
+    """Parameters of what the model believed of their variables ``[B, T, ...]``; ``()`` where it has none."""
     value: Float32[Array, "B T"]
-    """The critic's value of the state."""
+    """The behaviour's value of each state."""
 
 
 class Errors(NamedTuple):
@@ -58,21 +56,24 @@ class Dreams(NamedTuple):
     """Expected reward on arriving at each step."""
     reward_spread: Float32[Array, "K M"]
     reward_probs: Float32[Array, "K M bins"]
+    """Of each bin; without bins where the reward is no distribution over them."""
     cont: Float32[Array, "K M"]
     """Probability that the episode goes on after each step, as the head says it: times the discount if so trained."""
     cont_spread: Float32[Array, "K M"]
     kl: Float32[Array, "K M"]
-    """KL in nats from the posterior, which sees every observation up to the step, to the prior of the dream."""
+    """KL in nats from the posterior, which sees every observation up to the step, to the prior of the dream; NaN where
+    the model has no random variables, like the next."""
     prior_entropy: Float32[Array, "K M"]
     """Entropy of the prior of the dream in nats."""
 
 
-def filter_states(nets: Networks, batch: Batch, key: Array) -> Filtered:
-    """Posterior states of recorded sequences ``[B, T]``, which go on from ``batch.latent``."""
+def filter_states(behavior: Behavior, nets: Parts, batch: Batch, key: Array) -> Filtered:
+    """Posterior states of recorded sequences ``[B, T]``, which go on from ``batch.stored``."""
     model = nets.world_model
-    latent, logits = jax.tree.map(lambda x: x.swapaxes(0, 1), observe_batch(model, batch, key))
-    value = nets.critic(features(latent)).mean()
-    return Filtered(model.rssm.pack(latent), logits.astype(jnp.float32), value)
+    seen = model.observe(batch, key)
+    posterior = seen.posterior if isinstance(model, LatentVariableModel) else ()
+    value = behavior.value(nets.behavior, model.features(seen.states))
+    return Filtered(model.pack(seen.states), jax.tree.map(lambda x: x.astype(jnp.float32), posterior), value)
 
 
 def encode(space: Space, value: Array | np.ndarray) -> Float32[Array, "..."]:
@@ -90,7 +91,7 @@ def cells(space: Space, error: Float32[Array, "..."]) -> Float32[Array, "..."]:
     return error.sum(-1) if space.kind == "discrete" else error.mean(-1)
 
 
-def corrected(samples: Float32[Array, "samples ..."], truth: Float32[Array, "..."]) -> tuple[Array, Array]:
+def unbiased_error(samples: Float32[Array, "samples ..."], truth: Float32[Array, "..."]) -> tuple[Array, Array]:
     """Squared error of the expectation that ``samples`` are drawn around, without bias; and their variance."""
     variance = samples.var(0, ddof=1)
     return jnp.square(samples.mean(0) - truth) - variance / len(samples), variance
@@ -100,12 +101,12 @@ def dream(
     model: WorldModel,
     spaces: Spaces,
     samples: int,
-    start: StoredLatent,
+    start: Stored,
     action: Action,
     target: Observation,
     last: Observation,
     average: dict[str, Float32[Array, "..."]],
-    posterior: Float32[Array, "M K S C"],
+    posterior: Any,
     near: Float32[Array, "M K"],
     key: Array,
 ) -> Dreams:
@@ -115,17 +116,17 @@ def dream(
         model: parameters.
         spaces: observation spaces.
         samples: dreams S of each start, at least 2.
-        start: posterior states ``[M, ...]``.
+        start: packed states ``[M, ...]``.
         action: recorded actions ``[M, K, ...]``, the first taken in the start state.
         target: observations that followed, ``[M, K, ...]``.
         last: observations of the start states, ``[M, ...]``.
         average: mean of each key over all episodes, in the units of `encode`.
-        posterior: posterior logits of the steps that followed.
+        posterior: parameters of what the model believed at the steps that followed, ``[M, K, ...]``.
         near: 1 for steps that count in ``where``, 0 for others.
         key: random key.
     """
     rows, steps = near.shape
-    latent = jax.tree.map(lambda x: jnp.tile(x, (samples,) + (1,) * (x.ndim - 1)), model.rssm.unpack(start))
+    state = repeat(model.unpack(start), samples)
     last = {name: encode(spaces[name], jnp.asarray(value)) for name, value in last.items()}
     time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (action, dict(target), posterior, near))
 
@@ -134,7 +135,7 @@ def dream(
 
     def compare(name: str, guess: Array, truth: Array, weight: Array) -> tuple[Errors, tuple[Array, ...]]:
         space = spaces[name]
-        error, variance = corrected(split(jax.nn.softmax(guess, -1) if space.kind == "discrete" else guess), truth)
+        error, variance = unbiased_error(split(jax.nn.softmax(guess, -1) if space.kind == "discrete" else guess), truth)
         constant = jnp.broadcast_to(average[name][None], truth.shape)
         each = [
             cells(space, x) for x in (error, jnp.square(last[name] - truth), jnp.square(constant - truth), variance)
@@ -142,55 +143,81 @@ def dream(
         per_row = [x.reshape(rows, -1).mean(-1) for x in each]
         return Errors(*per_row), tuple(jnp.tensordot(weight, x, 1) for x in each[:3])
 
-    def body(latent: Latent, inputs: tuple[Array, Any]) -> tuple[Latent, Any]:
+    def body(state: State, inputs: tuple[Array, Any]) -> tuple[State, Any]:
         key, (action, target, posterior, weight) = inputs
-        flat = jnp.tile(model.rssm.flatten_action(action), (samples, 1))
-        latent = model.rssm.imagine_step(latent, flat, key)
-        prior = model.rssm.distribution(model.rssm.prior(latent.deter))
-        feature = features(latent)
-        guesses = model.decoder(latent)
-        found = {name: compare(name, guesses[name], encode(spaces[name], target[name]), weight) for name in spaces}
-        reward = model.reward(feature)
-        cont = split(jax.nn.sigmoid(model.cont_logit(feature)))
+        state = model.step(state, repeat(action, samples), model.noise(key, samples * rows))
+        guesses = model.decode(state) or {}
+        found = {
+            name: compare(name, guess, encode(spaces[name], target[name]), weight) for name, guess in guesses.items()
+        }
+        reward: Any = model.reward(state)
+        cont = split(model.cont(state))
         mean = split(reward.mean())
+        # Bins are known of a reward over bins alone; what has none is told by an empty last axis.
+        probs = jax.nn.softmax(reward.logits, -1) if hasattr(reward, "logits") else jnp.zeros((samples * rows, 0))
+        kl = entropy = jnp.full(rows, jnp.nan)
+        if isinstance(model, LatentVariableModel):
+            prior = model.expectation(state)
+            kl = split(model.belief(repeat(posterior, samples)).kl_to(prior)).mean(0)
+            entropy = split(prior.entropy()).mean(0)
         step = Dreams(
             errors={name: errors for name, (errors, _) in found.items()},
             where={},
             reward=mean.mean(0),
             reward_spread=mean.var(0, ddof=1),
-            reward_probs=split(jax.nn.softmax(reward.logits, -1)).mean(0),
+            reward_probs=split(probs).mean(0),
             cont=cont.mean(0),
             cont_spread=cont.var(0, ddof=1),
-            kl=split(model.rssm.distribution(jnp.tile(posterior, (samples, 1, 1))).kl_to(prior)).mean(0),
-            prior_entropy=split(prior.entropy()).mean(0),
+            kl=kl,
+            prior_entropy=entropy,
         )
-        return latent, (step, {name: where for name, (_, where) in found.items()})
+        return state, (step, {name: where for name, (_, where) in found.items()})
 
-    _, (dreams, where) = jax.lax.scan(body, latent, (jax.random.split(key, steps), time_first))
+    _, (dreams, where) = jax.lax.scan(body, state, (jax.random.split(key, steps), time_first))
     return dreams._replace(where=jax.tree.map(lambda x: x.sum(0), where))
 
 
 def imagined_return(
-    nets: Networks, start: StoredLatent, discount: float, horizon: int, samples: int, key: Array
+    behavior: Behavior, nets: Parts, start: Stored, discount: float, horizon: int, samples: int, key: Array
 ) -> Float32[Array, "M"]:
     """Discounted reward over H imagined steps with the policy, mean over the dreams of each start ``[M, ...]``.
 
     ``sum_{h=1..H} (prod_{j<h} c[j] discount) r[h]``, with the predicted rewards r and probabilities c of going on.
 
     Args:
+        behavior: acts.
         nets: parameters.
-        start: posterior states.
+        start: packed states.
         discount: factor per step, 1 if the continue head was trained with it.
         horizon: steps H.
         samples: dreams of each start.
         key: random key.
     """
-    model, rows = nets.world_model, len(start.deter)
-    latent = jax.tree.map(lambda x: jnp.tile(x, (samples,) + (1,) * (x.ndim - 1)), model.rssm.unpack(start))
-    trajectory = imagine_trajectory(model, nets.actor, nets.critic, nets.critic, latent, horizon, key)
-    reward, cont = trajectory.extras.reward[1:], trajectory.extras.cont[1:-1]
+    model = nets.world_model
+
+    def policy(state: State, key: Array) -> tuple[Action, None]:
+        return behavior.act(nets.behavior, model.features(state), model.masks(state), key, "sample"), None
+
+    states = imagine(model, repeat(model.unpack(start), samples), policy, horizon, key).states
+    reward = model.reward(states).mean()[1:]
+    cont = model.cont(states)[1:-1]
     weight = jnp.concatenate([jnp.ones_like(reward[:1]), jnp.cumprod(cont * discount, 0)])
-    return (weight * reward).sum(0).reshape(samples, rows).mean(0)
+    return (weight * reward).sum(0).reshape(samples, -1).mean(0)
 
 
-__all__ = ["Dreams", "Errors", "Filtered", "cells", "corrected", "dream", "encode", "filter_states", "imagined_return"]
+def repeat(tree: Any, samples: int) -> Any:
+    """Arrays ``[M, ...]`` so often one after another, ``[samples * M, ...]``."""
+    return jax.tree.map(lambda x: jnp.tile(x, (samples,) + (1,) * (x.ndim - 1)), tree)
+
+
+__all__ = [
+    "Dreams",
+    "Errors",
+    "Filtered",
+    "cells",
+    "dream",
+    "encode",
+    "filter_states",
+    "imagined_return",
+    "unbiased_error",
+]

@@ -7,6 +7,8 @@ import pathlib
 import string
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from dreamer.report import calibration
 from dreamer.report import plots as report_plots
 from dreamer.report.card import Card
@@ -179,27 +181,19 @@ def _where(card: Card, spaces: Spaces) -> list[Picture]:
 
 
 def _inside(card: Card) -> list[Picture]:
-    shown = [
-        Picture(
-            "Drift of the dream",
-            "Healthy: KL starts at a few nats and rises slowly; the entropy of the prior stays between 0 and "
-            f"{number(card.most_entropy)}, where it would know nothing.",
-            "svg+xml",
-            report_plots.divergence(card),
-        ),
-        Picture(
-            "Classes in use",
-            "Perplexity of the mean posterior of each latent variable, without the uniform share.",
-            "svg+xml",
-            report_plots.classes(card.perplexity, card.classes),
-        ),
-        Picture(
-            "Going on: predicted and observed",
-            "Healthy: dots on the line. Steps within the actor's horizon of a dream.",
-            "svg+xml",
-            report_plots.reliability(card.reliability),
-        ),
-    ]
+    shown = []
+    if np.isfinite(card.kl.value).any():
+        nothing = f"{number(card.most_entropy)}, where it would know nothing"
+        most = f"; the entropy of the prior stays between 0 and {nothing}" if card.classes else ""
+        caption = f"Healthy: KL starts at a few nats and rises slowly{most}."
+        shown.append(Picture("Drift of the dream", caption, "svg+xml", report_plots.divergence(card)))
+    if card.classes:
+        caption = "Perplexity of the mean posterior of each latent variable, without the uniform share."
+        plot = report_plots.classes(card.perplexity, card.classes)
+        shown.append(Picture("Classes in use", caption, "svg+xml", plot))
+    caption = "Healthy: dots on the line. Steps within the actor's horizon of a dream."
+    plot = report_plots.reliability(card.reliability)
+    shown.append(Picture("Going on: predicted and observed", caption, "svg+xml", plot))
     if card.pit[0] == card.pit[0]:
         caption = (
             "PIT histogram. Healthy: flat. A hump: too unsure; high ends: too sure; a slope: too low or too high."

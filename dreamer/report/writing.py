@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,13 +68,22 @@ def write_report(
         CheckpointError, EnvError: see `dreamer.evaluate.load` and `held_out.collect`.
     """
     agent, saved = load_saved(logdir, checkpoint)
+    behavior = agent.algorithm.behavior
+    if behavior is None:
+        raise ReportError(
+            f"The algorithm '{agent.config.algorithm}' of {logdir} has no world model to report on. Score it with: "
+            f"python -m dreamer.evaluate {shlex.quote(str(logdir))}"
+        )
     # Before anything that takes long.
     lines, warnings = read_lines(logdir / "metrics.jsonl")
     target = logdir / "report" if out is None else out
     _prepare(target, out is None)
     held_out = collect(agent, make_env(agent.config), episodes, seed)
-    card = report_card.measure(agent.state.nets, agent.config, agent.obs_spaces, held_out, seed)
+    card = report_card.measure(behavior, agent.state.nets, agent.config, agent.obs_spaces, held_out, seed)
     found = findings(card)
+    if not card.obs:
+        blind = "The world model does not predict observations, so there are no pictures of its dreams."
+        warnings = [*warnings, blind]
     scores = card.scores
     facts = {
         "task": agent.config.task,
@@ -202,13 +212,15 @@ def pictures(agent: Agent, held_out: HeldOut, context: int, steps: int = 50) -> 
     """Films of image keys and plots of the others, from one dream of each of the longest episodes."""
     order = np.argsort(-held_out.length, kind="stable")[:FILMED]
     length = min(context + steps, int(held_out.length.max()))
-    fields = held_out.batch._replace(latent=None)  # type: ignore[arg-type]
+    fields = held_out.batch._replace(stored=None)
     batch = jax.tree.map(lambda x: x[order, :length], fields)
-    batch = batch._replace(latent=jax.tree.map(lambda x: x[order], held_out.batch.latent))
-    predictions = jax.device_get(agent.report(batch, context)[0])
+    batch = batch._replace(stored=jax.tree.map(lambda x: x[order], held_out.batch.stored))
+    predictions = jax.device_get(agent.predict(batch, context)[0])
     valid = held_out.valid[order, :length]
     shown = []
     for key, space in agent.obs_spaces.items():
+        if key not in predictions:  # The model does not predict observations.
+            continue
         if space.kind == "image":
             frames = dream_pictures.film(batch.obs[key], predictions[key], context, valid)
             caption = f"{context} steps seen, then dreamt. Left to right: true, predicted, error."

@@ -18,11 +18,12 @@ import psutil
 
 from dreamer import checkpoints
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent, checked_names
+from dreamer.agent import Agent, guard
 from dreamer.checkpoints import Checkpoint, CheckpointError, Snapshot, transfer
 from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
 from dreamer.config import Config
 from dreamer.config.population import members
+from dreamer.devices import backend
 from dreamer.devices.member_axis import member_of
 from dreamer.devices.memory import Plan, beside_arguments
 from dreamer.devices.placement import dtype_advice
@@ -77,7 +78,7 @@ class DeviceRun:
         self._ready = device.rows_until_ready(config.replay, config.env.count)
         self._bytes = self.loop.required_bytes()
         # Each device has memory of its own, unless they are the cores of one CPU.
-        self._memories = self.loop.devices if jax.default_backend() != "cpu" else 1
+        self._memories = self.loop.devices if not backend.on_cpu() else 1
         available = available_bytes() * self._memories
         device.check_memory(*self._bytes, self.loop.places, config.replay.capacity, available)
         self._stop = StopRequest()
@@ -147,7 +148,7 @@ class DeviceRun:
         replay, start = self.config.replay, time.perf_counter()
         program = beside_arguments(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
         if self.watcher.wanted:
-            self._predict, report = self.loop.compile_report(self.state)
+            self._predict, report = self.loop.compile_predict(self.state)
             program = max(program, beside_arguments(report))
         plan = Plan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
@@ -224,7 +225,7 @@ class DeviceRun:
         for index in np.flatnonzero(report.metrics[averages.SKIPPED]).tolist():
             record, (own, cursor) = self.records[index], self.loop.member(self.state, index)
             config, bad = record.member.config, int(report.metrics[averages.BAD][index])
-            tensor = checked_names(config, tuple(self.env.obs_spaces), own.train)[bad]
+            tensor = guard.tensor_name(bad, report.metrics, own.train)
             record.log.write({**self._counters(record), "guard_tensor": tensor})
             share = float(report.metrics[averages.SKIPPED][index])
             self.log.say(
@@ -233,7 +234,7 @@ class DeviceRun:
             )
             if in_row[index] >= config.run.max_skipped:
                 # The batches of a window are gone. The next one meets the same parameters.
-                skip = Skip(self.updates, int(in_row[index]), bad, next_batch(config, own, cursor))
+                skip = Skip(self.updates, int(in_row[index]), tensor, next_batch(config, self.loop.layout, own, cursor))
                 spaces = self.env.obs_spaces, self.env.action_spaces
                 agent = Snapshot(config, *spaces, self.turns, own.train, own.acting)
                 raise report_failure(pathlib.Path(config.logdir), agent, skip)

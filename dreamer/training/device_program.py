@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32
 
+from dreamer import algorithms
 from dreamer.agent import guard
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Keys, Networks, PolicyState, TrainState
+from dreamer.agent.runtime import Keys
+from dreamer.algorithms.base import Algorithm, Memory
 from dreamer.config import Config
 from dreamer.config.population import Member, with_numbers
+from dreamer.devices import backend
 from dreamer.devices.member_axis import MemberAxis, member_devices, member_of, on_first
 from dreamer.devices.memory import compiled, tree_bytes
 from dreamer.devices.placement import available_bytes, compiler_options
@@ -30,11 +32,10 @@ from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
 from dreamer.logs import averages
 from dreamer.logs.watcher import SEQUENCES, context_of
-from dreamer.replay import LatentSpec, device
+from dreamer.replay import Layout, device
 from dreamer.replay.device import Cursor, Place, Ring
-from dreamer.replay.layout import field_specs
 from dreamer.training.device_report import Report
-from dreamer.types import Batch, Metrics, StoredLatent
+from dreamer.types import Batch, Metrics, Parts, Stored, TrainState
 
 Numbers = Mapping[str, Array]
 """Scalars by config key, in which members differ."""
@@ -44,15 +45,17 @@ class MemberState(NamedTuple):
     """Everything that one member carries from turn to turn."""
 
     train: TrainState
-    acting: Networks
+    acting: Parts
     """Those from before the latest update, as on the host."""
-    memory: PolicyState
+    memory: Memory
+    """Of the policy."""
     instances: Instances
     fields: dict[str, Array]
     """Its rows of replay, ``[N, rows, ...]``."""
     place: Place
-    """Where the latents of the last update belong; they are written back when the next batch has been drawn."""
-    latents: StoredLatent
+    """Where what the last update returned for replay belongs; it is written back when the next batch was drawn."""
+    stored: Stored
+    """What that is, ``[B, T, ...]``."""
     score: Float32[Array, "N"]
     """Sum of rewards of the episodes under way."""
     length: Int32[Array, "N"]
@@ -83,29 +86,27 @@ class LoopKeys(NamedTuple):
 # One member
 
 
-def begin(config: Config, env: NativeEnv, seed: Int32[Array, ""]) -> MemberState:
+def begin(config: Config, env: NativeEnv, algorithm: Algorithm, layout: Layout, seed: Int32[Array, ""]) -> MemberState:
     """A member that has done nothing yet."""
     keys, count, batch = LoopKeys.of(seed), config.env.count, config.replay.batch_size
-    train = agents.init(config, env.obs_spaces, env.action_spaces, keys.agent.init)
-    ring = device.empty(replay_specs(config, env), count, device.ring_rows(config.replay, count))
-    fields = ring.fields
-    stored = (fields["latent/deter"], fields["latent/stoch"])
-    latents = StoredLatent(*(jnp.zeros((batch, config.replay.batch_length, *x.shape[2:]), x.dtype) for x in stored))
+    train = algorithm.init(keys.agent.init)
+    ring = device.empty(layout.specs, count, device.ring_rows(config.replay, count))
+    lead = (batch, config.replay.batch_length)
     return MemberState(
         train,
         jax.tree.map(jnp.copy, train.nets),
-        agents.initial(config, env.action_spaces, count),
+        algorithm.initial(count),
         autoreset.begin(env, count, jax.random.fold_in(keys.envs, 0)),
-        fields,
+        ring.fields,
         device.nowhere(batch),
-        latents,
+        jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape), x.dtype), algorithm.stored),
         jnp.zeros(count, jnp.float32),
         jnp.zeros(count, jnp.int32),
     )
 
 
-Update = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, StoredLatent, Metrics]]
-"""`dreamer.agent.update` with the numbers of a member in place of its config."""
+Update = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Stored, Metrics]]
+"""`Algorithm.update` with the numbers of a member in place of its config."""
 
 
 class Fixed(NamedTuple):
@@ -113,6 +114,8 @@ class Fixed(NamedTuple):
 
     config: Config
     env: NativeEnv
+    algorithm: Algorithm
+    layout: Layout
     update: Update
     keys: LoopKeys
     numbers: Numbers
@@ -123,7 +126,8 @@ def learn(
 ) -> tuple[MemberState, Cursor, Metrics]:
     """Run the updates that are due, and add their metrics to ``sums``.
 
-    As on the host, the latents of an update are written back after the next batch was drawn, unless it was skipped.
+    As on the host, what an update returns for replay is written back after the next batch was drawn, unless the update
+    was skipped.
     """
     settings, count, keys = fixed.config.replay, fixed.config.env.count, fixed.keys
     rows = member.fields["reward"].shape[1]
@@ -131,14 +135,18 @@ def learn(
     def draw(train: TrainState, fields: dict[str, Array], cursor: Cursor) -> tuple[Batch, Place, Cursor]:
         key = jax.random.fold_in(keys.replay, train.step)
         place, cursor = device.choose(cursor, key, settings, count, rows)
-        return device.gather(fields, place, settings.batch_length), place, cursor
+        return device.gather(fields, fixed.layout, place, settings.batch_length), place, cursor
 
     def one(_: Any, carry: tuple[MemberState, Cursor, Metrics, Any]) -> tuple[MemberState, Cursor, Metrics, Any]:
         member, _, sums, (batch, place, cursor) = carry
-        fields = device.update_latents(Ring(cursor, member.fields), member.place, member.latents).fields
-        train, latents, metrics = fixed.update(member.train, batch, keys.agent.update, fixed.numbers)
+        ring = Ring(cursor, member.fields)
+        fields = device.update_stored(ring, fixed.layout, member.place, member.stored, settings.batch_length).fields
+        train, stored, metrics = fixed.update(member.train, batch, keys.agent.update, fixed.numbers)
+        if not jax.tree.leaves(stored):  # The algorithm leaves replay as it is.
+            stored = member.stored
+            place = device.nowhere(settings.batch_size)
         place = guard.choose(train.skipped_in_row > 0, device.nowhere(settings.batch_size), place)
-        member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, latents=latents)
+        member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, stored=stored)
         return member, cursor, averages.add(sums, metrics), draw(train, fields, cursor)
 
     # Batches are drawn one ahead, the last in vain: in each round of the loop all writing precedes all reading, without
@@ -157,7 +165,7 @@ def turn(
     """
     number, keys = cursor.total + 1, fixed.keys
     step = member.instances.step
-    action, memory, latent = agents.policy(
+    action, memory, stored = fixed.algorithm.policy(
         member.acting,
         member.memory,
         step.obs,
@@ -165,7 +173,7 @@ def turn(
         jax.random.fold_in(keys.agent.policy, number),
         "sample",
     )
-    ring = device.add(Ring(cursor, member.fields), step, action, latent)
+    ring = device.add(Ring(cursor, member.fields), fixed.layout, step, action, stored)
     member = member._replace(memory=memory, fields=ring.fields)
     member, cursor, sums = learn(fixed, member, ring.cursor, due, sums)
     key = jax.random.fold_in(keys.envs, number)
@@ -182,6 +190,8 @@ def turn(
 def window(
     config: Config,
     env: NativeEnv,
+    algorithm: Algorithm,
+    layout: Layout,
     update: Update,
     seed: Int32[Array, ""],
     numbers: Numbers,
@@ -191,9 +201,10 @@ def window(
     turns: Int32[Array, ""],
 ) -> tuple[MemberState, Cursor, Report]:
     """Run ``turns`` turns, at most W; ``due`` says how many updates each of them has."""
-    fixed, count = Fixed(config, env, update, LoopKeys.of(seed), numbers), config.env.count
+    fixed = Fixed(config, env, algorithm, layout, update, LoopKeys.of(seed), numbers)
+    count = config.env.count
     key = fixed.keys.agent.update
-    batch = jax.eval_shape(lambda: device.gather(member.fields, member.place, config.replay.batch_length))
+    batch = jax.eval_shape(lambda: device.gather(member.fields, layout, member.place, config.replay.batch_length))
     _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
     names = len(getattr(env, "log_names", ()))
     report = Report.empty(len(due), count, names, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics))
@@ -214,12 +225,12 @@ def window(
     return member, cursor, report._replace(metrics=averages.divide(report.metrics, updates))
 
 
-def next_batch(config: Config, member: MemberState, cursor: Cursor) -> Batch:
+def next_batch(config: Config, layout: Layout, member: MemberState, cursor: Cursor) -> Batch:
     """The batch that the next update of a member will get."""
     count, keys = config.env.count, LoopKeys.of(config.seed)
     key = jax.random.fold_in(keys.replay, member.train.step)
     place, _ = device.choose(cursor, key, config.replay, count, member.fields["reward"].shape[1])
-    return device.gather(member.fields, place, config.replay.batch_length)
+    return device.gather(member.fields, layout, place, config.replay.batch_length)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -250,10 +261,13 @@ class DeviceLoop:
         self._numbers = {
             key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
         }
-        self._begin = self._axis.compile(lambda seed: (begin(config, env, seed),), (True,), (True,))
+        self.algorithm = algorithms.make(config, env.obs_spaces, env.action_spaces)
+        self.layout = Layout.of(env.obs_spaces, env.action_spaces, self.algorithm.stored, self.algorithm.stored_span)
+        parts = (config, env, self.algorithm, self.layout)
+        self._begin = self._axis.compile(lambda seed: (begin(*parts, seed),), (True,), (True,))
         # A population has one cursor, number of turns and schedule; all else has an axis of members in front.
         self._jit_run = self._axis.compile(
-            functools.partial(window, config, env, member_update(config)),
+            functools.partial(window, *parts, member_update(config, self.algorithm)),
             (True, True, True, False, False, False),
             (True, False, True),
             donate_argnums=(2, 3),
@@ -296,11 +310,11 @@ class DeviceLoop:
         self._run = compiled(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
         return self._run
 
-    def compile_report(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
+    def compile_predict(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
         """Compile the open-loop prediction of the first member for its newest sequences.
 
         Returns:
-            A function from the state to the batch, its predictions and metrics, see `dreamer.agent.report`; and JAX's
+            A function from the state to the batch, its predictions and metrics, see `Algorithm.predict`; and JAX's
             compiled object, for inspection.
         """
         config = self._config
@@ -310,9 +324,9 @@ class DeviceLoop:
             member: MemberState = jax.tree.map(lambda x: x[0], members)
             rows = member.fields["reward"].shape[1]
             place = device.newest(cursor, SEQUENCES, length, count, rows)
-            batch = device.gather(member.fields, place, length)
+            batch = device.gather(member.fields, self.layout, place, length)
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
-            return batch, *agents.report(member.train, batch, key, context_of(length))
+            return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
         program = compiled(jax.jit(report), *on_first(state))
         return lambda state: program(*on_first(state)), program
@@ -333,26 +347,18 @@ class DeviceLoop:
         return jax.tree.map(lambda x: x[: self._members], jax.device_get(report))
 
 
-def member_update(config: Config) -> Update:
+def member_update(config: Config, algorithm: Algorithm) -> Update:
     """The update of a member.
 
     On a CPU the members take turns: a product of batches of small matrices takes several times as long there as the
     same products one after another. Elsewhere they share every operation.
     """
 
-    def update(
-        state: TrainState, batch: Batch, key: Array, numbers: Numbers
-    ) -> tuple[TrainState, StoredLatent, Metrics]:
-        return agents.update(state, batch, key, with_numbers(config, numbers))
+    def update(state: TrainState, batch: Batch, key: Array, numbers: Numbers) -> tuple[TrainState, Stored, Metrics]:
+        state, stored, metrics = algorithm.update(state, batch, key, with_numbers(config, numbers))
+        return state, stored, averages.complete(metrics)
 
-    return jax.custom_batching.sequential_vmap(update) if jax.default_backend() == "cpu" else update
-
-
-def replay_specs(config: Config, env: NativeEnv) -> Any:
-    """What replay stores for one step."""
-    rssm = config.rssm
-    latent = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, jnp.dtype(config.nets.dtype))
-    return field_specs(env.obs_spaces, env.action_spaces, latent)
+    return jax.custom_batching.sequential_vmap(update) if backend.on_cpu() else update
 
 
 __all__ = ["DeviceLoop", "LoopState", "MemberState", "available_bytes"]

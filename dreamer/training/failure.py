@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer import checkpoints
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.checkpoints import Snapshot
 from dreamer.devices.hosts import HostError, Hosts
+from dreamer.replay.layout import STORED
 from dreamer.spaces import portable
 from dreamer.training.run import resume_command
-from dreamer.types import Batch, StoredLatent
+from dreamer.types import Batch, named_leaves
 
 
 class TrainingFailed(RuntimeError):
@@ -36,8 +36,8 @@ class Skip(NamedTuple):
     """Its number, which is that of the updates before it."""
     in_row: int
     """How many were skipped in a row, this one included."""
-    bad: int
-    """The tensor, as a number in `dreamer.agent.checked_names`."""
+    tensor: str
+    """Name of the first tensor that was not finite."""
     batch: Batch
     """What it was given."""
 
@@ -54,10 +54,9 @@ def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hos
     Returns:
         The error to raise.
     """
-    tensor = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)[skip.bad]
     path = logdir / f"failure-{skip.update}"
     try:
-        _write(path, agent, skip, tensor, hosts or Hosts())
+        _write(path, agent, skip, hosts or Hosts())
         left = (
             f"Update and batch are in {path}; compute it again with: python -m dreamer.failure {shlex.quote(str(path))}"
         )
@@ -68,13 +67,13 @@ def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hos
     else:
         saved = "There was no checkpoint yet."
     return TrainingFailed(
-        f"{skip.in_row} updates in a row were skipped, and run.max_skipped={agent.config.run.max_skipped}: {tensor} is "
-        f"not finite in update {skip.update}. Nothing was learned from any of them.\n  {left}\n  {saved}\n  A lower "
-        "optimizer.lr, or env.check=true if it was switched off, are the first things to try."
+        f"{skip.in_row} updates in a row were skipped, and run.max_skipped={agent.config.run.max_skipped}: "
+        f"{skip.tensor} is not finite in update {skip.update}. Nothing was learned from any of them.\n  {left}\n"
+        f"  {saved}\n  A lower optimizer.lr, or env.check=true if it was switched off, are the first things to try."
     )
 
 
-def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, tensor: str, hosts: Hosts) -> None:
+def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hosts) -> None:
     # Updates that were skipped since have changed nothing but these.
     state = agent.state._replace(step=jnp.int32(skip.update), skipped_in_row=jnp.int32(skip.in_row - 1))
     names = checkpoints.state_arrays(
@@ -92,7 +91,7 @@ def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, tensor: str,
         if hosts.first:
             arrays = dict(zip(names, leaves, strict=True))
             np.savez(path / "state.npz", **arrays)
-            about = {"update": skip.update, "in_row": skip.in_row, "tensor": tensor}
+            about = {"update": skip.update, "in_row": skip.in_row, "tensor": skip.tensor}
             (path / "failure.json").write_text(json.dumps({**about, **checkpoints.describe(agent)}, indent=1))
 
 
@@ -104,18 +103,19 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def batch_arrays(batch: Batch) -> dict[str, Any]:
     """Arrays of a batch by name."""
-    flat = {"latent/deter": batch.latent.deter, "latent/stoch": batch.latent.stoch}
+    flat = {f"{STORED}{name}": value for name, value in named_leaves(batch.stored).items()}
     flat |= {name: getattr(batch, name) for name in ("reward", "is_first", "is_last", "is_terminal")}
     flat |= {f"obs/{key}": value for key, value in batch.obs.items()}
     return flat | {f"prev_action/{key}": value for key, value in batch.prev_action.items()}
 
 
-def batch_of(arrays: dict[str, np.ndarray], latent_dtype: np.dtype) -> Batch:
-    """Inverse of `batch_arrays`."""
+def batch_of(arrays: dict[str, np.ndarray], stored: Any) -> Batch:
+    """Inverse of `batch_arrays`, for an algorithm that stores arrays of these shapes and dtypes."""
 
     def group(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
-    latent = StoredLatent(arrays["latent/deter"].view(latent_dtype), arrays["latent/stoch"])
+    leaves = [arrays[f"{STORED}{name}"].view(spec.dtype) for name, spec in named_leaves(stored).items()]
+    kept = jax.tree.unflatten(jax.tree.structure(stored), leaves)
     flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    return Batch(obs=group("obs/"), prev_action=group("prev_action/"), latent=latent, **flags)
+    return Batch(obs=group("obs/"), prev_action=group("prev_action/"), stored=kept, **flags)

@@ -19,10 +19,11 @@ import psutil
 
 from dreamer import checkpoints, envs
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent, checked_names
+from dreamer.agent import Agent
 from dreamer.checkpoints import transfer
 from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
 from dreamer.config import Config
+from dreamer.devices import backend
 from dreamer.devices.hosts import join
 from dreamer.devices.memory import Plan, beside_arguments, tree_bytes
 from dreamer.devices.placement import available_bytes, dtype_advice, expectation, placement
@@ -33,7 +34,7 @@ from dreamer.evaluate import Evaluation, evaluate
 from dreamer.logs import logger
 from dreamer.logs.plots import plot_learning_curve
 from dreamer.logs.watcher import SEQUENCES, Prediction, Watcher, context_of
-from dreamer.replay import LatentSpec, Replay, ReplayDiskError, TrainRatio
+from dreamer.replay import Layout, Replay, ReplayDiskError, TrainRatio
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
 from dreamer.training.learner import Learner
@@ -94,14 +95,15 @@ class HostRun:
             vector = envs.VectorEnv(make, own.env, env_seed, on_failure=lambda message: self.log.say(message))
             self._cleanup.enter_context(vector)
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
-            rssm = config.rssm
-            spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, self.agent.latent_dtype)
             replay = Replay(
                 own.replay,
                 vector.num_envs,
-                vector.obs_spaces,
-                vector.action_spaces,
-                spec,
+                Layout.of(
+                    vector.obs_spaces,
+                    vector.action_spaces,
+                    self.agent.algorithm.stored,
+                    self.agent.algorithm.stored_span,
+                ),
                 np.random.default_rng(replay_seed),
                 directory=self.logdir / "replay" / str(hosts.index),
             )
@@ -194,12 +196,12 @@ class HostRun:
     def _compile(self) -> None:
         """Compile the update before anything happens, as only then its memory is known."""
         config, replay, start = self.config, self.learner.replay, time.perf_counter()
-        batch, on_host = replay.blank_batch(), jax.default_backend() == "cpu"
+        batch, on_host = replay.blank_batch(), backend.on_cpu()
         with self.hosts.together("compile the update"):
             program = beside_arguments(self.agent.compile_update(batch))
             if self.watcher.wanted:
                 length = config.replay.batch_length
-                self._predict, report = self.agent.compile_report(replay.blank_batch(SEQUENCES), context_of(length))
+                self._predict, report = self.agent.compile_predict(replay.blank_batch(SEQUENCES), context_of(length))
                 program = max(program, beside_arguments(report))
             # Devices that are CPUs share the memory of their host, with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
@@ -293,12 +295,11 @@ class HostRun:
 
     def _tell_skip(self, skip: Skip) -> None:
         """Write down an update that was skipped; on the terminal, the 1st, 2nd, 4th, ... in a row."""
-        tensor = checked_names(self.config, tuple(self.agent.obs_spaces), self.agent.state)[skip.bad]
-        self.log.write({**self._counters(), "guard_update": skip.update, "guard_tensor": tensor})
+        self.log.write({**self._counters(), "guard_update": skip.update, "guard_tensor": skip.tensor})
         if skip.in_row & (skip.in_row - 1) == 0:
             self.log.say(
-                f"Update {skip.update} was skipped, {skip.in_row} in a row now: {tensor} is not finite. Parameters "
-                f"stay as they were; {self.config.run.max_skipped} in a row end the run."
+                f"Update {skip.update} was skipped, {skip.in_row} in a row now: {skip.tensor} is not finite. "
+                f"Parameters stay as they were; {self.config.run.max_skipped} in a row end the run."
             )
 
     def _refuse_failure(self) -> None:

@@ -1,167 +1,162 @@
-"""World model: encoder, RSSM, decoder, reward and continue heads, and the loss that trains them on replay."""
+"""World model of latent states: encoder, recurrent core, decoder, reward and continue heads, and their losses."""
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
-from dreamer.config import Config, NetsConfig
+from dreamer.config import Config, ConfigError
 from dreamer.equations import distributions
-from dreamer.equations.transforms import symlog
-from dreamer.nn.images import ImageDecoder, ImageEncoder
+from dreamer.equations.kl import kl_balance
 from dreamer.nn.layers import MLP, Linear
-from dreamer.types import Batch, Latent, Masks, Metrics, Observation, Spaces, mask_keys
-from dreamer.world_models.rssm import RSSM, Observed, features, kl_losses
+from dreamer.nn.observations import Decoder, Encoder, reconstruction_losses
+from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, State, Stored, mask_keys
+from dreamer.world_models.base import Losses, Noise
+from dreamer.world_models.rssm import RSSM
 
 
-class Encoder(nnx.Module):
-    """Observation dict to one embedding: an MLP over all vectors and classes, a convolutional network per image size.
+class Filtered(NamedTuple):
+    """What `LatentWorldModel.observe` returns, batch first."""
 
-    Vectors are squashed by symlog, classes become one-hot, images are scaled to [-0.5, 0.5]. Keys are joined in sorted
-    order; images of equal height and width share one network, stacked along channels.
-    """
-
-    def __init__(self, config: NetsConfig, spaces: Spaces, *, rngs: nnx.Rngs):
-        self.spaces = tuple(sorted(spaces.items()))
-        self.dtype = config.dtype
-        flat = flat_size(spaces)
-        self.mlp = MLP(flat, config.units, config.encoder_layers, dtype=config.dtype, rngs=rngs) if flat else None
-        depths = [config.depth * mult for mult in config.mults]
-        self.groups = image_groups(spaces)
-        self.images = nnx.List(
-            [
-                ImageEncoder((height, width, channels), depths, config.kernel, dtype=config.dtype, rngs=rngs)
-                for (height, width), channels in group_channels(spaces).items()
-            ]
-        )
-        self.outputs = (self.mlp.outputs if self.mlp else 0) + sum(image.outputs for image in self.images)
-
-    def __call__(self, obs: Observation) -> Float[Array, "batch E"]:
-        """Embed observations with one leading axis."""
-        parts = []
-        if self.mlp is not None:
-            parts.append(self.mlp(self._vectors(obs)))
-        for network, (_, keys) in zip(self.images, self.groups, strict=True):
-            image = jnp.concatenate([obs[key] for key in keys], -1)
-            parts.append(network(image.astype(self.dtype) / 255 - 0.5))
-        return jnp.concatenate(parts, -1)
-
-    def _vectors(self, obs: Observation) -> Float[Array, "batch V"]:
-        parts = []
-        for key, space in self.spaces:
-            if space.kind == "vector":
-                parts.append(symlog(jnp.asarray(obs[key], jnp.float32)))
-            elif space.kind == "discrete":
-                onehot = jax.nn.one_hot(obs[key], space.classes, dtype=jnp.float32)
-                parts.append(onehot.reshape(onehot.shape[0], -1))
-        return jnp.concatenate(parts, -1).astype(self.dtype)
+    states: State
+    """Posterior states ``[B, T, ...]``."""
+    posterior: Any
+    """Parameters of the posterior ``[B, T, ...]``."""
 
 
-class Decoder(nnx.Module):
-    """Latent to predictions of every observation key, float32.
-
-    ``vector``: mean in symlog space, ``[N, n]``. ``discrete``: logits ``[N, *shape, classes]``. ``image``: mean in
-    [0, 1], ``[N, H, W, C]``.
-    """
-
-    def __init__(self, config: NetsConfig, spaces: Spaces, deter: int, stoch: int, blocks: int, *, rngs: nnx.Rngs):
-        self.spaces = tuple(sorted(spaces.items()))
-        flat = {key: space for key, space in self.spaces if space.kind != "image"}
-        dtype = config.dtype
-        self.mlp = MLP(deter + stoch, config.units, config.decoder_layers, dtype=dtype, rngs=rngs) if flat else None
-        self.heads = nnx.Dict(
-            {key: Linear(self.mlp.outputs, flat_size({key: flat[key]}), dtype=dtype, rngs=rngs) for key in flat}
-            if self.mlp
-            else {}
-        )
-        depths = [config.depth * mult for mult in config.mults]
-        self.groups = image_groups(spaces)
-        self.images = nnx.List(
-            [
-                ImageDecoder(
-                    (*size, channels), deter, stoch, config.units, depths, config.kernel, blocks, dtype=dtype, rngs=rngs
-                )
-                for size, channels in group_channels(spaces).items()
-            ]
-        )
-
-    def __call__(self, latent: Latent) -> dict[str, Float32[Array, "batch *shape"]]:
-        """Predict observations for latents with one leading axis."""
-        spaces = dict(self.spaces)
-        predictions = self.vectors(features(latent), list(self.heads))
-        stoch = latent.stoch.reshape(latent.stoch.shape[0], -1)
-        for network, (_, keys) in zip(self.images, self.groups, strict=True):
-            images, start = network(latent.deter, stoch), 0
-            for key in keys:
-                channels = spaces[key].shape[-1]
-                predictions[key] = images[..., start : start + channels]
-                start += channels
-        return predictions
-
-    def vectors(self, feature: Float[Array, "*batch F"], keys: Sequence[str]) -> dict[str, Float32[Array, "..."]]:
-        """Predictions ``[*batch, ...]`` of some keys that are no images; no other head is computed."""
-        if self.mlp is None or not keys:
-            return {}
-        spaces, hidden, predictions = dict(self.spaces), self.mlp(feature), {}
-        for key in keys:
-            space, out = spaces[key], self.heads[key](hidden).astype(jnp.float32)
-            classes = (space.classes,) if space.kind == "discrete" else ()
-            predictions[key] = out.reshape(*out.shape[:-1], *space.shape, *classes)
-        return predictions
-
-
-class WorldModel(nnx.Module):
-    """Everything that is learned from real experience.
+class LatentWorldModel(nnx.Module):
+    """A `dreamer.world_models.WorldModel` whose states are those of a recurrent core.
 
     Args:
         config: the run's config.
         obs_spaces: observation spaces.
         action_spaces: action spaces.
+        core: makes the core from config, size of an embedding, and action spaces; `RSSM` or a subclass of it.
         rngs: source of initial parameters.
 
     Raises:
-        ValueError: an observation key is an action mask that does not fit, see `dreamer.types.mask_keys`.
+        ValueError: an observation key is an action mask that does not fit, see `dreamer.spaces.mask_keys`.
+        ConfigError: there are action masks, and no decoder that would predict them.
     """
 
-    def __init__(self, config: Config, obs_spaces: Spaces, action_spaces: Spaces, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: Config,
+        obs_spaces: Spaces,
+        action_spaces: Spaces,
+        *,
+        core: Callable[..., RSSM] = RSSM,
+        rngs: nnx.Rngs,
+    ):
         self.mask_keys = tuple(mask_keys(obs_spaces, action_spaces).items())
-        nets, rssm = config.nets, config.rssm
-        stoch = rssm.stoch * rssm.classes
-        inputs, dtype = rssm.deter + stoch, nets.dtype
+        if self.mask_keys and not config.world_model.decoder:
+            raise ConfigError(
+                "world_model.decoder=false cannot be used: the observation has action masks, which the decoder "
+                "predicts in imagination. Use world_model.decoder=true."
+            )
+        nets, dtype = config.nets, config.nets.dtype
         self.encoder = Encoder(nets, obs_spaces, rngs=rngs)
-        self.rssm = RSSM(rssm, self.encoder.outputs, action_spaces, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(nets, obs_spaces, rssm.deter, stoch, rssm.blocks, rngs=rngs)
-        self.reward_mlp = MLP(inputs, nets.units, nets.reward_layers, dtype=dtype, rngs=rngs)
+        self.rssm = core(config, self.encoder.outputs, action_spaces, rngs=rngs)
+        recurrent, sample = config.rssm.deter, self.rssm.sample_size
+        self.decoder = (
+            Decoder(nets, obs_spaces, recurrent, sample, config.rssm.blocks, rngs=rngs)
+            if config.world_model.decoder
+            else None
+        )
+        self.feature_size = recurrent + sample
+        self.reward_mlp = MLP(self.feature_size, nets.units, nets.reward_layers, dtype=dtype, rngs=rngs)
         self.reward_head = Linear(self.reward_mlp.outputs, nets.bins, scale=0.0, dtype=dtype, rngs=rngs)
-        self.cont_mlp = MLP(inputs, nets.units, nets.cont_layers, dtype=dtype, rngs=rngs)
+        self.cont_mlp = MLP(self.feature_size, nets.units, nets.cont_layers, dtype=dtype, rngs=rngs)
         self.cont_head = Linear(self.cont_mlp.outputs, 1, dtype=dtype, rngs=rngs)
 
-    def reward(self, feature: Float[Array, "*batch F"]) -> distributions.SymexpTwoHot:
+    # Steps
+
+    def initial(self, batch: int) -> State:
+        """States at the start of an episode, ``[batch, ...]``."""
+        return self.rssm.initial(batch)
+
+    def noise(self, key: Array, batch: int) -> Noise:
+        """All randomness of one step for ``batch`` rows."""
+        return self.rssm.noise(key, batch)
+
+    def filter(
+        self, state: State, prev_action: Action, obs: Observation, is_first: Bool[Array, "N"], noise: Noise
+    ) -> State:
+        """One real step: the state after an observation. State and action are ignored where ``is_first``."""
+        action = self.rssm.flatten_action(prev_action)
+        return self.rssm.observe_step(state, action, self.encoder(obs), is_first, noise).latent
+
+    def observe(self, batch: Batch, key: Array) -> Filtered:
+        """Embed and filter the sequences of a batch, which continue from ``batch.stored``."""
+        rows, steps = batch.reward.shape
+        embed = self.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), batch.obs))
+        embed = embed.reshape(rows, steps, -1).swapaxes(0, 1)
+        actions = self.rssm.flatten_action({k: jnp.swapaxes(v, 0, 1) for k, v in batch.prev_action.items()})
+        start = self.rssm.unpack(batch.stored)
+        observed = self.rssm.observe(start, actions, embed, jnp.swapaxes(batch.is_first, 0, 1), key)
+        return Filtered(*jax.tree.map(lambda x: x.swapaxes(0, 1), observed))
+
+    def step(self, state: State, action: Action, noise: Noise) -> State:
+        """One step without an observation."""
+        return self.rssm.imagine_step(state, self.rssm.flatten_action(action), noise)
+
+    # What a state says
+
+    def features(self, state: State) -> Float[Array, "*batch F"]:
+        """Input of every head: recurrent state and flat sample, side by side."""
+        return jnp.concatenate(self.rssm.parts(state), -1)
+
+    def reward(self, state: State) -> distributions.SymexpTwoHot:
         """Distribution of the reward received on arriving in a state."""
-        return distributions.SymexpTwoHot(self.reward_head(self.reward_mlp(feature)))
+        return self.reward_of(self.features(state))
 
-    def cont_logit(self, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
-        """Logit of the probability that the episode goes on from a state (times the discount, if so trained)."""
-        return self.cont_head(self.cont_mlp(feature)).astype(jnp.float32)[..., 0]
+    def cont(self, state: State) -> Float32[Array, "*batch"]:
+        """Probability that the episode goes on from a state (times the discount, if so trained)."""
+        return jax.nn.sigmoid(self.cont_logit(self.features(state)))
 
-    def observed_masks(self, obs: Observation) -> Masks:
-        """The action masks in an observation.
-
-        A mask that forbids everything, as it may after the end of an episode, counts as none.
-        """
-        masks = {action: jnp.asarray(obs[key]) > 0 for action, key in self.mask_keys}
-        return {action: mask | ~mask.any(-1, keepdims=True) for action, mask in masks.items()}
-
-    def action_masks(self, feature: Float[Array, "*batch F"]) -> Masks:
+    def masks(self, state: State) -> Masks:
         """The action masks that the decoder expects in a state.
 
         A class is allowed if that is more probable than not, and so is the class that is most probably allowed: there
         is always one.
         """
+        return self.masks_of(self.features(state))
+
+    def decode(self, state: State) -> dict[str, Float32[Array, "..."]] | None:
+        """Predictions of every observation key, see `Decoder`; None without one."""
+        if self.decoder is None:
+            return None
+        recurrent, sample = self.rssm.parts(state)
+        lead = recurrent.shape[:-1]
+        # Convolutions want one leading axis.
+        predictions = self.decoder(*(x.reshape(-1, x.shape[-1]) for x in (recurrent, sample)))
+        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), predictions)
+
+    def expectation(self, state: State) -> Any:
+        """Distribution of the variables of a state before its observation is seen: the prior."""
+        return self.belief(self.rssm.prior(self.rssm.parts(state)[0]))
+
+    def belief(self, parameters: Any) -> Any:
+        """The distribution that has these parameters, for example ``observe(...).posterior``."""
+        return self.rssm.distribution(parameters)
+
+    # The same of features, for those who have them
+
+    def reward_of(self, feature: Float[Array, "*batch F"]) -> distributions.SymexpTwoHot:
+        """See `reward`."""
+        return distributions.SymexpTwoHot(self.reward_head(self.reward_mlp(feature)))
+
+    def cont_logit(self, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
+        """Logit of `cont`."""
+        return self.cont_head(self.cont_mlp(feature)).astype(jnp.float32)[..., 0]
+
+    def masks_of(self, feature: Float[Array, "*batch F"]) -> Masks:
+        """See `masks`."""
+        if self.decoder is None or not self.mask_keys:
+            return {}
         logits = self.decoder.vectors(feature, [key for _, key in self.mask_keys])
         masks = {}
         for action, key in self.mask_keys:
@@ -169,106 +164,57 @@ class WorldModel(nnx.Module):
             masks[action] = (log_odds > 0) | (log_odds == log_odds.max(-1, keepdims=True))
         return masks
 
+    # Replay and learning
 
-class WorldModelOutput(NamedTuple):
-    """By-products of `world_model_loss`, batch first."""
+    def pack(self, state: State) -> Stored:
+        """What replay keeps of a state."""
+        return self.rssm.pack(state)
 
-    latent: Latent
-    """Posterior latents ``[B, T, ...]``."""
-    logits: Float[Array, "B T S C"]
-    """Posterior logits."""
-    predictions: dict[str, Array]
-    """Decoded observations ``[B, T, ...]``, see `Decoder`."""
-    metrics: Metrics
+    def unpack(self, stored: Stored) -> State:
+        """Inverse of `pack`."""
+        return self.rssm.unpack(stored)
 
+    def loss(self, seen: Filtered, batch: Batch, config: Config) -> tuple[Losses, Metrics]:
+        """Losses of every part of the model at every step ``[B, T]``, with their weights.
 
-def world_model_loss(
-    model: WorldModel, batch: Batch, key: Array, config: Config
-) -> tuple[dict[str, Float32[Array, "B T"]], WorldModelOutput]:
-    """Losses of every part of the world model at every step, unscaled.
+        ``obs/KEY`` reconstruction, ``reward``, ``cont`` prediction, ``dyn`` and ``rep`` KL. Source: Hafner et al. 2025,
+        equations 2 to 4.
 
-    ``obs/KEY`` reconstruction, ``reward``, ``cont`` prediction, ``dyn`` and ``rep`` KL. Source: Hafner et al. 2025,
-    equations 2 to 4.
-
-    Args:
-        model: parameters.
-        batch: B sequences of T steps.
-        key: random key.
-        config: the run's config.
-
-    Returns:
-        Losses by name, each ``[B, T]``, and by-products.
-    """
-    rows, steps = batch.reward.shape
-    observed = observe_batch(model, batch, key)
-    latent, logits = jax.tree.map(lambda x: x.swapaxes(0, 1), observed)
-    flat = jax.tree.map(lambda x: x.reshape(rows * steps, *x.shape[2:]), latent)
-    predictions = jax.tree.map(lambda x: x.reshape(rows, steps, *x.shape[1:]), model.decoder(flat))
-    losses = reconstruction_losses(predictions, batch.obs, dict(model.decoder.spaces))
-    feature = features(latent)
-    losses["reward"] = -model.reward(feature).log_prob(jnp.asarray(batch.reward, jnp.float32))
-    # Differs from the paper: the discount is part of the target, as in the official code, and not of the return.
-    discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
-    losses["cont"] = binary_cross_entropy(model.cont_logit(feature), (1.0 - jnp.asarray(batch.is_terminal)) * discount)
-    prior = model.rssm.prior(latent.deter)
-    losses["dyn"], losses["rep"] = kl_losses(model.rssm, logits, prior)
-    metrics = {
-        "model/prior_entropy": model.rssm.distribution(prior).entropy().mean(),
-        "model/posterior_entropy": model.rssm.distribution(logits).entropy().mean(),
-    }
-    return losses, WorldModelOutput(latent, logits, predictions, metrics)
+        Args:
+            seen: what `observe` made of the batch.
+            batch: B sequences of T steps.
+            config: the run's config, whose numbers may be traced.
+        """
+        weights, values = config.loss, {}
+        predictions = self.decode(seen.states)
+        losses: Losses = {}
+        if predictions is not None and self.decoder is not None:
+            values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
+            losses = {name: (weights.reconstruction, value) for name, value in values.items()}
+        feature = self.features(seen.states)
+        reward = -self.reward_of(feature).log_prob(jnp.asarray(batch.reward, jnp.float32))
+        # Differs from the paper: the discount is part of the target, as in the official code, and not of the return.
+        discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
+        goes_on = (1.0 - jnp.asarray(batch.is_terminal)) * discount
+        cont = distributions.binary_cross_entropy(self.cont_logit(feature), goes_on)
+        prior = self.rssm.prior(self.rssm.parts(seen.states)[0])
+        dyn, rep = kl_balance(self.belief, seen.posterior, prior, self.rssm.config.free_nats)
+        losses |= {
+            "reward": (weights.reward, reward),
+            "cont": (weights.cont, cont),
+            "dyn": (weights.dyn, dyn),
+            "rep": (weights.rep, rep),
+        }
+        metrics = {
+            "model/prior_entropy": self.belief(prior).entropy().mean(),
+            "model/posterior_entropy": self.belief(seen.posterior).entropy().mean(),
+        }
+        return losses, metrics
 
 
-def observe_batch(model: WorldModel, batch: Batch, key: Array) -> Observed:
-    """Embed and filter the sequences of a batch; returns time-first posteriors ``[T, B, ...]``."""
-    rows, steps = batch.reward.shape
-    embed = model.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), batch.obs))
-    embed = embed.reshape(rows, steps, -1).swapaxes(0, 1)
-    actions = model.rssm.flatten_action({k: jnp.swapaxes(v, 0, 1) for k, v in batch.prev_action.items()})
-    start = model.rssm.unpack(batch.latent)
-    return model.rssm.observe(start, actions, embed, jnp.swapaxes(batch.is_first, 0, 1), key)
+def rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:
+    """The world model of DreamerV3: block GRU and categorical latents."""
+    return LatentWorldModel(config, obs_spaces, action_spaces, core=RSSM, rngs=rngs)
 
 
-def reconstruction_losses(
-    predictions: dict[str, Array], obs: Observation, spaces: Spaces
-) -> dict[str, Float32[Array, "B T"]]:
-    """``obs/KEY``: squared error (vectors in symlog space, images in 0..1) or cross-entropy, summed over the event."""
-    losses = {}
-    for key, prediction in predictions.items():
-        space, target = spaces[key], jnp.asarray(obs[key])
-        if space.kind == "discrete":
-            log_probs = jax.nn.log_softmax(prediction, -1)
-            losses[f"obs/{key}"] = -distributions.Categorical(log_probs, len(space.shape)).log_prob(target)
-            continue
-        target = target.astype(jnp.float32) / 255 if space.kind == "image" else symlog(target.astype(jnp.float32))
-        losses[f"obs/{key}"] = jnp.square(prediction - target).sum(tuple(range(2, target.ndim)))
-    return losses
-
-
-def binary_cross_entropy(logit: Float32[Array, "*batch"], target: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
-    """``-(p log sigmoid(x) + (1 - p) log sigmoid(-x))`` for target probabilities p."""
-    return -(target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit))
-
-
-def flat_size(spaces: Spaces) -> int:
-    """Entries of all vectors and one-hot classes together."""
-    return sum(
-        math.prod(space.shape) * (space.classes if space.kind == "discrete" else 1)
-        for space in spaces.values()
-        if space.kind != "image"
-    )
-
-
-def image_groups(spaces: Spaces) -> tuple[tuple[tuple[int, int], tuple[str, ...]], ...]:
-    """Image keys by (height, width), sorted: each group goes through one convolutional network."""
-    groups: dict[tuple[int, int], tuple[str, ...]] = {}
-    for key, space in sorted(spaces.items()):
-        if space.kind == "image":
-            size = (space.shape[0], space.shape[1])
-            groups[size] = (*groups.get(size, ()), key)
-    return tuple(sorted(groups.items()))
-
-
-def group_channels(spaces: Spaces) -> dict[tuple[int, int], int]:
-    """Channels of all images of a (height, width) together."""
-    return {size: sum(spaces[key].shape[-1] for key in keys) for size, keys in image_groups(spaces)}
+__all__ = ["Filtered", "LatentWorldModel", "rssm"]

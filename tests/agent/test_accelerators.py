@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from jax import export
 
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.config.population import members
 from dreamer.envs import native
 from dreamer.training.device_program import DeviceLoop
 from dreamer.types import Space
-from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config
+from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config, total_loss
 
 IMAGES = {**OBS_SPACES, "image": Space("image", (16, 16, 3))}
 
@@ -39,7 +38,7 @@ def losses(agent, batch):
     """Metrics and gradients of an update, as the backend of now computes them."""
 
     def loss(nets):
-        total, out = agents.loss(nets, agent.state.slow_critic, agent.state.return_range, batch, key, agent.config)
+        total, out = total_loss(agent)(nets, agent.state.memory, batch, key, agent.config)
         return total, out.metrics
 
     key = jax.random.key(3)
@@ -98,12 +97,12 @@ def test_all_programs_lower_for_accelerators(platform, batch, monkeypatch):
     first = {name: value[:, 0] for name, value in batch.obs.items()}
 
     def policy(nets, memory, obs, is_first):
-        return agents.policy(nets, memory, obs, is_first, key, "sample")
+        return agent.algorithm.policy(nets, memory, obs, is_first, key, "sample")
 
     programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "update": (agent._flat_update, (*agent._split(agent._leaves), batch, key)),
         "policy": (policy, (state.nets, agent.initial(2), first, jnp.array([True, False]))),
-        "report": (lambda state, batch: agents.report(state, batch, key, 2), (state, batch)),
+        "predict": (lambda nets, batch: agent.algorithm.predict(nets, batch, key, 2), (state.nets, batch)),
     }
     for name, (function, arguments) in programs.items():
         program = export.export(jax.jit(function), platforms=[platform])(*arguments)

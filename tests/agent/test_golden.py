@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.agent import runtime as agents
+from dreamer.agent.learning import weighted_total
 from dreamer.behaviors.actor_critic import evaluate_trajectory, imagine_trajectory
 from dreamer.equations import returns
 from dreamer.equations.distributions import Categorical, OneHot, SymexpTwoHot, unimix_log_probs
 from dreamer.equations.transforms import symexp_bins
-from dreamer.world_models.latent import observe_batch, world_model_loss
 from tests import golden_values as golden
 
 pytestmark = pytest.mark.shipped
@@ -59,9 +58,8 @@ def computed(agent, batch):
     state = agent.state
 
     def value_and_grad(nets):
-        return jax.value_and_grad(agents.loss, has_aux=True)(
-            nets, state.slow_critic, state.return_range, batch, jax.random.key(0), agent.config
-        )
+        total = weighted_total(agent.algorithm.loss)
+        return jax.value_and_grad(total, has_aux=True)(nets, state.memory, batch, jax.random.key(0), agent.config)
 
     return jax.jit(value_and_grad)(state.nets)
 
@@ -76,7 +74,7 @@ def test_every_loss(data, computed):
     (total, aux), _ = computed
     assert aux.losses.keys() == OFFICIAL_LOSSES.keys()
     for ours, theirs in OFFICIAL_LOSSES.items():
-        close(aux.losses[ours], data[f"losses/{theirs}"])
+        close(aux.losses[ours][1], data[f"losses/{theirs}"])
     np.testing.assert_allclose(total, data["loss"], rtol=1e-6)
 
 
@@ -93,16 +91,16 @@ def test_every_gradient(data, computed):
 
 def test_posterior_and_reconstructions(data, agent, batch):
     model = agent.state.nets.world_model
-    observed = jax.jit(lambda: observe_batch(model, batch, jax.random.key(0)))()
-    close(observed.latent.deter.swapaxes(0, 1), data["latents/deter"])
-    close(observed.latent.stoch.swapaxes(0, 1), data["latents/stoch"])
-    close(observed.logits.swapaxes(0, 1), data["latents/posterior_logits"])
-    close(model.rssm.prior(observed.latent.deter).swapaxes(0, 1), data["stages/prior_logits"])
-    _, world = jax.jit(lambda: world_model_loss(model, batch, jax.random.key(0), agent.config))()
-    close(world.predictions["image"], data["stages/image"])
-    close(world.predictions["vector"], data["stages/vector"])
+    seen = jax.jit(lambda: model.observe(batch, jax.random.key(0)))()
+    close(seen.states.deter, data["latents/deter"])
+    close(seen.states.stoch, data["latents/stoch"])
+    close(seen.posterior, data["latents/posterior_logits"])
+    close(model.rssm.prior(seen.states.deter), data["stages/prior_logits"])
+    predictions = jax.jit(lambda: model.decode(seen.states))()
+    close(predictions["image"], data["stages/image"])
+    close(predictions["vector"], data["stages/vector"])
     logits = data["stages/label_logits"]
-    close(jax.nn.log_softmax(world.predictions["label"]), jax.nn.log_softmax(logits))
+    close(jax.nn.log_softmax(predictions["label"]), jax.nn.log_softmax(logits))
 
 
 def test_encoder_tokens(data, agent, batch):
@@ -121,19 +119,20 @@ def test_previous_actions(data, batch):
 def test_imagined_trajectory(data, agent, computed):
     (_, aux), _ = computed
     state, config = agent.state, agent.config.behavior
-    start = jax.tree.map(lambda x: x.reshape(18, *x.shape[2:]), aux.latent)
+    start = jax.tree.map(lambda x: x.reshape(18, *x.shape[2:]), state.nets.world_model.unpack(aux.stored))
 
     def imagine():
         nets = state.nets
+        slow_critic = state.memory.behavior.slow_critic
         trajectory = imagine_trajectory(
-            nets.world_model, nets.actor, nets.critic, state.slow_critic, start, config.horizon, jax.random.key(1)
+            nets.world_model, nets.behavior, slow_critic, start, config.horizon, jax.random.key(1)
         )
         imagined = evaluate_trajectory(trajectory, config)
         return trajectory, imagined
 
     trajectory, imagined = jax.jit(imagine)()
-    close(trajectory.latent.deter.swapaxes(0, 1), data["stages/im_deter"])
-    close(trajectory.latent.stoch.swapaxes(0, 1), data["stages/im_stoch"])
+    close(trajectory.states.deter.swapaxes(0, 1), data["stages/im_deter"])
+    close(trajectory.states.stoch.swapaxes(0, 1), data["stages/im_stoch"])
     close(trajectory.action["move"].T, data["stages/im_move"])
     close(trajectory.action["push"].swapaxes(0, 1), data["stages/im_push"])
     predicted = {"reward": "rew", "cont": "con", "value": "val", "slow_value": "slowval"}
@@ -168,11 +167,15 @@ def test_parameters_after_one_and_three_updates(data, batch):
             expected = golden.from_official(theirs, data[f"{prefix}/{theirs}"])
             # One update moves a parameter by up to 1e-4; the normalised step of a gradient near 0 is ill-conditioned.
             np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=5e-5)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(agent.state.slow_critic)[0]:
-            theirs = names["critic." + golden.path_name(path)].replace("val/", "slowval/", 1)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(agent.state.memory.behavior.slow_critic)[0]:
+            theirs = names["behavior.critic." + golden.path_name(path)].replace("val/", "slowval/", 1)
             np.testing.assert_allclose(leaf, data[f"{prefix}/{theirs}"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(agent.state.return_range.low, data[f"{prefix}/retnorm/lo/value"], rtol=1e-4)
-        np.testing.assert_allclose(agent.state.return_range.high, data[f"{prefix}/retnorm/hi/value"], rtol=1e-4)
+        np.testing.assert_allclose(
+            agent.state.memory.behavior.return_range.low, data[f"{prefix}/retnorm/lo/value"], rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            agent.state.memory.behavior.return_range.high, data[f"{prefix}/retnorm/hi/value"], rtol=1e-4
+        )
 
 
 def test_golden_updates_do_move_the_parameters(data):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from dreamer.agent import guard
-from dreamer.agent import runtime as agents
+from dreamer.equations.returns import ReturnRange
 from dreamer.logs import averages
-from dreamer.types import ReturnRange
 from tests.small import same_tree, small_agent, small_batch
 
 
@@ -20,7 +19,7 @@ def checked(**changed):
     n = {name: jnp.float32(value) for name, value in numbers.items()}
     return guard.Checked(
         {"reward": n["reward"], "actor": n["actor"]},
-        ReturnRange(n["low"], jnp.float32(1)),
+        {"range": ReturnRange(n["low"], jnp.float32(1))},
         {"w": n["w"], "b": n["b"]},
         {"w": n["new_w"], "b": n["new_b"]},
     )
@@ -30,7 +29,7 @@ def checked(**changed):
     ("changed", "name"),
     [
         ({"reward": math.nan}, "losses.reward"),
-        ({"low": -math.inf, "w": math.nan}, "return_range.low"),
+        ({"low": -math.inf, "w": math.nan}, "memory.range.low"),
         ({"w": math.inf, "new_b": math.nan}, "gradients.w"),
         ({"new_b": math.nan}, "parameters.b"),
         ({"new_w": math.nan, "actor": math.inf}, "losses.actor"),
@@ -127,9 +126,12 @@ def with_bad_moment(state, kind, value):
 
 @pytest.mark.slow
 def test_a_bad_update_changes_nothing_and_is_told(agent):
-    names = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)
-    assert len(set(names)) == len(names) == 10 + 2 + 2 * len(jax.tree.leaves(agent.state.nets))
-    agent.update(small_batch(1))
+    _, found = agent.update(small_batch(1))
+    count = 10 + 2 + 2 * len(jax.tree.leaves(agent.state.nets))
+    names = [guard.tensor_name(number, found, agent.state) for number in range(count)]
+    assert len(set(names)) == count
+    with pytest.raises(IndexError):
+        guard.tensor_name(count, found, agent.state)
     before, step = learned(agent), int(agent.state.step)
     # The losses are in alphabetical order. A reward is seen by its head, and by the critic as part of a return.
     cases = [("reward", math.nan, "losses.replay_critic"), ("obs", math.inf, "losses.actor")]
@@ -153,8 +155,8 @@ def test_a_bad_moment_shows_in_the_parameter(agent, kind):
     agent.state = with_bad_moment(good, kind, math.nan)
     before = learned(agent)
     _, found = agent.update(small_batch(3))
-    names = agents.checked_names(agent.config, tuple(agent.obs_spaces), agent.state)
-    assert names[int(found[averages.BAD])].startswith("parameters.critic.")
+    name = guard.tensor_name(int(found[averages.BAD]), found, agent.state)
+    assert name.startswith("parameters.behavior.critic.")
     assert same_tree(before, learned(agent))
     agent.state = good
 
@@ -165,6 +167,5 @@ def test_an_absurd_step_is_not_taken(agent):
     wild = small_agent("optimizer.lr=1e30")
     before = learned(wild)
     _, found = wild.update(small_batch())
-    names = agents.checked_names(wild.config, tuple(wild.obs_spaces), wild.state)
-    assert names[int(found[averages.BAD])].startswith("parameters.")
+    assert guard.tensor_name(int(found[averages.BAD]), found, wild.state).startswith("parameters.")
     assert same_tree(before, learned(wild))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent
+from dreamer import algorithms
+from dreamer.agent import Agent
 from dreamer.behaviors.actor_critic import imagine_trajectory
 from dreamer.logs.logger import read_metrics
 from dreamer.train import train
@@ -47,7 +47,8 @@ def masked_batch(seed):
 def opinionated(agent):
     """The agent with a policy that all but insists on class 0."""
     state = agent.state
-    for head in (state.nets.actor.heads["buttons"], state.nets.actor.heads["move"]):
+    heads = state.nets.behavior.actor.heads
+    for head in (heads["buttons"], heads["move"]):
         bias = head.bias[...]
         classes = 2 if bias.size == 8 else 3
         head.bias[...] = jnp.tile(jnp.eye(classes)[0] * 50, bias.size // classes)
@@ -82,10 +83,11 @@ def test_updates_with_masks_are_finite():
 @pytest.mark.slow
 def test_a_population_has_masks_of_its_own():
     config = small_config()
+    algorithm = algorithms.make(config, OBS_SPACES, ACTION_SPACES)
 
     def train(key):
-        state = agents.init(config, OBS_SPACES, ACTION_SPACES, key)
-        return agents.update(state, jax.tree.map(jnp.asarray, masked_batch(0)), key, config)
+        state = algorithm.init(key)
+        return algorithm.update(state, jax.tree.map(jnp.asarray, masked_batch(0)), key, config)
 
     state, _, metrics = jax.eval_shape(jax.vmap(train), jax.random.split(jax.random.key(0), 3))
     assert state.step.shape == metrics["loss/actor"].shape == (3,)
@@ -127,12 +129,11 @@ def test_imagined_actions_obey_the_predicted_masks_which_are_the_true_ones(train
     @jax.jit
     def imagine(nets, start):
         # Equal logits, since a policy that has learned to obey would prove little.
-        nets = nets._replace(actor=jax.tree.map(jnp.zeros_like, nets.actor))
-        model, actor, critic = nets
-        trajectory = imagine_trajectory(model, actor, critic, critic, start, 5, jax.random.key(1))
+        both = nets.behavior._replace(actor=jax.tree.map(jnp.zeros_like, nets.behavior.actor))
+        trajectory = imagine_trajectory(nets.world_model, both, both.critic, start, 5, jax.random.key(1))
         return trajectory.action["action"], trajectory.extras.masks["action"]
 
-    action, mask = jax.device_get(imagine(agent.state.nets, memory.latent))
+    action, mask = jax.device_get(imagine(agent.state.nets, memory.state))
     assert mask.shape == (6, count, 3)
     assert np.take_along_axis(mask, action[..., None], -1).all()
     # The game forbids nothing at first, and then the action before.

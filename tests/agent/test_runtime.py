@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent
-from dreamer.types import StoredLatent
-from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small_batch, small_config
+from dreamer import algorithms
+from dreamer.agent import Agent
+from dreamer.world_models.rssm import StoredLatent
+from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small_batch, small_config, total_loss
 
 KEY = jax.random.key(5)
 
@@ -26,6 +26,12 @@ def jitter(tree, scale=0.3):
     return jax.tree.unflatten(treedef, moved)
 
 
+def jitter_slow(memory):
+    """The same of what follows the networks."""
+    behavior = memory.behavior
+    return memory._replace(behavior=behavior._replace(slow_critic=jitter(behavior.slow_critic)))
+
+
 def groups(nets) -> dict:
     """Parameters by the part of the agent they belong to."""
     m, r = nets.world_model, nets.world_model.rssm
@@ -37,8 +43,8 @@ def groups(nets) -> dict:
         "decoder": m.decoder,
         "reward": (m.reward_mlp, m.reward_head),
         "cont": (m.cont_mlp, m.cont_head),
-        "actor": nets.actor,
-        "critic": nets.critic,
+        "actor": nets.behavior.actor,
+        "critic": nets.behavior.critic,
     }
 
 
@@ -66,15 +72,15 @@ ROUTES = {
 )
 def test_each_loss_trains_exactly_its_parts(override, routes):
     config = small_config("rssm.free_nats=0", override)
-    state = Agent(config, OBS_SPACES, ACTION_SPACES).state
-    nets, slow = jitter(state.nets), jitter(state.slow_critic)
+    agent = Agent(config, OBS_SPACES, ACTION_SPACES)
+    nets, memory = jitter(agent.state.nets), jitter_slow(agent.state.memory)
     batch = jax.tree.map(jnp.asarray, small_batch())
     names = sorted(ROUTES)
 
     def losses(nets):
-        _, aux = agents.loss(nets, slow, state.return_range, batch, KEY, config)
-        assert sorted(aux.losses) == names
-        return jnp.stack([aux.losses[name].mean() for name in names])
+        _, out = total_loss(agent)(nets, memory, batch, KEY, config)
+        assert sorted(out.losses) == names
+        return jnp.stack([out.losses[name][1].mean() for name in names])
 
     @jax.jit
     def gradients(nets):
@@ -96,7 +102,7 @@ def test_each_loss_trains_exactly_its_parts(override, routes):
 def test_every_parameter_is_trained():
     """After two updates of a jittered agent no parameter is where it was."""
     state = small_agent().state
-    state = state._replace(nets=jitter(state.nets), slow_critic=jitter(state.slow_critic))
+    state = state._replace(nets=jitter(state.nets), memory=jitter_slow(state.memory))
     before = {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_flatten_with_path(state.nets)[0]}
     trained = small_agent()
     trained.state = state
@@ -108,13 +114,15 @@ def test_every_parameter_is_trained():
 
 @pytest.mark.slow
 def test_a_population_is_one_vmap():
-    config, batches = small_config(), [jax.tree.map(jnp.asarray, small_batch(seed)) for seed in range(2)]
+    config = small_config()
+    algorithm = algorithms.make(config, OBS_SPACES, ACTION_SPACES)
+    batches = [jax.tree.map(jnp.asarray, small_batch(seed)) for seed in range(2)]
     keys = [jax.random.key(seed) for seed in (3, 4, 5)]
 
     def init(key):
-        state = agents.init(config, OBS_SPACES, ACTION_SPACES, key)
+        state = algorithm.init(key)
         # The gradients of fresh heads, which predict zero, are rounding, and what they are divided by is, too.
-        return state._replace(nets=jitter(state.nets), slow_critic=jitter(state.slow_critic))
+        return state._replace(nets=jitter(state.nets), memory=jitter_slow(state.memory))
 
     def train(init, update, key):
         state, found = init(key), []
@@ -124,7 +132,7 @@ def test_a_population_is_one_vmap():
         return state, found
 
     def update(state, batch, key):
-        return agents.update(state, batch, key, config)
+        return algorithm.update(state, batch, key, config)
 
     together = train(jax.jit(jax.vmap(init)), jax.jit(jax.vmap(update, in_axes=(0, None, 0))), jnp.stack(keys))
     init, update = jax.jit(init), jax.jit(update)
@@ -198,8 +206,8 @@ def test_updates_fit_one_batch():
 def test_precision(dtype):
     exact, half = small_agent(), small_agent(f"nets.dtype={dtype}")
     half.state = half.state._replace(nets=jax.tree.map(jnp.copy, _renamed(exact.state.nets, half.state.nets)))
-    stored = small_batch().latent
-    batch = small_batch()._replace(latent=StoredLatent(stored.deter.astype(dtype), stored.stoch))
+    stored = small_batch().stored
+    batch = small_batch()._replace(stored=StoredLatent(stored.deter.astype(dtype), stored.stoch))
     latents, metrics = half.update(batch)
     _, expected = exact.update(small_batch())
     assert latents.deter.dtype == jnp.dtype(dtype)
@@ -229,22 +237,23 @@ def test_starts_limit_the_imagination(agent):
     few = small_agent("behavior.starts=2")
     _, metrics = few.update(small_batch())
     assert np.isfinite(float(metrics["loss/total"]))
-    nets, slow_critic, span = few.state.nets, few.state.slow_critic, few.state.return_range
-    _, aux = jax.eval_shape(lambda: agents.loss(nets, slow_critic, span, small_batch(), KEY, few.config))
-    shapes = aux.losses
-    assert shapes["actor"].shape == (2, 2) and shapes["replay_critic"].shape == (2, 1)
-    assert shapes["reward"].shape == (2, 4)
+    nets, memory = few.state.nets, few.state.memory
+    _, out = jax.eval_shape(lambda: total_loss(few)(nets, memory, small_batch(), KEY, few.config))
+    shapes = {name: values.shape for name, (_, values) in out.losses.items()}
+    assert shapes["actor"] == (2, 2)
+    assert shapes["replay_critic"] == (2, 1)
+    assert shapes["reward"] == (2, 4)
 
 
-def test_report_reconstructs_the_context_and_imagines_the_rest(agent):
+def test_prediction_reconstructs_the_context_and_imagines_the_rest(agent):
     batch = small_batch()._replace(is_first=np.zeros((2, 4), bool))
-    predictions, metrics = agent.report(batch, context=2)
+    predictions, metrics = agent.predict(batch, context=2)
     assert predictions["vector"].shape == (2, 4, 4)
     assert {name.split("/")[1] for name in metrics} == {"open_loop", "repeat_last"}
     # What comes after the context cannot be seen: changing it must change the errors but not the predictions.
     changed = batch._replace(obs={**batch.obs, "vector": batch.obs["vector"] + np.array([0, 0, 5, 5])[None, :, None]})
     changed.obs["vector"] = changed.obs["vector"].astype(np.float32)
-    blind, other = agent.report(changed, context=2)
+    blind, other = agent.predict(changed, context=2)
     assert same_tree(predictions, blind)
     assert not same_tree(metrics, other)
 
@@ -257,7 +266,7 @@ def test_nnx_modules_survive_the_flat_boundary():
     again = jax.tree.unflatten(treedef, leaves)
     assert same_tree(nets, again) and [jax.tree.structure(again)] == [treedef]
     feature = jnp.ones((3, 28))
-    gradient = jax.grad(lambda critic: critic(feature).log_prob(jnp.ones(3)).sum())(again.critic)
-    assert type(gradient) is type(nets.critic)
+    gradient = jax.grad(lambda critic: critic(feature).log_prob(jnp.ones(3)).sum())(again.behavior.critic)
+    assert type(gradient) is type(nets.behavior.critic)
     value = jax.jit(lambda critic: critic(feature).mean())
-    assert same_tree(value(nets.critic), value(again.critic))
+    assert same_tree(value(nets.behavior.critic), value(again.behavior.critic))

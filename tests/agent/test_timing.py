@@ -10,8 +10,9 @@ import pytest
 from dreamer.config import EnvConfig, ReplayConfig
 from dreamer.envs import VectorEnv
 from dreamer.envs.driver import Driver
-from dreamer.replay import LatentSpec, Replay
-from dreamer.types import StoredLatent
+from dreamer.replay import Layout, Replay
+from dreamer.world_models.rssm import StoredLatent
+from tests.small import latent_spec
 
 EPISODES = ((3, "terminated"), (1, "truncated"), (6, "truncated"), (2, "terminated"), (1, "terminated"))
 TURNS = 46
@@ -65,9 +66,9 @@ def play(repeat):
         stoch = np.zeros((2, 1), np.uint8)
         return {act: np.float32(0.01) * number}, memory, StoredLatent(number.copy(), stoch)
 
-    spec = LatentSpec.of(deter=1, stoch=1, classes=2, dtype=np.float32)
+    spec = latent_spec(deter=1, stoch=1, classes=2, dtype=np.float32)
     settings = ReplayConfig(capacity=2 * ROWS, batch_size=8, batch_length=5, online=False)
-    replay = Replay(settings, 2, vector.obs_spaces, vector.action_spaces, spec, np.random.default_rng(0))
+    replay = Replay(settings, 2, Layout.of(vector.obs_spaces, vector.action_spaces, spec), np.random.default_rng(0))
     driver = Driver(vector, policy, None)
     for _ in range(TURNS):
         replay.add(*driver.act())
@@ -85,7 +86,7 @@ def test_batches_obey_the_convention(repeat):
     for _ in range(60):
         batch, _ = replay.sample()
         obs = batch.obs[key][..., 0]
-        before = np.concatenate([batch.latent.deter, obs[:, :-1]], 1)  # obs[t-1], from the latent at t = 0
+        before = np.concatenate([batch.stored.deter, obs[:, :-1]], 1)  # obs[t-1], from the latent at t = 0
         # Numbers go up by one per simulator step and per reset, so neighbours are neighbours of one environment.
         passed = obs - before
         assert ((passed >= 1) & (passed <= repeat)).all()

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.behaviors import actor_critic as behavior
 from dreamer.behaviors.actor_critic import (
-    Actor,
-    Critic,
     Imagined,
     Visit,
     actor_loss,
@@ -19,9 +17,9 @@ from dreamer.behaviors.actor_critic import (
     imagine_trajectory,
     replay_critic_loss,
 )
-from dreamer.nn import reuse as known
-from dreamer.types import Batch, Latent, Space, StoredLatent
-from dreamer.world_models.rssm import features
+from dreamer.behaviors.heads import Actor, Critic
+from dreamer.types import Batch, Space
+from dreamer.world_models.rssm import Latent, StoredLatent
 from tests.small import small_config
 
 F, H, N = 6, 3, 4
@@ -152,48 +150,49 @@ def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episod
 @pytest.mark.parametrize("late", [False, True])
 def test_predictions_made_while_imagining_equal_those_made_afterwards(config, late, monkeypatch):
     """The heads are evaluated inside the loop, for speed; the plain way is to stack all states first."""
-    monkeypatch.setattr(known, "_on_cpu", lambda: not late)
+    monkeypatch.setattr(behavior, "reuse_pays", lambda loops: late)
     agent = Agent(config, {"obs": Space("vector", (5,))}, SPACES)
     state, c = agent.state, config.rssm
     keys = jax.random.split(jax.random.key(7), 4)
     stoch = jax.nn.one_hot(jax.random.randint(keys[0], (N, c.stoch), 0, c.classes), c.classes)
     start = Latent(jax.random.normal(keys[1], (N, c.deter)), stoch)
     # Fresh heads predict zeros; noise makes every gradient count.
-    noisy = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(keys[2], x.shape), (state.nets, state.slow_critic))
-    (model, *learners), slow = noisy
+    noisy = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(keys[2], x.shape), (state.nets, state.memory.behavior.slow_critic)
+    )
+    (model, learners, _), slow = noisy
     # As trained heads do, these give little to bins of 1e8; returns of a million would leave the critic's gradient,
     # a difference of nearly equal shares, to rounding.
     near_zero = -0.5 * jnp.linspace(-20, 20, config.nets.bins) ** 2
-    for head in (model.reward_head, learners[1].head, slow.head):
+    for head in (model.reward_head, learners.critic.head, slow.head):
         head.bias[...] += near_zero
 
     def loss(learners, trajectory):
         imagined = evaluate_trajectory(trajectory, config.behavior)
-        losses = actor_loss(learners[0], imagined, jnp.float32(1.0), config.behavior)[0]
-        return (losses + critic_loss(learners[1], imagined, config.behavior)).mean()
+        losses = actor_loss(learners.actor, imagined, jnp.float32(1.0), config.behavior)[0]
+        return (losses + critic_loss(learners.critic, imagined, config.behavior)).mean()
 
     def inside(learners):
-        trajectory = imagine_trajectory(model, learners[0], learners[1], slow, start, H, keys[3])
+        trajectory = imagine_trajectory(model, learners, slow, start, H, keys[3])
         return loss(learners, trajectory), trajectory
 
     def afterwards(learners, trajectory):
-        actor, critic = learners
-        feature = features(trajectory.latent)
+        feature = model.features(trajectory.states)
         visits = Visit(
             feature=feature,
-            policy=actor.outputs(feature),
+            policy=learners.actor.outputs(feature),
             masks={},
-            reward=model.reward(feature).mean(),
-            cont=jax.nn.sigmoid(model.cont_logit(feature)),
-            value_logits=critic.logits(feature),
-            value=jax.lax.stop_gradient(critic(feature).mean()),
+            reward=model.reward(trajectory.states).mean(),
+            cont=model.cont(trajectory.states),
+            value_logits=learners.critic.logits(feature),
+            value=jax.lax.stop_gradient(learners.critic(feature).mean()),
             slow_value=slow(feature).mean(),
         )
         return loss(learners, trajectory._replace(extras=visits))
 
     (ours, trajectory), our_gradient = jax.jit(jax.value_and_grad(inside, has_aux=True))(learners)
     # The same trajectory: imagined again by another program, its states would differ by more than the heads do.
-    monkeypatch.setattr(behavior, "known", lambda network, module, x, _: network(module, x))
+    monkeypatch.setattr(behavior, "take", lambda network, module, x, result, loops: network(module, x))
     plain, plain_gradient = jax.jit(jax.value_and_grad(afterwards))(learners, trajectory)
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (our_gradient, plain_gradient)), strict=True):

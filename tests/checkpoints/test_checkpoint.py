@@ -19,26 +19,26 @@ from dreamer import checkpoints
 from dreamer.checkpoints import CheckpointError, DamagedError, Prepared, checkpoint, manifest
 from dreamer.checkpoints import arrays as array_files
 from dreamer.devices.hosts import Hosts
-from dreamer.replay import LatentSpec, Replay, TrainRatio
+from dreamer.replay import Layout, Replay, TrainRatio
 from dreamer.training.learner import Learner
-from dreamer.types import Step, StoredLatent
+from dreamer.types import Step
+from dreamer.world_models.rssm import StoredLatent
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent
 
 META = {"env_steps": 7, "resumes": 0, "note": [1, None, "two"]}
 
 
 def make_learner(agent, directory):
-    rssm = agent.config.rssm
-    spec = LatentSpec.of(rssm.deter, rssm.stoch, rssm.classes, agent.latent_dtype)
+    layout = Layout.of(OBS_SPACES, ACTION_SPACES, agent.algorithm.stored)
     # Another generator than that of the run which is restored, so that nothing matches by accident.
     rng = np.random.default_rng(99)
-    replay = Replay(agent.config.replay, 2, OBS_SPACES, ACTION_SPACES, spec, rng, directory=directory)
+    replay = Replay(agent.config.replay, 2, layout, rng, directory=directory)
     return Learner(agent, replay, TrainRatio(8.0, 8))
 
 
 def add_rows(learner, start, stop):
     """Rows that depend on their number alone."""
-    dtype = learner.agent.latent_dtype
+    dtype = learner.agent.algorithm.stored.deter.dtype
     for number in range(start, stop):
         rng = np.random.default_rng(number)
         step = Step(

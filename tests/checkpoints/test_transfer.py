@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from dreamer import checkpoints
-from dreamer.agent import runtime as agents
+from dreamer import algorithms, checkpoints
 from dreamer.checkpoints import CheckpointError, DamagedError, manifest, transfer
 from dreamer.config import ConfigError, LoadConfig
 from dreamer.types import Space
@@ -20,7 +19,7 @@ from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small
 def shapes(*overrides, obs=OBS_SPACES, actions=ACTION_SPACES):
     """Training state of an agent by shapes alone."""
     config = small_config(*overrides)
-    return jax.eval_shape(lambda key: agents.init(config, obs, actions, key), jax.random.key(0))
+    return jax.eval_shape(algorithms.make(config, obs, actions).init, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,10 @@ def test_the_part_is_taken_and_all_else_is_fresh(source, fresh, only):
         # The slow critic starts as a copy of the critic.
         name
         for name in before
-        if name in wanted or f"nets.{name.replace('slow_critic', 'critic', 1)}" in wanted
+        if name in wanted or name.replace("memory.", "nets.", 1).replace("slow_critic", "critic", 1) in wanted
     }
     assert all(same_tree(after[name], saved[name]) for name in wanted)
-    assert same_tree(state.slow_critic, state.nets.critic)
+    assert same_tree(state.memory.behavior.slow_critic, state.nets.behavior.critic)
     assert taken.source == logdir / "checkpoints" / "000000000070"
     assert taken.listing().count("\ntaken  ") == len(wanted) and "fresh" not in taken.listing()
 
@@ -72,11 +71,13 @@ def test_another_task_takes_what_fits(source):
     actions = {"move": Space("discrete", (), 5), "push": Space("continuous", (2,))}
     obs = {"vector": Space("vector", (4,)), "other": Space("vector", (2,))}
     taken = transfer.read(LoadConfig(str(source[0])), shapes(obs=obs, actions=actions).nets)
-    assert taken.fresh["actor.heads.move.kernel"] == "float32 [8, 3] there, float32 [8, 5] here"
+    assert taken.fresh["behavior.actor.heads.move.kernel"] == "float32 [8, 3] there, float32 [8, 5] here"
     assert taken.fresh["world_model.decoder.heads.other.bias"] == "absent there, float32 [2] here"
     # What takes actions or encodes all vectors has another input, and all behind it is as it was.
     assert "world_model.rssm.in_action.linear.kernel" in taken.fresh
-    assert {"world_model.rssm.mix.kernel", "actor.heads.push.kernel", "critic.head.kernel"} <= set(taken.arrays)
+    assert {"world_model.rssm.mix.kernel", "behavior.actor.heads.push.kernel", "behavior.critic.head.kernel"} <= set(
+        taken.arrays
+    )
     said = taken.summary()
     count = len(taken.arrays) + len(taken.fresh)
     assert f"{len(taken.arrays)} of {count} tensors are taken from there, {len(taken.fresh)} stay fresh: " in said
@@ -116,10 +117,12 @@ def test_members_start_from_the_same(source):
     taken = transfer.read(LoadConfig(str(source[0]), "critic"), nets)
     population = jax.tree.map(lambda x: np.zeros((3, *x.shape), x.dtype), shapes())
     state = transfer.begin_with(population, taken)
-    for tree in (state.nets.critic, state.slow_critic):
+    for tree in (state.nets.behavior.critic, state.memory.behavior.slow_critic):
         for name, leaf in checkpoints.named_arrays(tree).items():
-            assert leaf.shape[0] == 3 and all(np.array_equal(leaf[i], taken.arrays[f"critic.{name}"]) for i in range(3))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(state.nets.actor))
+            own = taken.arrays[f"behavior.critic.{name}"]
+            assert leaf.shape[0] == 3
+            assert all(np.array_equal(leaf[i], own) for i in range(3))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.nets.behavior.actor))
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,9 @@ def test_members_start_from_the_same(source):
 )
 def test_no_file_can_ask_for_absurd_memory(source, tmp_path, change, message):
     """One who writes such a file writes a manifest that fits as well."""
-    name = "nets.critic.head.kernel"
+    name = "nets.behavior.critic.head.kernel"
     meta = (source[0] / "checkpoints" / "000000000070" / "meta.json").read_text()
-    state = {key: value for key, value in source[1].items() if key.startswith("nets.critic")}
+    state = {key: value for key, value in source[1].items() if key.startswith("nets.behavior.critic")}
     path = checkpoints.write(tmp_path, 1, checkpoints.Prepared(state, {}, meta)).path
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{path / 'state'}/"}).result()
     described = json.loads(store.read(f"{name}/.zarray").result().value)
@@ -142,4 +145,4 @@ def test_no_file_can_ask_for_absurd_memory(source, tmp_path, change, message):
             transfer.read(LoadConfig(str(tmp_path), "critic"), shapes().nets)
     else:
         taken = transfer.read(LoadConfig(str(tmp_path), "critic"), shapes().nets)
-        assert list(taken.fresh) == ["critic.head.kernel"] and "[1000000000, 1000000] there" in taken.summary()
+        assert list(taken.fresh) == ["behavior.critic.head.kernel"] and "[1000000000, 1000000] there" in taken.summary()

@@ -16,7 +16,7 @@ import pytest
 
 import dreamer
 from dreamer import checkpoints
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.checkpoints import CheckpointError
 from dreamer.config import ConfigError
 from dreamer.devices import hosts as groups

@@ -15,8 +15,8 @@ from dreamer.checkpoints import exists
 from dreamer.config import ConfigError
 from dreamer.devices.memory import Plan, beside_arguments, compiled, give_back, tree_bytes
 from dreamer.envs.suites.probes import Action
-from dreamer.replay import LatentSpec, Replay
-from tests.small import ACTION_SPACES, OBS_SPACES, run_config, small_batch, small_config
+from dreamer.replay import Layout, Replay
+from tests.small import ACTION_SPACES, OBS_SPACES, latent_spec, run_config, small_batch, small_config
 
 
 def test_a_program_takes_its_results_and_what_it_works_with():
@@ -93,8 +93,8 @@ def test_a_plan_that_does_not_fit_says_what_is_missing(replay, beside, remedy):
 
 def test_a_blank_batch_has_the_shapes_of_a_sampled_one(rng):
     config = small_config().replay
-    latent = LatentSpec.of(16, 3, 4, np.float32)
-    replay = Replay(config, 2, OBS_SPACES, ACTION_SPACES, latent, rng)
+    latent = latent_spec(16, 3, 4, np.float32)
+    replay = Replay(config, 2, Layout.of(OBS_SPACES, ACTION_SPACES, latent), rng)
 
     def described(batch):
         return jax.tree.map(lambda x: (x.shape, x.dtype), batch)
@@ -104,7 +104,7 @@ def test_a_blank_batch_has_the_shapes_of_a_sampled_one(rng):
 
 
 def test_replay_claims_memory_step_by_step(rng):
-    replay = Replay(small_config().replay, 2, {}, {}, LatentSpec.of(16, 3, 4, np.float32), rng)
+    replay = Replay(small_config().replay, 2, Layout.of({}, {}, latent_spec(16, 3, 4)), rng)
     assert replay.unclaimed_bytes == replay.memory_bytes > 0
     replay._total = 50
     assert replay.unclaimed_bytes == replay.memory_bytes * 3 // 4

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from dreamer import checkpoints
-from dreamer.agent import runtime as agents
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.config import ConfigError, load
 from dreamer.devices import placement as devices
 from dreamer.devices.placement import Divided, Placement, launch
-from dreamer.types import ReturnRange
+from dreamer.equations import returns
+from dreamer.equations.returns import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
 
 ROWS = 8
@@ -119,13 +119,12 @@ def test_percentiles_are_those_of_the_whole_batch(alone, together, monkeypatch):
     names = ("imagined/return_low", "imagined/return_high")
     right, found = ([metrics[name] for name in names] for metrics in (alone[1][0][1], together[1][0][1]))
     assert_close(right, found, atol=0)
-    monkeypatch.setattr(agents.returns, "update_return_range", per_device)
+    monkeypatch.setattr(returns, "update_return_range", per_device)
     state, agent = start_state(), alone[0]
     key = jax.random.fold_in(agent._update_key, 0)
     batch = small_batch(0, rows=ROWS)
-    _, aux = jax.jit(agents.loss, static_argnums=5)(
-        state.nets, state.slow_critic, state.return_range, batch, key, agent.config
-    )
+    loss = jax.jit(agent.algorithm.loss, static_argnums=4)
+    aux = loss(state.nets, state.memory, batch, key, agent.config)
     wrong = [aux.metrics[name] for name in names]
     assert np.abs(np.array(wrong) / np.array(right) - 1).max() > 0.02
 

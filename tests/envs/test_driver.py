@@ -10,7 +10,7 @@ import pytest
 from dreamer.config import EnvConfig
 from dreamer.envs import EnvError, VectorEnv
 from dreamer.envs.driver import Driver, Episode
-from dreamer.types import StoredLatent
+from dreamer.world_models.rssm import StoredLatent
 
 
 class Scripted(gymnasium.Env):

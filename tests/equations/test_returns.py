@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from dreamer.equations import returns
-from dreamer.types import ReturnRange
+from dreamer.equations.returns import ReturnRange
 
 
 @pytest.fixture(params=["cpu", "gpu"])

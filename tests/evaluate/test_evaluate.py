@@ -15,14 +15,14 @@ import pytest
 import dreamer
 from dreamer import checkpoints, envs
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent, PolicyState
+from dreamer.agent import Agent
 from dreamer.checkpoints import CheckpointError
 from dreamer.evaluate import Evaluation
 from dreamer.evaluate import __main__ as command
 from dreamer.evaluate import scores as evaluation
 from dreamer.evaluate.episodes import Moment
 from dreamer.evaluate.scores import Scored
-from dreamer.types import Latent, Space
+from dreamer.types import Space
 from tests.small import run_config
 
 
@@ -37,13 +37,12 @@ class Puppet(Agent):
         self.calls = []
 
     def initial(self, batch):
-        latent = Latent(jnp.zeros((batch, 1)), jnp.zeros((batch, 1, 2)))
-        return PolicyState(latent, jnp.zeros((batch, 2)))
+        return jnp.zeros((batch, 2))
 
-    def act_in_episodes(self, obs, state, seed, episode, time, mode):
+    def act_in_episodes(self, obs, memory, seed, episode, time, mode):
         self.modes.add(mode)
         self.calls += [(seed, int(e), int(t)) for e, t in zip(episode, time, strict=True)]
-        return {"action": np.ones(len(episode), np.int32)}, state
+        return {"action": np.ones(len(episode), np.int32)}, memory
 
 
 class Seeded(gymnasium.Env):

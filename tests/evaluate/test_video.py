@@ -9,14 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
+from dreamer.algorithms import Algorithm, View
 from dreamer.evaluate import video
 from dreamer.evaluate.episodes import Moment
-from dreamer.types import Latent, Space
+from dreamer.types import Space
 from tests.small import small_agent
 
 SPACES = {"discrete": Space("discrete", (2,), 3), "image": Space("image", (8, 8, 3)), "vector": Space("vector", (4,))}
-LATENT = Latent(jnp.zeros((1, 2)), jnp.zeros((1, 1, 2)))
+MEMORY = jnp.zeros((1, 2))
+
+
+SEVEN = jnp.array([7.0])
+
+
+def not_asked(*_):
+    raise AssertionError("was asked")
 
 
 class Blind(Agent):
@@ -24,6 +32,7 @@ class Blind(Agent):
 
     def __init__(self):
         self.obs_spaces = SPACES
+        self.algorithm = Algorithm(not_asked, not_asked, not_asked, not_asked)
 
     state: Any = SimpleNamespace(nets=None)
 
@@ -39,7 +48,7 @@ def moment(image, time=0, reward=0.0, frame=None):
         "vector": np.array([0.0, 1.0, -1.0, 3.0], np.float32),
         "discrete": np.array([2, 0], np.int32),
     }
-    return Moment(np.zeros((64, 96, 3), np.uint8) if frame is None else frame, obs, LATENT, reward, 5.0, 3, time)
+    return Moment(np.zeros((64, 96, 3), np.uint8) if frame is None else frame, obs, MEMORY, reward, 5.0, 3, time)
 
 
 def decoded(image, change=0.0):
@@ -121,13 +130,10 @@ def test_the_strip_shows_values_and_rewards_up_to_now(image):
 
 # The reader of imageio is a process, and leaves its pipes open.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_file_with_the_frames_of_a_known_decoder(image, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        video,
-        "look",
-        lambda nets, latent: ({key: value[None] for key, value in decoded(image).items()}, np.array([7.0])),
-    )
+def test_a_file_with_the_frames_of_a_known_decoder(image, tmp_path):
     agent = Blind()
+    predictions = {key: value[None] for key, value in decoded(image).items()}
+    agent.algorithm = agent.algorithm._replace(view=lambda *_: View(predictions, SEVEN))
     path = tmp_path / "out.mp4"
     with video.Film(path, agent) as film:
         for time in range(5):
@@ -168,8 +174,8 @@ def test_an_encoder_that_stops_is_told_in_one_sentence(image, tmp_path, monkeypa
     encoder.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
     predictions = {key: value[None] for key, value in decoded(image).items()}
-    monkeypatch.setattr(video, "look", lambda nets, latent: (predictions, np.array([7.0])))
     agent = Blind()
+    agent.algorithm = agent.algorithm._replace(view=lambda *_: View(predictions, SEVEN))
 
     def film():
         with video.Film(tmp_path / "out.mp4", agent) as film:
@@ -184,6 +190,6 @@ def test_an_encoder_that_stops_is_told_in_one_sentence(image, tmp_path, monkeypa
 def test_the_networks_are_asked_for_predictions_and_values():
     agent = small_agent()
     memory = agent.initial(2)
-    predictions, value = video.look(agent.state.nets, memory.latent)
+    predictions, value = agent.algorithm.view(agent.state.nets, memory)
     assert {key: array.shape for key, array in predictions.items()} == {"label": (2, 3), "vector": (2, 4)}
     np.testing.assert_array_equal(value, np.zeros(2))  # Fresh critics know of nothing.

@@ -14,7 +14,8 @@ from dreamer.logs import watcher as watch
 from dreamer.logs.logger import Logger, read_metrics
 from dreamer.logs.plots import plot_training, series
 from dreamer.logs.watcher import Prediction, Watcher, context_of
-from dreamer.types import Batch, Space, StoredLatent
+from dreamer.types import Batch, Space
+from dreamer.world_models.rssm import StoredLatent
 from tests.small import run_config
 
 SPACES = {"image": Space("image", (8, 8, 3)), "vector": Space("vector", (2,))}

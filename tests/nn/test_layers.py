@@ -1,15 +1,13 @@
 """Layers against plain formulations, their initialisation, and their parameter counts."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from dreamer import algorithms
 from dreamer import config as configs
-from dreamer.agent import runtime as agents
 from dreamer.nn import images
 from dreamer.nn import layers as networks
 from dreamer.types import Space
@@ -101,8 +99,8 @@ def count(tree) -> int:
 
 def abstract_networks(size, obs, action):
     """Shapes of all parameters, without computing any."""
-    build = functools.partial(agents.init, configs.load([f"size/{size}"]), obs, action)
-    return jax.eval_shape(build, jax.random.key(0)).nets
+    algorithm = algorithms.make(configs.load([f"size/{size}"]), obs, action)
+    return jax.eval_shape(algorithm.init, jax.random.key(0)).nets
 
 
 def test_parameter_counts_of_size_1m():
@@ -111,7 +109,7 @@ def test_parameter_counts_of_size_1m():
     m = nets.world_model
     parts = [m.encoder, m.rssm, m.decoder, (m.reward_mlp, m.reward_head), (m.cont_mlp, m.cont_head)]
     assert [count(part) for part in parts] == [10_112, 364_416, 51_096, 57_663, 41_153]
-    assert [count(nets.actor), count(nets.critic)] == [50_316, 66_111]
+    assert [count(nets.behavior.actor), count(nets.behavior.critic)] == [50_316, 66_111]
 
 
 def test_parameter_counts_of_size_12m_with_pixels():
@@ -119,7 +117,7 @@ def test_parameter_counts_of_size_12m_with_pixels():
     assert count(nets) == 10_498_772
     m = nets.world_model
     assert [count(x) for x in (m.encoder, m.rssm, m.decoder)] == [220_416, 5_982_720, 1_272_003]
-    assert [count(nets.actor), count(nets.critic)] == [792_594, 853_503]
+    assert [count(nets.behavior.actor), count(nets.behavior.critic)] == [792_594, 853_503]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The gradient of results that are known already, against that of the network that they came from."""
+"""The gradient of results that a loop has computed, against that of the network that they came from."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamer.agent import runtime as agents
-from dreamer.nn import reuse as known
+from dreamer.behaviors import actor_critic
+from dreamer.nn import reuse
 from dreamer.nn.layers import MLP
-from tests.small import small_agent, small_batch
+from tests.small import small_agent, small_batch, total_loss
 
 H, N, F = 3, 4, 6
 
@@ -27,17 +27,12 @@ def gradients(result, mlp, x):
     return jax.jit(jax.value_and_grad(loss, (0, 1)))(mlp, x)
 
 
-@pytest.fixture(autouse=True)
-def as_on_an_accelerator(monkeypatch):
-    monkeypatch.setattr(known, "_on_cpu", lambda: False)
-
-
-def test_known_results_have_the_gradient_of_their_network(rng):
+def test_reused_results_have_the_gradient_of_their_network(rng):
     mlp = MLP(F, 5, 2, dtype="float32", rngs=nnx.Rngs(params=0))
     x = jnp.asarray(rng.normal(size=(H, N, F)), jnp.float32)
     before = network(mlp, x)
-    ours, (gradient, none) = gradients(lambda mlp, x: known.known(network, mlp, x, before), mlp, x)
-    plain, (expected, _) = gradients(network, mlp, x)
+    ours, (gradient, none) = gradients(lambda mlp, x: reuse.reuse(network, mlp, x, before), mlp, x)
+    plain, (expected, _) = gradients(lambda mlp, x: reuse.plain(network, mlp, x, network(mlp, x)), mlp, x)
     np.testing.assert_allclose(ours, plain, rtol=1e-6)
     assert not none.any()
     for a, b in zip(*map(jax.tree.leaves, (gradient, expected)), strict=True):
@@ -49,19 +44,19 @@ def test_the_forward_pass_takes_what_is_known(rng):
     mlp = MLP(F, 5, 2, dtype="float32", rngs=nnx.Rngs(params=0))
     x = jnp.asarray(rng.normal(size=(H, N, F)), jnp.float32)
     marked = jax.tree.map(lambda y: y + 100, network(mlp, x))
-    np.testing.assert_array_equal(known.known(network, mlp, x, marked)["both"][0], marked["both"][0])
-    assert "dot_general" not in str(jax.make_jaxpr(lambda x: known.known(network, mlp, x, marked))(x))
+    np.testing.assert_array_equal(reuse.reuse(network, mlp, x, marked)["both"][0], marked["both"][0])
+    assert "dot_general" not in str(jax.make_jaxpr(lambda x: reuse.reuse(network, mlp, x, marked))(x))
 
 
 @pytest.mark.parametrize(("cpu", "expected"), [(False, 1), (True, 2)])
 def test_imagination_has_no_loop_backwards(cpu, expected, monkeypatch):
     """Nothing passes from step to step backwards, so that the gradient of all steps is one batch."""
-    monkeypatch.setattr(known, "_on_cpu", lambda: cpu)
+    monkeypatch.setattr(actor_critic, "reuse_pays", lambda loops: not cpu)
     agent, batch = small_agent(), small_batch()
     state, horizon = agent.state, agent.config.behavior.horizon
 
     def loss(nets):
-        return agents.loss(nets, state.slow_critic, state.return_range, batch, jax.random.key(0), agent.config)[0]
+        return total_loss(agent)(nets, state.memory, batch, jax.random.key(0), agent.config)[0]
 
     def loops(function):
         equations = jax.make_jaxpr(function)(state.nets).eqns

@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 
 from dreamer.config import ConfigError, ReplayConfig
-from dreamer.replay import LatentSpec, Replay, ReplayMemoryError, Ticket
-from dreamer.types import Space, Step, StoredLatent
+from dreamer.replay import Layout, Replay, ReplayMemoryError, Ticket
+from dreamer.types import Space, Step
+from dreamer.world_models.rssm import StoredLatent
+from tests.small import latent_spec
 
 OBS = {"image": Space("image", (2, 2, 3)), "where": Space("vector", (2,))}
 ACTION = {"move": Space("continuous", (2,)), "tool": Space("discrete", (), 5)}
@@ -15,8 +17,8 @@ ACTION = {"move": Space("continuous", (2,)), "tool": Space("discrete", (), 5)}
 
 def make(num_envs=1, rows=8, batch=1, length=3, online=False, seed=0, dtype=np.float32, obs=None, **kwargs):
     config = ReplayConfig(capacity=num_envs * rows, batch_size=batch, batch_length=length, online=online)
-    spec = LatentSpec.of(deter=2, stoch=3, classes=4, dtype=dtype)
-    return Replay(config, num_envs, obs or OBS, ACTION, spec, np.random.default_rng(seed), **kwargs)
+    spec = latent_spec(deter=2, stoch=3, classes=4, dtype=dtype)
+    return Replay(config, num_envs, Layout.of(obs or OBS, ACTION, spec), np.random.default_rng(seed), **kwargs)
 
 
 def row_values(num_envs, row, first=(), last=(), terminal=(), dtype=np.float32):
@@ -48,7 +50,7 @@ def leaves(batch):
     flat = {f"obs.{k}": v for k, v in batch.obs.items()} | {f"action.{k}": v for k, v in batch.prev_action.items()}
     names = ("reward", "is_first", "is_last", "is_terminal")
     flat |= {name: getattr(batch, name) for name in names}
-    return flat | {"deter": batch.latent.deter, "stoch": batch.latent.stoch}
+    return flat | {"deter": batch.stored.deter, "stoch": batch.stored.stoch}
 
 
 def assert_same(one, two):
@@ -80,8 +82,8 @@ def test_hand_made_episodes_and_wrap_around():
     assert batch.is_first.tolist() == [[False, False, True]]
     assert batch.is_last.tolist() == [[False, True, False]]
     assert batch.is_terminal.tolist() == [[False, True, False]]
-    assert batch.latent.deter.tolist() == [[0, 0]]
-    assert batch.latent.stoch.tolist() == [[0, 0, 0]]
+    assert batch.stored.deter.tolist() == [[0, 0]]
+    assert batch.stored.stoch.tolist() == [[0, 0, 0]]
 
     replay.add(*row_values(1, 4))  # Overwrites row 0 in slot 0; the window now ends behind the end of the ring.
     replay.add(*row_values(1, 5, last=[0]))
@@ -92,7 +94,7 @@ def test_hand_made_episodes_and_wrap_around():
     assert batch.is_first.tolist() == [[True, False, False]]
     assert batch.is_last.tolist() == [[False, False, True]]
     assert not batch.is_terminal.any()
-    assert batch.latent.stoch.tolist() == [[0, 2, 2]]
+    assert batch.stored.stoch.tolist() == [[0, 2, 2]]
     assert (replay.rows_total, replay.steps) == (6, 4)
 
 
@@ -114,7 +116,7 @@ def test_batches_are_fresh_arrays_of_the_declared_dtypes():
         "deter": ((3, 2), ml_dtypes.bfloat16),
         "stoch": ((3, 3), np.uint8),
     }
-    np.testing.assert_array_equal(batch.latent.deter.astype(int)[:, 1], ticket.row - 1)
+    np.testing.assert_array_equal(batch.stored.deter.astype(int)[:, 1], ticket.row - 1)
     before = replay.contents()
     for value in leaves(batch).values():
         assert value.flags.c_contiguous
@@ -182,7 +184,7 @@ def test_latents_are_written_back():
     before = replay.contents()
     deter = np.arange(12, dtype=np.float32).reshape(2, 3, 2) + 200
     stoch = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) + 200
-    replay.update_latents(Ticket(env=np.array([1, 0]), row=np.array([6, 2])), StoredLatent(deter, stoch))
+    replay.update_stored(Ticket(env=np.array([1, 0]), row=np.array([6, 2])), StoredLatent(deter, stoch))
     after = replay.contents()
     for name, new in (("latent/deter", deter), ("latent/stoch", stoch)):
         expected = before.pop(name)
@@ -200,13 +202,13 @@ def test_late_latents_of_evicted_rows_are_ignored():
     fill(replay, 1, 4, 7)  # Rows 3..6 remain.
     before = replay.contents()["latent/deter"]
     new = StoredLatent(np.full((1, 3, 2), 77, np.float32), np.zeros((1, 3, 3), np.uint8))
-    replay.update_latents(ticket, new)
+    replay.update_stored(ticket, new)
     after = replay.contents()["latent/deter"]
     assert after[0, 0].tolist() == [77, 77]
     np.testing.assert_array_equal(after[0, 1:], before[0, 1:])
     fill(replay, 1, 7, 8)
     before = replay.contents()["latent/deter"]
-    replay.update_latents(ticket, new)  # Now none is left.
+    replay.update_stored(ticket, new)  # Now none is left.
     np.testing.assert_array_equal(replay.contents()["latent/deter"], before)
 
 
@@ -260,7 +262,7 @@ def test_capacity_below_one_batch_is_refused():
     with pytest.raises(ConfigError, match="at least 24"):
         make(num_envs=3, rows=7, batch=8, length=3)
     with pytest.raises(ValueError, match="0 environments"):
-        Replay(ReplayConfig(), 0, OBS, ACTION, LatentSpec.of(2, 3, 4, np.float32), np.random.default_rng(0))
+        Replay(ReplayConfig(), 0, Layout.of(OBS, ACTION, latent_spec(2, 3, 4)), np.random.default_rng(0))
 
 
 def test_memory_is_refused_before_it_is_allocated(monkeypatch):
@@ -283,11 +285,6 @@ def test_memory_of_this_machine_is_asked(monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 100}))
     with pytest.raises(ReplayMemoryError):
         make()
-
-
-def test_index_dtype_follows_the_number_of_classes():
-    assert LatentSpec.of(8, 4, 256, np.float32).stoch == ((4,), np.dtype(np.uint8))
-    assert LatentSpec.of(8, 4, 257, np.float32).stoch == ((4,), np.dtype(np.uint16))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +310,7 @@ def test_unfit_latents_are_refused():
     fill(replay, 1, 0, 4)
     _, ticket = replay.sample()
     with pytest.raises(ValueError, match=r"'latent/deter' .*\[1, 2, 2\].*\[1, 3, 2\]"):
-        replay.update_latents(ticket, StoredLatent(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 3), np.uint8)))
+        replay.update_stored(ticket, StoredLatent(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 3), np.uint8)))
 
 
 class NaiveReplay:
@@ -388,7 +385,7 @@ def test_random_histories_agree_with_a_list_of_rows(seed):
             ticket, pairs = tickets.pop(int(rng.integers(len(tickets))))  # Often late.
             deter = rng.normal(size=(batch, length, 2)).astype(np.float32)
             stoch = rng.integers(0, 256, (batch, length, 3), np.uint8)
-            replay.update_latents(ticket, StoredLatent(deter, stoch))
+            replay.update_stored(ticket, StoredLatent(deter, stoch))
             for b, (env, first) in enumerate(pairs):
                 for t in range(length):
                     naive.write(env, first + t, deter[b, t], stoch[b, t])

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from dreamer.config import ConfigError, ReplayConfig
-from dreamer.replay import LatentSpec, Ticket, device
-from dreamer.replay.layout import field_specs
-from dreamer.types import StoredLatent
+from dreamer.replay import Layout, Ticket, device
+from dreamer.world_models.rssm import StoredLatent
 from tests.replay.test_buffer import ACTION, OBS, leaves, make, row_values
+from tests.small import latent_spec
 
 KEY = jax.random.key(0)
 
@@ -31,11 +31,13 @@ class Twins:
         self.host = make(num_envs, rows, batch, length, online, dtype=dtype)
         self.config = ReplayConfig(num_envs * rows, batch, length, online)
         self.num_envs, self.rows, self.length, self.dtype = num_envs, rows, length, dtype
-        specs = field_specs(OBS, ACTION, LatentSpec.of(deter=2, stoch=3, classes=4, dtype=dtype))
-        self.ring = device.empty(specs, num_envs, device.ring_rows(self.config, num_envs))
-        self.add = jax.jit(device.add)
-        self.gather = jax.jit(device.gather, static_argnames="length")
-        self.write = jax.jit(device.update_latents)
+        layout = Layout.of(OBS, ACTION, latent_spec(deter=2, stoch=3, classes=4, dtype=dtype))
+        self.ring = device.empty(layout.specs, num_envs, device.ring_rows(self.config, num_envs))
+        self.add = jax.jit(lambda ring, *row: device.add(ring, layout, *row))
+        self.gather = jax.jit(
+            lambda fields, place, length: device.gather(fields, layout, place, length), static_argnames="length"
+        )
+        self.write = jax.jit(lambda ring, place, stored: device.update_stored(ring, layout, place, stored, length))
         self.choose = jax.jit(lambda cursor, key: device.choose(cursor, key, self.config, num_envs, rows))
 
     def fill(self, start, stop, **kwargs):
@@ -66,7 +68,7 @@ class Twins:
         latents = StoredLatent(
             rng.normal(size=(*shape, 2)).astype(self.dtype), rng.integers(0, 4, (*shape, 3)).astype(np.uint8)
         )
-        self.host.update_latents(ticket, latents)
+        self.host.update_stored(ticket, latents)
         self.ring = self.write(self.ring, self.place(ticket), latents)
 
 
@@ -145,7 +147,7 @@ def test_members_share_the_cursor_and_nothing_else():
     values = [arrays(row_values(2, row)) for row in range(8)]
     many = device.Ring(twins.ring.cursor, jax.tree.map(lambda x: jnp.stack([x, x]), twins.ring.fields))
     axes: Any = device.Ring(*(None, 0))  # type: ignore[arg-type]
-    add = jax.vmap(device.add, in_axes=(axes, 0, 0, 0), out_axes=axes)
+    add = jax.vmap(twins.add, in_axes=(axes, 0, 0, 0), out_axes=axes)
     for step, action, latent in values:
         twins.ring = twins.add(twins.ring, step, action, latent)
         other = step._replace(reward=step.reward + 1)

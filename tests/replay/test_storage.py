@@ -11,7 +11,8 @@ import pytest
 
 from dreamer.replay import ReplayDiskError, ReplayMemoryError, Ticket, read_contents
 from dreamer.replay import storage as ring
-from dreamer.types import Space, StoredLatent
+from dreamer.types import Space
+from dreamer.world_models.rssm import StoredLatent
 from tests.replay.test_buffer import OBS, assert_same, fill, make, row_values
 
 SIZES = {"num_envs": 2, "rows": 12, "batch": 3, "length": 4, "online": True}
@@ -38,7 +39,7 @@ def write_latents(replay, seed, dtype=np.float32):
     rng = np.random.default_rng(seed)
     _, ticket = replay.sample()
     deter = rng.normal(size=(3, 4, 2)).astype(dtype)
-    replay.update_latents(ticket, StoredLatent(deter, rng.integers(0, 99, (3, 4, 3), np.uint8)))
+    replay.update_stored(ticket, StoredLatent(deter, rng.integers(0, 99, (3, 4, 3), np.uint8)))
 
 
 def same_contents(one, two):
@@ -155,16 +156,16 @@ def test_only_what_changed_is_written(tmp_path, monkeypatch):
     fill(replay, 2, 0, 390)
     on_record(replay)
     on_record(replay)
-    hashed, real = [], ring.Ring._hash
+    hashed, real = [], ring.Storage._hash
 
     def listening(self, arrays, block, rows):
         hashed.append((block, rows))
         return real(self, arrays, block, rows)
 
-    monkeypatch.setattr(ring.Ring, "_hash", listening)
+    monkeypatch.setattr(ring.Storage, "_hash", listening)
     fill(replay, 2, 390, 392)
     latents = StoredLatent(np.zeros((1, 3, 2), np.float32), np.zeros((1, 3, 3), np.uint8))
-    replay.update_latents(Ticket(np.array([1]), np.array([8])), latents)
+    replay.update_stored(Ticket(np.array([1]), np.array([8])), latents)
     on_record(replay)
     # Latents of rows 8 to 10 and 390 to 391; rows 388 to 391, as row 389 might have changed.
     assert sorted(hashed) == [(2, 4), (97, 4), (97, 4)]

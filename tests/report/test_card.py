@@ -15,7 +15,7 @@ BUDGET = Budget(steps=8, context=2, starts=64, samples=3, rows=16, chunk=5)
 
 def measure(faults, held_out, *overrides):
     nets, config = world.networks(faults, *overrides), world.config(*overrides)
-    return report_card.measure(nets, config, world.OBS_SPACES, held_out, budget=BUDGET)
+    return report_card.measure(world.BEHAVIOR, nets, config, world.OBS_SPACES, held_out, budget=BUDGET)
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,11 @@ def test_a_logdir_without_a_checkpoint(tmp_path, capsys):
 @pytest.fixture
 def loaded(monkeypatch):
     """A run that is there, up to what is played and measured."""
-    agent = SimpleNamespace(config=world.config("task=no_such_module:make"), parameter_count=1)
+    agent = SimpleNamespace(
+        config=world.config("task=no_such_module:make"),
+        parameter_count=1,
+        algorithm=SimpleNamespace(behavior=world.BEHAVIOR),
+    )
     saved = SimpleNamespace(path=pathlib.Path("000000000010"), meta={"env_steps": 10})
     monkeypatch.setattr(report, "load_saved", lambda logdir, which: (agent, saved))
 
@@ -192,7 +196,9 @@ def page():
     nets, config = world.networks(world.Faults(drift=0.2, noise=0.1, cont=0.9)), world.config()
     moves = np.random.default_rng(0).integers(0, 2, (4, 11))
     held_out = world.episodes([12, 2, 12, 9], [True, True, True, False], moves)
-    card = report_card.measure(nets, config, world.OBS_SPACES, held_out, budget=Budget(8, 2, 64, 3, 16, 5))
+    card = report_card.measure(
+        world.BEHAVIOR, nets, config, world.OBS_SPACES, held_out, budget=Budget(8, 2, 64, 3, 16, 5)
+    )
     frames = np.random.default_rng(0).integers(0, 255, (5, 40, 60, 3)).astype(np.uint8)
     dreams = [Picture("image", "A film.", "gif", report.dream_pictures.encode(frames, "gif"))]
     lines = [{"env_steps": x, "updates": x, "episode/score": 2.0 * x, "loss/reward": 1 / x} for x in range(1, 20)]

@@ -1,14 +1,22 @@
 """Held-out episodes hold what the environment answered, in the timing of `dreamer.types`."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
 
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
+from dreamer.algorithms import Algorithm
 from dreamer.envs import EnvError
 from dreamer.report.held_out import collect
-from dreamer.types import Space, StoredLatent
-from tests.small import run_config
+from dreamer.types import Space
+from dreamer.world_models.rssm import StoredLatent
+from tests.small import latent_spec, run_config
+
+
+def ask(*_: Any) -> Any:
+    raise AssertionError("was asked")
 
 
 class Alternating(Agent):
@@ -19,6 +27,7 @@ class Alternating(Agent):
         self.obs_spaces = {"vector": Space("vector", (1,))}
         self.action_spaces = {"action": Space("discrete", (), 2)}
         self.policy_steps = 7
+        self.algorithm = Algorithm(ask, ask, ask, ask, stored=latent_spec(1, 1, 2))
 
     def initial(self, batch):
         return np.zeros(batch, np.int64)

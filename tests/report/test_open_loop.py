@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer.report import open_loop
-from dreamer.types import StoredLatent
+from dreamer.world_models.rssm import StoredLatent
 from tests import counter_world as world
 
 ROWS, STEPS, SAMPLES = 4000, 3, 4
@@ -96,13 +96,13 @@ def test_heads_and_divergence(dreams):
 def test_the_return_that_is_imagined_with_the_policy():
     nets = world.networks(world.Faults(cont=0.8))
     start = StoredLatent(jnp.asarray([[1.0, 0], [-2.0, 0]]), jnp.zeros((2, 1), jnp.uint8))
-    found = open_loop.imagined_return(nets, start, 0.9, 3, 2, jax.random.key(0))
+    found = open_loop.imagined_return(world.BEHAVIOR, nets, start, 0.9, 3, 2, jax.random.key(0))
     weights = 0.72 ** np.arange(3)
     np.testing.assert_allclose(found, [(weights * [2, 3, 4]).sum(), (weights * [-1, 0, 1]).sum()], rtol=1e-3, atol=1e-3)
 
 
 def test_the_correction_is_unbiased(rng):
     samples = jnp.asarray(rng.normal(2, 3, (4, 200_000)).astype(np.float32))
-    error, variance = open_loop.corrected(samples, jnp.full(200_000, 1.5))
+    error, variance = open_loop.unbiased_error(samples, jnp.full(200_000, 1.5))
     assert float(error.mean()) == pytest.approx(0.25, abs=0.05)
     assert float(variance.mean()) == pytest.approx(9, abs=0.1)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from dreamer import config as configs
-from dreamer.agent import runtime as agents
 from dreamer.agent.runtime import Agent, Keys
 from dreamer.config.population import SWEEPABLE, members, with_numbers
 from dreamer.envs import native
-from dreamer.replay import LatentSpec, Replay, TrainRatio, device
+from dreamer.replay import Layout, Replay, TrainRatio, device
 from dreamer.training import device_program as device_loop
 from dreamer.training.device_program import DeviceLoop, LoopKeys, LoopState, member_update
 from dreamer.training.learner import Learner
-from dreamer.types import Step, StoredLatent
+from dreamer.types import Step
+from dreamer.world_models.rssm import StoredLatent
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
 
 WINDOW = 32
@@ -110,9 +110,8 @@ def test_the_host_loop_makes_the_same_of_the_same_rows():
     own, env = loop("replay.online=false"), native.build("memory")
     keys = LoopKeys.of(chosen.seed)
     agent = Agent(chosen, env.obs_spaces, env.action_spaces)
-    c = chosen.rssm
-    spec = LatentSpec.of(c.deter, c.stoch, c.classes, agent.latent_dtype)
-    replay = Scripted(chosen.replay, 3, env.obs_spaces, env.action_spaces, spec, np.random.default_rng(0))
+    layout = Layout.of(env.obs_spaces, env.action_spaces, agent.algorithm.stored)
+    replay = Scripted(chosen.replay, 3, layout, np.random.default_rng(0))
     learner = Learner(agent, replay, TrainRatio(1.0, 1))
     learner.ratio.updates_due(0, ready=True)  # From here on, each step that it is told of is an update.
     choose = jax.jit(lambda cursor, key: device.choose(cursor, key, chosen.replay, 3, 12)[0])
@@ -121,7 +120,9 @@ def test_the_host_loop_makes_the_same_of_the_same_rows():
     # Fresh heads predict zeros: gradients are rounding then, of which normalised steps make something.
     rng = np.random.default_rng(1)
     noisy = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), state.members.train.nets)
-    train = state.members.train._replace(nets=noisy, slow_critic=jax.tree.map(jnp.copy, noisy.critic))
+    own_memory = state.members.train.memory
+    slow = own_memory.behavior._replace(slow_critic=jax.tree.map(jnp.copy, noisy.behavior.critic))
+    train = state.members.train._replace(nets=noisy, memory=own_memory._replace(behavior=slow))
     state = state._replace(members=state.members._replace(train=train, acting=jax.tree.map(jnp.copy, noisy)))
     agent.state = jax.tree.map(jnp.copy, member(train, 0))
     for turn in range(TURNS):
@@ -217,11 +218,11 @@ def test_every_number_that_may_be_swept_can_be_an_argument():
 
     @jax.jit
     def traced(numbers):
-        return agents.update(state, batch, key, with_numbers(agent.config, numbers))
+        return agent.algorithm.update(state, batch, key, with_numbers(agent.config, numbers))
 
     @jax.jit
     def written():
-        return agents.update(state, batch, key, agent.config)
+        return agent.algorithm.update(state, batch, key, agent.config)
 
     close(traced({name: jnp.float32(value) for name, value in values.items()}), written(), rtol=1e-4, atol=1e-5)
     # And each of them does something.
@@ -236,10 +237,10 @@ def test_memory_is_known_beforehand():
     assert isinstance(shapes, LoopState) and shapes.members.train.step.shape == (3,)
     assert replay == 3 * 36 * (2 * 4 + 4 + 4 + 3 + 16 * 4 + 3)
     parameters = sum(x.size for x in jax.tree.leaves(shapes.members.train.nets))
-    critic = sum(x.size for x in jax.tree.leaves(shapes.members.train.slow_critic))
+    critic = sum(x.size for x in jax.tree.leaves(shapes.members.train.memory.behavior.slow_critic))
     # Parameters, those that act, gradients and two moments, and the slow critic; the rest is small.
     assert 0 < other - 4 * (5 * parameters + critic) < 20_000
 
 
 def test_updates_take_turns_on_a_cpu():
-    assert type(member_update(config())).__name__ == "custom_vmap"
+    assert type(member_update(config(), loop().algorithm)).__name__ == "custom_vmap"

@@ -4,6 +4,7 @@ import json
 import types
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ from dreamer.replay import Ticket
 from dreamer.training import host as host_run
 from dreamer.training.failure import Skip, TrainingFailed
 from dreamer.training.learner import Learner
-from dreamer.types import StoredLatent
+from dreamer.types import Parts, TrainState
+from dreamer.world_models.rssm import StoredLatent
 from tests.small import OVERRIDES, same_tree, small_batch
 
 # ----------------------------------------------------------------------------------------------- the learner, scripted
@@ -29,6 +31,7 @@ class Script:
         self.in_row, self.written, self.drawn = list(in_row), [], 0
         self.placement: Any = types.SimpleNamespace(fetch_rows=lambda latents: latents)
         self.ready = True
+        self.state = TrainState(jnp.int32(0), Parts(), Parts(), jnp.int32(0), ())
 
     def updates_due(self, steps, ready):
         return steps
@@ -40,9 +43,10 @@ class Script:
     def update(self, batch):
         number = self.in_row.pop(0)
         latents = StoredLatent(np.full((1, 2), self.drawn, np.float32), np.zeros((1, 2), np.uint8))
-        return latents, {averages.IN_ROW: np.int32(number), averages.BAD: np.int32(7 if number else -1)}
+        losses = {f"loss/{name}": 0.0 for name in (*"abcdefg", "seven")}
+        return latents, losses | {averages.IN_ROW: np.int32(number), averages.BAD: np.int32(7 if number else -1)}
 
-    def update_latents(self, ticket, latents):
+    def update_stored(self, ticket, latents):
         self.written.append((int(ticket.env[0]), float(latents.deter[0, 0])))
 
     def commit(self):
@@ -68,7 +72,10 @@ def test_latents_of_skipped_updates_are_not_written_back():
     assert script.written == [(1, 1.0), (4, 4.0)]
     learner.settle()
     assert script.written == [(1, 1.0), (4, 4.0), (5, 5.0)]
-    assert [(skip.update, skip.in_row, skip.bad) for skip in told] == [(1, 1, 7), (2, 2, 7)]
+    assert [(skip.update, skip.in_row, skip.tensor) for skip in told] == [
+        (1, 1, "losses.seven"),
+        (2, 2, "losses.seven"),
+    ]
     assert same_tree(told[0].batch, small_batch(2))
 
 

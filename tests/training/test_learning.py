@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
 from dreamer.logs.logger import read_metrics
+from dreamer.nn.observations import Encoder
 from dreamer.train import train
-from dreamer.types import Batch, Space, StoredLatent
-from dreamer.world_models.latent import Encoder, observe_batch
-from dreamer.world_models.rssm import RSSM, features
+from dreamer.types import Batch, Space
+from dreamer.world_models.rssm import RSSM, StoredLatent
 
 pytestmark = [pytest.mark.slow, pytest.mark.shipped]
 
@@ -100,7 +100,7 @@ def drifting(rows: int = 8, steps: int = 16) -> Batch:
         is_first=step == 0,
         is_last=step == steps - 1,
         is_terminal=step == steps - 1,
-        latent=StoredLatent(np.zeros((rows, 32), np.float32), np.zeros((rows, 4), np.uint8)),
+        stored=StoredLatent(np.zeros((rows, 32), np.float32), np.zeros((rows, 4), np.uint8)),
     )
 
 
@@ -119,6 +119,5 @@ def test_one_batch_teaches_where_episodes_end():
     for _ in range(500):
         agent.update(batch)
     model = agent.state.nets.world_model
-    latent = observe_batch(model, batch, jax.random.key(0)).latent
-    going_on = np.asarray(jax.nn.sigmoid(model.cont_logit(features(latent)))).mean(1)
+    going_on = np.asarray(model.cont(model.observe(batch, jax.random.key(0)).states)).mean(0)
     assert going_on[-1] < 0.2 and going_on[:-3].min() > 0.9

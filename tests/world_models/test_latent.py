@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dreamer.types import Latent, Space
+from dreamer.config import ConfigError
+from dreamer.equations.distributions import binary_cross_entropy
+from dreamer.nn import observations
+from dreamer.types import Space
 from dreamer.world_models import latent as wm
+from dreamer.world_models.base import LatentVariableModel, WorldModel, observed_masks
+from dreamer.world_models.rssm import Latent
 from tests.small import small_config
 
 SPACES = {
@@ -40,7 +45,7 @@ MASK_SPACES = {"action_mask": Space("discrete", (2, 3), 2)}
 
 
 def build(config, obs_spaces):
-    return wm.WorldModel(config, obs_spaces, {"move": Space("discrete", (2,), 3)}, rngs=nnx.Rngs(params=0))
+    return wm.rssm(config, obs_spaces, {"move": Space("discrete", (2,), 3)}, nnx.Rngs(params=0))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def masked(config):
 
 
 def test_a_class_is_allowed_if_that_is_probable_or_the_most_probable(masked):
-    masks = masked.action_masks(jnp.ones((5, 4, 28)))
+    masks = masked.masks_of(jnp.ones((5, 4, 28)))
     assert masks.keys() == {"move"}
     expected = np.broadcast_to([[True, False, True], [False, True, False]], (5, 4, 2, 3))
     np.testing.assert_array_equal(masks["move"], expected)
@@ -66,15 +71,15 @@ def test_predicting_masks_decodes_nothing_else(config):
         return jax.make_jaxpr(lambda model, x: function(model)(x))(model, argument)
 
     feature, latent = jnp.ones((5, 28)), Latent(jnp.zeros((2, 16)), jnp.zeros((2, 3, 4)))
-    assert "conv" not in str(program(SPACES | MASK_SPACES, lambda model: model.action_masks, feature))
-    assert "conv" in str(program(SPACES | MASK_SPACES, lambda model: model.decoder, latent))
-    assert not program(SPACES, lambda model: model.action_masks, feature).eqns
+    assert "conv" not in str(program(SPACES | MASK_SPACES, lambda model: model.masks_of, feature))
+    assert "conv" in str(program(SPACES | MASK_SPACES, lambda model: model.decode, latent))
+    assert not program(SPACES, lambda model: model.masks_of, feature).eqns
 
 
-def test_an_observed_mask_that_forbids_everything_counts_as_none(masked):
+def test_an_observed_mask_that_forbids_everything_counts_as_none():
     obs = {"action_mask": np.array([[[1, 0, 0], [0, 0, 0]]], np.int32)}
     expected = [[[True, False, False], [True, True, True]]]
-    np.testing.assert_array_equal(masked.observed_masks(obs)["move"], expected)
+    np.testing.assert_array_equal(observed_masks(obs, {"move": "action_mask"})["move"], expected)
 
 
 @pytest.mark.parametrize("keys", [["joints"], ["class"], ["back", "front"], ["joints", "tall"], sorted(SPACES)])
@@ -83,11 +88,11 @@ def test_any_mix_of_observations_is_encoded_and_decoded(keys, config, rng):
     obs = {key: value for key, value in observation(rng).items() if key in keys}
 
     def run(obs):
-        encoder = wm.Encoder(config.nets, spaces, rngs=nnx.Rngs(params=0))
-        decoder = wm.Decoder(config.nets, spaces, 16, 12, 2, rngs=nnx.Rngs(params=0))
+        encoder = observations.Encoder(config.nets, spaces, rngs=nnx.Rngs(params=0))
+        decoder = observations.Decoder(config.nets, spaces, 16, 12, 2, rngs=nnx.Rngs(params=0))
         embed = encoder(obs)
         assert embed.shape == (2, encoder.outputs)
-        return decoder(Latent(jnp.zeros((2, 16)), jnp.zeros((2, 3, 4))))
+        return decoder(jnp.zeros((2, 16)), jnp.zeros((2, 12)))
 
     predictions = jax.eval_shape(run, obs)
     assert predictions.keys() == spaces.keys()
@@ -98,8 +103,8 @@ def test_any_mix_of_observations_is_encoded_and_decoded(keys, config, rng):
 
 
 def test_images_of_one_size_share_a_network_and_others_do_not():
-    assert wm.image_groups(SPACES) == (((16, 16), ("back", "front")), ((32, 16), ("tall",)))
-    assert wm.group_channels(SPACES) == {(16, 16): 4, (32, 16): 3}
+    assert observations.image_groups(SPACES) == (((16, 16), ("back", "front")), ((32, 16), ("tall",)))
+    assert observations.group_channels(SPACES) == {(16, 16): 4, (32, 16): 3}
 
 
 def test_reconstruction_losses_by_hand():
@@ -114,7 +119,7 @@ def test_reconstruction_losses_by_hand():
         "c": jnp.array([[[0.0, np.log(3.0)]]], jnp.float32),
         "v": jnp.array([[[0.0, 2.0]]]),
     }
-    losses = wm.reconstruction_losses(predictions, obs, spaces)
+    losses = observations.reconstruction_losses(predictions, obs, spaces)
     np.testing.assert_allclose(losses["obs/i"], [[0.25 + 0.0625]], rtol=1e-6)
     np.testing.assert_allclose(losses["obs/c"], [[-np.log(0.75)]], rtol=1e-6)
     np.testing.assert_allclose(losses["obs/v"], [[1 + 4]], rtol=1e-6)
@@ -122,14 +127,41 @@ def test_reconstruction_losses_by_hand():
 
 def test_binary_cross_entropy_is_least_at_the_target():
     target = jnp.array([0.25])
-    grad = jax.grad(lambda x: wm.binary_cross_entropy(x, target).sum())
+    grad = jax.grad(lambda x: binary_cross_entropy(x, target).sum())
     np.testing.assert_allclose(grad(jnp.log(jnp.array([1 / 3]))), 0, atol=1e-6)
     assert float(grad(jnp.array([0.0]))[0]) > 0
-    np.testing.assert_allclose(wm.binary_cross_entropy(jnp.array([0.0]), target), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(binary_cross_entropy(jnp.array([0.0]), target), np.log(2), rtol=1e-6)
 
 
 def test_the_encoder_squashes_vectors_and_scales_images(config):
     spaces = {"joints": Space("vector", (2,))}
-    encoder = wm.Encoder(config.nets, spaces, rngs=nnx.Rngs(params=0))
+    encoder = observations.Encoder(config.nets, spaces, rngs=nnx.Rngs(params=0))
     flat = encoder._vectors({"joints": jnp.array([[np.e - 1, -(np.e**2 - 1)]], jnp.float32)})
     np.testing.assert_allclose(flat, [[1, -2]], rtol=1e-6)
+
+
+def test_features_are_the_recurrent_state_then_the_sample(config):
+    model = jax.jit(lambda: build(config, {"joints": Space("vector", (2,))}))()
+    deter = jnp.arange(16.0)[None]
+    stoch = 100 + jnp.arange(12.0).reshape(1, 3, 4)
+    np.testing.assert_array_equal(model.features(Latent(deter, stoch))[0], [*range(16), *range(100, 112)])
+    assert model.feature_size == 28
+
+
+def test_it_is_what_the_protocols_ask_for(config):
+    model = jax.jit(lambda: build(config, {"joints": Space("vector", (2,))}))()
+    assert isinstance(model, WorldModel)
+    assert isinstance(model, LatentVariableModel)
+
+
+def test_without_a_decoder_nothing_is_decoded_and_nothing_reconstructed(rng):
+    blind = small_config("world_model.decoder=false")
+    model = jax.jit(lambda: build(blind, SPACES))()
+    assert model.decoder is None
+    assert model.decode(model.initial(2)) is None
+    assert model.masks(model.initial(2)) == {}
+
+
+def test_masks_need_a_decoder():
+    with pytest.raises(ConfigError, match=r"world_model\.decoder=false .* action masks"):
+        build(small_config("world_model.decoder=false"), MASK_SPACES)

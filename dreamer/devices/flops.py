@@ -1,21 +1,19 @@
-"""Operations: how many an update has, and how many this machine can do in a second."""
+"""Operations: how many a program has, and how many this machine can do in a second."""
 
-import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.interpreters import partial_eval
 
-from dreamer.agent.runtime import TrainState, update
-from dreamer.config import Config
-from dreamer.types import Batch
+from dreamer.devices import backend
 
 
 def matmul_ceiling(dtype: str) -> float:
     """GFLOP/s of the product of two large random square matrices; the best of a dozen."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    size = 2048 if backend.on_cpu() else 8192
     x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(lambda a, b: a @ b)
     times = []
@@ -26,9 +24,9 @@ def matmul_ceiling(dtype: str) -> float:
     return 2 * size**3 / min(times) / 1e9
 
 
-def update_gflop(config: Config, state: TrainState, batch: Batch) -> float:
-    """GFLOP of one update, counted in its program; shapes and dtypes of the arguments are enough."""
-    traced = jax.make_jaxpr(functools.partial(update, config=config))(state, batch, jax.random.key(0))
+def program_gflop(function: Callable[..., Any], *args: Any) -> float:
+    """GFLOP of a function, counted in its program; shapes and dtypes of the arguments are enough."""
+    traced = jax.make_jaxpr(function)(*args)
     # Custom gradients compute some that nobody asked for; the compiler leaves them out too.
     used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return count_flops(used) / 1e9
@@ -61,4 +59,4 @@ def _is_jaxpr(x: object) -> bool:
     return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 
 
-__all__ = ["count_flops", "matmul_ceiling", "update_gflop"]
+__all__ = ["count_flops", "matmul_ceiling", "program_gflop"]

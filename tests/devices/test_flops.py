@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dreamer.agent import flops
-from dreamer.agent.runtime import Agent
+from dreamer.agent import Agent
+from dreamer.devices import flops
 from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config
 
 
@@ -36,11 +36,16 @@ def test_an_update_has_three_times_the_operations_of_its_losses():
     """Forwards once, backwards twice, apart from the model in imagination and what takes no gradient."""
     config = small_config()
     agent, batch = Agent(config, OBS_SPACES, ACTION_SPACES), small_batch()
-    whole = flops.update_gflop(config, agent.state, batch)
-    assert whole == flops.update_gflop(config, jax.eval_shape(lambda: agent.state), batch)
+
+    def gflop(state, config):
+        update = agent.algorithm.update
+        return flops.program_gflop(lambda s, b, key: update(s, b, key, config), state, batch, jax.random.key(0))
+
+    whole = gflop(agent.state, config)
+    assert whole == gflop(jax.eval_shape(lambda: agent.state), config)
     parameters = agent.parameter_count
     assert whole * 1e9 > 6 * parameters * batch.reward.size
-    longer = flops.update_gflop(small_config("behavior.horizon=6"), agent.state, batch)
+    longer = gflop(agent.state, small_config("behavior.horizon=6"))
     assert longer > 1.2 * whole
 
 

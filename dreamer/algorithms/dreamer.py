@@ -1,0 +1,125 @@
+"""Dreamer: learn a world model from real sequences, and a behaviour from what is imagined in it.
+
+`world_model.kind` and `behavior.kind` choose the parts; with `planner.kind`, a planner acts in place of the policy.
+
+Source: Hafner et al. 2025, "Mastering diverse control tasks through world models", Nature 640.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from dreamer import behaviors, planners, world_models
+from dreamer.agent.learning import LossOutput, begin, gradient_step
+from dreamer.algorithms.base import Algorithm, View
+from dreamer.config import Config
+from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, State, Stored, TrainState, mask_keys
+from dreamer.world_models.base import Losses, observed_masks
+
+
+class PolicyMemory(NamedTuple):
+    """What the acting policy remembers between steps of N environments."""
+
+    state: State
+    """The world model's."""
+    prev_action: Action
+    plan: Any = ()
+    """The planner's, if there is one."""
+
+
+def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
+    """The algorithm for one task.
+
+    Args:
+        config: the run's config.
+        obs_spaces: observation spaces.
+        action_spaces: action spaces.
+
+    Raises:
+        ConfigError: a part cannot do what another, or the task, asks of it.
+    """
+    masked = mask_keys(obs_spaces, action_spaces)
+
+    @jax.jit  # Traced once, for its shapes as for its numbers.
+    def build(key: Array) -> Parts:
+        """All parameters, and what the behaviour remembers."""
+        rngs = nnx.Rngs(params=key)
+        model = world_models.make(config, obs_spaces, action_spaces, rngs)
+        behavior = behaviors.make(config, action_spaces, model.feature_size)
+        nets, memory = behavior.init(rngs)
+        return Parts(model, (nets, memory))
+
+    # Sizes follow from the model, and so does what replay keeps; shapes are enough to know them.
+    model_shapes = jax.eval_shape(build, jax.random.key(0)).world_model
+    behavior = behaviors.make(config, action_spaces, model_shapes.feature_size)
+    planner = planners.make(config, action_spaces)
+
+    def init(key: Array) -> TrainState:
+        model, (nets, memory), _ = build(key)
+        return begin(config, Parts(world_model=model, behavior=nets), Parts(behavior=memory))
+
+    def initial(batch: int) -> PolicyMemory:
+        none: Action = {key: jnp.zeros((batch, *space.shape), space.dtype) for key, space in action_spaces.items()}
+        return PolicyMemory(model_shapes.initial(batch), none, planner.init(batch) if planner else ())
+
+    def policy(
+        nets: Parts, memory: PolicyMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
+    ) -> tuple[Action, PolicyMemory, Stored]:
+        """Update the state with an observation, and choose an action that the observation allows."""
+        state_key, action_key = jax.random.split(key)
+        model = nets.world_model
+        noise = model.noise(state_key, len(is_first))
+        state = model.filter(memory.state, memory.prev_action, obs, is_first, noise)
+        masks = observed_masks(obs, masked)
+        plan = memory.plan
+        if planner is None:
+            action = behavior.act(nets.behavior, model.features(state), masks, action_key, mode)
+        else:
+            action, plan, _ = planner.plan(
+                model,
+                leaf=lambda state: behavior.value(nets.behavior, model.features(state)),
+                prior=lambda state, key: behavior.act(
+                    nets.behavior, model.features(state), model.masks(state), key, "sample"
+                ),
+                start=state,
+                plan=plan,
+                is_first=jnp.asarray(is_first),
+                key=action_key,
+                masks=masks,
+            )
+        return action, PolicyMemory(state, action, plan), model.pack(state)
+
+    def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
+        """Learn the model from what happened, and the behaviour from what is imagined."""
+        model_key, imagine_key = jax.random.split(key)
+        model = nets.world_model
+        seen = model.observe(batch, model_key)
+        losses: Losses
+        losses, metrics = model.loss(seen, batch, config)
+        learned, remembered, more = behavior.loss(
+            nets.behavior, memory.behavior, model, seen, batch, imagine_key, config
+        )
+        return LossOutput(
+            losses | learned, memory._replace(behavior=remembered), model.pack(seen.states), metrics | more
+        )
+
+    def after_update(nets: Parts, memory: Parts, config: Config) -> Parts:
+        """Targets follow."""
+        return memory._replace(behavior=behavior.after_update(nets.behavior, memory.behavior, config))
+
+    def predict(nets: Parts, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:
+        return world_models.predict(nets.world_model, obs_spaces, batch, key, context)
+
+    def view(nets: Parts, memory: PolicyMemory) -> View:
+        model = nets.world_model
+        return View(model.decode(memory.state) or {}, behavior.value(nets.behavior, model.features(memory.state)))
+
+    stored = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], model_shapes.pack(model_shapes.initial(1))))
+    update = gradient_step(loss, after_update)
+    return Algorithm(init, initial, policy, update, stored, predict=predict, view=view, loss=loss, behavior=behavior)
+
+
+__all__ = ["PolicyMemory", "dreamer"]

@@ -1,0 +1,69 @@
+"""What a planner is: a search in a model for the best next action."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float32
+
+from dreamer.config import Config, Registry
+from dreamer.types import Action, Masks, Metrics, Spaces, State
+from dreamer.world_models.base import Dynamics
+
+Leaf = Callable[[State], Float32[Array, "batch"]]
+"""Value of the states ``[N, ...]`` in which a plan ends."""
+
+Prior = Callable[[State, Array], Action]
+"""``(states [N, ...], key) -> actions [N, ...]``: a policy that the search may begin with."""
+
+Plan = Any
+"""What a planner remembers for the next step, such as a warm start: a pytree of arrays ``[N, ...]``, or ``()``."""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Acting by searching a model."""
+
+    def init(self, batch: int) -> Plan:
+        """The plan before the first step of ``batch`` episodes."""
+
+    def plan(
+        self,
+        model: Dynamics,
+        leaf: Leaf,
+        prior: Prior,
+        start: State,
+        plan: Plan,
+        is_first: Bool[Array, "N"],
+        key: Array,
+        masks: Masks | None = None,
+    ) -> tuple[Action, Plan, Metrics]:
+        """The best action found in each state, the plan for the next step, and metrics of the search.
+
+        Args:
+            model: what the search asks.
+            leaf: value of the last states of a plan.
+            prior: policy to begin with.
+            start: states ``[N, ...]`` to act in.
+            plan: from the step before; ignored where ``is_first``.
+            is_first: whether the state is the first of an episode.
+            key: random key.
+            masks: classes of discrete actions that are allowed now; None or ``{}``: all.
+        """
+
+
+PLANNERS = Registry("planner.kind", {"cem": "dreamer.planners.shooting:cem"})
+"""Functions ``(config, action_spaces) -> Planner``."""
+
+
+def make(config: Config, action_spaces: Spaces) -> Planner | None:
+    """The planner that ``config.planner.kind`` names; None if the policy is to act.
+
+    Raises:
+        ConfigError: there is no such planner, or it cannot act in these spaces.
+    """
+    if config.planner.kind == "none":
+        return None
+    return PLANNERS.load(config.planner.kind)(config, action_spaces)
+
+
+__all__ = ["PLANNERS", "Leaf", "Plan", "Planner", "Prior", "make"]
