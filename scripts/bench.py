@@ -2,8 +2,8 @@
 
 Measures, in one run on one machine: the ceiling of float32 matrix products, and for each case compile time, update
 time (median after warm-up, random data), acting latency, replay sampling time and peak memory. Every case runs in a
-process of its own, so that its peak memory is its own. The update is also given as a fraction of the ceiling, from the
-number of floating-point operations that its matrix products and convolutions need.
+separate process, so that its peak memory is not that of another. The update is also given as a fraction of the ceiling,
+from the number of floating-point operations of its matrix products and convolutions.
 """
 
 import argparse
@@ -57,14 +57,15 @@ def seconds(work: Callable[[], object], repeats: int, warmup: int = 2) -> np.nda
 
 
 def compile_seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Time to trace and compile a program, first with an empty cache on disk, then with what was kept there."""
+    """Time to trace and compile a program, first with an empty cache on disk, then with the program in it."""
     times = []
     for _ in range(2):
         jax.clear_caches()
         begin = time.perf_counter()
         work()
         times.append(time.perf_counter() - begin)
-    return times[0], times[1]
+    empty, cached = times
+    return empty, cached
 
 
 def random_values(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -128,7 +129,8 @@ def measure(name: str, repeats: int, dtype: str) -> dict:
     }
     for count in (1, 16):
         obs = {key: random_values(space, (count,), rng) for key, space in obs_spaces.items()}
-        state, first = agent.initial(count), np.zeros(count, bool)
+        state = agent.initial(count)
+        first = np.zeros(count, bool)
 
         def act(obs: dict = obs, state: Memory = state, first: np.ndarray = first) -> object:
             return jax.device_get(agent.policy(state, obs, first)[0])
@@ -143,7 +145,7 @@ def table(results: list[dict]) -> str:
     rows = {
         "parameters": lambda r: f"{r['parameters']:,}",
         "update, median ms (min to max)": lambda r: (
-            f"{r['update_ms']:.0f} ({r['update_ms_range'][0]:.0f} to {r['update_ms_range'][1]:.0f})"
+            f"{r['update_ms']:.0f} ({' to '.join(f'{ms:.0f}' for ms in r['update_ms_range'])})"
         ),
         "updates timed": lambda r: f"{r['updates_timed']}",
         "GFLOP of one update": lambda r: f"{r['gflop_per_update']:,.0f}",
@@ -175,7 +177,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args.repeats, args.dtype)))
         return
-    restart_with_huge_pages()  # as training does; the processes of the cases inherit them
+    restart_with_huge_pages()  # As training does; the processes of the cases inherit them.
     results = []
     for case in args.cases:
         print(f"measuring {case} ...", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """How fast are the environments here? ``python scripts/bench_envs.py [--cases ...] [--seconds S] [--output FILE]``.
 
-For each case: env steps per second of the library's own environment alone, of the same task behind the `Adapter`, and
-of `VectorEnv` with 1, 4 and 16 environments in one process and in worker processes. Actions are random and drawn
-beforehand; resets at the end of episodes are part of the time. Every case runs in a process of its own.
+For each case: env steps per second of the library's environment alone, of the same task behind the `Adapter`, and of
+`VectorEnv` with 1, 4 and 16 environments in one process and in worker processes. Actions are random and drawn
+beforehand; resets at the end of episodes are part of the time. Every case runs in a separate process.
 """
 
 import argparse
@@ -37,15 +37,16 @@ WINDOWS = 5
 PACKAGES = ("gymnasium", "numpy", "dm_control", "mujoco", "ale-py", "crafter", "minigrid")
 
 Step = Callable[[], int]
-"""Takes one step, and returns how many env steps that was."""
+"""Takes one step, and returns the number of its env steps."""
 
 
 class Case(NamedTuple):
-    """A task, the config that it is measured with, and what makes a step of the library's own environment."""
+    """A task and the config with which it is measured."""
 
     task: str
     config: EnvConfig
     raw: Callable[[], Step]
+    """Makes the library's environment, and returns its step."""
 
 
 def gymnasium_step(env: gymnasium.Env) -> Step:
@@ -64,7 +65,7 @@ def gymnasium_step(env: gymnasium.Env) -> Step:
 
 
 def registered(name: str, module: str = "gymnasium") -> Callable[[], Step]:
-    """Steps of a registered environment, as `gymnasium.make` gives it but for its checker."""
+    """Steps of a registered environment, as `gymnasium.make` returns it, except for its checker."""
 
     def raw() -> Step:
         __import__(module)
@@ -73,7 +74,7 @@ def registered(name: str, module: str = "gymnasium") -> Callable[[], Step]:
     return raw
 
 
-def walker(pixels: bool) -> Step:
+def walker(*, pixels: bool) -> Step:
     """Steps of dm_control's walker, rendered or not."""
     choose_renderer()
     from dm_control import suite
@@ -95,7 +96,7 @@ def walker(pixels: bool) -> Step:
 
 
 def pong() -> Step:
-    """Four frames of the emulator and the picture of the last."""
+    """Four frames of the emulator, and the picture of the last."""
     from ale_py import ALEInterface, LoggerMode, roms
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
@@ -119,7 +120,7 @@ def pong() -> Step:
 
 
 def crafter() -> Step:
-    """Steps of Crafter, with its picture."""
+    """Steps of Crafter, including its picture."""
     import crafter
 
     env = crafter.Env(seed=0)
@@ -127,7 +128,8 @@ def crafter() -> Step:
     env.reset()
 
     def step() -> int:
-        if env.step(next(actions))[2]:
+        _, _, done, _ = env.step(next(actions))
+        if done:
             env.reset()
         return 1
 
@@ -183,10 +185,11 @@ def rate(step: Step, seconds: float) -> float:
     """Env steps per second: the median of `WINDOWS` windows, after one that does not count."""
     rates = []
     for _ in range(WINDOWS + 1):
-        begin, taken = time.perf_counter(), 0
+        begin = time.perf_counter()
+        steps = 0
         while (elapsed := time.perf_counter() - begin) < seconds / WINDOWS:
-            taken += step()
-        rates.append(taken / elapsed)
+            steps += step()
+        rates.append(steps / elapsed)
     return float(np.median(rates[1:]))
 
 
@@ -201,7 +204,7 @@ def vector_rate(case: Case, count: int, workers: Literal["sync", "async"], secon
 
 
 def measure(name: str, seconds: float) -> dict[str, Any]:
-    """All figures of a case, or a sentence that says why there are none."""
+    """All figures of a case, or the reason why there are none."""
     case = CASES[name]
     try:
         adapted = adapted_step(case)
@@ -209,7 +212,8 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     except (EnvError, ImportError) as error:
         return {"case": name, "task": case.task, "skipped": f"{name} was left out: {error}"}
     result: dict[str, Any] = {"case": name, "task": case.task, "repeat": case.config.repeat}
-    result["raw"], result["adapter"] = rate(raw, seconds), rate(adapted, seconds)
+    result["raw"] = rate(raw, seconds)
+    result["adapter"] = rate(adapted, seconds)
     kinds: tuple[Literal["sync", "async"], ...] = ("sync", "async")
     for workers, count in itertools.product(kinds, COUNTS):
         result[f"{workers} {count}"] = vector_rate(case, count, workers, seconds)
@@ -233,12 +237,13 @@ def machine() -> str:
     """Processor, cores and memory."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 1e9
+    cores = len(os.sched_getaffinity(0))
+    memory = psutil.virtual_memory().total / 1e9
     return f"{names[0] if names else platform.machine()}, {cores} cores, {memory:.0f} GB, {platform.system()}"
 
 
 def versions() -> str:
-    """Versions of Python and of all packages that are installed."""
+    """Versions of Python and of those packages that are installed."""
     found = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
@@ -249,7 +254,7 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit that was measured, and whether files differ from it."""
+    """The measured commit, and whether files differ from it."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
@@ -257,14 +262,14 @@ def commit() -> str:
 
 
 def page(results: list[dict[str, Any]], seconds: float, before: float) -> str:
-    """The page of results, with all that is needed to repeat them."""
+    """The page of results, with everything that is needed to repeat them."""
     return f"""# Speed of environments
 
-Env steps per second; an action that is repeated counts as often. "Library alone" is the environment as its own package
-gives it, without our suite or adapter: for Atari four frames and the picture of the last, without the maximum and the
-resizing that the protocol asks for. "Overhead" is the additional time that a step takes behind our suite and adapter.
-"sync" and "async" are `VectorEnv` with so many environments, in one process, or with one worker process per core. The
-speed of Crafter depends on what happens in an episode, which differs from column to column.
+Env steps per second; every repeat of an action counts. "Library alone" is the environment of its package, without our
+suite or adapter: for Atari four frames and the picture of the last, without the maximum and the resizing that the
+protocol requires. "Overhead" is the additional time that a step takes behind our suite and adapter. "sync" and "async"
+are `VectorEnv` with this many environments, in one process or with one worker process per core. The speed of Crafter
+depends on what happens in an episode, which differs from column to column.
 
 {table(results)}
 

@@ -1,10 +1,10 @@
 """How busy are learner and environments while training? ``python scripts/bench_loop.py [--seconds 60] [--json FILE]``.
 
-Trains at size 1m with batches of 16 x 64 steps, everything included but pictures, which are drawn once in five minutes
-(`scripts/logging_cost.py` times them). A learner that is the bottleneck should compute all the time: the table has the
-share of the wall time in which an update was under way. Environments that are the bottleneck should step as fast as
-without it: the table compares both with what they do alone, in the same process. On a CPU, updates share the cores with
-everything else, and take longer than alone.
+Trains at size 1m with batches of 16 x 64 steps, everything included except pictures, which are drawn once in five
+minutes (`scripts/logging_cost.py` times them). A learner that is the bottleneck should compute all the time: the table
+has the share of the wall time in which an update was under way. Environments that are the bottleneck should step as
+fast as without the learner: the table compares both with their speed alone, in the same process. On a CPU, updates
+share the cores with everything else, and take longer than alone.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from dreamer.training.host import HostRun
 from dreamer.types import Batch, Scalars
 
 SLOW_SECONDS = 0.03
-"""What a step of the slow environment takes, as that of a simulator with a camera would."""
+"""Seconds of a step of the slow environment, about those of a simulator with a camera."""
 
 CASES = {
     # name: (environment, train ratio, overrides)
@@ -42,7 +42,7 @@ CASES = {
 
 
 class Watch:
-    """Notes when updates were started and when they ended, in a thread that waits for each."""
+    """Records when updates start and end, in a thread that waits for each."""
 
     def __init__(self, update: Callable[[Batch], Any]) -> None:
         self.original = update
@@ -51,7 +51,7 @@ class Watch:
         self._ends: list[Future[float]] = []
 
     def update(self, batch: Batch) -> Any:
-        """As the agent's."""
+        """As the agent's method."""
         self._starts.append(time.perf_counter())
         result = self.original(batch)
         self._ends.append(self._thread.submit(self._end, result))
@@ -63,15 +63,16 @@ class Watch:
         return time.perf_counter()
 
     def busy(self) -> float:
-        """Share of the time in which an update was under way, from the third on, as the first ones also compile."""
-        starts, ends = self._starts[2:], [end.result() for end in self._ends[2:]]
-        # One that was started before the last had ended waited for it.
+        """Share of the time in which an update was under way, from the third on, as the first two also compile."""
+        starts = self._starts[2:]
+        ends = [end.result() for end in self._ends[2:]]
+        # An update that was started before the last one had ended waited for it.
         begins = [max(start, end) for start, end in zip(starts, [starts[0], *ends], strict=False)]
         return sum(end - begin for begin, end in zip(begins, ends, strict=True)) / (ends[-1] - starts[0])
 
 
 class Slow(gymnasium.Wrapper):
-    """CartPole whose every step takes a while, and the processor nothing."""
+    """CartPole whose steps take time, but no work of the processor."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         """Sleep, then step."""
@@ -90,7 +91,7 @@ def measure(name: str, seconds: float) -> dict:
     with tempfile.TemporaryDirectory() as logdir:
         common = ["task=gym_CartPole-v1", f"run.train_ratio={ratio}", "run.eval_episodes=0", "logger.pictures_every=0"]
         common.append(f"run.log_every={min(10.0, seconds / 6)}")
-        # Few steps of replay, so that the run is over soon after the clock; its end is set below.
+        # Far more env steps than it takes; ``until`` ends the run when its time is over.
         end = "run={env_steps: 1000000, save_every: 1000000}"
         config = configs.load(["gym", "size/1m"], [*common, end, "nets.dtype=float32", f"logdir={logdir}", *overrides])
         make = make_slow if kind == "slow" else make_env(config)
@@ -110,13 +111,14 @@ def measure(name: str, seconds: float) -> dict:
         run.learner.learn = until  # type: ignore[method-assign]
         run.agent.update = watch.update  # type: ignore[method-assign]
         run.train()
-        # What follows is not the loop's.
+        # What follows does not belong to the loop.
         busy = watch.busy()
         run.agent.update = watch.original  # type: ignore[assignment, method-assign]
         lines = [
             x for x in read_metrics(run.logdir / "metrics.jsonl") if x.get("updates", 0) > 3 and "rate/updates" in x
         ]
-        first, last = lines[0], lines[-1]
+        first = lines[0]
+        last = lines[-1]
         elapsed = last["seconds"] - first["seconds"]
         env_rate = (last["env_steps"] - first["env_steps"]) / elapsed
         update_rate = (last["updates"] - first["updates"]) / elapsed
@@ -144,11 +146,12 @@ def measure(name: str, seconds: float) -> dict:
 
 
 def environment_rate(config: configs.Config, make: Callable[[], gymnasium.Env], turns: int = 100) -> float:
-    """Env steps per second of the environments alone, with one action for ever."""
+    """Env steps per second of the environments alone, always with the same action."""
     with VectorEnv(make, config.env, np.random.SeedSequence(0)) as envs:
         envs.reset()
         action = {key: np.zeros((envs.num_envs, *space.shape), np.int32) for key, space in envs.action_spaces.items()}
-        begin, steps = time.perf_counter(), 0
+        begin = time.perf_counter()
+        steps = 0
         for _ in range(turns):
             steps += int(envs.step(action).env_steps.sum())
         return steps / (time.perf_counter() - begin)

@@ -1,7 +1,7 @@
-"""Put runs on DeepMind Control beside the released curves: ``python scripts/control.py LOGDIR [LOGDIR ...]``.
+"""Compares runs on DeepMind Control with the released curves: ``python scripts/control.py LOGDIR [LOGDIR ...]``.
 
-For every run, the figures go to ``docs/results/control/TASK-SEED.json``; the page ``docs/results/control.md`` and one
-picture per task are made from all that are there. What is compared, and how, is that of ``python -m dreamer.compare``.
+The figures of every run go to ``docs/results/control/TASK-SEED.json``; the page ``docs/results/control.md`` and one
+picture per task are made from all of these files. Scores are compared as in ``python -m dreamer.compare``.
 """
 
 import argparse
@@ -25,7 +25,8 @@ def collect(logdir: pathlib.Path) -> dict:
     lines = read_metrics(logdir / "metrics.jsonl")
     final: dict = next((line for line in reversed(lines) if "eval/mean" in line), {})
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=logdir, text=True).strip()
-    task, seed = run.config.task, run.config.seed
+    task = run.config.task
+    seed = run.config.seed
     return {
         "task": task,
         "seed": seed,
@@ -41,10 +42,10 @@ def collect(logdir: pathlib.Path) -> dict:
 
 
 def run_of(figures: dict) -> curves.Run:
-    """The run of which these are the figures."""
+    """The run with these figures."""
     config = configs.load(["dmc_small"], [f"task={figures['task']}", f"seed={figures['seed']}"])
     frames, scores = np.array(figures["curve"], float).T
-    return curves.Run(pathlib.Path(), config, frames.astype(np.int64), scores, figures["env_steps"])
+    return curves.Run(pathlib.Path(), config, frames.astype(np.int64), scores, end=figures["env_steps"])
 
 
 def write_page() -> None:
@@ -53,7 +54,7 @@ def write_page() -> None:
     lines = [
         "# Real control on one CPU core\n",
         "DeepMind Control from proprioception with the preset `dmc_small` (a recurrent state of 128, train ratio 256,",
-        "action repeat 2), one core of an AMD EPYC per run, shared with other work, beside the released scores of",
+        "action repeat 2), on one core of an AMD EPYC per run, shared with other work, next to the released scores of",
         "DreamerV3 at size 12m and train ratio 512. Scores during training are those of sampled actions; the closing",
         "evaluation plays 20 episodes with the policy's mode. Made by the commands below, then",
         "`python scripts/control.py LOGDIR ...`. The runs were interrupted, and resumed with `run.env_steps=50000`.\n",
@@ -61,9 +62,9 @@ def write_page() -> None:
     for task in sorted({run["task"] for run in stored}):
         runs = [run for run in stored if run["task"] == task]
         (group,) = curves.group([run_of(run) for run in runs])
-        compared = comparison.compare(group, released.get("dmc_proprio", task))
-        comparison_plot.draw([compared], [], RESULTS / "control" / f"{task}.png")
-        reference = {row.frames: row.released for row in compared.rows if row.released}
+        with_released = comparison.compare(group, released.get("dmc_proprio", task))
+        comparison_plot.draw([with_released], [], RESULTS / "control" / f"{task}.png")
+        reference = {row.frames: row.released for row in with_released.rows if row.released}
         lines.append(f"## {task}\n\n![curves](control/{task}.png)\n")
         heads = ["", *(f"{frames:,} frames" for frames in reference), "closing evaluation (std)", "minutes", "updates"]
         lines.append("| " + " | ".join([*heads, "commit"]) + " |\n" + "|---" * (len(heads) + 1) + "|")

@@ -1,12 +1,12 @@
 """What the world model and the critic of a run know about ends, and which losses teach it: ``scripts/ends.py LOGDIR``.
 
 Replays the last steps of every episode in the run's replay, filtered by the model as in training, and prints the
-predicted chance to go on and the value along them, apart for episodes that ended in a terminal state and for those that
-were cut off. A model that has learned what ends an episode gives a terminal state a chance near 0, and a critic that
-has learned from it falls on the way there.
+predicted chance to go on and the value along them, separately for episodes that ended in a terminal state and for those
+that were cut off. A model that has learned what ends an episode gives a terminal state a chance near 0, and a critic
+that has learned from it falls on the way there.
 
-Then prints how hard each loss pulls at the encoder and the RSSM on these sequences. The optimizer divides gradients by
-their size, so that a loss whose pull is a hundredth of another's teaches next to nothing.
+Then prints the norm of each loss's gradient at the encoder and the RSSM on these sequences. The optimizer normalises
+gradients, so that a loss whose gradient is a hundredth of another's teaches next to nothing.
 """
 
 import argparse
@@ -28,18 +28,20 @@ STEPS = 32
 """Length of the sequences, of which the last step ends an episode."""
 
 MOST = 8
-"""Sequences of each kind whose gradients are computed."""
+"""Sequences of each kind whose gradients are computed, at most."""
 
 
 def endings(fields: dict[str, Any], layout: Layout, *, terminal: bool, longer_than: int) -> Batch | None:
     """Sequences ``[N, STEPS, ...]`` that end in a terminal state, or in a truncation; None: replay holds none."""
     kinds = np.asarray(fields["is_last"]) & (np.asarray(fields["is_terminal"]) == terminal)
     slots = np.arange(kinds.shape[1])
+    # The running maximum of the slots of first steps is where each slot's episode began.
     kinds &= slots - np.maximum.accumulate(np.where(fields["is_first"], slots, 0), 1) > longer_than
+    # Ends at slot STEPS or later have STEPS slots, and one more for the previous action, up to them.
     env, last = np.nonzero(kinds[:, STEPS:])
     if not len(last):
         return None
-    # The ring is read in the order of its slots: a sequence across the newest row would join two times.
+    # Slots of each sequence, [N, STEPS]. A sequence across the newest row of the ring would join two times.
     now = (last + STEPS)[:, None] + np.arange(1 - STEPS, 1)
 
     def take(name: str, slots: np.ndarray) -> np.ndarray:
@@ -52,7 +54,7 @@ def endings(fields: dict[str, Any], layout: Layout, *, terminal: bool, longer_th
     )
 
 
-def pulls(agent: Agent, batch: Batch) -> dict[str, float]:
+def gradient_norms(agent: Agent, batch: Batch) -> dict[str, float]:
     """Norm of the gradient of every loss, with its weight, at the encoder and the RSSM; the largest first."""
     state, loss = agent.state, agent.algorithm.loss
     if loss is None:
@@ -103,8 +105,8 @@ def main() -> None:
             print(f"  {ago:2d} steps before: chance to go on {chance:.3f}, value {worth:.1f}")
     if batches:
         both: Batch = jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
-        found = ", ".join(f"{name} {norm:.2g}" for name, norm in pulls(agent, both).items())
-        print(f"gradient norms at the encoder and the RSSM: {found}")
+        norms = ", ".join(f"{name} {norm:.2g}" for name, norm in gradient_norms(agent, both).items())
+        print(f"gradient norms at the encoder and the RSSM: {norms}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What would a GPU have to launch for an update? ``python scripts/kernels.py [--size 1m] [--case vector] [key=value]``.
 
-Compiles the update for an H100, which need not be there, and counts the kernels of the compiled program, those in loops
-as often as they run. Small models wait for launches: the count says what is worth joining before any GPU is at hand.
-It is no time. Needs the extra ``cuda``, for its compiler.
+Compiles the update for an H100, which need not be present, and counts the kernels of the compiled program, those in
+loops as often as they run. Small models wait for kernel launches: the count shows what is worth fusing, without a GPU.
+It is not a time. Needs the extra ``cuda``, for its compiler.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 
-# Read when JAX is first used. Without a GPU there is nothing to tune for, and no driver whose version could be checked.
+# Read when JAX is first used. Without a GPU there is nothing to tune for, and no driver to check.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
 os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 
@@ -39,9 +39,10 @@ runtime_version { major: 12 minor: 9 }
 dnn_version_info { major: 9 minor: 10 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-"""What the compiler knows of an H100 SXM5."""
+"""What the compiler knows about an H100 SXM5."""
 
 NO_KERNEL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+"""Operations for which nothing is launched."""
 
 _HEAD = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\(")
@@ -59,7 +60,7 @@ def compile_update(size: str, case: str, overrides: list[str]) -> jax.stages.Com
     arguments = (*agent._split(agent._leaves), scaling.random_batch(config, *spaces), agent._update_key)
     there = NamedSharding(topologies.make_mesh(topology, (1,), ("device",)), PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), arguments)
-    jax.default_backend = lambda: "gpu"  # What the code asks that decides how something is computed.
+    jax.default_backend = lambda: "gpu"  # The code chooses by it how some things are computed.
     return jax.jit(agent._flat_update, donate_argnums=1).lower(*shapes).compile()
 
 
@@ -74,7 +75,7 @@ def count(program: str) -> dict[str, tuple[int, int]]:
             entry = name if head[1] else entry
         elif name:
             bodies[name].append(line)
-    found: dict[str, tuple[int, int]] = {}
+    kernels: dict[str, tuple[int, int]] = {}
 
     def visit(name: str, label: str, times: int) -> None:
         kinds: collections.Counter[str] = collections.Counter()
@@ -86,16 +87,16 @@ def count(program: str) -> dict[str, tuple[int, int]]:
             if operation[1] == "while" and called is not None:
                 rounds = re.search(r'known_trip_count\D*"n":"(\d+)"', line)
                 if rounds is None:
-                    raise ValueError(f"The compiler does not say how often a loop runs: {line[:200]}")
+                    raise ValueError(f"The compiler does not know how often a loop runs: {line[:200]}")
                 visit(called[1], f"{label}loop of {rounds[1]}, {called[1]}", times * int(rounds[1]))
             elif operation[1] == "call" and called is not None:
                 visit(called[1], f"{label}{called[1]}", times)
             else:
                 kinds[operation[1]] += 1
-        found[label or "outside of loops"] = times, kinds.total()
+        kernels[label or "outside of loops"] = times, kinds.total()
 
     visit(entry, "", 1)
-    return found
+    return kernels
 
 
 def main() -> None:
@@ -110,11 +111,11 @@ def main() -> None:
     program = compiled.as_text() or ""
     if args.write:
         args.write.write_text(program)
-    found = count(program)
-    for label, (times, kernels) in sorted(found.items(), key=lambda item: -item[1][0] * item[1][1]):
-        print(f"{times * kernels:6,} = {times:3} x {kernels:4}  {label}")
+    rows = [(times * kernels, times, kernels, label) for label, (times, kernels) in count(program).items()]
+    for product, times, kernels, label in sorted(rows, key=lambda row: -row[0]):
+        print(f"{product:6,} = {times:3} x {kernels:4}  {label}")
     memory = compiled.memory_analysis()
-    print(f"{sum(times * kernels for times, kernels in found.values()):6,} kernels in all")
+    print(f"{sum(product for product, *_ in rows):6,} kernels in all")
     if memory is not None:
         print(f"{memory.temp_size_in_bytes / 1e6:,.0f} MB of temporary memory")
 

@@ -1,8 +1,8 @@
 """Train on the small tasks with several seeds and write the results page: ``python scripts/learning.py --help``.
 
-Each run is the plain command a user would type, in its own process. Wall time counts from the start of that process to
-the start of the closing evaluation, so imports and compilation are included. A run writes its figures to
-``docs/results/cpu/TASK-SEED.json``; the page and the pictures are made from all files that are there.
+Each run is the plain command that a user would type, in a separate process. Wall time counts from the start of that
+process to the start of the closing evaluation, so it includes imports and compilation. The figures of a run go to
+``docs/results/cpu/TASK-SEED.json``; the page and the pictures are made from all of these files.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def train(preset: str, seed: int, core: int | None) -> dict:
     """Run one training, optionally pinned to one core, and return its figures."""
     logdir = ROOT / "runs" / "results" / f"{preset}-{seed}"
     if logdir.exists():
-        raise SystemExit(f"{logdir} is there already, and would be resumed: its time would be wrong. Remove it first.")
+        raise SystemExit(f"{logdir} exists already and would be resumed, so its time would be wrong: remove it first.")
     command = [sys.executable, "-m", "dreamer.train", "--config", preset, f"seed={seed}", f"logdir={logdir}"]
     if core is not None:
         command = ["taskset", "-c", str(core), *command]
@@ -52,7 +52,8 @@ def train(preset: str, seed: int, core: int | None) -> dict:
     lines = [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
     episodes = [line for line in lines if "episode/score" in line]
     final = next(line for line in lines if "eval/mean" in line)
-    reached = first_time_at_bar(episodes, TASKS[preset][1])
+    _, bar, _ = TASKS[preset]
+    reached = first_time_at_bar(episodes, bar)
     return {
         "preset": preset,
         "seed": seed,
@@ -116,19 +117,19 @@ def write_page() -> None:
     head = f"""# Learning on a CPU
 
 Made by `python scripts/learning.py`, which runs `python -m dreamer.train --config PRESET seed=SEED` for every row, on
-{", ".join(hardware)}. "cores" says how many the run was given. Training time counts from the start of the process to
-the start of the closing evaluation: imports and compilation are in it, installation is not. The closing evaluation
-plays 20 fresh episodes with the policy's mode. The bar is "first reached" when the mean of the last ten training
-episodes, whose actions are sampled, is at least the bar. The first three tasks share all
+{", ".join(hardware)}. "cores" is the number of cores of the run. Training time counts from the start of the process to
+the start of the closing evaluation: it includes imports and compilation, but not the installation. The closing
+evaluation plays 20 fresh episodes with the policy's mode. The bar is "first reached" when the mean of the last ten
+training episodes, whose actions are sampled, is at least the bar. The first three tasks share all
 hyper-parameters, and in each the learning rate falls to a tenth by the end of the run (`optimizer.anneal`). Catch has a
-constant rate, imagines from all replayed states, and steps eight environments side by side.
+constant rate, imagines from all replayed states, and steps eight environments in parallel.
 """
     notes = RESULTS / "cpu" / "notes.md"
     (RESULTS / "cpu.md").write_text(head + "\n".join(rows) + "\n\n" + notes.read_text())
 
 
 def plot(preset: str, name: str, bar: float, runs: list[dict]) -> None:
-    """Draw the running means of all seeds."""
+    """Draw the running mean return of every seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.6), dpi=110, layout="constrained")

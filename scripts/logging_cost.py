@@ -1,10 +1,10 @@
 """What logging costs: ``python scripts/logging_cost.py [--rounds 3] [key=value ...]``.
 
 Trains the same short run with everything that is written by default (metrics, TensorBoard, pictures), and with nothing
-at all, in turns. Two answers: how much longer training took, which on a shared machine is known to a few percent; and
-a count, which is exact to far less: the time for which the loop was inside the log (what it waits for the device is not
-counted, as the device computes then), and the time of the threads that draw and that write for TensorBoard. A short run
-draws its first pictures after a minute and not every five, so its share is an upper bound for longer ones.
+at all, in turns. There are two answers. How much longer training took: on a shared machine, this is accurate to a few
+percent. And a count, which is far more accurate: the time that the loop spent in the log, without waiting for the
+device, which computes meanwhile, and the time of the threads that draw and that write for TensorBoard. A short run
+draws its first pictures after one minute instead of five, so its share is an upper bound for longer runs.
 """
 
 import argparse
@@ -34,11 +34,11 @@ COUNT = "--count"
 
 
 def count(cls: type, method: str, clock: Callable[[], float], spent: dict[str, float], name: str) -> None:
-    """Have a method add its time to ``spent[name]``; the metrics that it fetches are waited for before."""
+    """Make a method add its time to ``spent[name]``, without the time until the metrics that it fetches are ready."""
     original = getattr(cls, method)
 
     @functools.wraps(original)
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def timed_method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if method == "tick":
             jax.block_until_ready(self._updates)
         begin = clock()
@@ -47,31 +47,31 @@ def count(cls: type, method: str, clock: Callable[[], float], spent: dict[str, f
         finally:
             spent[name] += clock() - begin
 
-    setattr(cls, method, counted)
+    setattr(cls, method, timed_method)
 
 
 def train_and_count(words: list[str], path: str) -> int:
-    """`dreamer.train` from the command line; writes seconds by what they were spent on to a file."""
+    """`dreamer.train` from the command line; writes the seconds of each activity to a file."""
     spent: dict[str, float] = collections.defaultdict(float)
     for cls, method in ((Logger, "tick"), (Logger, "add_update"), (Logger, "add_episode"), (Watcher, "turn")):
         count(cls, method, time.perf_counter, spent, f"loop: {method}")
     count(Watcher, "_draw", time.perf_counter, spent, "drawing")
     count(TensorBoardClient, "log", time.thread_time, spent, "tensorboard")
-    # The last pictures come after the training, whose time is over then.
+    # The last pictures come after training, and do not count.
     finish = Watcher.finish
 
-    def last(self: Watcher, *args: Any) -> None:
+    def write_and_finish(self: Watcher, *args: Any) -> None:
         pathlib.Path(path).write_text(json.dumps(spent))
         finish(self, *args)
 
-    setattr(Watcher, "finish", last)  # noqa: B010
-    # Not as arguments: without them it starts itself anew for huge pages, as users' runs do.
+    setattr(Watcher, "finish", write_and_finish)  # noqa: B010
+    # Not as arguments: without them it restarts for huge pages, as users' runs do.
     sys.argv[1:] = words
     return train.main()
 
 
 def run(logdir: pathlib.Path, overrides: list[str]) -> tuple[float, int, dict[str, float]]:
-    """Seconds of training, updates done, and what seconds were spent on."""
+    """Seconds of training, updates done, and the seconds of each activity."""
     words = ["--config", "cartpole", "run.env_steps=5000", "run.eval_episodes=0", *overrides, f"logdir={logdir}"]
     with tempfile.NamedTemporaryFile() as file:
         subprocess.run(
@@ -93,24 +93,24 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", metavar="FILE", help="write the result to this JSON file")
     args = parser.parse_args()
-    took: dict[str, list[float]] = {"everything": [], "nothing": []}
+    times: dict[str, list[float]] = {"everything": [], "nothing": []}
     counted: dict[str, list[float]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(args.rounds):
             for name, more in (("nothing", NOTHING), ("everything", ())):
                 logdir = pathlib.Path(directory) / f"{name}_{number}"
                 seconds, updates, spent = run(logdir, [*more, *args.overrides])
-                took[name].append(seconds)
+                times[name].append(seconds)
                 print(f"{name}: {seconds:.1f} s for {updates} updates, of which {spent}", flush=True)
                 if name == "everything":
-                    for what, number_of in spent.items():
-                        counted[what].append(number_of / seconds)
-    medians = {name: statistics.median(seconds) for name, seconds in took.items()}
+                    for activity, spent_seconds in spent.items():
+                        counted[activity].append(spent_seconds / seconds)
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     result = {
         "command": "python scripts/logging_cost.py " + " ".join(sys.argv[1:]),
         "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
         "jax": jax.__version__,
-        "seconds": {name: [round(x, 2) for x in seconds] for name, seconds in took.items()},
+        "seconds": {name: [round(x, 2) for x in seconds] for name, seconds in times.items()},
         "longer_by": round(medians["everything"] / medians["nothing"] - 1, 4),
         "counted_share": {name: [round(x, 5) for x in shares] for name, shares in counted.items()},
     }

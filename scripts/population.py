@@ -1,8 +1,8 @@
 """What members of a population cost: ``python scripts/population.py [--members 1 2 4 8 16] [--write]``.
 
-Runs the device loop for populations of several sizes, each in a process of its own, and times it from outside, after
-compilation: with the updates that the preset pays for, and without any, which is what the environments and the policy
-alone can do. Rates count all members together. ``--write`` puts the table into ``docs/results/population.md``.
+Runs the device loop for populations of several sizes, each in a separate process, and times it from outside, after
+compilation: with the updates of the preset's train ratio, and without any, which gives the speed of environments and
+policy alone. Rates count all members together. ``--write`` writes the table to ``docs/results/population.md``.
 """
 
 import argparse
@@ -35,11 +35,12 @@ PAGE = ROOT / "docs/results/population.md"
 
 
 def measure(preset: str, overrides: list[str], count: int, seconds: float) -> dict:
-    """All figures of a population of ``count``; each rate from windows that last ``seconds`` or more in all."""
+    """All figures of a population of ``count``; each rate is that of a window of about ``seconds``."""
     config = configs.load([preset], [*overrides, f"population={count}", "logdir=none"])
     show_cores(len(members(config)))
     loop = DeviceLoop(config, members(config), native_env(config))
-    state, none = loop.begin(), np.zeros(WINDOW, np.int32)
+    state = loop.begin()
+    none = np.zeros(WINDOW, np.int32)
     begin = time.perf_counter()
     state, _ = jax.block_until_ready(loop.run(state, none, 0))
     compiled = time.perf_counter() - begin
@@ -49,7 +50,8 @@ def measure(preset: str, overrides: list[str], count: int, seconds: float) -> di
     due = np.diff(np.floor(per_turn * np.arange(WINDOW + 1))).astype(np.int32)
     state, acting = rate(loop, state, none, seconds)
     _, learning = rate(loop, state, due, seconds)
-    ceiling, gflop = matmul_ceiling(config.nets.dtype), gflop_of_update(config, loop)
+    ceiling = matmul_ceiling(config.nets.dtype)
+    gflop = gflop_of_update(config, loop)
     replay, other = loop.required_bytes()
     return {
         "members": count,
@@ -78,7 +80,7 @@ def gflop_of_update(config: configs.Config, loop: DeviceLoop) -> float:
 
 
 def rate(loop: DeviceLoop, state: LoopState, due: np.ndarray, seconds: float) -> tuple[LoopState, float]:
-    """Turns per second of windows that grow until one takes ``seconds`` or has as many turns as it may."""
+    """Turns per second of a window; windows grow until one takes ``seconds``, or has the most turns that it may."""
     turns = 4  # The first also warms up.
     while True:
         begin = time.perf_counter()
@@ -90,9 +92,9 @@ def rate(loop: DeviceLoop, state: LoopState, due: np.ndarray, seconds: float) ->
 
 
 def hardware() -> str:
-    """Processor, cores that may be used, and accelerator if there is one."""
-    found = pathlib.Path("/proc/cpuinfo").read_text() if pathlib.Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in found.splitlines() if line.startswith("model name")]
+    """The processor, and the number of cores that may be used."""
+    info = pathlib.Path("/proc/cpuinfo").read_text() if pathlib.Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
 
 
@@ -125,13 +127,14 @@ def page(results: list[dict], preset: str, command: str) -> str:
     return f"""# Populations on one device
 
 `{command}` at commit {commit()}, on {hardware()}, device {results[0]["device"]}, jax {jax.__version__}, Python
-{platform.python_version()}, preset `{preset}`. Each row is one population in a process of its own, timed after
-compilation, with the updates that the preset pays for; rates count all members together. The ceiling is the product of
-two 2048 x 2048 matrices in the same process.
+{platform.python_version()}, preset `{preset}`. Each row is one population in a separate process, timed after
+compilation, with the updates of the preset's train ratio; rates count all members together. The ceiling is the product
+of two 2048 x 2048 matrices in the same process.
 
 {table(results)}
 
-On a CPU, each core has members of its own, whose updates take turns; on an accelerator they share every operation.
+On a CPU, members are divided over the cores, and those on one core take turns; on an accelerator they share every
+operation.
 See [`../device_loop.md`](../device_loop.md).
 """
 
@@ -149,7 +152,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.preset, args.overrides, args.one, args.seconds)))
         return
-    restart_with_huge_pages()  # as training does; the processes of the populations inherit them
+    restart_with_huge_pages()  # As training does; the processes of the populations inherit them.
     results = []
     for count in args.members:
         print(f"measuring {count} member(s) ...", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""What replay costs to save and to find again, by its size: ``python scripts/saving.py --gigabytes 0.1 1 10``.
+"""What it costs to save replay and to open it again, by its size: ``python scripts/saving.py --gigabytes 0.1 1 10``.
 
-Fills a replay of 64 x 64 images, saves it, then saves what training added and changed
-meanwhile, and opens it again as a run that resumes does, with the files in the system's memory and without (which needs
-root, as the cache is dropped). The numbers are random, so nothing can be compressed on the way.
+Fills a replay of 64 x 64 images, saves it, then saves the additions and changes of some training, and opens it again as
+a resumed run does, with the files in the system's cache and without (which needs root, to drop the cache). The numbers
+are random, so nothing can be compressed on the way.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
@@ -53,7 +53,7 @@ def add(replay: Replay, rows: int, rng: np.random.Generator) -> None:
 
 
 def train(replay: Replay, updates: int, rng: np.random.Generator) -> None:
-    """Write back latents as so many updates do."""
+    """Write latents back, as this many updates do."""
     for _ in range(updates):
         batch, ticket = replay.sample()
         shape = batch.reward.shape
@@ -61,59 +61,70 @@ def train(replay: Replay, updates: int, rng: np.random.Generator) -> None:
         replay.update_stored(ticket, StoredLatent(deter, rng.integers(0, CLASSES, (*shape, STOCH), np.uint8)))
 
 
-def save(replay: Replay) -> tuple[dict[str, Any], float, float]:
-    """Save as a checkpoint does; returns what finds it again, and seconds in the loop and in the background."""
+class Save(NamedTuple):
+    """A saved replay, and the seconds that saving took."""
+
+    state: dict[str, Any]
+    """Restores the replay from its files."""
+    held: float
+    """Seconds in the loop."""
+    background: float
+
+
+def save(replay: Replay) -> Save:
+    """Save as a checkpoint does."""
     start = time.perf_counter()
     state = replay.commit()
     held = time.perf_counter() - start
     replay.flush()
     replay.confirm()
-    return state, held, time.perf_counter() - start - held
+    return Save(state, held, time.perf_counter() - start - held)
 
 
 def reopen(directory: pathlib.Path, steps: int, state: dict[str, Any]) -> float:
-    """Seconds until a resumed run could sample again."""
+    """Seconds until a resumed run can sample again."""
     replay = make(directory, steps)
     start = time.perf_counter()
     damage = replay.restore(state)
     if damage:
-        raise SystemExit(f"What was written did not come back: {damage}")
+        raise SystemExit(f"The saved replay was not restored: {damage}")
     return time.perf_counter() - start
 
 
 def measure(gigabytes: float, directory: pathlib.Path, rows_more: int, updates: int) -> dict[str, Any]:
-    """Everything for one size."""
-    rng, size = np.random.default_rng(0), make(directory, 10**6).disk_bytes / 10**6
+    """All figures of one size."""
+    rng = np.random.default_rng(0)
+    size = make(directory, 10**6).disk_bytes / 10**6
     rows = int(gigabytes * 1e9 / size) // ENVS
     steps = (rows + 3 * rows_more) * ENVS
     replay = make(directory, steps)
     start = time.perf_counter()
     add(replay, rows, rng)
-    filled = time.perf_counter() - start
-    _, *first = save(replay)
-    # There are two copies of the latents: the second save still makes files, the third is like all that follow.
+    fill_seconds = time.perf_counter() - start
+    first = save(replay)
+    # There are two copies of the latents: the second save still makes files; the third is like all that follow.
     for _ in range(2):
         add(replay, rows_more, rng)
         train(replay, updates, rng)
-        state, *later = save(replay)
+        later = save(replay)
     del replay
-    warm = reopen(directory, steps, state)
+    warm = reopen(directory, steps, later.state)
     cold = None
     if os.geteuid() == 0:
         os.sync()
         pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
-        cold = reopen(directory, steps, state)
+        cold = reopen(directory, steps, later.state)
     return {
         "gigabytes_on_disk": round(sum(f.stat().st_blocks * 512 for f in directory.iterdir()) / 1e9, 2),
         "steps": rows * ENVS,
         "bytes_per_step": round(size),
-        "fill_seconds": round(filled, 1),
-        "first_save_held_seconds": round(first[0], 2),
-        "first_save_background_seconds": round(first[1], 2),
+        "fill_seconds": round(fill_seconds, 1),
+        "first_save_held_seconds": round(first.held, 2),
+        "first_save_background_seconds": round(first.background, 2),
         "steps_more": rows_more * ENVS,
         "updates_more": updates,
-        "next_save_held_seconds": round(later[0], 2),
-        "next_save_background_seconds": round(later[1], 2),
+        "next_save_held_seconds": round(later.held, 2),
+        "next_save_background_seconds": round(later.background, 2),
         "restart_seconds_cached": round(warm, 2),
         "restart_seconds_from_disk": None if cold is None else round(cold, 2),
     }
@@ -125,7 +136,7 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.1, 1, 10])
     parser.add_argument("--rows-more", type=int, default=300, help="rows of 16 steps between two saves")
     parser.add_argument("--updates-more", type=int, default=150, help="updates between two saves")
-    parser.add_argument("--directory", help="where the files go; default: the directory for temporary files")
+    parser.add_argument("--directory", help="directory of the files (default: the directory for temporary files)")
     parser.add_argument("--write", metavar="FILE", help="write the result to this JSON file")
     args = parser.parse_args()
     results = []

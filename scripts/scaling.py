@@ -1,10 +1,10 @@
 """What do more devices bring? ``python scripts/scaling.py [--size 12m] [--case pixels] [--weak] [key=value ...]``.
 
-Times the update, with its data already in memory, on 1, 2, 4, ... devices of this machine (those numbers that divide
-the batch), and prints updates per second, the speed relative to one device, and the efficiency: that speed divided by
-the number of devices. By default all share one batch of the size in the config (strong scaling); with ``--weak`` the
-batch grows with the devices, and the speed is counted in sequences. Devices are timed one set after another in one
-process, each after its compilation and two updates that do not count. The cores of a CPU count as devices.
+Times the update, with its data already in memory, on 1, 2, 4, ... devices of this machine (numbers that divide the
+batch), and prints updates per second, the speed relative to one device, and the efficiency: that speed divided by the
+number of devices. By default, all devices share one batch of the size in the config (strong scaling); with ``--weak``
+the batch grows with the devices, and the speed is counted in sequences. Sets of devices are timed one after another in
+one process, each after its compilation and two updates that do not count. The cores of a CPU count as devices.
 """
 
 import argparse
@@ -121,6 +121,7 @@ def main() -> None:
     rows = config.replay.batch_size
     show_cores(rows)
     available = jax.local_device_count()
+    # n & (n - 1) clears the lowest bit of n: 0 for powers of two.
     counts = [n for n in range(1, available + 1) if (n & (n - 1)) == 0 and (args.weak or rows % n == 0)]
     results = []
     for count in counts:

@@ -1,7 +1,7 @@
-"""Train for hours and watch the process: ``python scripts/soak.py --hours 1 --write docs/results/soak``.
+"""Trains for hours and watches the process: ``python scripts/soak.py --hours 1 --write docs/results/soak``.
 
-Samples memory, open files and threads of a run from outside, and its speed from ``metrics.jsonl``. All should be level
-once replay is full. Writes a CSV, a plot, and a JSON file with the growth over the second half of the time.
+Samples memory, open files and threads of a run from outside, and its speed from ``metrics.jsonl``. All should be
+constant once replay is full. Writes a CSV, a plot, and a JSON file with the growth over the second half of the time.
 """
 
 import argparse
@@ -29,20 +29,23 @@ class Sample(NamedTuple):
 
     seconds: float
     own_mb: float
-    """Memory that is its own: what the system cannot drop and read again from a file."""
+    """Private memory: what the system cannot drop and read again from a file."""
     mapped_mb: float
-    """Pages of files, such as those of replay, that are in memory at the moment."""
+    """Pages of files, such as those of replay, that are in memory at this time."""
     files: int
     threads: int
 
 
 def sample(process: psutil.Process, begin: float) -> Sample:
-    """Look at a process now."""
+    """Measure a process now."""
     with process.oneshot():
         memory = process.memory_info()
-        held = memory.rss - memory.shared, memory.shared
         return Sample(
-            time.perf_counter() - begin, held[0] / 1e6, held[1] / 1e6, process.num_fds(), process.num_threads()
+            seconds=time.perf_counter() - begin,
+            own_mb=(memory.rss - memory.shared) / 1e6,
+            mapped_mb=memory.shared / 1e6,
+            files=process.num_fds(),
+            threads=process.num_threads(),
         )
 
 
@@ -52,22 +55,22 @@ def growth(times: np.ndarray, values: np.ndarray) -> float:
 
 
 def summarize(samples: list[Sample], ticks: list[dict[str, Any]], saves: list[dict[str, Any]]) -> dict[str, float]:
-    """The second half of the time beside the first, and what saving took."""
-    columns = np.array(samples).T
-    half = columns[0] > columns[0][-1] / 2
-    own, files, threads = columns[1], columns[3], columns[4]
+    """The second half of the time compared with the first, and the cost of saving."""
+    times, own, _, files, threads = np.array(samples).T
+    half = times > times[-1] / 2
     seconds = np.array([tick["seconds"] for tick in ticks])
     rates = np.array([tick["rate/updates"] for tick in ticks])
     # The first minute compiles and fills replay.
-    first, second = (seconds > 60) & (seconds <= seconds[-1] / 2), seconds > seconds[-1] / 2
+    first = (seconds > 60) & (seconds <= seconds[-1] / 2)
+    second = seconds > seconds[-1] / 2
     held = sum(line["save/held_seconds"] for line in saves)
     return {
-        "minutes": round(columns[0][-1] / 60, 1),
+        "minutes": round(times[-1] / 60, 1),
         "env_steps": ticks[-1]["env_steps"],
         "updates": ticks[-1]["updates"],
-        "own_mb_at_half": round(float(np.interp(columns[0][-1] / 2, columns[0], own)), 1),
+        "own_mb_at_half": round(float(np.interp(times[-1] / 2, times, own)), 1),
         "own_mb_at_end": round(float(own[-1]), 1),
-        "own_mb_growth_per_hour_second_half": round(growth(columns[0][half], own[half]), 2),
+        "own_mb_growth_per_hour_second_half": round(growth(times[half], own[half]), 2),
         "files_most_first_half": int(files[~half].max()),
         "files_most_second_half": int(files[half].max()),
         "threads_most_first_half": int(threads[~half].max()),
@@ -82,7 +85,7 @@ def summarize(samples: list[Sample], ticks: list[dict[str, Any]], saves: list[di
 
 
 def plot(path: pathlib.Path, samples: list[Sample], ticks: list[dict[str, Any]]) -> None:
-    """Memory, handles and speed over time."""
+    """Plot memory, handles and speed over time."""
     minutes = np.array([s.seconds for s in samples]) / 60
     figure, (memory, handles, speed) = plt.subplots(3, sharex=True, figsize=(7, 6), layout="constrained")
     memory.plot(minutes, [s.own_mb for s in samples], label="own")
@@ -99,17 +102,18 @@ def plot(path: pathlib.Path, samples: list[Sample], ticks: list[dict[str, Any]])
 
 
 def main() -> int:
-    """Command line; all that it does not know is for the run."""
+    """Command line; unknown arguments are passed on to the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two looks")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="time between two samples")
     parser.add_argument("--write", metavar="PREFIX", help="write PREFIX.csv, PREFIX.png and PREFIX.json")
     args, words = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
         logdir = pathlib.Path(directory) / "run"
         run = [f"logdir={logdir}", "run.env_steps=1000000000", f"run.hours={args.hours}", "run.eval_episodes=0"]
         command = [sys.executable, "-m", "dreamer.train", *words, *run]
-        begin, samples = time.perf_counter(), []
+        begin = time.perf_counter()
+        samples = []
         with psutil.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
                 try:
@@ -138,7 +142,7 @@ def main() -> int:
         with open(prefix.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(Sample._fields)
-            # One line a minute says as much and is a tenth of the size.
+            # One line a minute is enough, and takes a tenth of the size.
             writer.writerows([round(value, 1) for value in s] for s in samples[:: max(1, round(60 / args.every))])
     return 0
 

@@ -1,9 +1,9 @@
-"""Kill runs at random instants, damage their files, and see whether anything is lost: ``python scripts/torture.py``.
+"""Kills runs at random instants, damages their files, and checks that nothing is lost: ``python scripts/torture.py``.
 
 A run without interruption is the oracle. The same run is then started again and again, and killed (SIGKILL, also to its
 workers) after a random time, until it is done; parameters, moments, replay, counters and scores must then equal those
 of the oracle bit for bit. After that, files of a finished run are damaged one at a time, in the checkpoint and in
-replay, and the run is extended: it must go on, and say what it found.
+replay, and the run is extended: it must continue, and report the damage.
 """
 
 import argparse
@@ -34,21 +34,21 @@ SMALL = (
     "nets.dtype=float32",
     "behavior.horizon=3",
     "optimizer.warmup=0",
-    # Smaller than the run is long, so that rows are overwritten.
+    # Fewer steps than the run has, so that rows are overwritten.
     "replay={batch_size: 2, batch_length: 4, capacity: 1000}",
     "logger.pictures_every=0",
 )
 
 
 def command(logdir: pathlib.Path, task: str, seed: int, env_steps: int, *more: str) -> list[str]:
-    """Train a small agent, saving all the time."""
+    """The command line that trains a small agent and saves very often."""
     run = f"run={{env_steps: {env_steps}, train_ratio: 4, eval_episodes: 0, log_every: 0.2, save_every: 0.2}}"
     words = ["--config", "gym", f"task={task}", f"seed={seed}", "env.count=2", run, *SMALL, f"logdir={logdir}", *more]
     return [sys.executable, "-m", "dreamer.train", *words]
 
 
 def contents(logdir: pathlib.Path) -> dict[str, Any]:
-    """All that a run has come to, but for times."""
+    """The complete state of a run, except for times."""
     saved = checkpoints.load(logdir, with_replay=True)
     replay = saved.replay
     assert replay is not None
@@ -61,12 +61,12 @@ def contents(logdir: pathlib.Path) -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of what is not the same."""
+    """Names of the parts that differ."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def finish(words: list[str]) -> str:
-    """Run to the end; returns what was said."""
+    """Run to the end; returns the standard error."""
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed with status {done.returncode}:\n{done.stderr}")
@@ -77,34 +77,35 @@ def kill_until_done(words: list[str], logdir: pathlib.Path, rng: random.Random, 
     """Start a run until it is done, killing it after a random time of training.
 
     Returns:
-        Kills, and resumes that said that they are exact.
+        Kills, and resumes that reported that they are exact.
     """
     kills = exact = 0
     while True:
-        said = logdir.parent / "said.txt"
-        with open(said, "w") as file:
+        output = logdir.parent / "said.txt"
+        with open(output, "w") as file:
             process = subprocess.Popen(words, cwd=ROOT, stderr=file, start_new_session=True)
-        # Importing and compiling take seconds in which nothing happens that could be torn; most kills come later.
-        begin, wait = None, rng.uniform(0, most)
+        # Imports and compilation take seconds in which no file can be torn: the time before a kill starts after them.
+        begin = None
+        wait = rng.uniform(0, most)
         while process.poll() is None and (begin is None or time.perf_counter() < begin + wait):
-            if begin is None and "was compiled" in said.read_text():
+            if begin is None and "was compiled" in output.read_text():
                 begin = time.perf_counter()
             time.sleep(0.005)
-        over = process.poll()
-        if over is None:
+        status = process.poll()
+        if status is None:
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
-        text = said.read_text()
+        text = output.read_text()
         exact += "Resumed exactly" in text
-        if over == 0:
+        if status == 0:
             return kills, exact
-        if over is not None:
-            raise SystemExit(f"The run ended with status {over} by itself:\n{text}")
+        if status is not None:
+            raise SystemExit(f"The run ended on its own with status {status}:\n{text}")
 
 
 def damage(path: pathlib.Path, rng: random.Random) -> str:
-    """Cut, flip or delete; returns which."""
+    """Truncate a file, flip one of its bits, or delete it; returns ``cut``, ``flip`` or ``delete``."""
     kind = rng.choice(["cut", "flip", "delete"])
     size = path.stat().st_size
     if kind == "delete" or not size:
@@ -133,24 +134,23 @@ def damage_each(logdir: pathlib.Path, words: list[str], rng: random.Random, most
         shutil.copytree(logdir, copy)
         kind = damage(copy / file.relative_to(logdir), rng)
         done = subprocess.run([*words, f"logdir={copy}"], cwd=ROOT, capture_output=True, text=True)
-        told = [line.strip() for line in done.stderr.splitlines() if "damaged" in line]
-        results.append(
-            {"file": str(file.relative_to(logdir)), "damage": kind, "status": done.returncode, "said": " ".join(told)}
-        )
-        print(f"  {kind:6} {file.relative_to(logdir)}: status {done.returncode}; {' '.join(told)[:160]}", flush=True)
+        name = str(file.relative_to(logdir))
+        said = " ".join(line.strip() for line in done.stderr.splitlines() if "damaged" in line)
+        results.append({"file": name, "damage": kind, "status": done.returncode, "said": said})
+        print(f"  {kind:6} {name}: status {done.returncode}; {said[:160]}", flush=True)
     return results
 
 
 def main() -> int:
     """Command line; the exit status is 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="gym_CartPole-v1", help="whose environments can be saved")
-    parser.add_argument("--kills", type=int, default=50, help="at least so many")
+    parser.add_argument("--task", default="gym_CartPole-v1", help="a task whose environments can be saved")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills, at least")
     parser.add_argument("--env-steps", type=int, default=6000, help="length of each run")
     parser.add_argument("--longest", type=float, default=4.0, help="seconds of training before a kill, at most")
     parser.add_argument("--damages", type=int, default=40, help="files to damage, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the kills, and of the first run")
-    parser.add_argument("--write", metavar="FILE", help="write what happened to this JSON file")
+    parser.add_argument("--write", metavar="FILE", help="write the result to this JSON file")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     kills = exact = runs = lost = 0
@@ -161,11 +161,15 @@ def main() -> int:
             seed = args.seed + runs
             finish(command(root / "straight", args.task, seed, args.env_steps))
             killed = root / "killed"
-            more, told = kill_until_done(command(killed, args.task, seed, args.env_steps), killed, rng, args.longest)
+            words = command(killed, args.task, seed, args.env_steps)
+            run_kills, run_exact = kill_until_done(words, killed, rng, args.longest)
             different = differences(contents(root / "straight"), contents(killed))
-            kills, exact, runs, lost = kills + more, exact + told, runs + 1, lost + bool(different)
+            kills += run_kills
+            exact += run_exact
+            runs += 1
+            lost += bool(different)
             print(
-                f"seed {seed}: {more} kills, {told} exact resumes, "
+                f"seed {seed}: {run_kills} kills, {run_exact} exact resumes, "
                 f"{'the same bits' if not different else 'DIFFERENT: ' + ', '.join(different[:8])}",
                 flush=True,
             )
@@ -189,7 +193,7 @@ def main() -> int:
         pathlib.Path(args.write).write_text(json.dumps(result, indent=1) + "\n")
     print(
         f"{kills} kills in {runs} runs: {lost} runs lost anything. {len(damages)} damaged files: "
-        f"{len(stopped)} runs could not go on."
+        f"{len(stopped)} runs could not continue."
     )
     return int(bool(lost or stopped))
 

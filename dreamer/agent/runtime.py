@@ -16,7 +16,7 @@ from dreamer.agent.acting import act_in_episodes
 from dreamer.algorithms import base as algorithms
 from dreamer.algorithms.base import Algorithm, Memory
 from dreamer.config import Config, ConfigError
-from dreamer.devices.memory import compiled, tree_bytes
+from dreamer.devices.memory import compile_program, tree_bytes
 from dreamer.devices.placement import Placement, available_bytes, launch
 from dreamer.logs import averages
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Scalars, Spaces, Stored, TrainState
@@ -231,7 +231,7 @@ class Agent:
     ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
         """Compile `predict` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
         leaves = self.placement.near(self._leaves)
-        program = compiled(self._predict, leaves, batch, self._keys.report, context=context)
+        program = compile_program(self._predict, leaves, batch, self._keys.report, context=context)
         return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
 
     def compile_update(self, batch: Batch) -> Any:
@@ -241,7 +241,7 @@ class Agent:
             JAX's compiled object, for inspection.
         """
         batch = self.placement.spread(batch)
-        self._update = compiled(self._jit_update, *self._split(self._leaves), batch, self._update_key)
+        self._update = compile_program(self._jit_update, *self._split(self._leaves), batch, self._update_key)
         return self._update
 
     def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:

@@ -1,1 +1,1 @@
-"""Runs beside one another and beside published scores: python -m dreamer.compare."""
+"""Compares runs with one another and with published scores: python -m dreamer.compare."""

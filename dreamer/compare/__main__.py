@@ -1,4 +1,4 @@
-"""Put runs beside the released scores of their task: ``python -m dreamer.compare RUN... [--out FILE.png] [--json]``."""
+"""Compares runs with the released scores of their task: ``python -m dreamer.compare RUN... [--out FILE] [--json]``."""
 
 import argparse
 import dataclasses
@@ -14,12 +14,12 @@ from dreamer.config import ConfigError
 from dreamer.logs.tables import number, render, span
 
 
-def figures(one: Comparison) -> dict[str, Any]:
-    """What ``--json`` prints of a comparison."""
-    reference = one.reference
+def figures(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as ``--json`` prints it."""
+    reference = comparison.reference
     return {
-        "task": one.group.task,
-        "setting": one.group.label,
+        "task": comparison.group.task,
+        "setting": comparison.group.label,
         "runs": [
             {
                 "directory": str(run.directory),
@@ -28,10 +28,10 @@ def figures(one: Comparison) -> dict[str, Any]:
                 "episodes": len(run.scores),
                 "crafter_score": run.suite_score,
             }
-            for run in one.group.runs
+            for run in comparison.group.runs
         ],
         "reference": reference and {"suite": reference.suite, "task": reference.task, "method": reference.method},
-        "differs": {key: {"released": old, "here": new} for key, (old, new) in one.differences().items()},
+        "differs": {key: {"released": there, "here": here} for key, (there, here) in comparison.differences().items()},
         "budgets": [
             {
                 "frames": row.frames,
@@ -42,42 +42,44 @@ def figures(one: Comparison) -> dict[str, Any]:
                 "released": row.released and row.released._asdict(),
                 "verdict": row.verdict,
             }
-            for row in one.rows
+            for row in comparison.rows
         ],
-        "reach": [dataclasses.asdict(reached) for reached in one.reached],
+        "reach": [dataclasses.asdict(frames) for frames in comparison.frames_to_scores],
     }
 
 
-def text(one: Comparison) -> str:
+def text(comparison: Comparison) -> str:
     """A comparison for people to read."""
-    runs, reference = one.group.runs, one.reference
+    runs = comparison.group.runs
+    reference = comparison.reference
+    plural = "s" if len(runs) > 1 else ""
     seeds = ", ".join(str(run.config.seed) for run in runs)
-    lines = [f"{one.title}: {len(runs)} run{'s' * (len(runs) > 1)}, seed{'s' * (len(runs) > 1)} {seeds}"]
+    lines = [f"{comparison.title}: {len(runs)} run{plural}, seed{plural} {seeds}"]
     if reference is None:
         lines.append("  compared with nothing")
     else:
-        other = f" on {reference.task}" if reference.task != one.group.task else ""
+        other = f" on {reference.task}" if reference.task != comparison.group.task else ""
         several = f"mean of {reference.seeds.max()} seeds, band of one standard deviation between them"
         lines.append(f"  compared with {reference.name}{other}: {several if reference.seeds.max() > 1 else 'one seed'}")
-        if differs := one.differences():
-            parts = [f"{key}={_plain(old)} there, {_plain(new)} here" for key, (old, new) in differs.items()]
+        if differences := comparison.differences():
+            parts = [f"{key}={_plain(there)} there, {_plain(here)} here" for key, (there, here) in differences.items()]
             lines.append(f"  other settings: {'; '.join(parts)}")
     if any(run.config.run.loop == "device" for run in runs):
         lines.append("  in the device loop, resets count as frames as well")
     lines += [
         f"  Crafter score {run.suite_score:.1f} % of {run.directory}" for run in runs if run.suite_score is not None
     ]
-    lines += ["", _indent(_budgets(one)) if one.rows else "  no env steps yet"]
-    if one.reached:
-        lines += ["", _indent(_efficiency(one))]
+    lines += ["", _indent(_budgets(comparison)) if comparison.rows else "  no env steps yet"]
+    if comparison.frames_to_scores:
+        lines += ["", _indent(_efficiency(comparison))]
     return "\n".join(lines)
 
 
-def _budgets(one: Comparison) -> str:
-    several = len(one.group.runs) > 1
+def _budgets(comparison: Comparison) -> str:
+    several = len(comparison.group.runs) > 1
     head = ["frames", "here", *(["95 % interval", "runs"] if several else []), "episodes", "released", "band", ""]
     rows = []
-    for row in one.rows:
+    for row in comparison.rows:
         there = row.released
         band = (there.mean - there.std, there.mean + there.std) if there and there.seeds > 1 else None
         counts = [span(row.interval), str(len(row.scores))] if several else []
@@ -87,12 +89,12 @@ def _budgets(one: Comparison) -> str:
     return render(head, rows, left=(0, len(head) - 1))
 
 
-def _efficiency(one: Comparison) -> str:
+def _efficiency(comparison: Comparison) -> str:
     rows = []
-    for reached in one.reached:
-        here = ", ".join("-" if frames is None else f"{frames:,}" for frames in reached.runs)
-        there = "-" if reached.released is None else f"{reached.released:,}"
-        rows.append([f"{reached.score:g}", here, there])
+    for line in comparison.frames_to_scores:
+        here = ", ".join("-" if frames is None else f"{frames:,}" for frames in line.runs)
+        there = "-" if line.released is None else f"{line.released:,}"
+        rows.append([f"{line.score:g}", here, there])
     return render(["frames to score", "here", "released"], rows)
 
 
@@ -109,7 +111,7 @@ def aggregate_text(total: Aggregate) -> str:
         ]
         for row in total.rows
     ]
-    table = render(head, rows) if rows else "no released number of frames that all tasks have come to"
+    table = render(head, rows) if rows else "no released number of frames that all tasks have reached"
     return f"{total.title}: normalised ({unit}), {total.method} on the same tasks\n\n{_indent(table)}"
 
 
@@ -123,39 +125,39 @@ def _plain(value: Any) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dreamer.compare", description="Put runs beside the released scores of their task."
+        prog="python -m dreamer.compare", description="Compares runs with the released scores of their task."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or of a population for its members")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or of a population")
     parser.add_argument(
         "--reference",
         metavar="NAME",
         default="",
-        help=f"{', '.join(released.suites())}; or SUITE/TASK; or none (default: by the task and its config)",
+        help=f"{', '.join(released.suites())}; or SUITE/TASK; or none (default: chosen by the config)",
     )
-    parser.add_argument("--method", default="", help="whose scores, for example ppo_fixhp (default: Dreamer's)")
+    parser.add_argument("--method", default="", help="method to compare with, as ppo_fixhp (default: Dreamer)")
     parser.add_argument(
         "--reach",
         metavar="SCORE",
         type=float,
         action="append",
         default=[],
-        help="frames to this score, may be repeated (default for DeepMind Control: 200, 500, 700, 800, 900)",
+        help="print frames to this score; may be repeated (default for DeepMind Control: 200, 500, 700, 800, 900)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--out", metavar="FILE", help="draw the curves, for example compare.png")
+    parser.add_argument("--out", metavar="FILE", help="draw the curves to a file, as compare.png")
     return parser
 
 
 def compare_all(
     logdirs: Sequence[str], reference: str = "", method: str = "", reach: Sequence[float] = ()
 ) -> tuple[list[Comparison], list[Aggregate]]:
-    """Read runs and compare them, every setting of a task by itself, and all tasks of a suite together.
+    """Read runs and compare them: each setting of a task on its own, and all tasks of a suite together.
 
     Args:
         logdirs: directories of runs and populations.
-        reference: see `dreamer.compare.released.find`; ``none`` for nothing.
-        method: whose scores; empty: Dreamer's.
-        reach: scores to be reached.
+        reference: see `dreamer.compare.released.find`; ``none``: compare with nothing.
+        method: the method to compare with; empty: Dreamer.
+        reach: scores whose first frames are wanted.
 
     Raises:
         CurveError, NoReference, ConfigError: see `curves.read` and `released.find`.
@@ -186,14 +188,14 @@ def main(argv: list[str] | None = None) -> int:
             {"suite": total.suite, "method": total.method, "budgets": [dataclasses.asdict(row) for row in total.rows]}
             for total in aggregates
         ]
-        print(json.dumps({"comparisons": [figures(one) for one in comparisons], "aggregates": totals}))
+        print(json.dumps({"comparisons": [figures(comparison) for comparison in comparisons], "aggregates": totals}))
         return 0
     window = f"{curves.WINDOW:.0%}"
-    blocks = [*(text(one) for one in comparisons), *(aggregate_text(total) for total in aggregates)]
+    blocks = [*(text(comparison) for comparison in comparisons), *(aggregate_text(total) for total in aggregates)]
     print("\n\n".join(blocks))
     print(
         "\nFrames are env steps, repeats of an action included. A score here is the mean of the training episodes\n"
-        f"that ended in the last {window} of these frames, of the last {curves.LEAST} at least."
+        f"that ended in the last {window} of these frames, and of at least the last {curves.LEAST} episodes."
     )
     if args.out:
         print(f"Picture: {args.out}")

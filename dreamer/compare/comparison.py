@@ -1,4 +1,4 @@
-"""Puts runs beside released curves: after as many frames as were released, over suites, and by frames to a score."""
+"""Compares runs with released curves: after the released numbers of frames, over suites, and by frames to a score."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from dreamer.config import flatten
 from dreamer.evaluate import statistics
 
 ENOUGH = 3
-"""Runs of one setting from which on their mean gets an interval; fewer are shown one by one."""
+"""With at least this many runs of a setting, their mean gets an interval; fewer are shown one by one."""
 
 NEAR = 1.05
-"""The end of a run gets a row of its own if it is at least so many times beyond the last released number of frames."""
+"""The end of a run gets its own row if it is at least this many times the last released number of frames."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class BudgetRow:
     """Runs of one setting and the released score after some frames."""
 
     frames: int
     scores: tuple[float, ...]
-    """Of every run that has come so far and finished an episode; a window of them, see `dreamer.compare.curves`."""
+    """Of every run that got this far and finished an episode: a mean over a window, see `dreamer.compare.curves`."""
     episodes: int
     """All episodes in these windows."""
     interval: tuple[float, float] | None
@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reached:
+class FramesToScore:
     """Frames at which a score was first reached; None where it never was."""
 
     score: float
@@ -53,20 +53,20 @@ class Reached:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Runs of one setting on a task beside a released curve, or beside none."""
+    """Runs of one setting on a task, compared with a released curve or with none."""
 
     group: Group
     reference: Reference | None
-    rows: tuple[Row, ...]
-    reached: tuple[Reached, ...]
+    rows: tuple[BudgetRow, ...]
+    frames_to_scores: tuple[FramesToScore, ...]
 
     @property
     def title(self) -> str:
-        """Task, and what sets the setting apart."""
+        """The task, and what distinguishes the setting."""
         return f"{self.group.task} ({self.group.label})" if self.group.label else self.group.task
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
-        """``{key: (released, here)}`` of the config keys that are known of the released runs and differ here."""
+        """``{key: (released, here)}`` of config keys with a known value in the released runs and another one here."""
         if self.reference is None:
             return {}
         own = dict(flatten(self.group.runs[0].config))
@@ -79,8 +79,8 @@ def compare(group: Group, reference: Reference | None, reach: Sequence[float] = 
 
     Args:
         group: the runs.
-        reference: the curve; None: only their own scores, at tenths of the longest run.
-        reach: scores to be reached; empty: those that are known of the reference, as far as it or a run got.
+        reference: the curve; None: only the scores of the runs, at tenths of the longest run.
+        reach: scores whose first frames are wanted; empty: those of the reference that it or a run has reached.
     """
     end = max(run.end for run in group.runs)
     if reference is None:
@@ -91,29 +91,29 @@ def compare(group: Group, reference: Reference | None, reach: Sequence[float] = 
         if last and (not grid or last >= NEAR * grid[-1]):
             grid.append(last)
     rows = tuple(_row(group.runs, reference, frames) for frames in grid)
-    return Comparison(group, reference, rows, _reached(group.runs, reference, reach, end))
+    return Comparison(group, reference, rows, _frames_to_scores(group.runs, reference, reach, end))
 
 
-def _row(runs: Sequence[Run], reference: Reference | None, frames: int) -> Row:
+def _row(runs: Sequence[Run], reference: Reference | None, frames: int) -> BudgetRow:
     points = [point for run in runs if run.end >= frames and (point := run.at(frames))]
     scores = tuple(point.score for point in points)
     interval = statistics.interval([scores], np.mean) if len(scores) >= ENOUGH else None
     released = reference.at(frames) if reference else None
-    return Row(frames, scores, sum(point.episodes for point in points), interval, released)
+    return BudgetRow(frames, scores, sum(point.episodes for point in points), interval, released)
 
 
-def _reached(
+def _frames_to_scores(
     runs: Sequence[Run], reference: Reference | None, scores: Sequence[float], end: int
-) -> tuple[Reached, ...]:
-    found = []
+) -> tuple[FramesToScore, ...]:
+    lines = []
     known = thresholds(reference.suite, reference.task, reference.method) if reference else {}
     for score in map(float, scores or known):
         grid = reference.grid(score, end) if reference else sorted({int(x) for run in runs for x in run.frames})
         own = tuple(run.reach(score, grid) for run in runs)
-        # Unless somebody asks, what neither could reach is of no interest.
+        # By default, scores that neither reached are left out.
         if scores or any(own) or known.get(int(score)):
-            found.append(Reached(score, own, reference.reach(score) if reference else None))
-    return tuple(found)
+            lines.append(FramesToScore(score, own, reference.reach(score) if reference else None))
+    return tuple(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Aggregate:
 
     @property
     def title(self) -> str:
-        """What it is a mean of."""
+        """The suite and the number of its tasks."""
         label = self.comparisons[0].group.label
         return f"{self.suite}, {len(self.comparisons)} tasks" + (f" ({label})" if label else "")
 
@@ -149,61 +149,68 @@ class Aggregate:
 def aggregate(comparisons: Sequence[Comparison]) -> list[Aggregate]:
     """Normalised scores of settings with several tasks of a suite; see `dreamer.compare.released.normalise`.
 
-    A number of frames counts if all of these tasks were run that far, here and by those who released.
+    There is a row for every number of frames for which all of these tasks have a score, here and released.
     """
-    found: dict[Any, list[Comparison]] = {}
-    for one in comparisons:
-        if one.reference is not None and normalise(one.reference.task, 0.0) is not None:
-            setting = settings(one.group.runs[0].config, "task")
-            found.setdefault((one.reference.suite, one.reference.method, setting), []).append(one)
+    by_setting: dict[Any, list[Comparison]] = {}
+    for comparison in comparisons:
+        reference = comparison.reference
+        if reference is not None and normalise(reference.task, 0.0) is not None:
+            setting = settings(comparison.group.runs[0].config, "task")
+            by_setting.setdefault((reference.suite, reference.method, setting), []).append(comparison)
     return [
         Aggregate(suite, method, tuple(members), _aggregate_rows(members))
-        for (suite, method, _), members in found.items()
-        if len({one.reference.task for one in members if one.reference}) > 1
+        for (suite, method, _), members in by_setting.items()
+        if len({member.reference.task for member in members if member.reference}) > 1
     ]
 
 
 def _aggregate_rows(comparisons: Sequence[Comparison]) -> tuple[AggregateRow, ...]:
     tables = [
-        {row.frames: row for row in one.rows if row.scores and row.released and not row.released.interpolated}
-        for one in comparisons
+        {row.frames: row for row in comparison.rows if row.scores and row.released and not row.released.interpolated}
+        for comparison in comparisons
     ]
-    names = [one.reference.task for one in comparisons if one.reference]
+    names = [comparison.reference.task for comparison in comparisons if comparison.reference]
     rows = []
     for frames in sorted(set.intersection(*(set(table) for table in tables))):
-        at = [table[frames] for table in tables]
-        own = [np.array([_normal(name, score) for score in row.scores]) for name, row in zip(names, at, strict=True)]
-        released = [_normal(name, row.released.mean) for name, row in zip(names, at, strict=True) if row.released]
-        tasks = np.array([scores.mean() for scores in own])
+        by_task = [table[frames] for table in tables]
+        own = [
+            np.array([_normalised(name, score) for score in row.scores])
+            for name, row in zip(names, by_task, strict=True)
+        ]
+        released = [
+            _normalised(name, row.released.mean) for name, row in zip(names, by_task, strict=True) if row.released
+        ]
+        means = np.array([scores.mean() for scores in own])
         enough = min(map(len, own)) >= ENOUGH
-        mean, median = (
-            statistics.interval_of(own, _over_tasks(statistic)) if enough else None
+        mean_interval, median_interval = (
+            statistics.joint_interval(own, _over_tasks(statistic)) if enough else None
             for statistic in (np.mean, np.median)
         )
         rows.append(
             AggregateRow(
-                frames,
-                tuple(names),
-                float(tasks.mean()),
-                float(np.median(tasks)),
-                mean,
-                median,
-                float(np.mean(released)),
-                float(np.median(released)),
+                frames=frames,
+                tasks=tuple(names),
+                mean=float(means.mean()),
+                median=float(np.median(means)),
+                mean_interval=mean_interval,
+                median_interval=median_interval,
+                released_mean=float(np.mean(released)),
+                released_median=float(np.median(released)),
             )
         )
     return tuple(rows)
 
 
-def _normal(task: str, score: float) -> float:
-    normal = normalise(task, score)
-    assert normal is not None
-    return normal
+def _normalised(task: str, score: float) -> float:
+    normalised = normalise(task, score)
+    assert normalised is not None
+    return normalised
 
 
 def _over_tasks(statistic: Any) -> statistics.Statistic:
-    """A statistic over tasks of the mean over runs."""
+    """A statistic over tasks of each task's mean over runs."""
+    # Each of ``tasks`` is [..., runs]; bootstrap resamples lie along the leading axes.
     return lambda *tasks, axis=-1: statistic(np.stack([scores.mean(axis) for scores in tasks]), axis=0)
 
 
-__all__ = ["ENOUGH", "Aggregate", "AggregateRow", "Comparison", "Reached", "Row", "aggregate", "compare"]
+__all__ = ["ENOUGH", "Aggregate", "AggregateRow", "BudgetRow", "Comparison", "FramesToScore", "aggregate", "compare"]

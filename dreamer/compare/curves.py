@@ -1,4 +1,4 @@
-"""Learning curves of runs, as their log directories hold them, and what their score was after a number of env steps.
+"""Learning curves of runs, read from their log directories, and their scores after a number of env steps.
 
 Env steps are frames: steps of the simulator, with every repeat of an action.
 """
@@ -18,12 +18,12 @@ from dreamer.config import Config, population
 from dreamer.logs.logger import without_repeats
 
 WINDOW = 0.1
-"""A score after some frames is the mean of the episodes that ended in so much of them, the last of them ..."""
+"""A score after some frames is the mean of the episodes that ended in this last fraction of them ..."""
 
 LEAST = 8
-"""... or of the last so many episodes, if fewer ended there."""
+"""... or of this many last episodes, if fewer ended there."""
 
-_ALIKE = (
+_IGNORED = (
     *("seed", "logdir", "devices", "distributed", "optimizer.moments", "population.seeds", "population.sweep"),
     *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
     *(f"run.{name}" for name in ("env_steps", "profile", "episodes", "hours", "score", "max_skipped", "eval_episodes")),
@@ -34,7 +34,7 @@ _ALIKE = (
 
 
 class CurveError(ValueError):
-    """A log directory whose learning curve cannot be read; the message says what to do."""
+    """The learning curve of a log directory cannot be read; the message says what to do."""
 
 
 class Point(NamedTuple):
@@ -42,7 +42,7 @@ class Point(NamedTuple):
 
     score: float
     episodes: int
-    """How many episodes it is the mean of."""
+    """Number of episodes of which it is the mean."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Run:
     Attributes:
         frames: env steps of the run when each episode ended, int64 ``[E]``, rising.
         scores: sum of rewards of each, float64 ``[E]``.
-        end: env steps that the run has come to.
+        end: env steps of the run so far.
         suite_score: the Crafter score of all episodes, if the run logged it.
     """
 
@@ -65,13 +65,14 @@ class Run:
 
     def at(self, frames: int) -> Point | None:
         """The mean score in the window that ends at a number of frames; None if no episode has ended by then."""
+        # Episodes [first, past) end in the window; first moves back where these are fewer than LEAST.
         past = int(np.searchsorted(self.frames, frames, side="right"))
         first = int(np.searchsorted(self.frames, (1 - WINDOW) * frames, side="right"))
         first = max(0, min(first, past - LEAST))
         return Point(float(self.scores[first:past].mean()), past - first) if past else None
 
     def reach(self, score: float, grid: Sequence[int]) -> int | None:
-        """The first of some numbers of frames at which the score was at least so high; None if at none."""
+        """The first number of frames of the grid at which the run had at least this score; None if it never had."""
         points = ((frames, self.at(frames)) for frames in grid if frames <= self.end)
         return next((frames for frames, point in points if point and point.score >= score), None)
 
@@ -81,7 +82,7 @@ class Group(NamedTuple):
 
     task: str
     label: str
-    """What sets it apart from other settings of the task; empty if it is the only one."""
+    """What distinguishes it from other settings of the task; empty if it is the only one."""
     runs: tuple[Run, ...]
 
 
@@ -89,15 +90,13 @@ def read(logdir: str | os.PathLike[str]) -> list[Run]:
     """The run in a log directory, or all members of a population.
 
     Raises:
-        CurveError: it is not the directory of a run, or ``metrics.jsonl`` is not from one.
-        ConfigError: ``config.yaml`` is not one.
+        CurveError: it is not the directory of a run, or ``metrics.jsonl`` is not a run's.
+        ConfigError: ``config.yaml`` is not a config.
     """
     root = pathlib.Path(logdir)
     for name in ("config.yaml", "metrics.jsonl"):
         if not (root / name).is_file():
-            raise CurveError(
-                f"{root} has no {name}, expected the directory of a run that python -m dreamer.train has made."
-            )
+            raise CurveError(f"{root} has no {name}, expected the directory of a run of python -m dreamer.train.")
     return [_read(path) for path in population.directories(root)]
 
 
@@ -110,22 +109,22 @@ def _read(path: pathlib.Path) -> Run:
     crafter = [line["episode/log/crafter_score"] for line in lines if "episode/log/crafter_score" in line]
     frames, scores = zip(*episodes, strict=True) if episodes else ((), ())
     return Run(
-        path,
-        configs.load_yaml(path / "config.yaml"),
-        np.array(frames, np.int64),
-        np.array(scores, np.float64),
-        lines[-1]["env_steps"] if lines else 0,
-        float(crafter[-1]) if crafter else None,
+        directory=path,
+        config=configs.load_yaml(path / "config.yaml"),
+        frames=np.array(frames, np.int64),
+        scores=np.array(scores, np.float64),
+        end=lines[-1]["env_steps"] if lines else 0,
+        suite_score=float(crafter[-1]) if crafter else None,
     )
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl`` by rising env steps.
 
-    What is left of the last line when the process was killed does not count, nor do lines that a crash of the machine
-    has filled with zeros. A run that was resumed from a checkpoint repeats some env steps: its later lines count.
+    An incomplete last line, left by a killed process, does not count, nor do lines that a crash of the machine has
+    filled with zeros. A run that was resumed from a checkpoint repeats some env steps: its later lines count.
     """
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     *complete, _ = path.read_bytes().split(b"\n")
     for number, raw in enumerate(complete, 1):
         if not raw.strip() or b"\0" in raw:
@@ -134,18 +133,19 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
             line = json.loads(raw)
         except (ValueError, RecursionError):
             line = None
-        if not isinstance(line, dict) or not _numbers(line):
+        if not isinstance(line, dict) or not _is_valid(line):
             raise CurveError(
-                f"{path}, line {number}, is {_shown(raw)}, expected a JSON object with the number env_steps, and with "
-                "numbers for its episode, as python -m dreamer.train writes: give the directory of such a run."
+                f"{path}, line {number}, is {_excerpt(raw)}, expected a JSON object with the number env_steps, and "
+                "with numbers for its episode, as python -m dreamer.train writes: give the directory of such a run."
             )
-        found.append(line)
-    return without_repeats(found)
+        lines.append(line)
+    return without_repeats(lines)
 
 
-def _numbers(line: dict[str, Any]) -> bool:
+def _is_valid(line: dict[str, Any]) -> bool:
     keys = ("episode/score", "episode/log/crafter_score")
-    steps, scores = line.get("env_steps"), [line[key] for key in keys if key in line]
+    steps = line.get("env_steps")
+    scores = [line[key] for key in keys if key in line]
     return (
         type(steps) is int
         and steps >= 0
@@ -153,7 +153,7 @@ def _numbers(line: dict[str, Any]) -> bool:
     )
 
 
-def _shown(raw: bytes) -> str:
+def _excerpt(raw: bytes) -> str:
     text = raw.decode(errors="replace")
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
@@ -162,19 +162,19 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def settings(config: Config, *besides: str) -> tuple[tuple[str, Any], ...]:
-    """All of a config that makes a difference to what a seed learns, without the keys in ``besides``."""
-    return tuple((key, value) for key, value in configs.flatten(config) if key not in (*_ALIKE, *besides))
+def settings(config: Config, *without: str) -> tuple[tuple[str, Any], ...]:
+    """All keys of a config that affect what a seed learns, and their values, except the keys in ``without``."""
+    return tuple((key, value) for key, value in configs.flatten(config) if key not in (*_IGNORED, *without))
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs by task and setting, in the order in which they came."""
-    found: dict[tuple[str, Any], list[Run]] = {}
+    """Runs by task and setting, in their order."""
+    by_setting: dict[tuple[str, Any], list[Run]] = {}
     for run in runs:
-        found.setdefault((run.config.task, settings(run.config)), []).append(run)
+        by_setting.setdefault((run.config.task, settings(run.config)), []).append(run)
     groups = []
-    for (task, own), members in found.items():
-        others = [dict(setting) for name, setting in found if name == task and setting != own]
+    for (task, own), members in by_setting.items():
+        others = [dict(setting) for name, setting in by_setting if name == task and setting != own]
         differing = [f"{key}={_plain(value)}" for key, value in own if any(other[key] != value for other in others)]
         groups.append(Group(task, ", ".join(differing), tuple(members)))
     return groups

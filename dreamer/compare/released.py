@@ -1,8 +1,8 @@
 """Released scores: what Dreamer's authors, and others, reached on a task after a number of frames.
 
-The tables lie in ``dreamer/compare/reference/``, where a README says where they come from. A row is the mean over runs
-with different seeds, each of them the mean of the episodes in a window that ends at a number of frames, and the
-population standard deviation between these runs: the band is one of them to either side.
+The tables are in ``dreamer/compare/reference/``, whose README gives their sources. A row has the mean over runs with
+different seeds, each of them the mean of the episodes in a window that ends at a number of frames, and the population
+standard deviation between these runs. The band extends one standard deviation to either side of the mean.
 """
 
 import csv
@@ -28,17 +28,17 @@ SETTINGS: dict[tuple[str, str], dict[str, int | float]] = {
     ("atari100k", "dreamerv3"): {"env.repeat": 4},
     ("atari57", "dreamerv3"): {"env.repeat": 4},
 }
-"""What is known of how released runs were made, as config keys."""
+"""The known settings of the released runs, as config keys."""
 
 RESOLUTION = {"dmc_proprio": 10_000, "dmc_vision": 20_000}
-"""Frames between the points at which ``steps_to_threshold_dmc.csv`` looks."""
+"""Frames between the points of ``steps_to_threshold_dmc.csv``."""
 
 _BY_NAME_ONLY = ("dreamerv1", "dreamerv2", "dmc_vision_zeroshot")
-"""Beginnings of the names of suites that are never chosen by the task alone."""
+"""Prefixes of suites that are never chosen by the task alone."""
 
 
 class NoReference(ValueError):
-    """There is no released score to compare with; the message lists what there is."""
+    """There is no released score to compare with; the message lists the available ones."""
 
 
 class Score(NamedTuple):
@@ -48,7 +48,7 @@ class Score(NamedTuple):
     std: float
     seeds: int
     interpolated: bool
-    """Linearly between the two released numbers of frames around it."""
+    """Whether it lies linearly between two released numbers of frames."""
 
     def verdict(self, score: float) -> str:
         """``inside``, ``above`` or ``below`` the band; of a single seed there is none: ``one seed``."""
@@ -77,29 +77,30 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """Method and suite."""
         return f"{self.method} in {self.suite}"
 
     def at(self, frames: int) -> Score | None:
-        """The score after some frames; None before the first number that was released, and after the last."""
+        """The score after some frames; None before the first released number of frames, and after the last."""
         if not self.frames[0] <= frames <= self.frames[-1]:
             return None
         after = int(np.searchsorted(self.frames, frames))
         if self.frames[after] == frames:
-            return Score(float(self.mean[after]), float(self.std[after]), int(self.seeds[after]), False)
-        pair = slice(after - 1, after + 1)
+            mean, std, seeds = float(self.mean[after]), float(self.std[after]), int(self.seeds[after])
+            return Score(mean, std, seeds, interpolated=False)
+        pair = slice(after - 1, after + 1)  # The released points on both sides.
         mean, std = (float(np.interp(frames, self.frames[pair], x[pair])) for x in (self.mean, self.std))
-        return Score(mean, std, int(self.seeds[pair].min()), True)
+        return Score(mean, std, int(self.seeds[pair].min()), interpolated=True)
 
     def reach(self, score: float) -> int | None:
-        """Frames at which the mean over seeds first was at least a score; None if it never was."""
+        """Frames at which the mean over seeds first reached a score; None if it never did."""
         if (known := thresholds(self.suite, self.task, self.method)) and score in known:
             return known[int(score)]
         reached = np.flatnonzero(self.mean >= score)
         return int(self.frames[reached[0]]) if len(reached) else None
 
     def grid(self, score: float, end: int) -> list[int]:
-        """The numbers of frames up to ``end`` at which `reach` looks: for a fair comparison, look at a run there."""
+        """The numbers of frames up to ``end`` that `reach` considers: for a fair comparison, use the same for a run."""
         if score in thresholds(self.suite, self.task, self.method):
             step = RESOLUTION[self.suite]
             return list(range(step, end + 1, step))
@@ -108,8 +109,8 @@ class Reference:
 
 @functools.cache
 def _rows() -> dict[tuple[str, str, str], list[tuple[int, float, float, int]]]:
-    """Rows of all tables by suite, task and method."""
-    found: dict[tuple[str, str, str], list[tuple[int, float, float, int]]] = {}
+    """Rows of all tables by suite, task and method: frames, mean, standard deviation and number of seeds."""
+    rows: dict[tuple[str, str, str], list[tuple[int, float, float, int]]] = {}
     for path in sorted(TABLES.glob("*.csv")):
         with path.open(encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -117,13 +118,13 @@ def _rows() -> dict[tuple[str, str, str], list[tuple[int, float, float, int]]]:
                 continue
             for row in reader:
                 numbers = int(row["env_steps"]), float(row["mean_score"]), float(row["std"]), int(row["n_seeds"])
-                found.setdefault((row["suite"], row["task"], row["method"]), []).append(numbers)
-    return found
+                rows.setdefault((row["suite"], row["task"], row["method"]), []).append(numbers)
+    return rows
 
 
 @functools.cache
 def thresholds(suite: str, task: str, method: str) -> dict[int, int | None]:
-    """Frames at which DreamerV3 first reached 200, 500, 700, 800 and 900 on a task of DeepMind Control; or nothing."""
+    """Frames at which DreamerV3 first reached 200, 500, 700, 800 and 900 on DeepMind Control; empty for any other."""
     with (TABLES / "steps_to_threshold_dmc.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if (row["suite"], row["task"], "dreamerv3") == (suite, task, method):
@@ -139,9 +140,9 @@ def _human() -> dict[str, tuple[float, float]]:
 
 
 def normalise(task: str, score: float) -> float | None:
-    """A score as papers average it over tasks; None if they do not.
+    """A score as papers average it over tasks; None for suites that they do not average.
 
-    Atari: 0 is a random player, 1 a human tester. DeepMind Control: 1 is the 1000 that can be had at most.
+    Atari: 0 is a random player, 1 a human tester. DeepMind Control: 1 is the maximum of 1000.
     """
     if task.startswith("atari_") and (players := _human().get(task.removeprefix("atari_"))):
         random, human = players
@@ -156,13 +157,13 @@ def suites() -> list[str]:
 
 def tasks(suite: str) -> list[str]:
     """Tasks of a suite."""
-    return sorted({task for of, task, _ in _rows() if of == suite})
+    return sorted({task for row_suite, task, _ in _rows() if row_suite == suite})
 
 
 def methods(suite: str, task: str) -> list[str]:
-    """Methods that were run on a task of a suite, its own Dreamer first."""
-    found = [method for of, name, method in _rows() if (of, name) == (suite, task)]
-    return sorted(found, key=lambda method: (not method.startswith("dreamer"), method))
+    """Methods with scores on a task of a suite, the suite's Dreamer first."""
+    names = [method for row_suite, row_task, method in _rows() if (row_suite, row_task) == (suite, task)]
+    return sorted(names, key=lambda method: (not method.startswith("dreamer"), method))
 
 
 def get(suite: str, task: str, method: str = "") -> Reference:
@@ -171,7 +172,7 @@ def get(suite: str, task: str, method: str = "") -> Reference:
     Args:
         suite: one of `suites`.
         task: one of its tasks.
-        method: one of its methods; empty: the suite's own Dreamer.
+        method: one of its methods; empty: the suite's Dreamer.
 
     Raises:
         NoReference: there is none.
@@ -193,8 +194,9 @@ def find(config: Config, name: str = "", method: str = "") -> Reference:
     """The released curve to compare a run with.
 
     Args:
-        config: the run's config; its task, what it observes of DeepMind Control, and how long it trains on Atari.
-        name: a suite, or SUITE/TASK; empty: the one that the config asks for.
+        config: the run's config, of which the task, the observations of DeepMind Control and the length of a run on
+            Atari count.
+        name: a suite, or SUITE/TASK; empty: the one that matches the config.
         method: see `get`.
 
     Raises:
@@ -208,16 +210,16 @@ def find(config: Config, name: str = "", method: str = "") -> Reference:
     if not own:
         everything = sorted({task for _, task, _ in _rows()})
         raise NoReference(
-            f"There is no released score for the task '{task}'.{_nearest(_snake(task), everything)} Compare with one "
-            f"by --reference SUITE/TASK, or with none by --reference none; there are the suites {_list(suites())}."
+            f"There is no released score for the task '{task}'.{_nearest(_snake(task), everything)} Choose one with "
+            f"--reference SUITE/TASK, or none with --reference none; there are the suites {_list(suites())}."
         )
     if task.startswith("dmc_"):
         seen = config.env.dmc.obs
         suite = {"proprio": "dmc_proprio", "pixels": "dmc_vision"}.get(seen, "")
         if suite not in own:
             raise NoReference(
-                f"The run on {task} sees env.dmc.obs={seen}, and released scores are there for {_list(own)}. Choose "
-                f"one by --reference {own[0]}."
+                f"The run on {task} sees env.dmc.obs={seen}, and there are released scores for {_list(own)}. Choose "
+                f"one with --reference {own[0]}."
             )
         return get(suite, task, method)
     if "atari57" in own:
@@ -227,14 +229,14 @@ def find(config: Config, name: str = "", method: str = "") -> Reference:
 
 
 def _snake(task: str) -> str:
-    """``playground_WalkerWalk`` is called much like ``dmc_walker_walk``."""
+    """The name of a task in the style of the tables: ``dmc_walker_walk`` for ``playground_WalkerWalk``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", task.replace("playground_", "dmc_", 1))
     return words.lower()
 
 
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
-    return f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+    return f" Did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
 
 
 def _list(names: list[str]) -> str:

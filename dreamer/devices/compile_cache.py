@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk: a run that starts again, or the next seed, does not compile again."""
+"""Compiled programs kept on disk: a restarted run, or the next seed, does not compile again."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ import platform
 import jax
 
 _MOST_BYTES = 2 * 2**30
-"""Programs that were not used for longest are deleted beyond this."""
+"""Beyond this, the least recently used programs are deleted."""
 
 _LEAST_SECONDS = 0.5
 """Programs that compile faster are not worth a file."""
@@ -17,8 +17,8 @@ _LEAST_SECONDS = 0.5
 def keep_compiled_programs() -> pathlib.Path | None:
     """Let JAX keep what it compiles under the user's cache directory (``XDG_CACHE_HOME``, or ``~/.cache``).
 
-    Does nothing if a directory was chosen already, with ``JAX_COMPILATION_CACHE_DIR`` for example, and goes on without
-    if the directory cannot be written. ``JAX_ENABLE_COMPILATION_CACHE=false`` switches it off.
+    Does nothing if a directory was chosen already, with ``JAX_COMPILATION_CACHE_DIR`` for example, or if the directory
+    cannot be written. ``JAX_ENABLE_COMPILATION_CACHE=false`` switches it off.
 
     Returns:
         The directory, if it is now in use.
@@ -40,9 +40,9 @@ def keep_compiled_programs() -> pathlib.Path | None:
 
 
 def _machine() -> str:
-    """Ten letters for the kind of processor: a program for one crashes on another that lacks its instructions.
+    """Ten hexadecimal digits for the kind of processor.
 
-    Home directories are often shared between machines.
+    Home directories are often shared, and a program for one processor crashes on another that lacks its instructions.
     """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()

@@ -1,7 +1,7 @@
 """Several processes, each with its own environments and replay, that train one agent together.
 
-They stay in step because all of them take the same decisions: after every turn they add up what each has counted, and
-learn whether one of them wants to stop or to save. A process is called a host here, and every run has at least one.
+They stay in step because all of them take the same decisions: after every turn they add up their counters, and learn
+whether one of them wants to stop or to save. A process is called a host here, and every run has at least one.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _SHUTDOWN_SECONDS = 24 * 3600
 
 
 class HostError(RuntimeError):
-    """Another host failed, and this one cannot go on alone."""
+    """Another host failed, and this one cannot continue alone."""
 
 
 class Hosts:
@@ -35,12 +35,15 @@ class Hosts:
     """
 
     def __init__(self, index: int = 0, count: int = 1):
-        self.index, self.count = index, count
+        self.index = index
+        self.count = count
         if count > 1:
-            firsts = [next(d for d in _talking() if d.process_index == host) for host in range(count)]
+            devices = _message_devices()
+            firsts = [next(device for device in devices if device.process_index == host) for host in range(count)]
             mesh = Mesh(np.array(firsts), ("host",))
-            self._apart = NamedSharding(mesh, PartitionSpec("host"))
-            self._share = jax.jit(lambda table: table, out_shardings=NamedSharding(mesh, PartitionSpec()))
+            # Each host puts in its row; the identity with a replicated result is an all-gather of these rows.
+            self._by_host = NamedSharding(mesh, PartitionSpec("host"))
+            self._gather = jax.jit(lambda table: table, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     @property
     def first(self) -> bool:
@@ -48,18 +51,23 @@ class Hosts:
         return self.index == 0
 
     def table(self, values: Sequence[int]) -> Int32[np.ndarray, "hosts values"]:
-        """What every host gives, one row each. All must call it together, with equally many numbers below 2^31."""
+        """The values of every host, one row each. All must call it together, with equally many numbers below 2^31."""
         row = np.array([values], np.int32)
         if self.count == 1:
             return row
-        return np.asarray(self._share(jax.make_array_from_process_local_data(self._apart, row)))
+        return np.asarray(self._gather(jax.make_array_from_process_local_data(self._by_host, row)))
 
     def same(self, what: str, text: str) -> None:
-        """Make sure that all hosts have the same text; ``what`` it is goes before the host that has another.
+        """Require the same text on all hosts.
+
+        Args:
+            what: begins the message, which goes on with the host that differs.
+            text: of this host.
 
         Raises:
-            ConfigError: they have not; on all of them.
+            ConfigError: one host has another text; raised on all of them.
         """
+        # A checksum in 31 bits, which fits the signed numbers of the table.
         digests = self.table([zlib.crc32(text.encode()) >> 1])[:, 0]
         other = np.flatnonzero(digests != digests[0])
         if len(other):
@@ -88,10 +96,10 @@ class Hosts:
             raise HostError(f"Host {int(failures.argmax())} could not {task}: see what it said.")
 
     def part(self, config: Config) -> Config:
-        """The config of what a host does by itself: its part of environments, batch and replay.
+        """The config of one host's work: its part of environments, batch and replay.
 
         Raises:
-            ConfigError: there is no even division.
+            ConfigError: they cannot be divided evenly.
         """
         if self.count == 1:
             return config
@@ -109,36 +117,38 @@ class Hosts:
         return dataclasses.replace(config, env=env, replay=replay)
 
 
-def _talking() -> list[jax.Device]:
+def _message_devices() -> list[jax.Device]:
     """Devices through which hosts talk: the CPUs, so that no message waits for an update on an accelerator."""
     try:
         return jax.devices("cpu")
-    except RuntimeError:  # JAX was told to use other platforms only.
+    except RuntimeError:  # JAX is restricted to other platforms.
         return jax.devices()
 
 
 def join(config: Config) -> Hosts:
     """Find the other hosts of a run with ``distributed=true``; waits for them. Call it before JAX computes anything.
 
-    Schedulers that `jax.distributed.initialize` knows (Slurm, Open MPI, Kubernetes, Cloud TPU) say what it must be
-    told. Elsewhere, JAX_COORDINATOR_ADDRESS (``address:port`` of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    `jax.distributed.initialize` gets the address and the number of hosts from the schedulers it knows (Slurm, Open MPI,
+    Kubernetes, Cloud TPU). Elsewhere, set JAX_COORDINATOR_ADDRESS (``address:port`` of host 0), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
 
     Raises:
-        ConfigError: nobody says which hosts there are, they do not answer, or they have other configs.
+        ConfigError: the hosts are not specified anywhere, do not answer, or have different configs.
     """
     if not config.distributed:
         return Hosts()
     if not config.logdir:
         raise ConfigError("distributed=true needs logdir=DIR, the same on every host, on a file system they share.")
     if not jax.distributed.is_initialized():
-        # The run itself handles SIGTERM, and tells the other hosts.
+        # The run handles SIGTERM itself, and passes it on to the other hosts.
         jax.config.update("jax_enable_preemption_service", False)
         try:
             numbers = [int(os.environ[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if name in os.environ]
+            count, index = numbers if len(numbers) == 2 else (None, None)
             jax.distributed.initialize(
-                num_processes=numbers[0] if len(numbers) == 2 else None,
-                process_id=numbers[1] if len(numbers) == 2 else None,
-                cluster_detection_method="deactivate" if len(numbers) == 2 else None,
+                num_processes=count,
+                process_id=index,
+                cluster_detection_method=None if count is None else "deactivate",
                 shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             )
         except (RuntimeError, ValueError) as error:

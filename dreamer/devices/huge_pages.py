@@ -1,6 +1,6 @@
-"""Memory in huge pages: large arrays on the CPU cost less when they need a page every 2 MB and not every 4 kB.
+"""Memory in huge pages: large arrays on the CPU cost less in pages of 2 MB than in pages of 4 kB.
 
-XLA asks for the memory of an update anew each time, and Linux has to prepare every page of it: a fifth of the time of
+XLA allocates the memory of an update again each time, and Linux has to prepare every page of it: a fifth of the time of
 an update of size 1m. With huge pages it is a twentieth. The C library decides about them once, when a process starts.
 """
 
@@ -14,10 +14,10 @@ _SETTING = "glibc.malloc.hugetlb=1"
 _KERNEL = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def wanted(environ: Mapping[str, str], kernel: pathlib.Path = _KERNEL) -> bool:
-    """Whether a process has to ask for huge pages to get them, and has not been told what to ask for.
+def needs_request(environ: Mapping[str, str], kernel: pathlib.Path = _KERNEL) -> bool:
+    """Whether a process gets huge pages only on request, and the user has not set ``GLIBC_TUNABLES``.
 
-    Linux gives them to everybody (``always``), to nobody (``never``), or to those who ask (``madvise``).
+    Linux gives them to all processes (``always``), to none (``never``), or on request (``madvise``).
     """
     if _VARIABLE in environ:
         return False
@@ -28,11 +28,11 @@ def wanted(environ: Mapping[str, str], kernel: pathlib.Path = _KERNEL) -> bool:
 
 
 def restart_with_huge_pages() -> None:
-    """Start this program anew, as the same process with the same arguments, if it then gets huge pages.
+    """Restart this program, as the same process with the same arguments, if it then gets huge pages.
 
-    Does nothing the second time, on systems without them, and where the user has set ``GLIBC_TUNABLES``, to whatever.
+    Does nothing the second time, on systems without them, and where the user has set ``GLIBC_TUNABLES`` to anything.
     """
-    if wanted(os.environ) and sys.orig_argv and sys.executable:
+    if needs_request(os.environ) and sys.orig_argv and sys.executable:
         sys.stdout.flush()
         sys.stderr.flush()
         os.environ[_VARIABLE] = _SETTING

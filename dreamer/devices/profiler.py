@@ -1,4 +1,4 @@
-"""Records some updates with JAX's profiler, and says which operations took the time."""
+"""Records some updates with JAX's profiler, and prints which operations took the time."""
 
 import collections
 import contextlib
@@ -20,7 +20,7 @@ class Profiler:
     Args:
         logdir: directory of the run; the trace goes to ``profile/`` in it.
         updates: updates to record; 0 records nothing.
-        wait: returns when the device has done all it was given.
+        wait: returns when the device has finished its work.
         say: prints a message.
     """
 
@@ -35,7 +35,7 @@ class Profiler:
         self._done = updates == 0
 
     def turn(self, updates: int) -> None:
-        """Start or stop recording, if it is time; call it between turns of the loop with the updates done so far."""
+        """Start or stop recording if it is time; call it between turns of the loop with the updates done so far."""
         if self._done:
             return
         if self._begin is None and updates >= WARMUP:
@@ -46,7 +46,7 @@ class Profiler:
             self.close(updates)
 
     def close(self, updates: int) -> None:
-        """Stop recording, if it was going on, and print a summary."""
+        """Stop recording, if it has started, and print a summary."""
         if self._done or self._begin is None:
             return
         self._done = True
@@ -62,15 +62,15 @@ class Profiler:
 def summary(trace: pathlib.Path, updates: int) -> str:
     """Table of the time spent in each kind of operation of each program, in milliseconds per update.
 
-    Time is summed over the threads or streams that share the work, so it may exceed what the clock shows. Operations of
-    one kind are those whose names differ by a number; loops count what is inside them.
+    Time is summed over the threads or streams that share the work, so it may exceed the wall time. Operations of one
+    kind are those whose names differ only in their number; loops include the operations inside them.
     """
     spent: collections.Counter[tuple[str, str]] = collections.Counter()
     calls: collections.Counter[tuple[str, str]] = collections.Counter()
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for line in plane.lines:
             for event in line.events:
-                with contextlib.suppress(ValueError):  # statistics of a kind that JAX cannot decode
+                with contextlib.suppress(ValueError):  # Statistics of a kind that JAX cannot decode.
                     stats = dict(event.stats)
                     if "hlo_op" in stats:
                         program = re.sub(r"\(\d+\)$", "", str(stats.get("hlo_module", "?")))

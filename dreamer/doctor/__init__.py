@@ -1,1 +1,1 @@
-"""Is this machine fit for training? ``python -m dreamer.doctor`` looks, and says how to mend what is not."""
+"""Is this machine fit for training? ``python -m dreamer.doctor`` checks, and says how to fix what is not."""

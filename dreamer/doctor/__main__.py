@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from dreamer.doctor import accelerator, installation, machine, rendering
-from dreamer.doctor.findings import Finding
+from dreamer.doctor.findings import MachineFinding
 from dreamer.doctor.smoke import smoke
 
 _COLORS = {"ok": "green", "note": "cyan", "problem": "red"}
 
 
-def examine(runs: pathlib.Path, with_smoke: bool = True) -> Iterator[Finding]:
-    """Everything the doctor looks at, one thing after another.
+def examine(runs: pathlib.Path, *, with_smoke: bool = True) -> Iterator[MachineFinding]:
+    """Everything the doctor checks, one thing after another.
 
     Args:
         runs: directory where runs go.
@@ -39,26 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 nothing is wrong, 1 something is, 2 wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m dreamer.doctor",
-        description="Looks at versions, devices, renderers, disk and memory, trains a tiny agent, and says in one "
-        "sentence each what is wrong and how to mend it.",
+        description="Checks versions, devices, renderers, disk and memory, trains a tiny agent, and says in one "
+        "sentence each what is wrong and how to fix it.",
     )
     parser.add_argument("--no-smoke", action="store_true", help="do not train a tiny agent (up to a minute)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where runs go (default runs)")
     args = parser.parse_args(argv)
-    found = []
+    findings = []
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    for finding in examine(args.runs, not args.no_smoke):
-        found.append(finding)
+    for finding in examine(args.runs, with_smoke=not args.no_smoke):
+        findings.append(finding)
         if not args.json:
             topic = Text(f"{finding.topic:<13}")
             console.print(Text(f"{finding.level:<8}", _COLORS[finding.level]), topic, finding.text, sep="")
-    problems = sum(finding.level == "problem" for finding in found)
+    problems = sum(finding.level == "problem" for finding in findings)
     if args.json:
-        findings = [{**finding._asdict(), "data": dict(finding.data)} for finding in found]
-        print(json.dumps({"problems": problems, "findings": findings}))
+        plain = [{**finding._asdict(), "data": dict(finding.data)} for finding in findings]
+        print(json.dumps({"problems": problems, "findings": plain}))
     else:
-        console.print(f"{problems} problem(s) to mend." if problems else "Nothing is wrong.")
+        console.print(f"{problems} problem(s) to fix." if problems else "Nothing is wrong.")
     return 1 if problems else 0
 
 

@@ -11,31 +11,31 @@ from collections.abc import Iterator
 import psutil
 
 from dreamer.devices import cores as own_cores
-from dreamer.doctor.findings import Finding
+from dreamer.doctor.findings import MachineFinding
 
 _GB = 1e9
 
 LEAST_DISK = 5.0
-"""Gigabytes; two checkpoints of the largest agents and a small replay."""
+"""Gigabytes that two checkpoints of the largest agents and a small replay take."""
 
 LEAST_MEMORY = 2.0
 """Gigabytes that the smallest agents and the libraries take."""
 
 LEAST_SPEED = 20.0
-"""Megabytes per second, at which a checkpoint of the default size takes a minute and a half."""
+"""Megabytes per second; at this speed, a checkpoint of the default size takes a minute and a half."""
 
 _WRITTEN = 64
-"""Megabytes that are written to measure the disk."""
+"""Mebibytes written to measure the disk."""
 
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
-def disk(directory: pathlib.Path) -> Iterator[Finding]:
+def disk(directory: pathlib.Path) -> Iterator[MachineFinding]:
     """Space, speed and locks where runs go.
 
     Args:
-        directory: of runs; if it is not there yet, the next one above it is looked at.
+        directory: where runs go; if it does not exist yet, the nearest parent that does is checked.
     """
     while not directory.is_dir() and directory != directory.parent:
         directory = directory.parent
@@ -45,23 +45,23 @@ def disk(directory: pathlib.Path) -> Iterator[Finding]:
         speed, locks = _try(directory)
     except OSError as error:
         text = f"{place} cannot be written ({error.strerror}): choose logdir=DIR elsewhere."
-        yield Finding("problem", "disk", text)
+        yield MachineFinding("problem", "disk", text)
         return
     data = {"directory": str(place), "free_gb": free, "mb_per_second": speed}
-    yield Finding("ok", "disk", f"{place}: {free:,.0f} GB free, written at {speed:,.0f} MB/s.", data)
+    yield MachineFinding("ok", "disk", f"{place}: {free:,.0f} GB free, writes at {speed:,.0f} MB/s.", data)
     if free < LEAST_DISK:
-        text = f"Only {free:.1f} GB are free in {place}, and replay and checkpoints need {LEAST_DISK:g} and more: "
-        yield Finding("problem", "disk", f"{text}make room, or choose logdir=DIR elsewhere.")
+        text = f"Only {free:.1f} GB are free in {place}, and replay and checkpoints need {LEAST_DISK:g} or more: "
+        yield MachineFinding("problem", "disk", f"{text}make room, or choose logdir=DIR elsewhere.")
     if speed < LEAST_SPEED:
-        text = f"{place} is written at {speed:.0f} MB/s: choose logdir=DIR on a local disk, and copy runs afterwards."
-        yield Finding("problem", "disk", text)
+        text = f"{place} writes at only {speed:.0f} MB/s: choose logdir=DIR on a local disk, and copy runs afterwards."
+        yield MachineFinding("problem", "disk", text)
     if not locks:
         text = f"{place} has no file locks, which keep two runs out of one directory: mount it with them, or choose "
-        yield Finding("problem", "disk", f"{text}logdir=DIR elsewhere.")
+        yield MachineFinding("problem", "disk", f"{text}logdir=DIR elsewhere.")
 
 
 def _try(directory: pathlib.Path) -> tuple[float, bool]:
-    """Megabytes per second until they are on the disk, and whether a file can be locked."""
+    """Megabytes per second, flushed to the disk, and whether a file can be locked."""
     block = os.urandom(2**20)
     with tempfile.NamedTemporaryFile(dir=directory, prefix=".dreamer-doctor-") as file:
         begin = time.perf_counter()
@@ -77,51 +77,55 @@ def _try(directory: pathlib.Path) -> tuple[float, bool]:
         return speed, True
 
 
-def memory() -> Iterator[Finding]:
-    """Memory that can be had, the limit of a container included."""
+def memory() -> Iterator[MachineFinding]:
+    """Memory available, within the limit of a container if there is one."""
     found = psutil.virtual_memory()
-    available, total = found.available / _GB, found.total / _GB
-    limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
+    available = found.available / _GB
+    total = found.total / _GB
+    limit = _number(CGROUP / "memory.max")
+    used = _number(CGROUP / "memory.current")
     where = ""
     if limit is not None and limit / _GB < total:
-        available, total = min(available, (limit - (used or 0)) / _GB), limit / _GB
+        available = min(available, (limit - (used or 0)) / _GB)
+        total = limit / _GB
         where = " that this container may use"
     data = {"available_gb": available, "total_gb": total}
-    yield Finding("ok", "memory", f"{available:.1f} GB available of {total:.1f} GB{where}.", data)
+    yield MachineFinding("ok", "memory", f"{available:.1f} GB available of {total:.1f} GB{where}.", data)
     if available < LEAST_MEMORY:
-        text = f"Only {available:.1f} GB of memory are available: a run needs {LEAST_MEMORY:g} and more, "
-        yield Finding("problem", "memory", f"{text}end other programs or give the container more.")
+        text = f"Only {available:.1f} GB of memory are available: a run needs {LEAST_MEMORY:g} or more: "
+        yield MachineFinding("problem", "memory", f"{text}close other programs or give the container more.")
 
 
-def huge_pages() -> Iterator[Finding]:
+def huge_pages() -> Iterator[MachineFinding]:
     """Whether large arrays on the CPU may have huge pages; see `dreamer.devices.huge_pages`."""
     try:
         setting = HUGE_PAGES.read_text()
     except OSError:
-        yield Finding("note", "huge pages", "This system does not tell of transparent huge pages.")
+        yield MachineFinding("note", "huge pages", "This system does not say whether it has transparent huge pages.")
         return
     chosen = setting.partition("[")[2].partition("]")[0]
     if chosen in ("madvise", "always"):
-        yield Finding("ok", "huge pages", f"Transparent huge pages are on ({chosen}).", {"setting": chosen})
+        yield MachineFinding("ok", "huge pages", f"Transparent huge pages are on ({chosen}).", {"setting": chosen})
     else:
         text = f"Transparent huge pages are off ({chosen}), and updates on the CPU take up to a fifth longer: "
-        yield Finding("note", "huge pages", f"{text}echo madvise | sudo tee {HUGE_PAGES}", {"setting": chosen})
+        yield MachineFinding("note", "huge pages", f"{text}echo madvise | sudo tee {HUGE_PAGES}", {"setting": chosen})
 
 
-def cores() -> Iterator[Finding]:
-    """Cores of the machine, of this process, and what a container may use of them."""
-    there, own = os.cpu_count() or 1, own_cores.count()
+def cores() -> Iterator[MachineFinding]:
+    """Cores of the machine, those of this process, and how much of them a container may use."""
+    total = os.cpu_count() or 1
+    own = own_cores.count()
     quota = None
     try:
-        most, period = (CGROUP / "cpu.max").read_text().split()
-        quota = None if most == "max" else int(most) / int(period)
+        limit, period = (CGROUP / "cpu.max").read_text().split()
+        quota = None if limit == "max" else int(limit) / int(period)
     except (OSError, ValueError):
         pass
-    text = f"{own} of {there} core(s)" + (f", of whose time {quota:g} core(s)' worth may be used" if quota else "")
-    yield Finding("ok", "cores", f"{text}.", {"cores": own, "quota": quota})
+    text = f"{own} of {total} core(s)" + (f", of whose time {quota:g} core(s)' worth may be used" if quota else "")
+    yield MachineFinding("ok", "cores", f"{text}.", {"cores": own, "quota": quota})
     if quota is not None and quota < 0.75 * own:
-        text = f"XLA starts {own} threads, and the container stops them after {quota:g} cores' worth of time: start "
-        yield Finding("note", "cores", f"{text}commands with taskset -c 0-{max(0, round(quota) - 1)}.")
+        text = f"XLA starts {own} threads, and the container throttles them to {quota:g} cores' worth of time: start "
+        yield MachineFinding("note", "cores", f"{text}commands with taskset -c 0-{max(0, round(quota) - 1)}.")
 
 
 def _number(path: pathlib.Path) -> int | None:

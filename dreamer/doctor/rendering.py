@@ -1,12 +1,12 @@
-"""Which of MuJoCo's renderers work here, each tried in a process of its own: a broken driver may abort it."""
+"""Which of MuJoCo's renderers work here, each tried in its own process: a broken driver may abort it."""
 
 import os
 from collections.abc import Iterator, Mapping
 
-from dreamer.doctor.findings import Finding, ask_python
+from dreamer.doctor.findings import MachineFinding, ask_python
 
 RENDERERS = {
-    "egl": "apt-get install libegl1, and on a GPU its driver's part for EGL",
+    "egl": "apt-get install libegl1, and on a GPU its driver's EGL library",
     "osmesa": "apt-get install libosmesa6",
     "glfw": "needs a screen",
 }
@@ -27,12 +27,12 @@ if image.std() < 1:
     raise SystemExit("its image is empty")
 print("works", flush=True)
 import os
-os._exit(0)  # What happens while it closes is of no interest.
+os._exit(0)  # Errors while a renderer closes do not matter.
 """
 
 
-def rendering(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """What renders images of DeepMind Control and Memory Maze, and videos of them."""
+def rendering(environ: Mapping[str, str] = os.environ) -> Iterator[MachineFinding]:
+    """Which renderers can draw images and videos of DeepMind Control and Memory Maze."""
     errors = {}
     for name in RENDERERS:
         answer = ask_python(_TRY, {**environ, "MUJOCO_GL": name}, 60.0)
@@ -43,14 +43,14 @@ def rendering(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     data = {"working": working, "errors": errors, "chosen": chosen}
     if working:
         text = f"Works: {', '.join(working)}." + (f" Does not: {failed}." if failed else "")
-        yield Finding("ok", "rendering", text, data)
+        yield MachineFinding("ok", "rendering", text, data)
     else:
-        ways = "; ".join(f"{name}: {way}" for name, way in RENDERERS.items())
-        text = f"No renderer works, so there are no images of MuJoCo ({failed}). If you need them, {ways}."
-        yield Finding("note", "rendering", text, data)
+        fixes = "; ".join(f"{name}: {fix}" for name, fix in RENDERERS.items())
+        text = f"No renderer works, so MuJoCo draws no images ({failed}). If you need them, {fixes}."
+        yield MachineFinding("note", "rendering", text, data)
     if chosen and chosen in errors and errors[chosen]:
-        mend = f"set MUJOCO_GL={working[0]}, or unset it" if working else "unset it, and train without images"
-        yield Finding("problem", "rendering", f"MUJOCO_GL={chosen} is set and does not work: {mend}.")
+        fix = f"set MUJOCO_GL={working[0]}, or unset it" if working else "unset it, and train without images"
+        yield MachineFinding("problem", "rendering", f"MUJOCO_GL={chosen} is set and does not work: {fix}.")
 
 
 __all__ = ["rendering"]

@@ -1,4 +1,4 @@
-"""A run from start to end within a minute: a tiny agent trains, is saved, resumed and scored. It learns nothing."""
+"""A whole run within a minute: a tiny agent is trained, saved, resumed and scored. It learns nothing."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from dreamer.doctor.findings import Finding, ask
+from dreamer.doctor.findings import MachineFinding, ask
 from dreamer.logs.logger import read_metrics
 
 _SMALL = (
@@ -25,17 +25,17 @@ _PATIENCE = 300.0
 """Seconds for each of the three programs."""
 
 
-def smoke(directory: pathlib.Path, environ: dict[str, str] | None = None) -> Iterator[Finding]:
-    """Train, resume and score below a directory, which is left as it was.
+def smoke(directory: pathlib.Path, environ: dict[str, str] | None = None) -> Iterator[MachineFinding]:
+    """Train, resume and score in a temporary directory below ``directory``.
 
     Args:
-        directory: where runs go; if it is not there, the system's place for temporary files is taken.
+        directory: where runs go; if it does not exist, the system's temporary directory is used.
         environ: environment variables; None: those of this process.
     """
     environ = dict(os.environ if environ is None else environ)
-    # Compiled in a hurry: nothing here runs for long.
-    hurry = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    environ["XLA_FLAGS"] = f"{environ.get('XLA_FLAGS', '')} {hurry}".strip()
+    # Nothing here runs long enough to repay an optimized compilation.
+    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    environ["XLA_FLAGS"] = f"{environ.get('XLA_FLAGS', '')} {quick}".strip()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(
         prefix=".dreamer-doctor-", dir=directory if directory.is_dir() else None
@@ -49,14 +49,14 @@ def smoke(directory: pathlib.Path, environ: dict[str, str] | None = None) -> Ite
             ("resume", [*train, "run.env_steps=400"]),
             ("evaluate", score),
         )
-        for what, command in steps:
+        for step, command in steps:
             answer = ask(command, environ, _PATIENCE)
             if answer.status != 0:
                 shown = " ".join(command[1:])
-                yield Finding(
+                yield MachineFinding(
                     "problem",
                     "smoke",
-                    f"A tiny run could not {what}: {answer.error.rstrip('.')}. See what happens: python {shown}",
+                    f"A tiny run could not {step}: {answer.error.rstrip('.')}. See for yourself: python {shown}",
                 )
                 return
         lines = read_metrics(logdir / "metrics.jsonl")
@@ -65,11 +65,13 @@ def smoke(directory: pathlib.Path, environ: dict[str, str] | None = None) -> Ite
         mean = json.loads(answer.out.splitlines()[-1])["mean"]
     seconds = time.monotonic() - begin
     if not updates or not resumed:
-        lack = "it was not resumed" if updates else "it did no updates"
-        yield Finding("problem", "smoke", f"A tiny run ended with status 0, but {lack}: run the tests (make test).")
+        failure = "it was not resumed" if updates else "it made no updates"
+        yield MachineFinding(
+            "problem", "smoke", f"A tiny run ended with status 0, but {failure}: run the tests (make test)."
+        )
         return
     text = f"A tiny agent trained for {updates} updates, was saved, resumed and scored ({mean:.2f}) in {seconds:.0f} s."
-    yield Finding("ok", "smoke", text, {"updates": updates, "seconds": seconds, "score": mean})
+    yield MachineFinding("ok", "smoke", text, {"updates": updates, "seconds": seconds, "score": mean})
 
 
 __all__ = ["smoke"]

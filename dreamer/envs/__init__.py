@@ -1,20 +1,20 @@
 """Environments: `make` one by name, or wrap your own in an `Adapter`; a `VectorEnv` steps many.
 
 A task is ``SUITE_NAME`` (``dmc_walker_walk``), or ``package.module:function`` for a function without arguments that
-returns a Gymnasium environment. Each suite is one file here, imported when it is needed, with two functions:
-``tasks() -> list of names`` and ``make(name, config, render_mode) -> gymnasium.Env``. An environment may have more than
-Gymnasium asks for:
+returns a Gymnasium environment. Each suite is one file, imported when it is needed, with two functions:
+``tasks() -> list of names`` and ``make(name, config, render_mode) -> gymnasium.Env``. An environment may offer more
+than Gymnasium requires:
 
-* an attribute ``action_repeat``: it applies every action that often itself, adds the rewards up, and reports how often
-  it really did in ``info["env_steps"]``;
+* an attribute ``action_repeat``: it repeats every action that often itself, sums the rewards, and reports in
+  ``info["env_steps"]`` how often it really applied the action;
 * ``info["log"]`` at the last step of an episode: numbers by name, which the run logs;
 * an observation key ``action_mask``: which classes of a discrete action are allowed now;
-* methods ``get_state() -> state`` and ``set_state(state)``, by which a resumed run continues in the middle of an
+* methods ``get_state() -> state`` and ``set_state(state)``, with which a resumed run continues in the middle of an
   episode; a state is plain data, see `dreamer.envs.restore.states`.
 
 A suite may also have ``summarize(logs) -> numbers by name``: what to log about all ``info["log"]`` of a run so far.
 
-Nothing here knows networks.
+Nothing here knows about networks.
 """
 
 import difflib
@@ -43,7 +43,7 @@ _SUITES = {
     "probe": "suites.probes",
     "gym": "suites.gym",
 }
-"""File of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
+"""Module of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
 
 _EXTRAS = {
     "ale_py": "suites.atari",
@@ -65,14 +65,14 @@ _HOW = (
 
 
 def tasks() -> list[str]:
-    """Names that `make` accepts, sorted, of all suites that are installed."""
-    found = []
+    """Names that `make` accepts, sorted, from all suites that are installed."""
+    names = []
     for prefix in _SUITES:
         try:
-            found += [f"{prefix}_{name}" for name in _suite(prefix).tasks()]
+            names += [f"{prefix}_{name}" for name in _suite(prefix).tasks()]
         except EnvError:
             continue  # not installed
-    return sorted(found)
+    return sorted(names)
 
 
 def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
@@ -80,12 +80,12 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
 
     Args:
         task: ``SUITE_NAME`` or ``package.module:function``; see `tasks`.
-        config: action repeat, checks, and the options of the suites.
+        config: action repeat, checks, and the suites' options.
         render: whether ``render()`` of the result returns frames, uint8 ``[H, W, 3]``.
 
     Raises:
         EnvError: there is no such task (names the nearest), a package is missing (names the command that installs it),
-            it cannot render, or its spaces are not supported.
+            the environment cannot render, or its spaces are not supported.
     """
     prefix, _, name = task.partition("_")
     render_mode = "rgb_array" if render else None
@@ -95,21 +95,21 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
         try:
             env = _suite(prefix).make(name, config, render_mode)
         except UnknownTask as error:
-            raise EnvError(f"There is no task '{task}': {error}{_nearest(task)} {_HOW}.") from error
+            raise EnvError(f"There is no task '{task}': {error}{_suggestion(task)} {_HOW}.") from error
         except ImportError as error:
-            raise _not_installed(f"Task '{task}'", error) from error
+            raise _missing_package(f"Task '{task}'", error) from error
     else:
-        raise EnvError(f"There is no task '{task}'.{_nearest(task)} {_HOW}.")
+        raise EnvError(f"There is no task '{task}'.{_suggestion(task)} {_HOW}.")
     if render and env.render_mode != "rgb_array":
         modes = env.metadata.get("render_modes", [])
         raise EnvError(
-            f"Task '{task}' cannot render images: its render modes are {modes}, expected 'rgb_array' in them."
+            f"Task '{task}' cannot render images: its render modes are {modes}, expected 'rgb_array' among them."
         )
     return Adapter(env, config, name=task)
 
 
 def summarizer(task: str) -> Callable[[list[Mapping[str, float]]], Mapping[str, float]] | None:
-    """The function ``summarize`` of a task's suite, or None: most have none."""
+    """The function ``summarize`` of a task's suite; None for most suites, which have none."""
     prefix = task.partition("_")[0]
     return getattr(_suite(prefix), "summarize", None) if prefix in _SUITES else None
 
@@ -120,10 +120,10 @@ def _suite(prefix: str) -> ModuleType:
     try:
         return importlib.import_module(f"dreamer.envs.{_SUITES[prefix]}")
     except ImportError as error:
-        raise _not_installed(f"The suite '{prefix}'", error) from error
+        raise _missing_package(f"The suite '{prefix}'", error) from error
 
 
-def _not_installed(what: str, error: ImportError) -> EnvError:
+def _missing_package(what: str, error: ImportError) -> EnvError:
     module = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(module)
     command = f"pip install 'dreamer[{extra}]'" if extra else f"pip install {module or 'PACKAGE'}"
@@ -133,17 +133,17 @@ def _not_installed(what: str, error: ImportError) -> EnvError:
 
 
 def _call(task: str, render_mode: str | None) -> Any:
-    """Make the environment of ``package.module:function``; the function gets ``render_mode`` if it takes it."""
+    """Make the environment of ``package.module:function``, which gets ``render_mode`` if it has such a parameter."""
     function = load_function(task, task)
-    wants = render_mode and "render_mode" in inspect.signature(function).parameters
-    return function(render_mode=render_mode) if wants else function()
+    accepts = render_mode and "render_mode" in inspect.signature(function).parameters
+    return function(render_mode=render_mode) if accepts else function()
 
 
-def _nearest(task: str) -> str:
-    known = tasks()
-    # Somebody who forgot the prefix should hear about it first.
-    prefixed = [f"{prefix}_{task}" for prefix in _SUITES if f"{prefix}_{task}" in known]
-    near = prefixed or difflib.get_close_matches(task, known, n=3)
+def _suggestion(task: str) -> str:
+    names = tasks()
+    # The most likely mistake is a missing prefix, so look for that first.
+    prefixed = [f"{prefix}_{task}" for prefix in _SUITES if f"{prefix}_{task}" in names]
+    near = prefixed or difflib.get_close_matches(task, names, n=3)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 

@@ -1,4 +1,4 @@
-"""One environment, whatever its spaces, behind flat keys, checked values and one meaning of every flag."""
+"""One environment, whatever its spaces, behind flat keys, checked values and one meaning for every flag."""
 
 import math
 from collections.abc import Callable
@@ -24,12 +24,12 @@ class Adapter(gymnasium.Env):
     See `dreamer.envs.spaces` for the names of keys and the supported spaces.
 
     Every action is applied ``config.repeat`` times, or until the episode ends or an action mask (see
-    `dreamer.spaces.mask_keys`) forbids it, and the rewards are summed; then the sum is cut off at plus and minus
-    ``config.clip_reward``. ``info["env_steps"]`` tells how often it was really applied (0 at a reset). An environment
-    with an attribute ``action_repeat`` does this itself: it knows what to leave out.
+    `dreamer.spaces.mask_keys`) forbids it. The rewards are summed, and the sum is clipped to plus and minus
+    ``config.clip_reward``. ``info["env_steps"]`` says how often the action was really applied (0 at a reset). An
+    environment with an attribute ``action_repeat`` does this itself: it knows which frames to skip.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
-    something else did, for example a time limit (``is_last`` only). They are passed on as the environment gives them.
+    something else did, for example a time limit (``is_last`` only). Both are passed on unchanged.
 
     Attributes:
         name: what errors call the environment.
@@ -41,7 +41,7 @@ class Adapter(gymnasium.Env):
     action_space: gymnasium.spaces.Dict
 
     def __init__(self, env: object, config: EnvConfig, name: str = "") -> None:
-        """Wrap ``env``; raises `EnvError` if it is no Gymnasium environment or has a space that is not supported."""
+        """Wrap ``env``; raises `EnvError` if it is not a Gymnasium environment or has an unsupported space."""
         if not isinstance(env, gymnasium.Env):
             raise EnvError(
                 f"Got a {type(env).__module__}.{type(env).__qualname__} as environment, expected a gymnasium.Env: "
@@ -72,8 +72,8 @@ class Adapter(gymnasium.Env):
         own_repeat = getattr(env.unwrapped, "action_repeat", None)
         if own_repeat not in (None, config.repeat):
             raise EnvError(
-                f"Environment {self.name} has action_repeat={own_repeat}, expected env.repeat={config.repeat}: set the "
-                f"one to the other."
+                f"Environment {self.name} has action_repeat={own_repeat}, expected env.repeat={config.repeat}: set "
+                f"one to match the other."
             )
         self._repeat = config.repeat if own_repeat is None else 1
         self._clip = config.clip_reward or math.inf
@@ -91,8 +91,8 @@ class Adapter(gymnasium.Env):
         result = self.env.reset(seed=seed, options=options)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise self._error(
-                f"reset returned {_outline(result)}, expected the tuple (observation, info) of Gymnasium: "
-                f"return both, with info = {{}} if there is nothing to tell"
+                f"reset returned {_outline(result)}, expected Gymnasium's tuple (observation, info): "
+                f"return both, with info = {{}} if there is nothing to report"
             )
         obs, info = result
         self._running = True
@@ -117,29 +117,34 @@ class Adapter(gymnasium.Env):
             native = self._action.decode(action)
         except Mismatch as error:
             raise self._error(str(error)) from None
-        total, repeats, taken = 0.0, 0, 0
+        total = 0.0
+        repeats = 0
+        env_steps = 0
         while True:
             self._step += 1
             result = self.env.step(native)
             if not (isinstance(result, tuple) and len(result) == 5):
                 raise self._error(
-                    f"step returned {_outline(result)}, expected the tuple (observation, reward, terminated, "
-                    f"truncated, info) of Gymnasium: return all five, with truncated = False if there is no time limit"
+                    f"step returned {_outline(result)}, expected Gymnasium's tuple (observation, reward, "
+                    f"terminated, truncated, info): return all five, with truncated = False if there is no time limit"
                 )
             obs, reward, terminated, truncated, info = result
             total += self._reward(reward)
             repeats += 1
-            taken += int(info.get("env_steps", 1))
+            env_steps += int(info.get("env_steps", 1))
             if terminated or truncated:
                 self._running = False
                 break
-            if repeats == self._repeat or (self._masks and self._forbidden(obs, action)):
+            if repeats == self._repeat or (self._masks and self._is_forbidden(obs, action)):
                 break
         if not -_LARGEST_REWARD <= total <= _LARGEST_REWARD:
-            raise self._error(f"the rewards of {taken} repeats sum to {total}, expected what float32 holds: scale them")
+            raise self._error(
+                f"the rewards of {env_steps} repeats sum to {total}, expected a number that float32 can hold: scale "
+                f"them"
+            )
         total = min(max(total, -self._clip), self._clip)
         flat = self._encode(obs, is_last=not self._running)
-        return flat, total, bool(terminated), bool(truncated), {**info, "env_steps": taken}
+        return flat, total, bool(terminated), bool(truncated), {**info, "env_steps": env_steps}
 
     def render(self) -> Any:
         """Whatever the wrapped environment renders."""
@@ -162,11 +167,11 @@ class Adapter(gymnasium.Env):
     def get_state(self) -> dict[str, Any]:
         """State of the environment in the middle of an episode, as in `dreamer.envs.restore.states`.
 
-        An environment, or a wrapper for all that it wraps, tells it by methods ``get_state`` and ``set_state``. Of all
-        others, it is what their attributes hold; see `dreamer.envs.restore.attributes`.
+        An environment, or a wrapper on behalf of all that it wraps, gives it with methods ``get_state`` and
+        ``set_state``. For all others it is what their attributes hold; see `dreamer.envs.restore.attributes`.
 
         Raises:
-            NotRestorable: that is not plain data; or whatever the environment raises.
+            NotRestorable: the state is not plain data; or whatever the environment raises.
         """
         return {
             "episode": self._episode,
@@ -176,37 +181,40 @@ class Adapter(gymnasium.Env):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from the state of another environment of the same making, as that one would have.
+        """Continue from the state of another environment of the same task, as that one would have.
 
         Raises:
-            NotRestorable: it is of another making; or whatever the environment raises. It is of no use then.
+            NotRestorable: that environment was built differently; or whatever the environment raises. The environment
+                is unusable then.
         """
         attributes.set_state(self.env, state["env"])
-        self._episode, self._step, self._running = state["episode"], state["step"], state["running"]
+        self._episode = state["episode"]
+        self._step = state["step"]
+        self._running = state["running"]
 
     def where(self) -> str:
         """Name, step and episode, for messages."""
         return f"Environment {self.name}, step {self._step} of episode {self._episode}"
 
-    def _encode(self, obs: Any, is_last: bool = False) -> dict[str, np.ndarray]:
+    def _encode(self, obs: Any, *, is_last: bool = False) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
         try:
-            self._observation.encode(obs, out, self._check)
+            self._observation.encode(obs, out, check=self._check)
         except Mismatch as error:
             raise self._error(str(error)) from None
         for key, mask in self._masks.items():
-            # After the last observation nothing is done, and many games then have no legal move.
+            # No action follows the last observation, and many games have no legal move left there.
             if not is_last and not out[mask].any(-1).all():
                 raise self._error(
                     f"observation key '{mask}' forbids every class of action key '{key}', expected at least one 1 "
-                    f"along its last axis: end the episode where nothing can be done, or allow an action that does "
-                    f"nothing"
+                    f"along its last axis: end the episode where nothing can be done, or allow a no-op"
                 )
         return out
 
-    def _forbidden(self, obs: Any, action: dict[str, Any]) -> bool:
+    def _is_forbidden(self, obs: Any, action: dict[str, Any]) -> bool:
         """Whether the masks of an observation between two repeats forbid the action."""
         flat = self._encode(obs)
+        # The mask has the action's axes and one more for the classes: look up the entry of each chosen class.
         allowed = (
             np.take_along_axis(flat[mask], np.asarray(action[key])[..., None], -1).all()
             for key, mask in self._masks.items()
@@ -227,7 +235,7 @@ class Adapter(gymnasium.Env):
 
 
 def adapt(make_env: Callable[[], object], config: EnvConfig) -> Adapter:
-    """Call ``make_env``; what is not an `Adapter` yet gets one. Raises `EnvError`."""
+    """Call ``make_env`` and wrap the result in an `Adapter`, unless it is one. Raises `EnvError`."""
     env = make_env()
     return env if isinstance(env, Adapter) else Adapter(env, config)
 

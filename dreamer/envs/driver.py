@@ -1,6 +1,6 @@
-"""Steps parallel environments with a policy and keeps count of what happened.
+"""Steps parallel environments with a policy, and counts steps and episodes.
 
-The driver knows no networks: a policy is any function with the signature of `Policy`.
+The driver knows nothing about networks: a policy is any function with the signature of `Policy`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Policy = Callable[[Any, Observation, np.ndarray], tuple[dict[str, Any], Any, Sto
 
 
 class Row(NamedTuple):
-    """One instant of all environments: what they showed, what the policy chose, and what is stored with that."""
+    """One instant of all environments: their answers, the actions chosen, and what is stored with them."""
 
     step: Step
     action: dict[str, np.ndarray]
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """A finished episode: sum of rewards, length in env steps, and the numbers its environment had to report."""
+    """A finished episode: sum of rewards, length in env steps, and the numbers its environment reported."""
 
     score: float
     length: int
@@ -39,13 +39,13 @@ class Episode(NamedTuple):
 class Driver:
     """Alternates between a policy and N environments.
 
-    A turn has two halves, so that a caller can start the learner between them: `act` chooses actions for what the
-    environments showed last, `advance` sends them.
+    A turn has two halves, so that a caller can start the learner in between: `act` chooses actions for the latest
+    observations, `advance` sends them.
 
     Args:
-        envs: the environments; they are reset here, which `restore` undoes.
+        envs: the environments; they are reset here, and `restore` replaces those episodes.
         policy: chooses actions.
-        memory: what the policy remembers at the start.
+        memory: the policy's memory at the start.
     """
 
     def __init__(self, envs: VectorEnv, policy: Policy, memory: Any):
@@ -61,9 +61,9 @@ class Driver:
         self._length = np.zeros(envs.num_envs, np.int64)
 
     def state(self) -> dict[str, Any]:
-        """The environments, what they answered last, and what the policy remembers; see `dreamer.envs.restore.states`.
+        """The environments, their latest answers, and the policy's memory; see `dreamer.envs.restore.states`.
 
-        The counters are not part of it: of several hosts, they count what all of them did. Take it after `advance`.
+        Counters are not included: with several hosts, they count what all hosts did. Call it after `advance`.
 
         Raises:
             EnvError: see `VectorEnv.state`.
@@ -80,20 +80,24 @@ class Driver:
         """Continue from `state`, in the middle of episodes, as the driver that gave it would have.
 
         Raises:
-            NotRestorable: it cannot, and why; new episodes were begun, as at the start.
+            NotRestorable: it cannot, and why; new episodes have begun, as at the start.
         """
         leaves, structure = jax.tree.flatten(self._memory)
         try:
             if len(leaves) != len(state["memory"]):
-                raise NotRestorable(f"The policy remembers {len(leaves)} arrays, not {len(state['memory'])} as saved.")
-            memory = [_as(like, saved) for like, saved in zip(leaves, state["memory"], strict=True)]
+                raise NotRestorable(
+                    f"The policy remembers {len(leaves)} arrays, but {len(state['memory'])} were saved."
+                )
+            memory = [_from_bits(like, saved) for like, saved in zip(leaves, state["memory"], strict=True)]
             step = Step(**state["step"])
             self.envs.restore(state["envs"])
         except (NotRestorable, KeyError, TypeError) as error:
             self._step = self.envs.reset()
             raise NotRestorable(f"{error}") from error
-        self._memory, self._step = jax.tree.unflatten(structure, memory), step
-        self._score, self._length = state["score"], state["length"]
+        self._memory = jax.tree.unflatten(structure, memory)
+        self._step = step
+        self._score = state["score"]
+        self._length = state["length"]
 
     def act(self) -> Row:
         """Choose actions; waits for the device. Call `advance` next."""
@@ -124,11 +128,12 @@ def _bits(leaf: Any) -> np.ndarray:
     return array.view(portable(array.dtype))
 
 
-def _as(like: Any, saved: np.ndarray) -> Any:
+def _from_bits(like: Any, saved: np.ndarray) -> Any:
     """Inverse of `_bits`, for a leaf of this shape and dtype."""
-    shape, dtype = np.shape(like), np.asarray(like).dtype
+    shape = np.shape(like)
+    dtype = np.asarray(like).dtype
     if saved.shape != shape or saved.dtype != portable(dtype):
         raise NotRestorable(
-            f"The policy remembers {dtype}{list(shape)}, not {saved.dtype}{list(saved.shape)} as was saved."
+            f"The policy remembers {dtype}{list(shape)}, but {saved.dtype}{list(saved.shape)} was saved."
         )
     return jnp.asarray(saved.view(dtype))

@@ -4,18 +4,18 @@
 class EnvError(RuntimeError):
     """An environment that cannot be made, used or trusted.
 
-    The message says which environment (and step and episode), which key, what was got, what was expected and what to
+    The message says which environment (and step and episode), which key, what was found, what was expected and what to
     do. It is one string, so that it travels between processes unchanged.
     """
 
 
 class UnknownTask(EnvError):
-    """A suite has no task of this name; whoever asked adds the nearest names that exist."""
+    """A suite has no task of this name; the caller adds the nearest names that exist."""
 
 
 class NotRestorable(EnvError):
-    """A state that cannot be saved, or not be restored, exactly; the message says what of which environment and why."""
+    """A state cannot be saved or restored exactly; the message says what, of which environment, and why."""
 
 
 class Mismatch(ValueError):
-    """A value that breaks its space; the adapter adds which environment it was, and when, and raises `EnvError`."""
+    """A value violates its space; the adapter adds which environment and when, and raises `EnvError`."""

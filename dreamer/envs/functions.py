@@ -1,4 +1,4 @@
-"""Functions of users, named as ``package.module:function``."""
+"""Users' functions, named as ``package.module:function``."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ from dreamer.envs.errors import EnvError
 
 
 def load_function(path: str, task: str) -> Callable[..., Any]:
-    """Import a function, also from the working directory.
+    """Import a function, from the working directory too.
 
     Args:
         path: ``package.module:function``.

@@ -1,4 +1,4 @@
-"""Conversion and checks of one observation or action key; `spaces` decides which class a space gets."""
+"""Converts and checks one observation or action key; `spaces` decides which class a space gets."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from dreamer.envs.errors import Mismatch
 from dreamer.spaces import Space
 
 _TOLERANCE = 1e-5
-"""Bounds may be missed by this much, relative to the larger of 1 and the bound: rounding, not a wrong space."""
+"""Values may exceed bounds by this much, relative to the larger of 1 and the bound: rounding, not a wrong space."""
 
 _UNCHECK = "or env.check=false if the declared bounds are wrong and you cannot change them"
 
@@ -28,8 +28,8 @@ class Codec:
         """Codecs of the single keys below this one."""
         yield self
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
-        """Put the checked observation into ``out`` as new arrays; ``check=False`` leaves out the bounds."""
+    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
+        """Check the observation and put it into ``out`` as new arrays; ``check=False`` does not check bounds."""
         raise NotImplementedError
 
     def decode(self, flat: dict[str, Any]) -> Any:
@@ -46,15 +46,18 @@ class Vector(Codec):
         size = math.prod(space.shape)
         self.key = key
         self.space = Space("vector", (size,))
-        low, high = _float32(space.low).reshape(size), _float32(space.high).reshape(size)
+        low = _float32(space.low).reshape(size)
+        high = _float32(space.high).reshape(size)
         self.flat = gymnasium.spaces.Box(low, high, dtype=np.float32)
-        self._shape, self._dtype = space.shape, np.dtype(space.dtype)
+        self._shape = space.shape
+        self._dtype = np.dtype(space.dtype)
         self._exact = self._dtype.kind != "f"
         slack_low, slack_high = (_TOLERANCE * np.maximum(1.0, np.abs(bound, dtype=np.float64)) for bound in (low, high))
-        self._low, self._high = _float32(low - slack_low), _float32(high + slack_high)
+        self._low = _float32(low - slack_low)
+        self._high = _float32(high + slack_high)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
         array = _array(self.key, value, self._shape, self._dtype)
         flat = (array.astype(np.float32) if array.itemsize <= 4 else _float32(array)).reshape(-1)
         if not self._exact:
@@ -68,7 +71,7 @@ class Vector(Codec):
         out[self.key] = flat
 
     def _refuse_nonfinite(self, array: np.ndarray, infinite: np.ndarray) -> None:
-        index, value = _first(array, infinite)
+        index, value = _first_bad(array, infinite)
         if np.isfinite(value):
             raise Mismatch(
                 f"observation key '{self.key}' holds {value}{index}, expected a number that float32 can hold "
@@ -90,10 +93,11 @@ class Image(Codec):
         self.key = key
         self.space = Space("image", shape)
         self.flat = gymnasium.spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)
-        self._shape, self._dtype = space.shape, np.dtype(space.dtype)
+        self._shape = space.shape
+        self._dtype = np.dtype(space.dtype)
         self._bounded = bool((space.low > 0).any() or (space.high < 255).any())
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
         array = _array(self.key, value, self._shape, self._dtype)
         image = np.array(array, dtype=np.uint8).reshape(self.space.shape)
         if check and self._bounded:
@@ -114,25 +118,26 @@ class Discrete(Codec):
             if shape
             else gymnasium.spaces.Discrete(classes)
         )
-        self._start, self._dtype = start, dtype
+        self._start = start
+        self._dtype = dtype
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
         array = _array(self.key, value, self.space.shape, np.dtype(np.int64))
-        # In int64, so that the subtraction cannot wrap around; and always checked, because no network input stands
-        # for a class that does not exist.
+        # In int64, so that the subtraction cannot wrap around. Always checked, because the network has no input for a
+        # class that does not exist.
         index = np.asarray(array.astype(np.int64) - self._start)
         if not _in_range(index, self.space.classes):
             outside = (index < 0) | (index >= self.space.classes)
-            where, got = _first(array, outside.reshape(-1))
+            where, got = _first_bad(array, outside.reshape(-1))
             start = np.broadcast_to(self._start, self.space.shape).reshape(-1)[np.argmax(outside.reshape(-1))]
             raise Mismatch(
                 f"observation key '{self.key}' holds class {got}{where}, expected {start} to "
                 f"{start + self.space.classes - 1}: fix the environment or its space"
             )
-        out[self.key] = index.astype(np.int32)  # of an array, which stays one even without axes
+        out[self.key] = index.astype(np.int32)  # `index` is an array even without axes, and so is this
 
     def decode(self, flat: dict[str, Any]) -> Any:
-        """Class indices in the dtype and counting of the original space."""
+        """Class indices, counted from the original space's start and in its dtype."""
         index = _action(self.key, flat, self.space.shape)
         if index.dtype.kind not in "iu" or not _in_range(index, self.space.classes):
             raise Mismatch(
@@ -149,7 +154,8 @@ class Entries(Codec):
 
     def __init__(self, key: str, nvec: np.ndarray, start: np.ndarray, dtype: Any) -> None:
         self.key = key
-        self._shape, self._dtype = nvec.shape, dtype
+        self._shape = nvec.shape
+        self._dtype = dtype
         self._entries = [
             (index, Discrete(".".join([key, *map(str, index)]), (), int(nvec[index]), int(start[index]), None))
             for index in np.ndindex(*nvec.shape)
@@ -159,10 +165,10 @@ class Entries(Codec):
         """One scalar codec per entry."""
         return (entry for _, entry in self._entries)
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
         array = _array(self.key, value, self._shape, np.dtype(np.int64))
         for index, entry in self._entries:
-            entry.encode(array[index], out, check)
+            entry.encode(array[index], out, check=check)
 
     def decode(self, flat: dict[str, Any]) -> np.ndarray:
         """All entries together, in the shape of the original space."""
@@ -177,7 +183,9 @@ class Continuous(Codec):
         self.space = Space("continuous", space.shape)
         self.flat = gymnasium.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self._dtype = space.dtype
-        self._low, self._high = space.low, space.high
+        self._low = space.low
+        self._high = space.high
+        # Bounds are halved before they are added, so that the largest ones do not overflow.
         self._center = self._low.astype(np.float64) / 2 + self._high.astype(np.float64) / 2
         self._half = self._high.astype(np.float64) / 2 - self._low.astype(np.float64) / 2
 
@@ -187,12 +195,12 @@ class Continuous(Codec):
         if not np.isfinite(action).all():
             raise Mismatch(f"action key '{self.key}' is {action.tolist()}, expected finite numbers: fix the policy")
         scaled = self._center + self._half * action
-        # After scaling, this clips the action to [-1, 1] and also the rounding of the line above.
+        # Clipping after scaling clips the action to [-1, 1], and removes what rounding added in the line above.
         return np.asarray(np.minimum(np.maximum(scaled, self._low), self._high).astype(self._dtype))
 
 
 def _array(key: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The value as an array of the declared shape and a dtype of the declared kind; any width of it will do."""
+    """The value as an array of the declared shape, with a dtype of the declared kind but any width."""
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -226,15 +234,15 @@ def _in_range(index: np.ndarray, classes: int) -> bool:
 
 
 def _any(mask: np.ndarray) -> bool:
-    return b"\x01" in mask.tobytes()  # a third of the time of mask.any() on short arrays, and no slower on images
+    return b"\x01" in mask.tobytes()  # takes a third of the time of mask.any() on short arrays, no longer on images
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # numbers that do not fit become infinite, and are refused as such
         return array.astype(np.float32)
 
 
-def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, Any]:
+def _first_bad(array: np.ndarray, bad: np.ndarray) -> tuple[str, Any]:
     """The index (as text, empty for a scalar) and value of the first bad entry; ``bad`` is flat."""
     index = np.unravel_index(int(np.argmax(bad)), array.shape)
     return (f" at index {[int(i) for i in index]}" if index else ""), array[index]
@@ -242,7 +250,7 @@ def _first(array: np.ndarray, bad: np.ndarray) -> tuple[str, Any]:
 
 def _refuse_outside(key: str, array: np.ndarray, outside: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
     outside = outside.reshape(-1)
-    where, value = _first(array, outside)
+    where, value = _first_bad(array, outside)
     i = int(np.argmax(outside))
     raise Mismatch(
         f"observation key '{key}' holds {value}{where}, expected a value in [{low.reshape(-1)[i]}, "

@@ -1,4 +1,4 @@
-"""Random play, recorded: what `dreamer.envs.check` judges environments by."""
+"""Recordings of random play, by which `dreamer.envs.check` judges environments."""
 
 import copy
 import math
@@ -15,16 +15,16 @@ from dreamer.envs.errors import EnvError
 from dreamer.spaces import Spaces, mask_keys
 
 _KEPT = 2000
-"""Observations of a recording that are kept, so that long episodes of images fit into memory."""
+"""Most observations kept in a recording, so that long episodes of images fit into memory."""
 
 _SECONDS = 20.0
 """Slow environments are recorded for this long."""
 
 
-class Moment(NamedTuple):
+class RecordedStep(NamedTuple):
     """What the environment answered at one instant; the fields are those of `dreamer.spaces.Step`, without axis N.
 
-    ``obs`` is empty in late moments of a long recording.
+    ``obs`` is empty in late steps of a long recording.
     """
 
     obs: Mapping[str, np.ndarray]
@@ -39,25 +39,25 @@ class Recording(NamedTuple):
     """Episodes one after another; the last one may be unfinished.
 
     ``error`` is the sentence that ended the recording, empty if nothing was wrong. ``out_of_time``: the environment is
-    so slow that fewer steps were played than wanted. ``rewritten``: it wrote into an observation after returning it.
+    so slow that fewer steps were played than asked for. ``rewritten``: it wrote into an observation after returning it.
     ``seeded``: its own random generator was seeded.
     """
 
-    moments: list[Moment]
-    error: str
-    out_of_time: bool
-    rewritten: bool
-    seeded: bool
+    steps: list[RecordedStep]
+    error: str = ""
+    out_of_time: bool = False
+    rewritten: bool = False
+    seeded: bool = False
 
-    def episodes(self) -> list[list[Moment]]:
-        """The finished episodes, each from its reset to its last moment."""
-        found: list[list[Moment]] = []
-        episode: list[Moment] = []
-        for moment in self.moments:
-            episode = [moment] if moment.is_first else [*episode, moment]
-            if moment.is_last:
-                found.append(episode)
-        return found
+    def episodes(self) -> list[list[RecordedStep]]:
+        """The finished episodes, each from its reset to its last step."""
+        episodes: list[list[RecordedStep]] = []
+        episode: list[RecordedStep] = []
+        for step in self.steps:
+            episode = [step] if step.is_first else [*episode, step]
+            if step.is_last:
+                episodes.append(episode)
+        return episodes
 
 
 class Watch(gymnasium.Wrapper):
@@ -70,22 +70,23 @@ class Watch(gymnasium.Wrapper):
         self._copy: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        return self._watched(self.env.reset(seed=seed, options=options))
+        return self._watch(self.env.reset(seed=seed, options=options))
 
     def step(self, action: Any) -> Any:
-        return self._watched(self.env.step(action))
+        return self._watch(self.env.step(action))
 
-    def _watched(self, result: Any) -> Any:
+    def _watch(self, result: Any) -> Any:
         self.rewritten = self.rewritten or not _same(self._given, self._copy)
         if isinstance(result, tuple) and result:
-            self._given, self._copy = result[0], copy.deepcopy(result[0])
+            self._given = result[0]
+            self._copy = copy.deepcopy(self._given)
         return result
 
 
 def record(
     make_env: Callable[[], Any], config: EnvConfig, *, seed: int, action_seed: int, steps: int, episodes: int
 ) -> Recording:
-    """Play a fresh environment with random actions, until ``steps`` actions or as many as `_enough` asks for.
+    """Play a fresh environment with random actions, until ``steps`` actions are taken or `_enough` says so.
 
     The same seeds give the same actions, as long as the environment gives the same masks.
 
@@ -95,33 +96,48 @@ def record(
         seed: seed of the environment, given at the first reset.
         action_seed: seed of the actions.
         steps: most actions.
-        episodes: finished episodes that are wanted.
+        episodes: finished episodes that are asked for.
 
-    Whatever goes wrong is told in the recording.
+    Whatever goes wrong is reported in the recording.
     """
     try:
         env = adapt(make_env, config)
     except Exception as failure:
-        return Recording([], explain(failure, "Making a second environment beside the first"), False, False, False)
-    env.env = watch = Watch(env.env)
+        return Recording([], explain(failure, "Making a second environment next to the first"))
+    watch = Watch(env.env)
+    env.env = watch
     masks = mask_keys(env.obs_spaces, env.action_spaces)
     rng = np.random.default_rng(action_seed)
-    moments: list[Moment] = []
-    error, taken, ended, out_of_time, deadline = "", 0, 0, False, math.inf
+    recorded: list[RecordedStep] = []
+    error = ""
+    taken = 0
+    ended = 0
+    out_of_time = False
+    deadline = math.inf
     try:
         while not (_enough(taken, ended, steps, episodes) or out_of_time):
-            if not moments or moments[-1].is_last:
-                obs, _ = env.reset(seed=None if moments else seed)
-                moments.append(Moment(obs, 0.0, True, False, False, 0))
+            if not recorded or recorded[-1].is_last:
+                obs, _ = env.reset(seed=None if recorded else seed)
+                recorded.append(
+                    RecordedStep(obs, reward=0.0, is_first=True, is_last=False, is_terminal=False, env_steps=0)
+                )
                 continue
             obs, reward, terminated, truncated, info = env.step(random_action(rng, env.action_spaces, masks, obs))
             taken += 1
-            # What is written in JAX is compiled at its first step, which says nothing about the others.
+            # Environments in JAX compile at their first step, so the clock starts after it.
             deadline = time.monotonic() + _SECONDS if taken == 1 else deadline
             out_of_time = time.monotonic() >= deadline
             ended += terminated or truncated
-            kept = obs if taken < _KEPT else {}
-            moments.append(Moment(kept, reward, False, terminated or truncated, terminated, info["env_steps"]))
+            recorded.append(
+                RecordedStep(
+                    obs if taken < _KEPT else {},
+                    reward,
+                    is_first=False,
+                    is_last=terminated or truncated,
+                    is_terminal=terminated,
+                    env_steps=info["env_steps"],
+                )
+            )
     except Exception as failure:
         error = explain(failure, env.where())
     seeded = getattr(env.unwrapped, "_np_random", None) is not None
@@ -129,7 +145,7 @@ def record(
         env.close()
     except Exception as failure:
         error = error or explain(failure, "Closing the environment")
-    return Recording(moments, error, out_of_time, watch.rewritten, seeded)
+    return Recording(recorded, error, out_of_time=out_of_time, rewritten=watch.rewritten, seeded=seeded)
 
 
 def random_action(
@@ -154,7 +170,8 @@ def random_action(
         if space.kind == "continuous":
             action[key] = rng.uniform(-1, 1, shape).astype(np.float32)
         elif key in masks:
-            # The largest of independent draws is equally likely to be any allowed one.
+            # One draw per class, those of forbidden classes set to 0: each allowed class is equally likely to have the
+            # largest.
             draws = rng.random((*shape, space.classes)) * obs[masks[key]].reshape(*shape, space.classes)
             action[key] = draws.argmax(-1).astype(np.int32)
         else:
@@ -166,7 +183,8 @@ def explain(failure: Exception, where: str) -> str:
     """One sentence about what an environment raised ``where``, with the place in its code."""
     if isinstance(failure, EnvError):
         return str(failure)
-    trace, place = failure.__traceback__, ""
+    trace = failure.__traceback__
+    place = ""
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
         trace = trace.tb_next
@@ -174,7 +192,7 @@ def explain(failure: Exception, where: str) -> str:
 
 
 def _enough(taken: int, ended: int, steps: int, episodes: int) -> bool:
-    # A few hundred steps and a few whole episodes; of long episodes, one.
+    # A few hundred steps and a few whole episodes; one is enough if episodes are long.
     return taken >= steps or (taken >= 300 and ended >= episodes) or (taken >= _KEPT and ended >= 1)
 
 
@@ -186,4 +204,4 @@ def _same(one: Any, two: Any) -> bool:
     return not isinstance(one, np.ndarray) or one.tobytes() == two.tobytes()
 
 
-__all__ = ["Moment", "Recording", "Watch", "explain", "random_action", "record"]
+__all__ = ["RecordedStep", "Recording", "Watch", "explain", "random_action", "record"]

@@ -2,9 +2,9 @@
 
 Names
 -----
-Nested keys are joined with '.', entries of a Tuple are named by their index: ``Dict(a=Tuple(x, y))`` has the keys
-``a.0`` and ``a.1``. An observation space that is neither Dict nor Tuple gets the name of its kind: ``image``,
-``vector`` or ``discrete``; such an action space is called ``action``.
+Nested keys are joined with '.', and entries of a Tuple are named by their index: ``Dict(a=Tuple(x, y))`` has the keys
+``a.0`` and ``a.1``. An observation space that is neither Dict nor Tuple is named after its kind: ``image``, ``vector``
+or ``discrete``; such an action space is called ``action``.
 
 Kinds
 -----
@@ -39,7 +39,7 @@ SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
 class Container(Codec):
     """A Dict (children by name) or a Tuple (children by position)."""
 
-    def __init__(self, key: str, names: list[Any], children: list[Codec], is_dict: bool) -> None:
+    def __init__(self, key: str, names: list[Any], children: list[Codec], *, is_dict: bool) -> None:
         self.key = key
         self.names = names
         self.children = children
@@ -51,7 +51,7 @@ class Container(Codec):
         for child in self.children:
             yield from child.leaves()
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
         if self.is_dict:
             if not isinstance(value, dict) or value.keys() != self._expected:
                 raise Mismatch(f"{self._label()} {_describe_keys(value, self._expected)}")
@@ -59,7 +59,7 @@ class Container(Codec):
             got = f"{len(value)} entries" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
             raise Mismatch(f"{self._label()} is {got}, expected a tuple of {len(self.names)} as in the space")
         for name, child in self._pairs:
-            child.encode(value[name], out, check)
+            child.encode(value[name], out, check=check)
 
     def decode(self, flat: dict[str, Any]) -> Any:
         if self.is_dict:
@@ -72,40 +72,53 @@ class Container(Codec):
 
 def observation_codec(space: gymnasium.Space, env: str) -> Codec:
     """Codec of an observation space; ``env`` names the environment in errors. Raises `EnvError` if unsupported."""
-    return _checked(_build(space, "", env, is_action=False), env, "observation")
+    codec = _build(space, "", env, is_action=False)
+    _check_keys(codec, env, "observation")
+    return codec
 
 
 def action_codec(space: gymnasium.Space, env: str) -> Codec:
     """Codec of an action space; ``env`` names the environment in errors. Raises `EnvError` if unsupported."""
-    return _checked(_build(space, "", env, is_action=True), env, "action")
+    codec = _build(space, "", env, is_action=True)
+    _check_keys(codec, env, "action")
+    return codec
 
 
-def _build(space: gymnasium.Space, key: str, env: str, is_action: bool) -> Codec:
+def _build(space: gymnasium.Space, key: str, env: str, *, is_action: bool) -> Codec:
     if isinstance(space, gymnasium.spaces.Dict):
-        return _container(key, list(space.spaces.items()), True, env, is_action)
+        names = list(space.spaces)
+        children = _children(key, names, space.spaces.values(), env, is_action=is_action)
+        return Container(key, names, children, is_dict=True)
     if isinstance(space, gymnasium.spaces.Tuple):
-        return _container(key, list(enumerate(space.spaces)), False, env, is_action)
+        indices = list(range(len(space.spaces)))
+        children = _children(key, indices, space.spaces, env, is_action=is_action)
+        return Container(key, indices, children, is_dict=False)
+    bare = "action" if is_action else "discrete"
     if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(key or _bare(is_action, "discrete"), (), int(space.n), int(space.start), None)
+        return Discrete(key or bare, (), int(space.n), int(space.start), None)
     if isinstance(space, gymnasium.spaces.MultiBinary):
-        return Discrete(key or _bare(is_action, "discrete"), space.shape, 2, 0, space.dtype)
+        return Discrete(key or bare, space.shape, 2, 0, space.dtype)
     if isinstance(space, gymnasium.spaces.MultiDiscrete):
-        return _multi_discrete(space, key or _bare(is_action, "discrete"))
+        return _multi_discrete(space, key or bare)
     if isinstance(space, gymnasium.spaces.Box):
         return _box_action(space, key, env) if is_action else _box_observation(space, key, env)
-    raise _unsupported(
+    raise _unsupported_error(
         env,
-        key,
-        is_action,
+        _place(key, is_action=is_action),
         f"the space {type(space).__name__}",
-        f"{SUPPORTED}, nested as you like",
+        f"{SUPPORTED}, nested in any way",
         "convert it with gymnasium.wrappers.TransformObservation or TransformAction",
     )
 
 
-def _container(key: str, items: list[tuple[Any, Any]], is_dict: bool, env: str, is_action: bool) -> Container:
-    children = [_build(sub, f"{key}.{name}" if key else str(name), env, is_action) for name, sub in items]
-    return Container(key, [name for name, _ in items], children, is_dict)
+def _children(
+    key: str, names: list[Any], spaces: Iterable[gymnasium.Space], env: str, *, is_action: bool
+) -> list[Codec]:
+    """Codecs of the spaces in a container."""
+    return [
+        _build(space, f"{key}.{name}" if key else str(name), env, is_action=is_action)
+        for name, space in zip(names, spaces, strict=True)
+    ]
 
 
 def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str) -> Codec:
@@ -117,19 +130,22 @@ def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str) -> Codec:
 
 def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
     kind = np.dtype(space.dtype).kind
+    place = _place(key, is_action=False)
     if kind not in "biuf":
-        raise _unsupported(env, key, False, f"a Box of {space.dtype}", "bools, integers or floats", "convert its dtype")
+        raise _unsupported_error(
+            env, place, f"a Box of {space.dtype}", "bools, integers or floats", "convert its dtype"
+        )
     if is_mask(key) and kind != "f" and (space.low == 0).all() and (space.high == 1).all():
         return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
-        raise _unsupported(env, key, False, f"an empty Box {space.shape}", "at least one number", "leave it out")
+        raise _unsupported_error(env, place, f"an empty Box {space.shape}", "at least one number", "leave it out")
     if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-        height, channels = space.shape[0], space.shape[2] if len(space.shape) == 3 else 1
+        height = space.shape[0]
+        channels = space.shape[2] if len(space.shape) == 3 else 1
         if height <= 4 and channels > 16:
-            raise _unsupported(
+            raise _unsupported_error(
                 env,
-                key,
-                False,
+                place,
                 f"an image {list(space.shape)} that looks channel-first",
                 "[height, width, channels]",
                 "transpose it, for example with gymnasium.wrappers.TransformObservation",
@@ -139,22 +155,21 @@ def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
 
 
 def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
+    place = _place(key, is_action=True)
     if np.dtype(space.dtype).kind != "f":
-        raise _unsupported(
+        raise _unsupported_error(
             env,
-            key,
-            True,
+            place,
             f"a Box of {space.dtype}",
             "a Box of floats",
             "use Discrete or MultiDiscrete for whole numbers",
         )
     if 0 in space.shape:
-        raise _unsupported(env, key, True, f"an empty Box {space.shape}", "at least one number", "leave it out")
+        raise _unsupported_error(env, place, f"an empty Box {space.shape}", "at least one number", "leave it out")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise _unsupported(
+        raise _unsupported_error(
             env,
-            key,
-            True,
+            place,
             f"a Box without bounds, from {space.low.min()} to {space.high.max()}",
             "finite bounds, because actions in [-1, 1] are scaled to them",
             "declare them, for example Box(-1, 1, shape)",
@@ -162,7 +177,7 @@ def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
     return Continuous(key or "action", space)
 
 
-def _checked(codec: Codec, env: str, role: str) -> Codec:
+def _check_keys(codec: Codec, env: str, role: str) -> None:
     keys = [leaf.key for leaf in codec.leaves()]
     if not keys:
         raise EnvError(f"Environment {env} has an empty {role} space; expected at least one key: add one to the space.")
@@ -172,17 +187,16 @@ def _checked(codec: Codec, env: str, role: str) -> Codec:
             f"Environment {env} has two {role} keys that are both called '{twice[0]}' once nested keys are joined with "
             f"'.'; expected distinct names: rename one of them."
         )
-    return codec
 
 
-def _unsupported(env: str, key: str, is_action: bool, got: str, expected: str, todo: str) -> EnvError:
+def _place(key: str, *, is_action: bool) -> str:
+    """Which space it is, for messages."""
     role = "action" if is_action else "observation"
-    where = f"{role} key '{key}'" if key else f"the {role} space"
-    return EnvError(f"Environment {env}: {where} has {got}; expected {expected}: {todo}.")
+    return f"{role} key '{key}'" if key else f"the {role} space"
 
 
-def _bare(is_action: bool, kind: str) -> str:
-    return "action" if is_action else kind
+def _unsupported_error(env: str, place: str, got: str, expected: str, fix: str) -> EnvError:
+    return EnvError(f"Environment {env}: {place} has {got}; expected {expected}: {fix}.")
 
 
 def _describe_keys(value: Any, expected: set[Any]) -> str:

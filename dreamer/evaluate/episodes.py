@@ -18,7 +18,7 @@ from dreamer import envs
 from dreamer.agent import Agent
 from dreamer.algorithms.base import Memory
 from dreamer.envs.driver import Episode
-from dreamer.envs.vector.member import explain
+from dreamer.envs.vector.sub_env import explain
 from dreamer.envs.vector.vector_env import make_all
 from dreamer.types import Mode
 

@@ -1,8 +1,8 @@
-"""What scores of episodes or runs say, and how sure that is: means, medians, interquartile means, and their intervals.
+"""Means, medians and interquartile means of the scores of episodes or runs, and their confidence intervals.
 
-Intervals are percentile bootstraps: of many data sets drawn from the one there is, with replacement, the statistic lies
-within the interval in 95 %. With several runs, every run is drawn from by itself (stratified), as in Agarwal et al.
-2021, *Deep reinforcement learning at the edge of the statistical precipice*, who also argue for the interquartile mean.
+Intervals are percentile bootstraps: the data is resampled with replacement many times, and the statistic of 95 % of the
+resamples lies within the interval. With several runs, each run is resampled separately (stratified), as in Agarwal et
+al. 2021, *Deep reinforcement learning at the edge of the statistical precipice*, who recommend the interquartile mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ LEVEL = 0.95
 """Confidence of every interval."""
 
 RESAMPLES = 5000
-"""Data sets that are drawn."""
+"""Number of resamples."""
 
 MOST_NUMBERS = 2_000_000
-"""Scores that are drawn before the next ones replace them, to save memory."""
+"""Scores in memory at a time: resamples are drawn in batches of this size."""
 
 
 def iqm(scores: Any, axis: int = -1) -> Any:
-    """Interquartile mean: that of the scores without the lowest and the highest quarter, each rounded down."""
+    """Interquartile mean: the mean without the lowest and the highest quarter of the scores, each rounded down."""
     from scipy import stats  # Slow to import.
 
     return stats.trim_mean(scores, 0.25, axis)
@@ -34,22 +34,22 @@ def interval(samples: Sequence[Any], statistic: Statistic, seed: int = 0) -> tup
     """Bootstrap interval of a statistic of all samples together.
 
     Args:
-        samples: scores of each run, ``[n_i]``; every bootstrap draws n_i from sample i.
-        statistic: of the joined samples.
-        seed: decides the draws.
+        samples: scores of each run, ``[n_i]``; every resample has n_i scores of sample i.
+        statistic: of the concatenated samples.
+        seed: of the resamples.
 
     Returns:
-        Its ends; None if a sample has fewer than two scores, of which nothing can be drawn.
+        Its ends; None if a sample has fewer than two scores, which cannot be resampled.
     """
 
-    def joined(*drawn: np.ndarray, axis: int = -1) -> Any:
-        return statistic(np.concatenate(drawn, axis), axis=axis)
+    def pooled_statistic(*resamples: np.ndarray, axis: int = -1) -> Any:
+        return statistic(np.concatenate(resamples, axis), axis=axis)
 
-    return interval_of(samples, joined, seed)
+    return joint_interval(samples, pooled_statistic, seed)
 
 
-def interval_of(samples: Sequence[Any], statistic: Statistic, seed: int = 0) -> tuple[float, float] | None:
-    """As `interval`, of any statistic of several samples: ``statistic(*samples, axis=-1)``."""
+def joint_interval(samples: Sequence[Any], statistic: Statistic, seed: int = 0) -> tuple[float, float] | None:
+    """As `interval`, for a statistic that takes the samples separately: ``statistic(*samples, axis=-1)``."""
     arrays = [np.asarray(sample, np.float64) for sample in samples]
     if min((len(array) for array in arrays), default=0) < 2:
         return None
@@ -58,16 +58,15 @@ def interval_of(samples: Sequence[Any], statistic: Statistic, seed: int = 0) -> 
 
 
 def intervals_of_means(scores: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ends ``[P]`` of the intervals of the means of N scores, N at least 2, at each of P places: ``scores [P, N]``."""
-    low, high = _bootstrap([scores], np.mean, seed)
-    return low, high
+    """Ends ``[P]`` of the intervals of the means of ``scores [P, N]`` at each of P points, with N at least 2."""
+    return _bootstrap([scores], np.mean, seed)
 
 
 def _bootstrap(arrays: Sequence[np.ndarray], statistic: Statistic, seed: int) -> tuple[Any, Any]:
-    """Low and high end of the interval; scores lie along the last axis."""
+    """Low and high end of the interval; scores are on the last axis."""
     from scipy import stats
 
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         arrays,
         statistic,
         n_resamples=RESAMPLES,
@@ -78,7 +77,7 @@ def _bootstrap(arrays: Sequence[np.ndarray], statistic: Statistic, seed: int) ->
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return found.low, found.high
+    return interval.low, interval.high
 
 
 def describe(samples: Sequence[Any]) -> dict[str, Any]:
@@ -87,12 +86,12 @@ def describe(samples: Sequence[Any]) -> dict[str, Any]:
     Args:
         samples: scores of the episodes of each run.
     """
-    joined = np.concatenate([np.asarray(sample, np.float64) for sample in samples])
-    found: dict[str, Any] = {}
+    pooled = np.concatenate([np.asarray(sample, np.float64) for sample in samples])
+    description: dict[str, Any] = {}
     for name, statistic in (("mean", np.mean), ("median", np.median), ("iqm", iqm)):
-        found[name] = float(statistic(joined))
-        found[f"{name}_interval"] = interval(samples, statistic)
-    return found
+        description[name] = float(statistic(pooled))
+        description[f"{name}_interval"] = interval(samples, statistic)
+    return description
 
 
-__all__ = ["LEVEL", "RESAMPLES", "describe", "interval", "interval_of", "intervals_of_means", "iqm"]
+__all__ = ["LEVEL", "RESAMPLES", "describe", "interval", "intervals_of_means", "iqm", "joint_interval"]

@@ -1,1 +1,1 @@
-"""What a run writes down while it trains: metrics, tables, plots, pictures, and the services they are sent to."""
+"""The log of a run while it trains: metrics, tables, plots, pictures, and the services that they are sent to."""

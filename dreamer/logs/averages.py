@@ -1,6 +1,6 @@
-"""Averages of metrics over updates, to which those that were skipped contribute nothing but their number.
+"""Averages of metrics over updates; of skipped updates, only the number counts.
 
-Which updates are skipped, and why, is decided in `dreamer.agent.guard`.
+`dreamer.agent.guard` decides which updates are skipped, and why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,14 @@ from jaxtyping import Array, Int32
 
 from dreamer.types import Metrics
 
-SKIPPED, IN_ROW, BAD = "guard/skipped", "guard/skipped_in_row", "guard/bad"
-"""Metrics of an update: 1 if it was skipped, else 0; skipped ones in a row up to it; and the number of the first tensor
-that was not finite, an index of `dreamer.agent.guard.names`, -1 without one."""
+SKIPPED = "guard/skipped"
+"""Metric of an update: 1 if it was skipped, else 0."""
+
+IN_ROW = "guard/skipped_in_row"
+"""Metric of an update: consecutive skipped updates up to it."""
+
+BAD = "guard/bad"
+"""Metric of an update: the first tensor that was not finite, as an index of `dreamer.agent.guard.names`; -1: none."""
 
 
 def complete(metrics: Metrics) -> Metrics:
@@ -28,7 +33,7 @@ def complete(metrics: Metrics) -> Metrics:
 
 
 def add(sums: Metrics, metrics: Metrics) -> Metrics:
-    """Sums of metrics with those of one more update."""
+    """Sums of metrics, including those of one more update."""
     skipped = metrics[SKIPPED] > 0
     added = {name: jnp.where(skipped, total, total + metrics[name]) for name, total in sums.items()}
     added[SKIPPED] = sums[SKIPPED] + metrics[SKIPPED]
@@ -38,13 +43,13 @@ def add(sums: Metrics, metrics: Metrics) -> Metrics:
 
 
 def divide(sums: Metrics, updates: Int32[Array, ""]) -> Metrics:
-    """Means of metrics, from the sums of so many updates; NaN without any."""
+    """Means of metrics from their sums over ``updates`` updates; NaN without any."""
     means = {name: total / (updates - sums[SKIPPED]) for name, total in sums.items()}
     return means | {SKIPPED: sums[SKIPPED] / updates, IN_ROW: sums[IN_ROW], BAD: sums[BAD]}
 
 
 def average(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The same on the host, for updates or for the means of several: numbers for a line of the log, without `BAD`."""
+    """The means on the host, over updates or means of several updates: numbers for a line of the log, without `BAD`."""
     if not metrics or SKIPPED not in metrics[0]:
         return {key: float(np.mean([m[key] for m in metrics])) for key in (metrics[0] if metrics else {})}
     done = [m for m in metrics if m[SKIPPED] < 1]

@@ -1,8 +1,8 @@
-"""Writes down what happens: terminal, ``metrics.jsonl``, TensorBoard, Weights & Biases, and the learning curve.
+"""Logs a run: terminal, ``metrics.jsonl``, TensorBoard, and Weights & Biases.
 
-Metrics of updates stay on the device as they come; they are fetched and averaged only when a line is due, so that
-nothing waits for the accelerator in between. A disk that is full, or a terminal that is gone, never stops training: it
-is reported, and writing is tried again at the next line.
+Metrics of updates stay on the device; they are fetched and averaged only when a line is due, so that nothing waits for
+the accelerator in between. A full disk or a closed terminal never stops training: the disk is reported, and writing is
+retried with the next line.
 """
 
 import collections
@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
@@ -31,23 +31,23 @@ RECENT = 10
 """Episodes in the mean return on display."""
 
 MOST_UNWRITTEN = 100_000
-"""Lines that are kept while they cannot be written; the oldest are lost beyond."""
+"""Lines that are kept while they cannot be written; beyond this, the oldest are lost."""
 
 Summarize = Callable[[list[Mapping[str, float]]], Mapping[str, float]]
-"""Turns the logs of a run's episodes so far, at least one, into further numbers by name."""
+"""Turns the logs of a run's episodes so far, at least one, into additional numbers by name."""
 
 
 class Logger:
     """Metrics of one run.
 
     Args:
-        logdir: where ``metrics.jsonl`` goes; None to write nothing down.
+        logdir: directory of ``metrics.jsonl``; None: write no files.
         title: heading of the display.
         total_env_steps: budget of the run, for the progress and the ETA.
         quiet: print nothing.
-        tensorboard: write files for TensorBoard as well.
-        wandb: keyword arguments of ``wandb.init``, or None to leave it out.
-        summarize: adds numbers about all episodes to the line of each; or None.
+        tensorboard: also write files for TensorBoard.
+        wandb: keyword arguments of ``wandb.init``; None: do not use it.
+        summarize: adds numbers about all episodes so far to the line of each; or None.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Logger:
         self._updates: list[Mapping[str, Any]] = []
         self._unwritten: list[str] = []
         self._failing = False
-        self._mended = False
+        self._checked_end = False
         self._console = Console(file=sys.stderr, quiet=quiet)
         self._live: Live | None = None
         if self._console.is_terminal and not quiet:
@@ -84,15 +84,15 @@ class Logger:
 
     def say(self, message: str) -> None:
         """Print a line, above the display if there is one."""
-        with contextlib.suppress(OSError):  # The terminal may be gone, or a file on a full disk.
+        with contextlib.suppress(OSError):  # The terminal may be closed, or the output a file on a full disk.
             self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def add_update(self, metrics: Mapping[str, Any]) -> None:
-        """Remember the metrics of one update, without fetching them."""
+        """Keep the metrics of one update, without fetching them."""
         self._updates.append(metrics)
 
     def add_episode(self, episode: Episode, counters: dict[str, Any]) -> None:
-        """Write down a finished episode."""
+        """Write the line of a finished episode."""
         self.recent.append(episode.score)
         numbers = dict(episode.log)
         if self._summarize is not None and numbers:
@@ -104,10 +104,10 @@ class Logger:
     def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
         """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.
 
-        Updates that were skipped count in the metrics of `dreamer.agent.guard` alone.
+        Skipped updates count only in the metrics of `dreamer.agent.guard`.
 
         Returns:
-            What was written.
+            The line.
         """
         fetched = jax.device_get(self._updates)
         self._updates = []
@@ -124,7 +124,7 @@ class Logger:
         pictures: Mapping[str, pathlib.Path] | None = None,
         tables: Mapping[str, DataTable] | None = None,
     ) -> None:
-        """Write a line of arbitrary values; what else TensorBoard and Weights & Biases are to show goes there only."""
+        """Write a line of arbitrary values; pictures and tables go to TensorBoard and Weights & Biases only."""
         self._write(values, pictures, tables)
 
     def close(self) -> None:
@@ -161,23 +161,23 @@ class Logger:
         path = self.logdir / "metrics.jsonl"
         try:
             with open(path, "a+b") as file:
-                if not self._mended:
-                    _mend(file)
-                    self._mended = True
+                if not self._checked_end:
+                    _cut_partial_line(file)
+                    self._checked_end = True
                 start = file.seek(0, 2)
                 try:
                     file.write(("\n".join(self._unwritten) + "\n").encode())
                     file.flush()
                 except OSError:
-                    file.truncate(start)  # No half line stays behind.
+                    file.truncate(start)  # Leave no partial line.
                     raise
         except OSError as error:
             if not self._failing:
-                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; with space, the lines will follow.")
+                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; the lines follow once it works.")
             self._failing = True
         else:
             if self._failing:
-                self.say(f"Writing {path} goes on.")
+                self.say(f"Writing {path} works again.")
             self._unwritten.clear()
             self._failing = False
 
@@ -211,28 +211,39 @@ class Logger:
             self._live.update(table, refresh=True)
 
 
+class _Mark(NamedTuple):
+    """Counters of a run at one time."""
+
+    time: float
+    env_steps: int
+    updates: int
+
+
 class Speed:
-    """Rates over a sliding window, and where the time of the loop goes."""
+    """Rates over a sliding window, and where the loop spends its time."""
 
     def __init__(self, window: float = 60.0):
         self._window = window
-        self._marks: collections.deque[tuple[float, int, int]] = collections.deque()
+        self._marks: collections.deque[_Mark] = collections.deque()
         self.busy = {"environment": 0.0, "learner": 0.0}
 
     def rates(self, env_steps: int, updates: int) -> dict[str, float]:
         """Env steps and updates per second since the oldest mark inside the window."""
         now = time.perf_counter()
-        if self._marks and updates and not self._marks[-1][2]:
-            self._marks.clear()  # The first update compiled: what came before says nothing about the speed.
-        self._marks.append((now, env_steps, updates))
-        while len(self._marks) > 2 and self._marks[0][0] < now - self._window:
+        if self._marks and updates and not self._marks[-1].updates:
+            self._marks.clear()  # The first update has compiled: earlier marks do not reflect the speed.
+        self._marks.append(_Mark(now, env_steps, updates))
+        while len(self._marks) > 2 and self._marks[0].time < now - self._window:
             self._marks.popleft()
-        then, old_steps, old_updates = self._marks[0]
-        elapsed = max(now - then, 1e-9)
-        return {"rate/env_steps": (env_steps - old_steps) / elapsed, "rate/updates": (updates - old_updates) / elapsed}
+        oldest = self._marks[0]
+        elapsed = max(now - oldest.time, 1e-9)
+        return {
+            "rate/env_steps": (env_steps - oldest.env_steps) / elapsed,
+            "rate/updates": (updates - oldest.updates) / elapsed,
+        }
 
     def bottleneck(self) -> str:
-        """Which of environment and learner the loop waited for longer, since the last call."""
+        """Whether the loop has waited longer for the environment or the learner since the last call."""
         name = max(self.busy, key=lambda key: self.busy[key])
         self.busy = dict.fromkeys(self.busy, 0.0)
         return name
@@ -246,9 +257,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def _mend(file: BinaryIO) -> None:
-    """Cut off what follows the last complete line: half of one, if the process was killed while it wrote."""
+def _cut_partial_line(file: BinaryIO) -> None:
+    """Cut off an incomplete last line, left by a process that was killed while it was writing."""
     end = file.seek(0, 2)
+    # Read the file backwards in blocks, up to the last newline.
     while end > 0:
         start = max(0, end - 2**16)
         file.seek(start)
@@ -262,21 +274,25 @@ def _mend(file: BinaryIO) -> None:
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``.
 
-    An unfinished last line (the process was killed) is left out, and so are lines that a crash of the machine has
+    An incomplete last line (the process was killed) is left out, and so are lines that a crash of the machine has
     damaged.
     """
-    return list(read_numbered(path)[0].values())
+    lines, _ = read_numbered(path)
+    return list(lines.values())
 
 
 def without_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of a run without those of what it has done twice.
+    """Lines of a run without those of env steps that it has repeated later.
 
-    A run that was killed goes on from its last checkpoint, before its last lines: the later ones count. Members of a
-    population that share a file are taken apart.
+    A killed run resumes from its last checkpoint, before its last lines: the later ones count. Members of a population
+    that share a file are treated separately.
     """
-    kept, least = [], collections.defaultdict[Any, float](lambda: math.inf)
+    kept = []
+    least = collections.defaultdict[Any, float](lambda: math.inf)
+    # From the end: a line whose env steps exceed those of a later line was repeated.
     for line in reversed(lines):
-        steps, member = line.get("env_steps"), line.get("member")
+        steps = line.get("env_steps")
+        member = line.get("member")
         if isinstance(steps, int | float):
             if steps > least[member]:
                 continue
@@ -286,15 +302,16 @@ def without_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_numbered(path: pathlib.Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
-    """As `read_metrics`, by the number of the line, from 1; and the numbers of finished lines that are no objects."""
-    found, damaged = {}, []
+    """As `read_metrics`, by line number from 1, and the numbers of complete lines that are not objects."""
+    lines = {}
+    damaged = []
     for number, text in enumerate(path.read_text(errors="replace").split("\n")[:-1], 1):
         try:
             line = json.loads(text)
         except (json.JSONDecodeError, RecursionError):
             line = None
         if isinstance(line, dict):
-            found[number] = line
+            lines[number] = line
         else:
             damaged.append(number)
-    return found, damaged
+    return lines, damaged

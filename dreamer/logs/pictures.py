@@ -1,6 +1,6 @@
 """Pictures of open-loop predictions: films of images, true | predicted | error, and plots of vectors.
 
-Takes host arrays, as `Algorithm.predict` gives them, and knows no networks; a run may call it while it trains.
+Takes host arrays, as `Algorithm.predict` gives them, and needs no networks; a run can call it while it trains.
 """
 
 import io
@@ -19,13 +19,13 @@ SEEN, DREAMT, NOTHING = (70, 140, 70), (214, 120, 30), (190, 190, 190)
 """Colours of a step that the model sees, of one that it dreams, and of one after the end of the episode."""
 
 MOST_ENTRIES = 12
-"""Entries of a vector that are plotted; the first ones."""
+"""Only this many entries of a vector are plotted, the first ones."""
 
 _MARGIN, _BAR, _HEADER = 4, 4, 16
 
 
 class FilmError(ValueError):
-    """A film cannot be written; the message says why and what to do."""
+    """A film cannot be written; the message gives the reason and a remedy."""
 
 
 def film(
@@ -34,31 +34,35 @@ def film(
     """Frames that show each sequence as a row, true | predicted | error, under a bar in the colour of the step.
 
     Args:
-        true: recorded images, uint8 ``[B, T, H, W, C]``; of other than three channels, the last is shown in grey.
+        true: recorded images, uint8 ``[B, T, H, W, C]``; unless there are three channels, the last is shown in grey.
         predicted: predictions in 0 to 1, same shape.
         context: steps that the model saw.
-        valid: steps that count, bool ``[B, T]``: what follows a reset after the context does not. None: all.
-        least: images are enlarged by a whole number until their sides have this many pixels.
+        valid: steps to show, bool ``[B, T]``: those after a reset in the prediction are left blank. None: all.
+        least: images are enlarged by a whole number until their sides have at least this many pixels.
 
     Returns:
-        uint8 ``[T, height, width, 3]`` with even sides, as video codecs ask for.
+        uint8 ``[T, height, width, 3]`` with even sides, as video codecs require.
     """
     if true.shape != predicted.shape or true.ndim != 5:
         raise ValueError(f"film got images {true.shape} and {predicted.shape}, expected both as [B, T, H, W, C].")
     rows, steps, height, width, _ = true.shape
     valid = np.ones((rows, steps), bool) if valid is None else valid
-    factor = max(1, -(-least // min(height, width)))
-    high, wide = height * factor, width * factor
-    size = (_HEADER + rows * (high + _BAR + _MARGIN), 3 * wide + 2 * _MARGIN)
-    out = np.full((steps, size[0] + size[0] % 2, size[1] + size[1] % 2, 3), 255, np.uint8)
+    factor = max(1, -(-least // min(height, width)))  # Rounded up.
+    high = height * factor
+    wide = width * factor
+    out_height = _HEADER + rows * (high + _BAR + _MARGIN)
+    out_width = 3 * wide + 2 * _MARGIN
+    # x + x % 2 is the next even number.
+    out = np.full((steps, out_height + out_height % 2, out_width + out_width % 2, 3), 255, np.uint8)
     for t in range(steps):
         out[t, :_HEADER] = _header(out.shape[2], wide, t, context)
         for row in range(rows):
-            shown = _rgb(true[row, t] / 255.0), _rgb(np.clip(predicted[row, t].astype(np.float32), 0, 1))
-            parts = [*shown, _heat(np.abs(shown[0] - shown[1]).mean(-1))]
+            image = _rgb(true[row, t] / 255.0)
+            prediction = _rgb(np.clip(predicted[row, t].astype(np.float32), 0, 1))
+            parts = [image, prediction, _heat(np.abs(image - prediction).mean(-1))]
             top = _HEADER + row * (high + _BAR + _MARGIN)
             colour = SEEN if t < context else DREAMT if valid[row, t] else NOTHING
-            out[t, top : top + _BAR, : size[1]] = colour
+            out[t, top : top + _BAR, :out_width] = colour
             for number, part in enumerate(parts):
                 left = number * (wide + _MARGIN)
                 if valid[row, t] or t < context:
@@ -68,7 +72,7 @@ def film(
 
 
 def after_resets(is_first: np.ndarray, context: int) -> np.ndarray:
-    """Bool ``[B, T]``: steps before the first reset after the context, for `film` and `plot`."""
+    """Bool ``[B, T]``: steps before the first reset that follows the context, for `film` and `plot`."""
     later = np.asarray(is_first, bool).copy()
     later[:, :context] = False
     return ~np.logical_or.accumulate(later, 1)
@@ -78,7 +82,7 @@ def write_film(path: pathlib.Path, frames: np.ndarray, fps: int = 8) -> None:
     """Write frames ``uint8 [T, H, W, 3]`` as ``.gif``, ``.webp`` or ``.mp4``.
 
     Raises:
-        FilmError: the suffix is another, or what encodes it is not installed.
+        FilmError: the suffix is another, or the encoder is not installed.
         OSError: the file cannot be written.
     """
     suffix = path.suffix.lower()
@@ -91,17 +95,16 @@ def write_film(path: pathlib.Path, frames: np.ndarray, fps: int = 8) -> None:
 
 
 def encode(frames: np.ndarray, kind: str, fps: int = 8) -> bytes:
-    """Frames ``uint8 [T, H, W, 3]`` as the bytes of a ``gif`` or ``webp`` that repeats for ever.
+    """Frames ``uint8 [T, H, W, 3]`` as the bytes of a ``gif`` or ``webp`` that repeats forever.
 
     Raises:
-        FilmError: Pillow was built without it.
+        FilmError: Pillow was built without this encoder.
     """
-    images, out = [Image.fromarray(frame) for frame in frames], io.BytesIO()
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    out = io.BytesIO()
     options: dict[str, Any] = {"lossless": True} if kind == "webp" else {"optimize": False}
     try:
-        images[0].save(
-            out, kind.upper(), save_all=True, append_images=images[1:], duration=1000 // fps, loop=0, **options
-        )
+        first.save(out, kind.upper(), save_all=True, append_images=others, duration=1000 // fps, loop=0, **options)
     except (KeyError, OSError) as error:
         raise FilmError(
             f"A film cannot be written as {kind}: this Pillow has no encoder for it ({error}). Write a .gif, or "
@@ -116,7 +119,7 @@ def _write_mp4(path: pathlib.Path, frames: np.ndarray, fps: int) -> None:
     try:
         writer: Any = imageio.get_writer(str(path), fps=fps, macro_block_size=1)
         with writer, warnings.catch_warnings():
-            # The encoder's process is forked and replaced at once, which the threads of JAX do not mind.
+            # The forked process runs the encoder at once, so JAX's threads are not at risk.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             for frame in frames:
                 writer.append_data(frame)
@@ -135,7 +138,7 @@ def plot(
     valid: np.ndarray | None = None,
     kind: str = "svg",
 ) -> bytes:
-    """Plot what was predicted of a vector, or of classes, over what was true; one panel for each entry.
+    """Plot predictions of a vector, or of classes, over the true values; one panel for each entry.
 
     Args:
         space: of the observation key.
@@ -150,9 +153,12 @@ def plot(
 
     steps = len(true)
     if space.kind == "discrete":
-        true, predicted = true.reshape(steps, -1), predicted.argmax(-1).reshape(steps, -1)
+        true = true.reshape(steps, -1)
+        predicted = predicted.argmax(-1).reshape(steps, -1)
     else:
+        # The inverse of symlog.
         predicted = np.sign(predicted) * np.expm1(np.abs(predicted.astype(np.float64)))
+    # Up to the first step that is not valid.
     end = steps if valid is None or valid.all() else max(context, int(np.argmin(valid)))
     entries = min(MOST_ENTRIES, true.shape[1])
     columns = min(2, entries)
@@ -188,23 +194,25 @@ def write(
     """Write ``KEY.gif`` for each image and ``KEY.png`` for each other key, of the first sequences of a batch.
 
     Args:
-        directory: where to; made if need be.
+        directory: directory of the files; created if it does not exist.
         spaces: observation spaces.
         obs: recorded observations ``[B, T, ...]``.
         predictions: what `Algorithm.predict` gave, ``[B, T, ...]``; what it lacks is left out.
-        context: as it was given there.
+        context: steps that the model saw, as passed there.
         is_first: bool ``[B, T]``; steps after a reset are left blank.
-        rows: sequences in a film; a plot shows the first.
+        rows: sequences in a film; a plot shows the first one only.
 
     Raises:
         OSError: the directory cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    valid, paths = after_resets(is_first, context), []
+    valid = after_resets(is_first, context)
+    paths = []
     for key, space in spaces.items():
         if key not in predictions:
             continue
-        true, predicted = np.asarray(obs[key]), np.asarray(predictions[key])
+        true = np.asarray(obs[key])
+        predicted = np.asarray(predictions[key])
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in key)
         if space.kind == "image":
             paths.append(directory / f"{name}.gif")
@@ -216,12 +224,13 @@ def write(
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    """``[H, W, C]`` in 0 to 1 as three channels; of a stack of frames, the newest."""
+    """``[H, W, C]`` in 0 to 1 as three channels; of a stack of frames, the latest."""
     return image if image.shape[-1] == 3 else image[..., -1:].repeat(3, -1)
 
 
 def _heat(error: np.ndarray) -> np.ndarray:
     """``[H, W]`` in 0 to 1 as black, red, yellow, white."""
+    # Each third of the range fills one channel: first red, then green, then blue.
     return np.clip(3 * error[..., None] - np.arange(3), 0, 1)
 
 
@@ -230,7 +239,7 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 
 def _header(width: int, column: int, step: int, context: int) -> np.ndarray:
-    """What the columns are, and which step it is."""
+    """The strip at the top of a frame: the names of the columns, and the number of the predicted step."""
     image = Image.new("RGB", (width, _HEADER), (255, 255, 255))
     draw = ImageDraw.Draw(image)
     words = ("true", "predicted" if step >= context else "seen", f"error {max(0, step - context + 1):+d}")

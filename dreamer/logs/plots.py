@@ -16,14 +16,14 @@ def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path | None
     """Draw every episode's return and their running mean to ``LOGDIR/learning_curve.png``.
 
     Returns:
-        The path of the PNG; None if the disk refused it, or has no metrics.
+        The path of the PNG; None if it cannot be written, or there are no metrics.
     """
     try:
         lines = without_repeats(read_metrics(logdir / "metrics.jsonl"))
     except OSError:
         return None
     figure, (axes,) = _figure(1)
-    _returns(axes, lines)
+    _draw_returns(axes, lines)
     axes.set(xlabel="env steps", title=title)
     return _save(figure, logdir / "learning_curve.png")
 
@@ -32,32 +32,32 @@ def plot_training(logdir: pathlib.Path, path: pathlib.Path, title: str) -> pathl
     """Draw return, losses, and the error of the world model's predictions, one above the other.
 
     Returns:
-        ``path``; None if the disk refused it, or has no metrics.
+        ``path``; None if it cannot be written, or there are no metrics.
     """
     try:
         lines = without_repeats(read_metrics(logdir / "metrics.jsonl"))
     except OSError:
         return None
     figure, (returns, losses, errors) = _figure(3)
-    _returns(returns, lines)
+    _draw_returns(returns, lines)
     returns.set(title=title)
-    _each(losses, lines, "loss/", skip=("loss/total",))
+    _draw_metrics(losses, lines, "loss/", skip=("loss/total",))
     losses.set(ylabel="loss")
     losses.set_yscale("symlog", linthresh=0.1)
-    _each(errors, lines, "report/")
+    _draw_metrics(errors, lines, "report/")
     errors.set(ylabel="open-loop error", xlabel="env steps")
     return _save(figure, path)
 
 
 def _figure(rows: int) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and needed now and then.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and rarely needed.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1 + 3 * rows), dpi=120 if rows == 1 else 90, layout="constrained")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
@@ -69,7 +69,7 @@ def _save(figure: Any, path: pathlib.Path) -> pathlib.Path | None:
     return path
 
 
-def _returns(axes: Any, lines: Sequence[dict[str, Any]]) -> None:
+def _draw_returns(axes: Any, lines: Sequence[dict[str, Any]]) -> None:
     steps, scores = series(lines, "episode/score")
     axes.plot(steps, scores, ".", color=_EPISODE, markersize=4, label="episode")
     if len(scores) >= RECENT:
@@ -80,8 +80,8 @@ def _returns(axes: Any, lines: Sequence[dict[str, Any]]) -> None:
     axes.set(ylabel="return")
 
 
-def _each(axes: Any, lines: Sequence[dict[str, Any]], prefix: str, skip: Sequence[str] = ()) -> None:
-    """A curve for each metric with a prefix."""
+def _draw_metrics(axes: Any, lines: Sequence[dict[str, Any]], prefix: str, skip: Sequence[str] = ()) -> None:
+    """Draw a curve for each metric with a prefix."""
     names = dict.fromkeys(name for line in lines for name in line if name.startswith(prefix) and name not in skip)
     for number, name in enumerate(names):
         steps, values = series(lines, name)
@@ -93,8 +93,8 @@ def _each(axes: Any, lines: Sequence[dict[str, Any]], prefix: str, skip: Sequenc
 
 def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Env steps and values of a metric, where it was written and is finite."""
-    found = [(line["env_steps"], line[name]) for line in lines if line.get(name) is not None and "env_steps" in line]
-    steps, values = np.array(found, float).reshape(-1, 2).T
+    pairs = [(line["env_steps"], line[name]) for line in lines if line.get(name) is not None and "env_steps" in line]
+    steps, values = np.array(pairs, float).reshape(-1, 2).T
     return steps, values
 
 

@@ -1,7 +1,7 @@
-"""Sends what is logged to other programs, each from a thread of its own, which training never waits for.
+"""Sends the log to other programs, each from a separate thread that training never waits for.
 
-A service may be out of reach, a disk may be full, and a call may take for ever. Whatever happens there, the run goes
-on, says so once, and has everything in ``metrics.jsonl``.
+A service may be out of reach, a disk may be full, and a call may never return. Whatever happens there, the run
+continues, reports it once, and has everything in ``metrics.jsonl``.
 """
 
 import pathlib
@@ -12,21 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 MOST_WAITING = 10_000
-"""Entries that wait to be sent; further ones are dropped."""
+"""Entries that may wait to be sent; further ones are dropped."""
 
 
 class DataTable(NamedTuple):
-    """Rows of numbers and words under names."""
+    """Rows of numbers and words, and the names of their columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
 class Entry(NamedTuple):
-    """A line of the log, and what belongs to it."""
+    """A line of the log with its pictures and tables."""
 
     line: Mapping[str, Any]
-    """Finite numbers and strings by name, with the counter ``env_steps`` if it belongs to a time."""
+    """Finite numbers and strings by name, with the counter ``env_steps`` if it belongs to a time of the run."""
     pictures: Mapping[str, pathlib.Path] = {}
     """PNG and GIF files by name."""
     tables: Mapping[str, DataTable] = {}
@@ -39,16 +39,16 @@ class Client(Protocol):
         """Send an entry."""
 
     def finish(self) -> None:
-        """Nothing more will come."""
+        """Close the connection: no entry follows."""
 
 
 class Sink:
     """A queue of entries, and a thread that sends them.
 
     Args:
-        name: what messages call the other program.
-        connect: makes the connection; called in the thread, so it may take its time.
-        say: prints a message; called from the thread as well.
+        name: of the other program, for messages.
+        connect: makes the connection; called in the thread, so it may be slow.
+        say: prints a message; also called from the thread.
     """
 
     def __init__(self, name: str, connect: Callable[[], Client], say: Callable[[str], object]):
@@ -56,15 +56,15 @@ class Sink:
         self._connect = connect
         self._say = say
         self._entries: queue.Queue[Entry | None] = queue.Queue(MOST_WAITING)
-        self._complained = False
-        self._given_up = False
-        # A daemon, so that a call which hangs does not keep the process alive.
+        self._has_complained = False
+        self._has_failed = False
+        # A daemon, so that a call that hangs does not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def log(self, entry: Entry) -> None:
-        """Send an entry some time; returns at once."""
-        if self._given_up:
+        """Queue an entry; returns at once."""
+        if self._has_failed:
             return
         try:
             self._entries.put_nowait(entry)
@@ -72,7 +72,7 @@ class Sink:
             self._complain(f"{MOST_WAITING:,} lines wait for {self._name}; further ones are not sent")
 
     def close(self, seconds: float = 30.0) -> None:
-        """Send what waits and finish, if that takes no longer than so many seconds."""
+        """Send the waiting entries and close the connection; gives up after this many seconds."""
         deadline = time.monotonic() + seconds
         try:
             self._entries.put(None, timeout=seconds)
@@ -85,9 +85,9 @@ class Sink:
     def _work(self) -> None:
         try:
             client = self._connect()
-        # A client may raise anything, also what asks a process to end, and none of it may end training.
+        # A client may raise anything, even SystemExit, and nothing of it may end training.
         except BaseException as error:
-            self._given_up = True
+            self._has_failed = True
             self._complain(f"{self._name} cannot be used ({in_one_line(error)})")
             return
         while (entry := self._entries.get()) is not None:
@@ -101,9 +101,9 @@ class Sink:
             self._complain(f"{self._name} could not finish ({in_one_line(error)})")
 
     def _complain(self, what: str) -> None:
-        if not self._complained:
-            self._complained = True
-            self._say(f"{what}. Training goes on without; metrics.jsonl has everything.")
+        if not self._has_complained:
+            self._has_complained = True
+            self._say(f"{what}. Training goes on without it; metrics.jsonl has everything.")
 
 
 def in_one_line(error: BaseException) -> str:

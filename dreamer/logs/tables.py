@@ -1,15 +1,15 @@
-"""Tables of text for terminals."""
+"""Text tables for terminals."""
 
 from collections.abc import Sequence
 
 
 def render(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Rows under a head in columns as wide as their widest cell, numbers to the right.
+    """Rows under a head, in columns as wide as their widest cell, aligned to the right.
 
     Args:
-        head: names of the columns; one in which all rows are empty is left out.
+        head: names of the columns; a column in which all rows are empty is left out.
         rows: cells of each row.
-        left: columns of words, which begin at the left.
+        left: columns that are aligned to the left.
     """
     full = [column for column in range(len(head)) if not rows or any(row[column] for row in rows)]
     lines = [[line[column] for column in full] for line in (head, *rows)]
@@ -25,7 +25,7 @@ def render(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[in
 
 
 def number(value: float | None) -> str:
-    """Four significant digits at most, without an exponent; ``-`` for nothing."""
+    """A number without an exponent, in about four digits; ``-`` for None."""
     if value is None:
         return "-"
     size = abs(value)
@@ -33,7 +33,7 @@ def number(value: float | None) -> str:
 
 
 def span(interval: Sequence[float] | None) -> str:
-    """``[low, high]``, or nothing if there is none."""
+    """``[low, high]``; empty for None."""
     return f"[{number(interval[0])}, {number(interval[1])}]" if interval else ""
 
 

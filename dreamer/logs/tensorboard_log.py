@@ -14,24 +14,24 @@ from tensorboardX.proto.summary_pb2 import Summary
 from dreamer.logs.sinks import DataTable, Entry
 
 FLUSH_SECONDS = 5.0
-"""Lines are written to the file at most this often."""
+"""Seconds between two flushes of the file, unless there are pictures."""
 
 
 class TensorBoardClient:
     """Writes entries to an event file, over env steps.
 
-    Writing by itself, and not through the library's queue, tells of a disk that is full instead of waiting for it.
+    It writes to the file directly: the library's queue would wait on a full disk instead of raising.
 
     Args:
-        directory: where the file goes; one for each start of the run, which TensorBoard joins.
+        directory: directory of the event files, one for each start of the run; TensorBoard joins them.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory or the file cannot be made.
     """
 
     def __init__(self, directory: pathlib.Path):
         directory.mkdir(parents=True, exist_ok=True)
-        # Two starts within a second would have the same name.
+        # With the process id, as file names count in seconds, and a run may start twice within one.
         self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
         self._flushed = time.monotonic()
         self._step = 0
@@ -59,7 +59,7 @@ class TensorBoardClient:
 
 
 def _picture(name: str, path: pathlib.Path) -> Any:
-    """A PNG, or a GIF, which moves there as well; as the file has it, not encoded again."""
+    """A PNG or an animated GIF, with the bytes of the file."""
     data = path.read_bytes()
     with Image.open(path) as image:
         width, height = image.size

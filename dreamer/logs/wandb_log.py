@@ -1,4 +1,4 @@
-"""A run at Weights & Biases: the same one when it is resumed, and kept on disk while the service is out of reach."""
+"""A run at Weights & Biases, continued when the run is resumed, and kept on disk if the service is out of reach."""
 
 import pathlib
 import secrets
@@ -14,19 +14,19 @@ class WandbClient:
     Without a network or a key the client keeps the run in ``LOGDIR/wandb``, to be sent later with ``wandb sync``.
 
     Args:
-        logdir: directory of the run; ``wandb_id.txt`` in it has the id, so that a resumed run goes on there.
-        options: further keyword arguments of ``wandb.init``.
+        logdir: directory of the run; its ``wandb_id.txt`` holds the id with which a resumed run continues.
+        options: additional keyword arguments of ``wandb.init``.
         say: prints a message.
 
     Raises:
-        Exception: whatever the client raises, if it cannot be used offline either.
+        Exception: the client cannot be used offline either; any type that it raises.
     """
 
     def __init__(self, logdir: pathlib.Path, options: Mapping[str, Any], say: Callable[[str], object]):
-        import wandb  # Slow to import, and most runs do without.
+        import wandb  # Slow to import, and not needed by most runs.
 
         self._module: Any = wandb
-        # Silent: it would ask for a key on the terminal, where nobody may be.
+        # Silent, as it would otherwise wait for a key on the terminal.
         options = {"dir": str(logdir), "id": _run_id(logdir), "resume": "allow", **options}
         options["settings"] = self._module.Settings(silent=True)
         try:
@@ -38,7 +38,7 @@ class WandbClient:
                 f"Weights & Biases is out of reach ({in_one_line(error)}). The run is kept in {logdir / 'wandb'}; "
                 f"send it later with: wandb sync {logdir / 'wandb' / 'offline-run-*'}"
             )
-        # A resumed run goes back to its last checkpoint, which the client's own step may not.
+        # A resumed run goes back to its last checkpoint; the client's built-in step cannot go back.
         self._run.define_metric("*", step_metric="env_steps")
 
     def log(self, entry: Entry) -> None:

@@ -1,7 +1,7 @@
-"""Draws what the world model predicts while training goes on.
+"""Draws predictions of the world model while a run trains.
 
-The prediction is one small program on the device. Fetching it, drawing, and writing happen in a thread of their own,
-and the loop only asks now and then whether that is done.
+The prediction is one small program on the device. Fetching, drawing and writing happen in a separate thread, and the
+loop only checks from time to time whether they are done.
 """
 
 import os
@@ -24,10 +24,10 @@ SEQUENCES = 2
 """Sequences of a batch that are predicted."""
 
 FIRST_SECONDS = 60.0
-"""The first pictures come early: then people still look."""
+"""Seconds until the first pictures, at most: at the beginning of a run, people watch."""
 
 SENT_EVERY = 12
-"""Of so many sets, one goes to TensorBoard and Weights & Biases."""
+"""One in this many sets goes to TensorBoard and Weights & Biases."""
 
 
 class Prediction(NamedTuple):
@@ -39,8 +39,8 @@ class Prediction(NamedTuple):
     metrics: Metrics
 
 
-class Drawn(NamedTuple):
-    """Pictures on the disk, and the metrics of what they show."""
+class PictureSet(NamedTuple):
+    """Pictures on the disk, and the metrics of the predictions that they show."""
 
     metrics: dict[str, float]
     pictures: dict[str, pathlib.Path]
@@ -48,16 +48,16 @@ class Drawn(NamedTuple):
     unpredicted: tuple[str, ...]
     """Observation keys of which there is no picture, as the agent does not predict them."""
     seconds: float
-    """What fetching, drawing and writing took, beside training."""
+    """Time of drawing and writing, in parallel to training."""
 
 
 def context_of(batch_length: int) -> int:
-    """Steps of a sequence that the model sees before it goes on blindly: a quarter."""
+    """Steps of a sequence that the model sees before it predicts the rest: a quarter."""
     return max(1, batch_length // 4)
 
 
 class Watcher:
-    """Makes pictures in the background, one set at a time, in ``LOGDIR/pictures``; each replaces the one before.
+    """Draws pictures in the background, one set at a time, in ``LOGDIR/pictures``; each set replaces the last one.
 
     Args:
         logdir: directory of the run.
@@ -67,54 +67,57 @@ class Watcher:
     """
 
     def __init__(self, logdir: pathlib.Path, spaces: Spaces, title: str, every: float):
-        self._logdir, self._spaces, self._title, self._every = logdir, spaces, title, every
+        self._logdir = logdir
+        self._spaces = spaces
+        self._title = title
+        self._every = every
         self._thread = ThreadPoolExecutor(1, "pictures")
-        self._drawing: Future[Drawn] | None = None
+        self._drawing: Future[PictureSet] | None = None
         self._sets = 0
         self._next = time.perf_counter() + min(FIRST_SECONDS, every)
 
     @property
-    def wanted(self) -> bool:
-        """Whether pictures are made at all."""
+    def enabled(self) -> bool:
+        """Whether pictures are drawn at all."""
         return self._every > 0
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next set, and nothing is known to be drawn."""
-        return self.wanted and self._drawing is None and time.perf_counter() >= self._next
+        """Whether it is time for the next set, and the last one has been collected."""
+        return self.enabled and self._drawing is None and time.perf_counter() >= self._next
 
     def turn(self, predict: Callable[[], Prediction], log: Logger, counters: Callable[[], dict[str, Any]]) -> None:
-        """Between two turns of a loop: begin to draw if it is time, and write down what was drawn.
+        """Between two turns of a loop: start drawing if it is time, and log a finished set.
 
         Args:
-            predict: predicts what is drawn.
+            predict: makes the prediction to draw.
             log: of the run.
             counters: of the run, for the line.
         """
         if self.due:
             self.start(predict())
-        self.hear(log, counters)
+        self.collect(log, counters)
 
     def finish(self, predict: Callable[[], Prediction], log: Logger, counters: Callable[[], dict[str, Any]]) -> None:
-        """As `turn`, when a run is over: a last set of its end, if any are made, and waits for it."""
-        if self.wanted:
-            self.hear(log, counters, wait=True)
+        """At the end of a run: draw a last set, if pictures are enabled, and wait for it."""
+        if self.enabled:
+            self.collect(log, counters, wait=True)
             self.start(predict())
-            self.hear(log, counters, wait=True)
+            self.collect(log, counters, wait=True)
 
     def start(self, prediction: Prediction) -> None:
-        """Begin to draw; `hear` writes it down when it is done.
+        """Start drawing; `collect` logs the set when it is finished.
 
         Raises:
-            RuntimeError: the set before was not heard of yet.
+            RuntimeError: the last set has not been collected yet.
         """
         if self._drawing is not None:
-            raise RuntimeError("Pictures are still being drawn: call hear first.")
+            raise RuntimeError("Pictures are still being drawn: call collect first.")
         self._next = time.perf_counter() + self._every
         self._drawing = self._thread.submit(self._draw, prediction)
 
-    def hear(self, log: Logger, counters: Callable[[], dict[str, Any]], wait: bool = False) -> None:
-        """Write down the set that was drawn since last asked, if there is one; one that failed is told and left out.
+    def collect(self, log: Logger, counters: Callable[[], dict[str, Any]], *, wait: bool = False) -> None:
+        """Log the set that was drawn since the last call, if there is one; a failure is reported, and its set left out.
 
         Args:
             log: of the run.
@@ -123,37 +126,39 @@ class Watcher:
         """
         if self._drawing is None or not (wait or self._drawing.done()):
             return
-        done, self._drawing = self._drawing, None
+        drawing = self._drawing
+        self._drawing = None
         try:
-            drawn = done.result()
+            drawn = drawing.result()
         except (OSError, ValueError) as error:
-            log.say(f"Pictures could not be drawn ({error}). Training goes on, and the next ones will be tried.")
+            log.say(f"Pictures could not be drawn ({error}). Training goes on; the next ones will be tried.")
             return
         self._sets += 1
         if drawn.unpredicted and self._sets == 1:
             keys = ", ".join(drawn.unpredicted)
             log.say(f"The agent does not predict observations, so there are no pictures of {keys}; curves are drawn.")
-        # They stay there for ever, and a day has hundreds.
+        # Services keep every set, and a day has hundreds.
         sent = drawn.pictures if wait or self._sets % SENT_EVERY == 1 else None
         log.write({**counters(), **drawn.metrics, "pictures/seconds": drawn.seconds}, sent)
 
     def close(self) -> None:
-        """Wait for what is being drawn, and end the thread."""
+        """Wait for the set that is being drawn, and end the thread."""
         self._thread.shutdown()
 
-    def _draw(self, prediction: Prediction) -> Drawn:
-        batch, context = prediction.batch, prediction.context
+    def _draw(self, prediction: Prediction) -> PictureSet:
+        batch = prediction.batch
         obs, is_first, predictions, metrics = jax.device_get(
             (batch.obs, batch.is_first, prediction.predictions, prediction.metrics)
         )
         begin = time.perf_counter()
-        directory, new = self._logdir / "pictures", self._logdir / "pictures-new"
+        directory = self._logdir / "pictures"
+        new = self._logdir / "pictures-new"
         shutil.rmtree(new, ignore_errors=True)
-        paths = dream_pictures.write(new, self._spaces, obs, predictions, context, is_first, rows=SEQUENCES)
+        paths = dream_pictures.write(new, self._spaces, obs, predictions, prediction.context, is_first, rows=SEQUENCES)
         if training := plot_training(self._logdir, new / "training.png", self._title):
             paths.append(training)
         directory.mkdir(exist_ok=True)
-        for path in paths:  # Whoever looks meanwhile sees the old picture or the new one.
+        for path in paths:  # A viewer sees the old picture or the new one, never a part.
             os.replace(path, directory / path.name)
         shutil.rmtree(new, ignore_errors=True)
         pictures = {
@@ -161,7 +166,7 @@ class Watcher:
         }
         numbers = {name: float(np.asarray(value)) for name, value in metrics.items()}
         unpredicted = tuple(key for key in self._spaces if key not in predictions)
-        return Drawn(numbers, pictures, unpredicted, time.perf_counter() - begin)
+        return PictureSet(numbers, pictures, unpredicted, time.perf_counter() - begin)
 
 
-__all__ = ["SEQUENCES", "Drawn", "Prediction", "Watcher", "context_of"]
+__all__ = ["SEQUENCES", "PictureSet", "Prediction", "Watcher", "context_of"]

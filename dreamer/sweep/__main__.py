@@ -11,13 +11,13 @@ from rich.console import Console
 from dreamer.config import ConfigError
 from dreamer.sweep import cluster, file, local, report, wandb_file
 from dreamer.sweep.board import Board
-from dreamer.sweep.plan import Plan
+from dreamer.sweep.plan import SweepPlan, Trial
 from dreamer.sweep.search import search
 from dreamer.training.run import LogdirInUse, StopRequest, exclusive
 
 
 def sweep(
-    plan: Plan,
+    plan: SweepPlan,
     jobs: int = 1,
     *,
     command: Sequence[str] = local.TRAIN,
@@ -25,26 +25,26 @@ def sweep(
     ray: dict[str, Any] | None = None,
     console: Console | None = None,
 ) -> int:
-    """Run what is left of a sweep, and report.
+    """Run the remaining trials of a sweep, and report.
 
     Args:
-        plan: what `file.read` gives.
+        plan: the result of `file.read`.
         jobs: trials that run at a time.
-        command: what trains, to which the arguments of a trial are added.
-        retry_failed: run those again that failed before.
+        command: the training command, to which the arguments of a trial are added.
+        retry_failed: run the trials again that failed before.
         ray: arguments of `cluster.run`; None: run on this machine.
-        console: where to print; None: the standard error for progress, the standard output for the table.
+        console: where to print; None: standard error for progress, standard output for the table.
 
     Returns:
-        The exit status: 0 all trials are done, 1 some failed, 75 and 130 stopped by SIGTERM and SIGINT.
+        The exit status: 0 if all trials are done, 1 if some failed, 75 and 130 if stopped by SIGTERM and SIGINT.
 
     Raises:
         ConfigError, LogdirInUse: nothing was started.
-        OSError: the disk refused the state of the sweep or its report.
+        OSError: the state of the sweep or its report cannot be written.
     """
     say = (console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)).print
     with exclusive(plan.logdir):
-        board = Board(plan, search(plan), say, retry_failed)
+        board = Board(plan, search(plan), say, retry_failed=retry_failed)
         board.write()
         done = board.counts()["done"]
         before = f", {done} of them done before" if done else ""
@@ -55,7 +55,7 @@ def sweep(
             stop = runner(board, jobs, command, say, **(ray or {}))
         show(board, console)
         if stop:
-            say(f"Stopped by {stop}. The same command goes on where it was.")
+            say(f"Stopped by {stop}. Run the same command to continue.")
         return local.exit_status(stop, board.counts()["failed"] + board.counts()["stopped"])
 
 
@@ -74,15 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dreamer.sweep",
         description="Runs a grid, a random or an Optuna search over config keys and seeds, and compares the runs. "
-        "The same command goes on where it was stopped.",
+        "A sweep that was stopped continues with the same command.",
     )
     parser.add_argument("file", type=pathlib.Path, help="sweep file, or the name of one in configs/sweeps")
     parser.add_argument("--logdir", type=pathlib.Path, help="directory of the sweep (default runs/NAME)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials that run at a time (default 1)")
-    parser.add_argument("--retry-failed", action="store_true", help="also run those again that failed before")
+    parser.add_argument("--retry-failed", action="store_true", help="also run trials again that failed before")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--print", action="store_true", help="only print the command of each trial, one per line")
-    other.add_argument("--report", action="store_true", help="only report on what is there")
+    other.add_argument("--report", action="store_true", help="only report on the trials so far")
     other.add_argument("--wandb", metavar="FILE", help="only write a file for 'wandb sweep'; - for the terminal")
     other.add_argument("--ray", action="store_true", help="run with Ray Tune, here or on the cluster of --address")
     parser.add_argument("--address", help="with --ray: address of a cluster, or auto (default: this machine alone)")
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plan = file.read(args.file, args.logdir)
         if args.print:
-            print("\n".join(trial.command() for trial in commands(plan)))
+            print("\n".join(trial.command() for trial in all_trials(plan)))
         elif args.wandb:
             written = wandb_file.render(plan)
             if args.wandb == "-":
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"Start it with: wandb sweep {args.wandb}", file=sys.stderr)
         elif args.report:
             if not plan.logdir.is_dir():
-                raise ConfigError(f"{plan.logdir} is not there, so there is nothing to report: run the sweep first.")
+                raise ConfigError(f"{plan.logdir} does not exist, so there is nothing to report: run the sweep first.")
             show(Board(plan, search(plan)))
         else:
             ray = {"address": args.address, "cpus": args.cpus, "gpus": args.gpus} if args.ray else None
@@ -117,18 +117,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def commands(plan: Plan) -> list[Any]:
+def all_trials(plan: SweepPlan) -> list[Trial]:
     """All trials in the order in which they would be started.
 
     Raises:
-        ConfigError: Optuna's depend on scores.
+        ConfigError: the search is Optuna's, whose trials depend on scores.
     """
     if plan.search == "optuna":
         raise ConfigError(
-            f"{plan.source}: what Optuna tries depends on scores, and no list can be printed: use search: random."
+            f"{plan.source}: what Optuna tries depends on scores, so no list can be printed: use search: random."
         )
     settings = [plan.setting(index, values) for index, values in enumerate(plan.points())]
-    return [plan.runs(setting)[place] for place in range(len(plan.seeds)) for setting in settings]
+    return [plan.trials_of(setting)[place] for place in range(len(plan.seeds)) for setting in settings]
 
 
 if __name__ == "__main__":

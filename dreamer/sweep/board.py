@@ -1,4 +1,4 @@
-"""Which trials of a sweep are done, which failed, and what comes next: written to ``sweep.json`` at every change."""
+"""Which trials of a sweep are done, which failed, and which comes next: written to ``sweep.json`` at every change."""
 
 import collections
 import contextlib
@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from dreamer.checkpoints.manifest import write_durably
 from dreamer.config import ConfigError
-from dreamer.sweep.plan import Plan, Trial
-from dreamer.sweep.scores import finished, score
+from dreamer.sweep.plan import SweepPlan, Trial
+from dreamer.sweep.scores import is_finished, score
 from dreamer.sweep.search import Search
 
 NAME = "sweep.json"
 OUTPUT = "output.txt"
-"""What a trial prints, in its directory."""
+"""The file in a trial's directory that holds what it prints."""
 
 _VERSION = 1
 
@@ -26,13 +26,13 @@ State = Literal["waiting", "running", "done", "failed", "stopped"]
 
 
 @dataclasses.dataclass
-class Record:
-    """What became of a trial."""
+class TrialRecord:
+    """The history of a trial so far."""
 
     words: list[str]
-    """Its arguments, without ``logdir``: a directory may be moved."""
+    """Its arguments, without ``logdir``, as a directory may be moved."""
     state: State = "waiting"
-    """``stopped``: somebody has interrupted it, and the next start of the sweep resumes it."""
+    """``stopped``: it was interrupted, and the next start of the sweep resumes it."""
     exits: list[int] = dataclasses.field(default_factory=list)
     """Exit statuses; negative ones are signals."""
     score: float | None = None
@@ -45,18 +45,20 @@ class Board:
     """Trials of a sweep, in the order in which they are started.
 
     Args:
-        plan: what the sweep file asks for.
+        plan: the sweep file as a plan.
         search: chooses settings.
         say: prints a line.
-        retry_failed: also run those again that failed before.
+        retry_failed: also run trials again that failed before.
 
     Raises:
         ConfigError: ``sweep.json`` cannot be read, or is that of another sweep.
     """
 
-    def __init__(self, plan: Plan, search: Search, say: Callable[[str], object] = print, retry_failed: bool = False):
+    def __init__(
+        self, plan: SweepPlan, search: Search, say: Callable[[str], object] = print, *, retry_failed: bool = False
+    ):
         self.plan = plan
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, TrialRecord] = {}
         self.trials: list[Trial] = []
         self._search = search
         self._say = say
@@ -64,27 +66,27 @@ class Board:
         self._retry_failed = retry_failed
         self._settings = 0
         if plan.search == "optuna":
-            # What it has proposed before comes first; whatever else it proposes depends on scores.
-            known = max((int(name.partition("-")[0]) + 1 for name in self._saved), default=0)
-            while self._settings < min(known, search.total):
-                self._add()
+            # First the settings that it has proposed before; further ones depend on scores.
+            proposed = max((int(name.partition("-")[0]) + 1 for name in self._saved), default=0)
+            while self._settings < min(proposed, search.total):
+                self._add_setting()
         else:
             while self._settings < search.total:
-                self._add()
-            # Every setting once, then with the next seed: the picture is there early, and gets sharper.
+                self._add_setting()
+            # All settings with the first seed, then with the next: results cover all settings early, and get sharper.
             order = {seed: place for place, seed in enumerate(plan.seeds)}
             self.trials.sort(key=lambda trial: (order[trial.seed], trial.setting.number))
         for trial in self.trials:
             self._tell(trial)
 
-    def next(self, but: Container[str] = ()) -> Trial | None:
-        """The trial to start now, if any; ``but`` are names of some that cannot be."""
+    def next(self, skip: Container[str] = ()) -> Trial | None:
+        """The trial to start now, if any; ``skip`` are names of trials that cannot be started."""
         for trial in self.trials:
-            if self.records[trial.name].state == "waiting" and trial.name not in but:
+            if self.records[trial.name].state == "waiting" and trial.name not in skip:
                 return trial
         if self._settings < self._search.total:
-            self._add()
-            return self.next(but)
+            self._add_setting()
+            return self.next(skip)
         return None
 
     @property
@@ -95,53 +97,53 @@ class Board:
 
     @property
     def planned(self) -> int:
-        """Trials of the whole sweep, those that are not chosen yet included."""
+        """Trials of the whole sweep, including those that are not chosen yet."""
         return self._search.total * len(self.plan.seeds)
 
-    def started(self, trial: Trial) -> None:
-        """Note that a trial runs."""
+    def record_start(self, trial: Trial) -> None:
+        """Record that a trial runs."""
         self.records[trial.name].state = "running"
         self.write()
 
-    def ended(self, trial: Trial, status: int, seconds: float, stopping: bool = False) -> None:
-        """Note how a trial ended, and decide what becomes of it.
+    def record_end(self, trial: Trial, status: int, seconds: float, *, stopping: bool = False) -> None:
+        """Record how a trial ended, and decide whether it is done, has failed, or runs again.
 
         Args:
-            trial: which.
-            status: its exit status, or minus the number of the signal that has killed it.
+            trial: the trial.
+            status: its exit status, or minus the number of the signal that killed it.
             seconds: for how long it ran.
-            stopping: the sweep has stopped it; it will be resumed, and no attempt is counted.
+            stopping: the sweep stopped it; it will be resumed, and no attempt is counted.
         """
         record = self.records[trial.name]
         record.exits.append(status)
         record.seconds += seconds
-        again = status == os.EX_TEMPFAIL or status < 0 or status > 128
+        can_resume = status == os.EX_TEMPFAIL or status < 0 or status > 128
         if status == 0:
-            record.score = score(trial.logdir, self.plan.score, self.plan.direction)
-            record.state = "done" if record.score is not None else "failed"
-            record.message = "" if record.score is not None else f"It ended well, without a score '{self.plan.score}'."
-        elif again and stopping:
+            self._finish(trial, record)
+        elif can_resume and stopping:
             record.exits.pop()
             record.state = "waiting"
         elif status == 128 + signal.SIGINT:
-            record.state, record.message = "stopped", "It was interrupted (SIGINT); start the sweep again to resume it."
-        elif again and sum(one != 0 for one in record.exits) <= self.plan.retries:
+            record.state = "stopped"
+            record.message = "It was interrupted (SIGINT); start the sweep again to resume it."
+        elif can_resume and sum(exit_status != 0 for exit_status in record.exits) <= self.plan.retries:
             record.state = "waiting"
         else:
-            record.state, record.message = "failed", f"It {died(status)}. {_last_words(trial.logdir / OUTPUT)}".strip()
+            record.state = "failed"
+            record.message = f"It {describe_exit(status)}. {_last_error(trial.logdir / OUTPUT)}".strip()
         self.write()
         self._tell(trial)
         self._announce(trial, status)
 
     def refresh(self, name: str) -> None:
-        """Look again at a trial that another process has run."""
+        """Update the record of a trial that another process has run."""
         (trial,) = (trial for trial in self.trials if trial.name == name)
         self._adopt(trial, self.records[name])
         self.write()
         self._tell(trial)
 
     def setting_trials(self) -> dict[int, list[Trial]]:
-        """Trials of every setting, in the order of seeds."""
+        """Trials by number of their setting, in the order of seeds."""
         found: dict[int, list[Trial]] = collections.defaultdict(list)
         for trial in sorted(self.trials, key=lambda trial: (trial.setting.number, self.plan.seeds.index(trial.seed))):
             found[trial.setting.number].append(trial)
@@ -152,41 +154,47 @@ class Board:
         return collections.Counter(record.state for record in self.records.values())
 
     def write(self) -> None:
-        """Replace ``sweep.json`` at once: killed at any instant, it is the old one or the new one."""
+        """Replace ``sweep.json`` atomically: after a kill at any instant, it is the old one or the new one."""
         self.plan.logdir.mkdir(parents=True, exist_ok=True)
-        # Records of trials that the file no longer asks for stay.
+        # Records stay of trials that are no longer part of the file.
         trials = {**self._saved, **{name: dataclasses.asdict(record) for name, record in self.records.items()}}
         write_durably(self.plan.logdir / NAME, json.dumps({"version": _VERSION, "trials": trials}, indent=1))
 
-    def _add(self) -> None:
+    def _add_setting(self) -> None:
         """Take the next setting from the search."""
         setting = self.plan.setting(self._settings, self._search.ask(self._settings))
         self._settings += 1
-        for trial in self.plan.runs(setting):
+        for trial in self.plan.trials_of(setting):
             self.trials.append(trial)
-            self.records[trial.name] = self._record(trial)
+            self.records[trial.name] = self._restore(trial)
 
-    def _record(self, trial: Trial) -> Record:
+    def _restore(self, trial: Trial) -> TrialRecord:
+        """The saved record of a trial, or a new one."""
         words = [*trial.setting.words, f"seed={trial.seed}"]
-        record = Record(**self._saved.get(trial.name, {"words": words}))
+        record = TrialRecord(**self._saved.get(trial.name, {"words": words}))
         if record.words != words:
             changed = sorted(set(record.words) ^ set(words))
             raise ConfigError(
                 f"{self.plan.logdir} holds the trial {trial.name} of another sweep; they differ in "
-                f"{', '.join(changed)}. Choose another --logdir, or change it back."
+                f"{', '.join(changed)}. Choose another --logdir, or undo the change."
             )
         if record.state in ("running", "stopped") or (record.state == "failed" and self._retry_failed):
-            record.state, record.exits, record.message = "waiting", [], ""
+            record.state = "waiting"
+            record.exits = []
+            record.message = ""
         self._adopt(trial, record)
         return record
 
-    def _adopt(self, trial: Trial, record: Record) -> None:
-        """Take over a run that is done: one from before, or of somebody else, such as a scheduler's array job."""
-        if record.state == "done" or (record.state == "waiting" and finished(trial)):
-            # Read anew, as the file may score by something else now.
-            record.score = score(trial.logdir, self.plan.score, self.plan.direction)
-            record.state = "done" if record.score is not None else "failed"
-            record.message = "" if record.score is not None else f"It ended well, without a score '{self.plan.score}'."
+    def _adopt(self, trial: Trial, record: TrialRecord) -> None:
+        """Take over a finished run: an earlier one, or one started elsewhere, such as in a scheduler's array job."""
+        if record.state == "done" or (record.state == "waiting" and is_finished(trial)):
+            self._finish(trial, record)  # Scores of done trials are read again: the file may score differently now.
+
+    def _finish(self, trial: Trial, record: TrialRecord) -> None:
+        """Score a trial whose run ended with status 0; without a score it has failed."""
+        record.score = score(trial.logdir, self.plan.score, self.plan.direction)
+        record.state = "done" if record.score is not None else "failed"
+        record.message = "" if record.score is not None else f"It finished without a score '{self.plan.score}'."
 
     def _tell(self, trial: Trial) -> None:
         """Tell the search about a setting once all its seeds have ended."""
@@ -198,19 +206,20 @@ class Board:
         self._search.tell(trial.setting.number, sum(values) / len(values) if len(values) == len(records) else None)
 
     def _announce(self, trial: Trial, status: int) -> None:
-        record, counts = self.records[trial.name], self.counts()
+        record = self.records[trial.name]
+        counts = self.counts()
         place = f"[{counts['done'] + counts['failed']}/{self.planned}] {trial.name}"
         if record.state == "done":
             self._say(f"{place}: {self.plan.score} {record.score:.6g}, after {record.seconds:.0f} seconds")
         elif record.state == "waiting" and status:
             attempt = f"; attempt {len(record.exits) + 1} of {self.plan.retries + 1} resumes it" if record.exits else ""
-            self._say(f"{place}: {died(status)}{attempt}")
+            self._say(f"{place}: {describe_exit(status)}{attempt}")
         else:
             self._say(f"{place}: {record.state}. {record.message}")
 
 
-def died(status: int) -> str:
-    """What an exit status says, as the end of a sentence; see ``docs/reliability.md``."""
+def describe_exit(status: int) -> str:
+    """What an exit status means, as the end of a sentence; see ``docs/reliability.md``."""
     number = -status if status < 0 else status - 128
     if number > 0:
         with contextlib.suppress(ValueError):
@@ -220,8 +229,8 @@ def died(status: int) -> str:
     return f"ended with status {status}"
 
 
-def _last_words(path: pathlib.Path) -> str:
-    """The error at the end of what a trial has printed, or its last line."""
+def _last_error(path: pathlib.Path) -> str:
+    """The error at the end of a trial's output, or its last line."""
     try:
         lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     except OSError:
@@ -231,18 +240,18 @@ def _last_words(path: pathlib.Path) -> str:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Records of an earlier start of the sweep by name of their trial."""
+    """Records of earlier starts of the sweep by name of their trial."""
     if not path.exists():
         return {}
     try:
         saved = json.loads(path.read_text())
         if saved["version"] != _VERSION:
             raise ValueError(f"its version is {saved['version']}, expected {_VERSION}")
-        return {name: dataclasses.asdict(Record(**record)) for name, record in saved["trials"].items()}
+        return {name: dataclasses.asdict(TrialRecord(**record)) for name, record in saved["trials"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}): delete it, and the sweep finds its finished trials in their directories."
         ) from error
 
 
-__all__ = ["NAME", "OUTPUT", "Board", "Record", "died"]
+__all__ = ["NAME", "OUTPUT", "Board", "TrialRecord", "describe_exit"]

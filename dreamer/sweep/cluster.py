@@ -1,7 +1,7 @@
 """Runs the trials of a sweep with Ray Tune: on this machine, or on a cluster whose machines share a file system.
 
-Ray places the trials and starts them again elsewhere when a machine is lost. What is tried, what is done and what is
-retried stays with the `Board`, so that a sweep may go on with Ray where it has begun without, and the other way round.
+Ray places the trials, and restarts them elsewhere when a machine is lost. What is tried, done and retried stays with
+the `Board`, so that a sweep that began without Ray can continue with it, and the other way round.
 """
 
 import os
@@ -18,11 +18,11 @@ from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
 from dreamer.sweep.local import owner
 from dreamer.sweep.plan import Trial
-from dreamer.sweep.scores import lines
+from dreamer.sweep.scores import read_lines
 from dreamer.training.run import StopRequest
 
 _PAUSE = 10.0
-"""Seconds between what Ray is told of a trial that runs."""
+"""Seconds between two reports to Ray about a running trial."""
 
 
 def run(
@@ -38,13 +38,13 @@ def run(
     """Run all trials of a board that are not done; as `local.run`.
 
     Args:
-        board: which trials there are; is told how each ends.
+        board: gives the trials, and records how each ends.
         jobs: how many run at a time.
-        command: what trains; must be there on every machine.
+        command: the training command; must exist on every machine.
         say: prints a line.
-        address: of the cluster; None: Ray is started on this machine for as long as it takes.
-        cpus: CPUs that each trial gets.
-        gpus: GPUs that each trial gets.
+        address: of the cluster; None: start Ray on this machine for the duration of the sweep.
+        cpus: CPUs of each trial.
+        gpus: GPUs of each trial.
 
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached.
@@ -58,7 +58,7 @@ def run(
     stop = StopRequest()
 
     def interrupt(number: int, frame: Any) -> None:
-        """Tune ends well after SIGINT, and knows no SIGTERM."""
+        """Tune shuts down cleanly on SIGINT, and does not handle SIGTERM."""
         stop.signal = signal.Signals(number).name
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -71,7 +71,7 @@ def run(
                 tune_config=tune.TuneConfig(
                     search_alg=_searcher(tune, board), num_samples=-1, max_concurrent_trials=jobs
                 ),
-                # What Tune writes is of no use after the sweep: sweep.json has it all.
+                # Tune's files are of no use after the sweep: sweep.json has everything.
                 run_config=tune.RunConfig(name=board.plan.logdir.name, storage_path=scratch, verbose=0),
             )
             tuner.fit()
@@ -81,14 +81,14 @@ def run(
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
     if board.unfinished:
-        # Ray ends its processes, and with them trials get SIGTERM.
+        # Ray ends its processes, at which the trials get SIGTERM.
         stop.signal = stop.signal or "SIGINT"
         _wait_until_saved(board, say)
     return stop
 
 
 def _wait_until_saved(board: Board, say: Callable[[str], object]) -> None:
-    """Wait for trials that still hold their directory; those on other machines too, if locks reach there."""
+    """Wait for trials that still hold the lock of their directory, on other machines too if locks work across them."""
     running = [trial for trial in board.trials if board.records[trial.name].state == "running"]
     if running:
         say(f"Waiting until {len(running)} running trial(s) are saved ...")
@@ -98,36 +98,36 @@ def _wait_until_saved(board: Board, say: Callable[[str], object]) -> None:
 
 
 def _searcher(tune: Any, board: Board) -> Any:
-    """A search algorithm of Tune's that hands out what the board has to give."""
+    """A search algorithm for Tune that hands out the board's trials."""
 
-    class FromBoard(tune.search.Searcher):
+    class BoardSearcher(tune.search.Searcher):
         def __init__(self) -> None:
             super().__init__()
-            self._given: dict[str, tuple[Trial, float]] = {}
+            self._running: dict[str, tuple[Trial, float]] = {}
 
         def __deepcopy__(self, memo: Any) -> Any:
             return self  # There is one board.
 
         def __reduce__(self) -> Any:
-            return object, ()  # Tune writes its parts down, to go on from there; sweeps go on from sweep.json.
+            return object, ()  # Tune pickles its parts to resume from them; sweeps resume from sweep.json.
 
         def suggest(self, trial_id: str) -> Any:
             waiting = (trial for trial in board.trials if board.records[trial.name].state == "waiting")
             trial = board.next({trial.name for trial in waiting if owner(trial.logdir)})
             if trial is None:
                 return None if board.unfinished else self.FINISHED
-            self._given[trial_id] = trial, time.monotonic()
-            board.started(trial)
+            self._running[trial_id] = trial, time.monotonic()
+            board.record_start(trial)
             return {"words": trial.words, "logdir": str(trial.logdir)}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            trial, began = self._given.pop(trial_id)
-            # No status, and so the machine was lost, or the process in which Ray had started it.
+            trial, start = self._running.pop(trial_id)
+            # Without a status, the machine was lost, or the process in which Ray had started the trial.
             status = (result or {}).get("status", -int(signal.SIGKILL))
-            board.ended(trial, status, time.monotonic() - began)
+            board.record_end(trial, status, time.monotonic() - start)
 
         def save(self, checkpoint_path: str) -> None:
-            pathlib.Path(checkpoint_path).touch()  # The board keeps what is to be kept.
+            pathlib.Path(checkpoint_path).touch()  # The board holds the state.
 
         def restore(self, checkpoint_path: str) -> None:
             pass
@@ -135,11 +135,11 @@ def _searcher(tune: Any, board: Board) -> Any:
         def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
             pass
 
-    return FromBoard()
+    return BoardSearcher()
 
 
 def _trainable(config: Mapping[str, Any]) -> None:
-    """Run one trial in the process in which Ray has started it, and report its counters and exit status."""
+    """Run one trial from a process of Ray, and report its counters and exit status."""
     from ray import tune
 
     directory = pathlib.Path(config["directory"])
@@ -147,7 +147,7 @@ def _trainable(config: Mapping[str, Any]) -> None:
     logdir.mkdir(parents=True, exist_ok=True)
     with open(logdir / OUTPUT, "ab") as output:
         process = subprocess.Popen(
-            # Should Ray end this process, the trial is told to save. Ray has chosen its cores and GPUs.
+            # If Ray ends this process, the trial gets SIGTERM and saves. Ray has chosen its cores and GPUs.
             launch.words((), [*config["command"], *config["words"]]),
             cwd=directory,
             stdin=subprocess.DEVNULL,
@@ -160,7 +160,7 @@ def _trainable(config: Mapping[str, Any]) -> None:
             status = process.wait(_PAUSE)
         except subprocess.TimeoutExpired:
             latest: dict[str, Any] = {}
-            for line in lines(logdir):
+            for line in read_lines(logdir):
                 latest.update(line)
             numbers = ("env_steps", "episode/recent_score")
             tune.report({name: latest[name] for name in numbers if name in latest} or {"env_steps": 0})

@@ -1,6 +1,6 @@
 """Reads sweep files.
 
-They are YAML, read by the safe loader. Every key and value is checked against `dreamer.config` before anything starts.
+They are YAML, read by the safe loader. Every key and value is checked against `dreamer.config` before any trial starts.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import yaml
 
 from dreamer import config as configs
 from dreamer.config import ConfigError
-from dreamer.sweep.plan import Direction, Method, Plan
-from dreamer.sweep.values import PRESETS, Distribution, Kind, Values, known_key, leaves, nearest, text, typed
+from dreamer.sweep.plan import Direction, Method, SweepPlan
+from dreamer.sweep.values import PRESETS, Distribution, Kind, Values, check_key, convert, defaults, suggestion, text
 
 
-def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> Plan:
+def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> SweepPlan:
     """Read a sweep file.
 
     Args:
@@ -24,9 +24,9 @@ def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> Plan:
         logdir: directory of the sweep; None: ``runs/`` and the name of the file.
 
     Raises:
-        ConfigError: it cannot be read, or does not describe a sweep that can run; says what, and what to do.
+        ConfigError: it cannot be read, or does not describe a sweep that can run.
     """
-    path = _found(path)
+    path = _resolve(path)
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -38,7 +38,7 @@ def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> Plan:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _found(path: pathlib.Path) -> pathlib.Path:
+def _resolve(path: pathlib.Path) -> pathlib.Path:
     """The file itself, or the one of that name that comes with the package."""
     packaged = configs.preset_directory() / "sweeps"
     if path.exists() or path.suffix or path.name != str(path):
@@ -46,19 +46,21 @@ def _found(path: pathlib.Path) -> pathlib.Path:
     known = {found.stem: found for found in sorted(packaged.glob("*.yaml"))}
     if path.name not in known:
         raise ConfigError(
-            f"There is no file '{path}', and no sweep of that name comes with Dreamer.{nearest(path.name, known)} "
+            f"There is no file '{path}', and no sweep of that name comes with Dreamer.{suggestion(path.name, known)} "
             f"Those that do are: {', '.join(known)}."
         )
     return known[path.name]
 
 
-def _plan(values: Any, source: str, logdir: pathlib.Path) -> Plan:
+def _plan(values: Any, source: str, logdir: pathlib.Path) -> SweepPlan:
     if not isinstance(values, dict):
-        raise ConfigError(f"it holds {_kind(values)}, expected a mapping with 'grid' or 'random'.")
-    known = [field.name for field in dataclasses.fields(Plan) if field.name not in ("source", "logdir")]
+        raise ConfigError(f"it holds {_type_name(values)}, expected a mapping with 'grid' or 'random'.")
+    known = [field.name for field in dataclasses.fields(SweepPlan) if field.name not in ("source", "logdir")]
     for key in values:
         if key not in known:
-            raise ConfigError(f"there is no '{key}' in a sweep file.{nearest(key, known)} It has: {', '.join(known)}.")
+            raise ConfigError(
+                f"there is no '{key}' in a sweep file.{suggestion(key, known)} It has: {', '.join(known)}."
+            )
     values = {key: value for key, value in values.items() if value is not None}
     given: dict[str, Any] = {"source": source, "logdir": logdir}
     given |= {key: _take(values, key, kind) for key, kind in _SCALARS.items() if key in values}
@@ -75,7 +77,7 @@ def _plan(values: Any, source: str, logdir: pathlib.Path) -> Plan:
     if not given["seeds"] or not all(type(seed) is int and 0 <= seed < 2**31 for seed in given["seeds"]):
         raise ConfigError(f"'seeds' is {list(given['seeds'])}, expected whole numbers from 0 on, as in [0, 1, 2].")
     given.setdefault("search", "random" if given["random"] else "grid")
-    plan = Plan(**given)
+    plan = SweepPlan(**given)
     _check(plan)
     return plan
 
@@ -83,13 +85,13 @@ def _plan(values: Any, source: str, logdir: pathlib.Path) -> Plan:
 _SCALARS = {"search": str, "trials": int, "search_seed": int, "score": str, "direction": str, "retries": int}
 
 
-def _check(plan: Plan) -> None:
-    """Refuse what cannot run, or is probably not meant."""
+def _check(plan: SweepPlan) -> None:
+    """Refuse a sweep that cannot run, or is probably a mistake."""
     _require_new_keys(plan)
     if not plan.presets and PRESETS not in plan.grid:
         raise ConfigError("'presets' is missing: name those to start from, as in [cartpole].")
     if not plan.grid and not plan.random:
-        raise ConfigError("it names nothing to try: give values under 'grid', or ranges under 'random'.")
+        raise ConfigError("it has nothing to try: give values under 'grid', or ranges under 'random'.")
     if bool(plan.random) != (plan.search != "grid"):
         raise ConfigError(f"'search' is {plan.search}, which needs {'no ' if plan.random else ''}keys under 'random'.")
     if plan.search == "optuna" and plan.grid:
@@ -104,29 +106,29 @@ def _check(plan: Plan) -> None:
     if plan.score not in words and "/" not in plan.score:
         raise ConfigError(
             f"'score' is '{plan.score}', expected eval, last, best, or a metric such as loss/dyn (docs/metrics.md)."
-            f"{nearest(plan.score, words)}"
+            f"{suggestion(plan.score, words)}"
         )
     seen: dict[pathlib.Path, Values] = {}
     settings = [plan.setting(index, values) for index, values in enumerate(plan.points() or _corners(plan))]
     for setting in settings:
         if plan.score == "eval" and not setting.config.run.eval_episodes:
             raise ConfigError("'score' is eval, but run.eval_episodes=0: set it, or score by last or best.")
-        for trial in plan.runs(setting) if plan.search != "optuna" else ():
+        for trial in plan.trials_of(setting) if plan.search != "optuna" else ():
             if trial.logdir in seen:
                 raise ConfigError(
-                    f"two trials would have the logdir {trial.logdir}, with {_say(seen[trial.logdir])} and "
-                    f"{_say(setting.values)}: give every value and every seed once, and values that differ in more "
-                    "than signs that a directory cannot have."
+                    f"two trials would have the logdir {trial.logdir}, with {_format(seen[trial.logdir])} and "
+                    f"{_format(setting.values)}: give every value and every seed once, and values that differ in more "
+                    "than characters that a directory name cannot have."
                 )
             seen[trial.logdir] = setting.values
 
 
-def _corners(plan: Plan) -> list[Values]:
-    """The first and the last value of every distribution, which are checked where draws cannot be known."""
+def _corners(plan: SweepPlan) -> list[Values]:
+    """The first and the last value of every distribution, which are checked where draws are not known beforehand."""
     return [{key: kind.values[end] for key, kind in plan.random.items()} for end in (0, -1)]
 
 
-def _require_new_keys(plan: Plan) -> None:
+def _require_new_keys(plan: SweepPlan) -> None:
     for key in plan.grid:
         if key in plan.random:
             raise ConfigError(f"'{key}' is under 'grid' and under 'random': name it once.")
@@ -142,49 +144,50 @@ def _overrides(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
     """``key=value`` for every leaf of the mapping, nested or with dots."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in leaves():
+        if isinstance(value, dict) and key not in defaults():
             yield from _overrides(value, f"{key}.")
         else:
-            known_key(key, "overrides")
-            yield f"{key}={text(typed(key, value))}"
+            check_key(key, "overrides")
+            yield f"{key}={text(convert(key, value))}"
 
 
 def _grid(key: str, values: Any) -> tuple[Any, ...]:
     if key != PRESETS:
-        known_key(key, "grid")
+        check_key(key, "grid")
     if not isinstance(values, list):
         raise ConfigError(f"'grid' has {key}: {values!r}, expected a list of values, as in [{values}].")
     if not values:
         raise ConfigError(f"'grid' has no values for {key}: list some, or leave it out.")
-    taken = tuple(typed(key, value) for value in values)
+    converted = tuple(convert(key, value) for value in values)
     if key == PRESETS:
-        _require_names([name for names in taken for name in names])
-    return taken
+        _require_names([name for names in converted for name in names])
+    return converted
 
 
 def _distribution(key: str, value: Any) -> Distribution:
-    known_key(key, "random")
+    check_key(key, "random")
     kinds = get_args(Kind)
     example = "as in {log_uniform: [1e-5, 1e-3]} or {choice: [16, 32]}"
     if not isinstance(value, dict) or len(value) != 1:
         raise ConfigError(f"'random' has {key}: {value!r}, expected one of {', '.join(kinds)}, {example}.")
     ((kind, values),) = value.items()
     if kind not in kinds:
-        near = nearest(kind, kinds)
-        raise ConfigError(f"'random' has '{kind}' for {key}, expected one of {', '.join(kinds)}, {example}.{near}")
+        hint = suggestion(kind, kinds)
+        raise ConfigError(f"'random' has '{kind}' for {key}, expected one of {', '.join(kinds)}, {example}.{hint}")
     if not isinstance(values, list) or not values:
         raise ConfigError(f"'random' has {kind}: {values!r} for {key}, expected a list, {example}.")
-    taken = tuple(typed(key, value) for value in values)
+    converted = tuple(convert(key, value) for value in values)
     if kind == "choice":
-        return Distribution(kind, taken)
+        return Distribution(kind, converted)
     number = int if kind.startswith("int") else float
-    if type(leaves()[key]) is not number or any(type(bound) is not number for bound in taken):
-        want = "whole numbers" if number is int else "real numbers"
-        raise ConfigError(f"'random' has {kind}: {values} for {key}, which is made for {want}, {example}.")
-    if len(taken) != 2 or not taken[0] < taken[1] or (kind.endswith("log_uniform") and taken[0] <= 0):
-        positive = ", both above 0" if kind.endswith("log_uniform") else ""
+    if type(defaults()[key]) is not number or any(type(bound) is not number for bound in converted):
+        numbers = "whole numbers" if number is int else "real numbers"
+        raise ConfigError(f"'random' has {kind}: {values} for {key}, which is made for {numbers}, {example}.")
+    is_log = kind.endswith("log_uniform")
+    if len(converted) != 2 or not converted[0] < converted[1] or (is_log and converted[0] <= 0):
+        positive = ", both above 0" if is_log else ""
         raise ConfigError(f"'random' has {kind}: {values} for {key}, expected [lowest, highest]{positive}.")
-    return Distribution(kind, taken)
+    return Distribution(kind, converted)
 
 
 def _take(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
@@ -195,11 +198,11 @@ def _take(values: Mapping[str, Any], key: str, kind: type, default: Any = None) 
     return value
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _say(values: Values) -> str:
+def _format(values: Values) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 

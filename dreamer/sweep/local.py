@@ -21,17 +21,17 @@ from dreamer.training.run import SIGNALS, StopRequest
 TRAIN = (sys.executable, "-m", "dreamer.train")
 
 _PAUSE = 0.1
-"""Seconds between looks at what runs."""
+"""Seconds between two checks of the running trials."""
 
 _PATIENCE = 30.0
-"""Seconds for which a sweep that stops waits without saying so."""
+"""Seconds between messages of a sweep that is stopping and waits for its trials."""
 
 _MEMORY = 0.9
-"""Share of a GPU's memory that jobs on it divide among them; JAX takes three quarters for each otherwise."""
+"""Fraction of a GPU's memory that is divided among its jobs; by default, JAX takes three quarters for each."""
 
 
 class Share(NamedTuple):
-    """What one of several jobs gets of the machine."""
+    """One job's share of the machine."""
 
     cores: tuple[int, ...]
     """Empty: all of them."""
@@ -39,68 +39,69 @@ class Share(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A trial that runs."""
+    """A running trial."""
 
     trial: Trial
     process: subprocess.Popen
     slot: int
-    began: float
+    start: float
 
 
 def shares(jobs: int, environ: Mapping[str, str] = os.environ) -> list[Share]:
     """Divide cores and GPUs among jobs.
 
-    XLA starts a thread for every core that a process may use, and jobs whose threads wait for each other's cores are
-    slower than jobs with fewer cores of their own.
+    XLA starts a thread for every core that a process may use. Jobs that compete for the same cores are slower than jobs
+    with fewer cores each.
     """
     cores = own_cores.numbers()
     count = len(cores)
     gpus = _gpus(environ) if jobs > 1 else []
-    found = []
+    divided = []
     for slot in range(jobs):
+        # Consecutive slices whose sizes differ by one at most.
         part = cores[slot * count // jobs : (slot + 1) * count // jobs] if 1 < jobs <= count else []
-        own = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+        variables = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
         set_by_user = {"XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE"} & environ.keys()
         if gpus and jobs > len(gpus) and not set_by_user:
-            own["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{_MEMORY / math.ceil(jobs / len(gpus)):.3f}"
-        found.append(Share(tuple(part), own))
-    return found
+            variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{_MEMORY / math.ceil(jobs / len(gpus)):.3f}"
+        divided.append(Share(tuple(part), variables))
+    return divided
 
 
 def run(
     board: Board, jobs: int = 1, command: Sequence[str] = TRAIN, say: Callable[[str], object] = print
 ) -> StopRequest:
-    """Run all trials of a board that are not done, until none is left or a signal comes.
+    """Run all trials of a board that are not done, until none is left or a signal arrives.
 
     Args:
-        board: which trials there are; is told how each ends.
+        board: gives the trials, and records how each ends.
         jobs: how many run at a time.
-        command: what trains, to which the arguments of a trial are added.
+        command: the training command, to which the arguments of a trial are added.
         say: prints a line.
 
     Returns:
-        Whether a signal has stopped it; trials that ran then were saved.
+        The signal that stopped the sweep, if any; the running trials were saved.
     """
     slots = shares(jobs)
     running: dict[int, Job] = {}
     elsewhere: dict[str, str] = {}
     stop = StopRequest()
-    told = 0.0
+    last_message = 0.0
     with stop.listening():
         while True:
             for job in list(running.values()):
                 status = job.process.poll()
                 if status is not None:
                     del running[job.slot]
-                    board.ended(job.trial, status, time.monotonic() - job.began, stopping=bool(stop))
-            if stop and not told:
-                told = time.monotonic()
+                    board.record_end(job.trial, status, time.monotonic() - job.start, stopping=bool(stop))
+            if stop and not last_message:
+                last_message = time.monotonic()
                 for job in running.values():
                     job.process.send_signal(signal.SIGTERM)
                 if running:
                     say(f"Stopped by {stop}; waiting until {len(running)} running trial(s) are saved ...")
-            if stop and told and time.monotonic() > told + _PATIENCE:
-                told = time.monotonic()
+            if stop and last_message and time.monotonic() > last_message + _PATIENCE:
+                last_message = time.monotonic()
                 say(f"Still waiting for {', '.join(job.trial.name for job in running.values())}.")
             if not running and (stop or not board.unfinished):
                 return stop
@@ -117,25 +118,25 @@ def _fill(
     command: Sequence[str],
     say: Callable[[str], object],
 ) -> None:
-    """Start trials until all slots are taken; by processes that an earlier sweep has left behind too."""
+    """Start trials until all slots are taken; trials that an earlier sweep has left running take slots too."""
     for name in [name for name in elsewhere if not owner(board.plan.logdir / name)]:
         del elsewhere[name]
         board.refresh(name)
     while len(running) + len(elsewhere) < len(slots) and (trial := board.next(elsewhere)) is not None:
         if other := owner(trial.logdir):
             elsewhere[trial.name] = other
-            say(f"{trial.name} is being run by process {other}; waiting for it.")
+            say(f"{trial.name} is already run by process {other}; waiting for it.")
             continue
         slot = min(set(range(len(slots))) - running.keys())
         running[slot] = _start(trial, slot, slots[slot], command)
-        board.started(trial)
+        board.record_start(trial)
 
 
 def _start(trial: Trial, slot: int, share: Share, command: Sequence[str]) -> Job:
     trial.logdir.mkdir(parents=True, exist_ok=True)
     words = launch.words(share.cores, [*command, *trial.words])
     with open(trial.logdir / OUTPUT, "ab") as output:
-        # A session of its own: Ctrl-C in the terminal is heard by the sweep alone, which passes it on once.
+        # In a separate session, Ctrl-C in the terminal reaches only the sweep, which passes it on once.
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -161,7 +162,7 @@ def owner(logdir: pathlib.Path) -> str:
 
 
 def _gpus(environ: Mapping[str, str]) -> list[str]:
-    """Names of the GPUs that a process may use; none if JAX is told to use something else."""
+    """Names of the GPUs that a process may use; none if JAX_PLATFORMS selects another platform."""
     if environ.get("JAX_PLATFORMS", "cuda").partition(",")[0] not in ("cuda", "gpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in environ:
@@ -173,7 +174,7 @@ def _gpus(environ: Mapping[str, str]) -> list[str]:
 
 
 def exit_status(stop: StopRequest, failed: int) -> int:
-    """That of the sweep: 0 all trials are done, 1 some failed, 75 stopped by SIGTERM, 130 by SIGINT."""
+    """Exit status of the sweep: 0 if all trials are done, 1 if some failed, 75 if stopped by SIGTERM, 130 by SIGINT."""
     return SIGNALS.get(stop.signal, 1 if failed else 0)
 
 

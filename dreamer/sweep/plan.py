@@ -1,4 +1,4 @@
-"""What a sweep is made of: a plan, the settings that it tries, and a trial for each setting and seed."""
+"""The parts of a sweep: a plan, the settings that it tries, and a trial for each setting and seed."""
 
 import dataclasses
 import functools
@@ -13,10 +13,10 @@ import numpy as np
 
 from dreamer import config as configs
 from dreamer.config import Config
-from dreamer.sweep.values import PRESETS, Distribution, Values, replace, text, typed
+from dreamer.sweep.values import PRESETS, Distribution, Values, convert, replace, text
 
 _LONGEST = 100
-"""Letters of a trial's name; file systems allow 255."""
+"""Characters of a trial's name at most, without number and seed; file systems allow 255."""
 
 Direction = Literal["maximize", "minimize"]
 Method = Literal["grid", "random", "optuna"]
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     config: Config
     """With the first seed, and without a directory."""
     words: tuple[str, ...]
-    """What it adds to ``python -m dreamer.train``."""
+    """Its arguments of ``python -m dreamer.train``, without seed and directory."""
 
 
 class Trial(NamedTuple):
@@ -48,17 +48,17 @@ class Trial(NamedTuple):
 
     @property
     def config(self) -> Config:
-        """What these arguments are resolved to."""
+        """The config that these arguments give."""
         return dataclasses.replace(self.setting.config, seed=self.seed, logdir=str(self.logdir))
 
     def command(self) -> str:
-        """As a person would type it."""
+        """The command line, as a person would type it."""
         return shlex.join(["python", "-m", "dreamer.train", *self.words])
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """A sweep file that can be used: see ``docs/sweeps.md`` for its keys."""
+class SweepPlan:
+    """A valid sweep file: see ``docs/sweeps.md`` for its keys."""
 
     source: str
     logdir: pathlib.Path
@@ -68,7 +68,7 @@ class Plan:
     random: Mapping[str, Distribution] = dataclasses.field(default_factory=dict)
     search: Method = "grid"
     trials: int = 0
-    """Settings that are drawn; with a grid besides, each is tried at every point of it."""
+    """Number of draws from ``random``; if there is a grid too, each draw is tried at all its points."""
     seeds: tuple[int, ...] = (0,)
     search_seed: int = 0
     score: str = "eval"
@@ -76,7 +76,7 @@ class Plan:
     retries: int = 2
 
     def points(self) -> list[Values]:
-        """Values of all settings that are known beforehand: none with Optuna, which wants scores first."""
+        """Values of all settings that are known beforehand: none with Optuna, which needs scores first."""
         if self.search == "optuna":
             return []
         grid: list[Values] = [
@@ -86,18 +86,18 @@ class Plan:
             return grid
         drawn: list[Values] = []
         for number in range(self.trials):
-            # A generator for each, so that more trials later leave these as they are.
+            # Each draw has its own generator, so adding trials later leaves these unchanged.
             rng = np.random.default_rng([self.search_seed, number])
             drawn.append({key: kind.draw(rng) for key, kind in self.random.items()})
         return [{**draw, **point} for draw in drawn for point in grid]
 
     def setting(self, number: int, values: Values) -> Setting:
-        """The setting with some values.
+        """The setting with these values.
 
         Raises:
-            ConfigError: a value has the wrong type, or they do not fit together.
+            ConfigError: a value has the wrong type, or values do not fit together.
         """
-        values = {key: typed(key, value) for key, value in values.items()}
+        values = {key: convert(key, value) for key, value in values.items()}
         names = (*self.presets, *values.get(PRESETS, ()))
         leaves = {key: value for key, value in values.items() if key != PRESETS}
         config = replace(_base(names, self.overrides, self.seeds[0]), leaves)
@@ -105,7 +105,7 @@ class Plan:
         words += [*self.overrides, *(f"{key}={text(value)}" for key, value in leaves.items())]
         return Setting(number, values, config, tuple(words))
 
-    def runs(self, setting: Setting) -> list[Trial]:
+    def trials_of(self, setting: Setting) -> list[Trial]:
         """The setting with every seed."""
         label = self.label(setting.values)
         if self.search != "grid" or len(label) > _LONGEST:
@@ -115,13 +115,13 @@ class Plan:
         return [Trial(name, setting, seed, self.logdir / name) for name, seed in zip(names, self.seeds, strict=True)]
 
     def label(self, values: Values) -> str:
-        """``lr_0.0001-horizon_15``: values with the last word of each key, where that tells them apart."""
+        """``lr_0.0001-horizon_15``: values with the last word of each key, or with whole keys if that is ambiguous."""
         short = [key.rpartition(".")[2] for key in self.keys]
         labels = dict(zip(self.keys, short if len(set(short)) == len(short) else self.keys, strict=True))
         return "-".join(f"{labels[key]}_{self.show(value)}" for key, value in values.items())
 
     def show(self, value: Any) -> str:
-        """A value in a name or a table: exact where a person has written it, and with three digits otherwise."""
+        """A value in a name or a table: exact if it was written by hand, rounded to three digits if it was drawn."""
         if isinstance(value, tuple):
             return ",".join(map(str, value))
         if isinstance(value, float) and self.search != "grid":
@@ -136,8 +136,8 @@ class Plan:
 
 @functools.cache
 def _base(presets: tuple[str, ...], overrides: tuple[str, ...], seed: int) -> Config:
-    """What settings begin with; reading presets takes a tenth of a second, and a sweep may have hundreds of them."""
+    """The config before a setting's values; cached, as reading presets takes a tenth of a second."""
     return configs.load(presets, [*overrides, f"seed={seed}"])
 
 
-__all__ = ["Direction", "Method", "Plan", "Setting", "Trial"]
+__all__ = ["Direction", "Method", "Setting", "SweepPlan", "Trial"]

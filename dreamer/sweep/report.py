@@ -1,4 +1,4 @@
-"""What a sweep has found: a table, ``results.json``, and plots of curves and of scores over values."""
+"""The results of a sweep: a table, ``results.json``, and plots of curves and of scores over values."""
 
 import io
 import json
@@ -14,14 +14,14 @@ from rich.table import Table
 from dreamer.checkpoints.manifest import write_durably
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import Setting, Trial
-from dreamer.sweep.scores import lines, means_of
+from dreamer.sweep.scores import read_lines, running_means
 
 _COLORS = 10
-"""Settings with a colour of their own in the plot of curves, the best ones; others are gray."""
+"""The best settings, as many as this, have their own colours in the plot of curves; others are gray."""
 
 
-class Result(NamedTuple):
-    """What is known of one setting."""
+class SettingResult(NamedTuple):
+    """The scores of one setting so far."""
 
     setting: Setting
     trials: list[Trial]
@@ -34,8 +34,8 @@ class Result(NamedTuple):
         return float(np.mean(list(self.scores.values()))) if self.scores else math.nan
 
     @property
-    def half(self) -> float:
-        """Half of the 95 % interval of the mean; NaN with fewer than two seeds."""
+    def half_width(self) -> float:
+        """Half the width of the 95 % interval of the mean; NaN with fewer than two seeds."""
         return half_interval(list(self.scores.values()))
 
 
@@ -46,45 +46,46 @@ def half_interval(values: list[float]) -> float:
     return float(scipy.special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def results(board: Board) -> list[Result]:
+def results(board: Board) -> list[SettingResult]:
     """All settings, the best first, those without a score last."""
-    found = []
+    unsorted = []
     for trials in board.setting_trials().values():
         records = {trial.seed: board.records[trial.name] for trial in trials}
         scores = {seed: record.score for seed, record in records.items() if record.score is not None}
-        found.append(Result(trials[0].setting, trials, scores))
+        unsorted.append(SettingResult(trials[0].setting, trials, scores))
     sign = -1 if board.plan.direction == "maximize" else 1
-    return sorted(found, key=lambda result: (not result.scores, sign * result.mean if result.scores else 0.0))
+    return sorted(unsorted, key=lambda result: (not result.scores, sign * result.mean if result.scores else 0.0))
 
 
-def table(board: Board, found: list[Result]) -> Table:
-    """For people: one row per setting."""
-    plan, title = board.plan, f"{board.plan.logdir.name}: {board.plan.score}, {board.plan.direction}d"
-    made = Table(title=title, title_justify="left", caption_justify="left")
+def table(board: Board, results: list[SettingResult]) -> Table:
+    """The results for people, one row per setting."""
+    plan = board.plan
+    title = f"{plan.logdir.name}: {plan.score}, {plan.direction}d"
+    rows = Table(title=title, title_justify="left", caption_justify="left")
     for key in plan.keys:
-        made.add_column(key, justify="right", overflow="fold")
-    made.add_column("mean", justify="right")
-    made.add_column("95 % interval", justify="right")
-    made.add_column("seeds", justify="right")
-    made.add_column("best", justify="right")
-    made.add_column("worst", justify="right")
-    for result in found:
+        rows.add_column(key, justify="right", overflow="fold")
+    rows.add_column("mean", justify="right")
+    rows.add_column("95 % interval", justify="right")
+    rows.add_column("seeds", justify="right")
+    rows.add_column("best", justify="right")
+    rows.add_column("worst", justify="right")
+    for result in results:
         values = [plan.show(result.setting.values[key]) for key in plan.keys]
         ends = sorted(result.scores.values(), reverse=plan.direction == "maximize")
         interval = "-"
-        if not math.isnan(result.half):
-            interval = f"{_number(result.mean - result.half)} to {_number(result.mean + result.half)}"
+        if not math.isnan(result.half_width):
+            interval = f"{_number(result.mean - result.half_width)} to {_number(result.mean + result.half_width)}"
         numbers = [_number(result.mean), interval, f"{len(ends)} of {len(plan.seeds)}"]
         numbers += [_number(ends[0]), _number(ends[-1])] if ends else ["-", "-"]
-        made.add_row(*values, *numbers)
-    return made
+        rows.add_row(*values, *numbers)
+    return rows
 
 
-def text(board: Board, found: list[Result]) -> str:
-    """The table and what failed, without colours, as ``table.txt`` holds it."""
-    made = table(board, found)
-    console = Console(file=io.StringIO(), width=max(80, 24 * len(made.columns)), no_color=True)
-    console.print(made)
+def text(board: Board, results: list[SettingResult]) -> str:
+    """The table and the failures, without colours, as ``table.txt`` holds them."""
+    rows = table(board, results)
+    console = Console(file=io.StringIO(), width=max(80, 24 * len(rows.columns)), no_color=True)
+    console.print(rows)
     output = console.file.getvalue()  # type: ignore[attr-defined]
     lines = [line.rstrip() for line in output.splitlines()]
     return "\n".join([*lines, *failures(board)]) + "\n"
@@ -92,22 +93,22 @@ def text(board: Board, found: list[Result]) -> str:
 
 def failures(board: Board) -> list[str]:
     """A line for each trial that failed, was interrupted, or needed more than one attempt."""
-    found = []
+    messages = []
     for trial in board.trials:
         record = board.records[trial.name]
         statuses = f"exit status {', '.join(map(str, record.exits))}" if record.exits else "never started"
         if record.state in ("failed", "stopped"):
-            found.append(f"{record.state}: {trial.name} ({statuses}). {record.message}")
+            messages.append(f"{record.state}: {trial.name} ({statuses}). {record.message}")
         elif record.state == "done" and len(record.exits) > 1:
-            found.append(f"retried: {trial.name} ({statuses}).")
-    return found
+            messages.append(f"retried: {trial.name} ({statuses}).")
+    return messages
 
 
-def as_json(board: Board, found: list[Result]) -> dict[str, Any]:
-    """For programs: settings, the best first, with all their trials."""
+def as_json(board: Board, results: list[SettingResult]) -> dict[str, Any]:
+    """The results for programs: settings, the best first, with all their trials."""
     settings = []
-    for result in found:
-        half = result.half
+    for result in results:
+        half = result.half_width
         trials = []
         for trial in result.trials:
             record = board.records[trial.name]
@@ -136,19 +137,22 @@ def write(board: Board) -> list[pathlib.Path]:
     """Write ``table.txt``, ``results.json``, ``curves.png`` and, for one or two numeric keys, ``scores.png``.
 
     Returns:
-        What was written.
+        The files.
 
     Raises:
-        OSError: the disk refused it.
+        OSError: one cannot be written.
     """
-    logdir, found = board.plan.logdir, results(board)
+    logdir = board.plan.logdir
+    ranking = results(board)
     logdir.mkdir(parents=True, exist_ok=True)
-    paths = [logdir / "table.txt", logdir / "results.json"]
-    write_durably(paths[0], text(board, found))
-    write_durably(paths[1], json.dumps(as_json(board, found), indent=1))
+    table_path = logdir / "table.txt"
+    json_path = logdir / "results.json"
+    write_durably(table_path, text(board, ranking))
+    write_durably(json_path, json.dumps(as_json(board, ranking), indent=1))
+    paths = [table_path, json_path]
     for name, draw in (("curves.png", _draw_curves), ("scores.png", _draw_scores)):
         figure, axes = _figure(f"{logdir.name}: {board.plan.score}" if name == "scores.png" else logdir.name)
-        if draw(board, found, figure, axes):
+        if draw(board, ranking, figure, axes):
             figure.savefig(logdir / name)
             paths.append(logdir / name)
     return paths
@@ -166,16 +170,18 @@ def _figure(title: str) -> Any:
     return figure, axes
 
 
-def _draw_curves(board: Board, found: list[Result], figure: Any, axes: Any) -> bool:
-    """Mean return of the last ten episodes over env steps: mean over seeds, and from the lowest to the highest."""
+def _draw_curves(board: Board, results: list[SettingResult], figure: Any, axes: Any) -> bool:
+    """Draw the mean return of the last ten episodes over env steps: the mean over seeds, and their range."""
     drawn = False
-    for place, result in enumerate(found):
-        curves = [means_of(lines(trial.logdir)) for trial in result.trials]
+    for place, result in enumerate(results):
+        curves = [running_means(read_lines(trial.logdir)) for trial in result.trials]
         curves = [(steps, means) for steps, means in curves if len(steps)]
         if not curves:
             continue
         drawn = True
-        start, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+        # Only where all seeds have a curve.
+        start = max(steps[0] for steps, _ in curves)
+        end = min(steps[-1] for steps, _ in curves)
         grid = np.linspace(start, max(start, end), 200)
         values = np.stack([np.interp(grid, steps, means) for steps, means in curves])
         colored = place < _COLORS
@@ -191,27 +197,28 @@ def _draw_curves(board: Board, found: list[Result], figure: Any, axes: Any) -> b
     return drawn
 
 
-def _draw_scores(board: Board, found: list[Result], figure: Any, axes: Any) -> bool:
-    """Score over the value of a numeric key, or as colour over the values of two."""
+def _draw_scores(board: Board, results: list[SettingResult], figure: Any, axes: Any) -> bool:
+    """Draw the score over the value of a numeric key, or as colour over the values of two."""
     keys = board.plan.keys
-    found = [result for result in found if result.scores]
-    columns = [[result.setting.values[key] for result in found] for key in keys]
-    if not found or len(keys) > 2 or any(type(value) not in (int, float) for column in columns for value in column):
+    results = [result for result in results if result.scores]
+    columns = [[result.setting.values[key] for result in results] for key in keys]
+    if not results or len(keys) > 2 or any(type(value) not in (int, float) for column in columns for value in column):
         return False
     for key, column, axis in zip(keys, columns, ("x", "y"), strict=False):
         axes.set(**{f"{axis}label": key})
         if min(column) > 0 and max(column) / min(column) >= 10:
             axes.set(**{f"{axis}scale": "log"})
     if len(keys) == 2:
-        points = axes.scatter(*columns, c=[result.mean for result in found], s=60)
+        points = axes.scatter(*columns, c=[result.mean for result in results], s=60)
         figure.colorbar(points, label=f"{board.plan.score}, mean over seeds")
         return True
-    for result, value in zip(found, columns[0], strict=True):
+    (values,) = columns
+    for result, value in zip(results, values, strict=True):
         axes.plot([value] * len(result.scores), list(result.scores.values()), ".", color="#9bb7d4", zorder=1)
-    order = np.argsort(columns[0])
-    means = np.array([result.mean for result in found])[order]
-    halves = np.nan_to_num(np.array([result.half for result in found]))[order]
-    axes.errorbar(np.array(columns[0])[order], means, halves, color="#1f4e79", marker="o", capsize=3, zorder=2)
+    order = np.argsort(values)
+    means = np.array([result.mean for result in results])[order]
+    halves = np.nan_to_num(np.array([result.half_width for result in results]))[order]
+    axes.errorbar(np.array(values)[order], means, halves, color="#1f4e79", marker="o", capsize=3, zorder=2)
     axes.set(ylabel=f"{board.plan.score}, mean and 95 % interval")
     return True
 
@@ -220,4 +227,4 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-__all__ = ["Result", "as_json", "failures", "half_interval", "results", "table", "text", "write"]
+__all__ = ["SettingResult", "as_json", "failures", "half_interval", "results", "table", "text", "write"]

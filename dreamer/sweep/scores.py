@@ -1,4 +1,4 @@
-"""What a run is worth, read from its ``metrics.jsonl``."""
+"""The score of a run, read from its ``metrics.jsonl``."""
 
 import math
 import pathlib
@@ -12,8 +12,8 @@ from dreamer.logs.logger import RECENT, read_metrics, without_repeats
 from dreamer.sweep.plan import Direction, Trial
 
 
-def lines(logdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Metrics of a run in order, without what it has done twice; none if it has not begun."""
+def read_lines(logdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Metrics of a run in order, without repeated steps; none if it has not begun."""
     try:
         return without_repeats(read_metrics(logdir / "metrics.jsonl"))
     except OSError:
@@ -26,32 +26,32 @@ def score(logdir: pathlib.Path, what: str, direction: Direction = "maximize") ->
     Args:
         logdir: its directory.
         what: ``eval``, the mean return of the closing evaluation; ``last``, that of the last ten training episodes;
-            ``best``, the best mean of ten training episodes in a row; or the name of a metric, whose last counts.
-        direction: what is better; for ``best``.
+            ``best``, the best mean of ten consecutive training episodes; or a metric, whose last value is taken.
+        direction: of improvement; for ``best``.
 
     Returns:
-        The score; None if the run has not got there, or it is not finite.
+        The score; None if the run has not got that far, or it is not finite.
     """
-    found = lines(logdir)
+    lines = read_lines(logdir)
     if what in ("last", "best"):
-        _, means = means_of(found)
+        _, means = running_means(lines)
         pick = max if direction == "maximize" else min
         value = None if not len(means) else means[-1] if what == "last" else pick(means)
     else:
         name = "eval/mean" if what == "eval" else what
-        values = [line[name] for line in found if name in line]
+        values = [line[name] for line in lines if name in line]
         value = values[-1] if values else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
-def means_of(found: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def running_means(lines: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Env steps and mean return of the last ten training episodes, once for each episode from the tenth on.
 
-    A run with fewer than ten episodes has one mean, over all.
+    A run with fewer than ten episodes has one mean, over all of them.
     """
-    episodes = [line for line in found if isinstance(line.get("episode/score"), int | float)]
+    episodes = [line for line in lines if isinstance(line.get("episode/score"), int | float)]
     if not episodes:
         return np.zeros(0), np.zeros(0)
     width = min(RECENT, len(episodes))
@@ -60,8 +60,8 @@ def means_of(found: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     return steps, np.lib.stride_tricks.sliding_window_view(returns, width).mean(-1)
 
 
-def finished(trial: Trial) -> bool:
-    """Whether the directory of a trial holds this very run, and it has come to its end, whoever has run it."""
+def is_finished(trial: Trial) -> bool:
+    """Whether the directory of a trial holds a finished run with its config, however it was started."""
     try:
         saved = configs.to_dict(configs.load_yaml(trial.logdir / "config.yaml"))
     except ConfigError:
@@ -69,10 +69,10 @@ def finished(trial: Trial) -> bool:
     config = trial.config
     if {**saved, "logdir": str(trial.logdir)} != configs.to_dict(config):
         return False
-    found = lines(trial.logdir)
+    lines = read_lines(trial.logdir)
     if config.run.eval_episodes:
-        return any("eval/mean" in line for line in found)
-    return any(line.get("env_steps", 0) >= config.run.env_steps for line in found)
+        return any("eval/mean" in line for line in lines)
+    return any(line.get("env_steps", 0) >= config.run.env_steps for line in lines)
 
 
-__all__ = ["finished", "lines", "means_of", "score"]
+__all__ = ["is_finished", "read_lines", "running_means", "score"]

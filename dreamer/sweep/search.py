@@ -1,11 +1,11 @@
-"""Chooses the settings of a sweep: those that are known beforehand, or with Optuna, which learns from scores."""
+"""Chooses the settings of a sweep: a list that is known beforehand, or with Optuna, which learns from scores."""
 
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dreamer.config import ConfigError
-from dreamer.sweep.plan import Plan
+from dreamer.sweep.plan import SweepPlan
 from dreamer.sweep.values import Distribution, Values, text
 
 if TYPE_CHECKING:
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Search(Protocol):
-    """Settings by number, which are the same however often a sweep is stopped and started again."""
+    """Settings by number, which stay the same however often a sweep is stopped and restarted."""
 
     total: int
 
     def ask(self, index: int) -> Values:
-        """Values of a setting; those with smaller numbers were asked for before."""
+        """Values of a setting; call it for the settings in order."""
 
     def tell(self, index: int, score: float | None) -> None:
-        """Its score, a mean over seeds; None if there is none. May be told again."""
+        """Take the score of a setting, a mean over seeds; None if there is none. May be called again."""
 
 
-class Listed:
-    """Grid and random search: nothing depends on scores."""
+class ListSearch:
+    """Grid and random search, which do not depend on scores."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: SweepPlan):
         self._points = plan.points()
         self.total = len(self._points)
 
@@ -39,22 +39,22 @@ class Listed:
         pass
 
 
-class Optuna:
+class OptunaSearch:
     """Optuna's tree-structured Parzen estimator.
 
-    Its own journal ``optuna.jsonl`` in the directory of the sweep holds what it has proposed and what it was told, so
-    that it goes on where it was, and Optuna's dashboard can show it.
+    Optuna's journal ``optuna.jsonl`` in the directory of the sweep holds its proposals and their scores, so that the
+    search can be resumed and shown in Optuna's dashboard.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: SweepPlan):
         optuna = _optuna()
         self._plan = plan
         self.total = plan.trials
         plan.logdir.mkdir(parents=True, exist_ok=True)
         path = plan.logdir / "optuna.jsonl"
-        # The sweep holds the lock of its directory, so one that a killed process has left behind is nobody's.
+        # The sweep holds the lock of its directory, so a lock of the journal is a leftover of a killed process.
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        _mend(path)
+        _cut_partial_line(path)
         backend = optuna.storages.journal.JournalFileBackend(str(path))
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
@@ -62,30 +62,30 @@ class Optuna:
             direction=plan.direction,
             load_if_exists=True,
         )
-        self._distributions = {key: _distribution(found) for key, found in plan.random.items()}
+        self._distributions = {key: _distribution(kind) for key, kind in plan.random.items()}
 
     def ask(self, index: int) -> Values:
         optuna = _optuna()
-        # A sampler of its own for each, so that one which was started again does not repeat what the first has drawn.
-        # Settings that are being tried count as bad ones, so that jobs side by side try different things.
+        # Each setting has its own sampler, so a restarted search does not repeat earlier draws.
+        # Running settings count as bad ones (constant_liar), so parallel jobs try different values.
         seed = (self._plan.search_seed * 1_000_003 + index) % 2**32
         self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         trials = self._study.get_trials(deepcopy=False)
         if index >= len(trials):
             return self._values(self._study.ask(self._distributions).params)
-        found = trials[index]
-        if not found.state.is_finished() and set(found.params) < set(self._distributions):
-            # The process was killed while this one was proposed; values that it has stay as they are.
-            trial = optuna.trial.Trial(self._study, found._trial_id)
+        saved = trials[index]
+        if not saved.state.is_finished() and set(saved.params) < set(self._distributions):
+            # The process was killed in the middle of this proposal: keep its values, and draw the missing ones.
+            trial = optuna.trial.Trial(self._study, saved._trial_id)
             for key, kind in self._distributions.items():
                 trial._suggest(key, kind)
             return self._values(trial.params)
-        if set(found.params) != set(self._distributions):
+        if set(saved.params) != set(self._distributions):
             raise ConfigError(
-                f"{self._plan.logdir} holds an Optuna search over {', '.join(found.params) or 'nothing'}, and "
+                f"{self._plan.logdir} holds an Optuna search over {', '.join(saved.params) or 'nothing'}, and "
                 f"{self._plan.source} asks for {', '.join(self._distributions)}: choose another --logdir."
             )
-        return self._values(found.params)
+        return self._values(saved.params)
 
     def tell(self, index: int, score: float | None) -> None:
         if self._study.get_trials(deepcopy=False)[index].state.is_finished():
@@ -94,20 +94,21 @@ class Optuna:
         self._study.tell(index, score, state=None if score is not None else failed)
 
     def _values(self, params: dict[str, Any]) -> Values:
-        found = {}
-        for key, kind in self._plan.random.items():
-            by_text = {text(value): value for value in kind.values} if kind.kind == "choice" else {}
-            found[key] = by_text.get(params[key], params[key])
-        return found
+        """Optuna's parameters as values; choices are texts there."""
+        values = {}
+        for key, distribution in self._plan.random.items():
+            by_text = {text(value): value for value in distribution.values} if distribution.kind == "choice" else {}
+            values[key] = by_text.get(params[key], params[key])
+        return values
 
 
-def search(plan: Plan) -> Search:
-    """The search that a plan asks for.
+def search(plan: SweepPlan) -> Search:
+    """The search of a plan.
 
     Raises:
         ConfigError: it needs Optuna, which is not installed.
     """
-    return Optuna(plan) if plan.search == "optuna" else Listed(plan)
+    return OptunaSearch(plan) if plan.search == "optuna" else ListSearch(plan)
 
 
 def _optuna() -> Any:
@@ -122,20 +123,20 @@ def _optuna() -> Any:
     return optuna
 
 
-def _mend(path: pathlib.Path) -> None:
-    """Cut off what follows the last complete line, which Optuna would stumble over."""
+def _cut_partial_line(path: pathlib.Path) -> None:
+    """Cut off an incomplete last line, which Optuna could not read."""
     if path.exists():
         data = path.read_bytes()
         os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def _distribution(found: Distribution) -> "optuna.distributions.BaseDistribution":
+def _distribution(distribution: Distribution) -> "optuna.distributions.BaseDistribution":
     distributions = _optuna().distributions
-    if found.kind == "choice":
-        # As text, since Optuna knows no lists.
-        return distributions.CategoricalDistribution([text(value) for value in found.values])
-    kind = distributions.IntDistribution if found.kind.startswith("int") else distributions.FloatDistribution
-    return kind(*found.values, log=found.kind.endswith("log_uniform"))
+    if distribution.kind == "choice":
+        # As text, since Optuna does not support lists.
+        return distributions.CategoricalDistribution([text(value) for value in distribution.values])
+    kind = distributions.IntDistribution if distribution.kind.startswith("int") else distributions.FloatDistribution
+    return kind(*distribution.values, log=distribution.kind.endswith("log_uniform"))
 
 
-__all__ = ["Listed", "Optuna", "Search", "search"]
+__all__ = ["ListSearch", "OptunaSearch", "Search", "search"]

@@ -1,4 +1,4 @@
-"""Keys and values of a sweep file: which keys there are, and values as the config and the command line hold them."""
+"""Keys and values of a sweep file: the valid keys, and values as the config and the command line hold them."""
 
 import contextlib
 import dataclasses
@@ -16,13 +16,13 @@ from dreamer import config as configs
 from dreamer.config import Config, ConfigError
 
 PRESETS = "presets"
-"""A grid may try presets too, under this name; it is no config key."""
+"""A grid may try presets too, under this name, which is not a config key."""
 
-_OWN = {
+_RESERVED = {
     "seed": "List seeds under 'seeds'.",
     "logdir": "Every trial gets a directory within that of the sweep (--logdir).",
-    "population.seeds": "Leave it out: a sweep is made of runs with one agent each.",
-    "population.sweep": "Leave it out: a sweep is made of runs with one agent each.",
+    "population.seeds": "Leave it out: every run of a sweep has one agent.",
+    "population.sweep": "Leave it out: every run of a sweep has one agent.",
 }
 """Keys that a sweep sets itself, or cannot use, and what to do instead."""
 
@@ -31,14 +31,14 @@ Values = Mapping[str, Any]
 
 
 class Distribution(NamedTuple):
-    """From which a search takes the values of one key."""
+    """The distribution from which a search draws the values of one key."""
 
     kind: Kind
     values: tuple[Any, ...]
     """The bounds, both included; of a choice, all values."""
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """One value; real numbers have six digits, which is what a person can read."""
+        """One value; real numbers are rounded to six digits, to be readable."""
         if self.kind == "choice":
             return self.values[rng.integers(len(self.values))]
         low, high = self.values
@@ -51,22 +51,22 @@ class Distribution(NamedTuple):
         return min(max(value, low), high)
 
 
-def known_key(key: Any, where: str) -> None:
+def check_key(key: Any, where: str) -> None:
     """Raise `ConfigError` unless it is a config key that a sweep may set; ``where`` is the part of the file."""
-    if key in _OWN:
-        raise ConfigError(f"'{where}' has {key}, which a sweep sets itself. {_OWN[key]}")
-    if key not in leaves():
-        raise ConfigError(f"'{where}' has '{key}', which is no config key.{nearest(str(key), leaves())}")
+    if key in _RESERVED:
+        raise ConfigError(f"'{where}' has {key}, which a sweep sets itself. {_RESERVED[key]}")
+    if key not in defaults():
+        raise ConfigError(f"'{where}' has '{key}', which is not a config key.{suggestion(str(key), defaults())}")
 
 
 @functools.cache
-def leaves() -> Mapping[str, Any]:
-    """Default of every config key."""
+def defaults() -> Mapping[str, Any]:
+    """The default of every config key."""
     return MappingProxyType(dict(configs.flatten(Config())))
 
 
-def nearest(word: Any, known: Iterable[str]) -> str:
-    """The question whether the nearest known word was meant, with a space before it; empty if none is near."""
+def suggestion(word: Any, known: Iterable[str]) -> str:
+    """`` Did you mean 'WORD'?`` with the nearest known word; empty if none is near."""
     known = list(known)
     last = {key.rpartition(".")[2]: key for key in known}
     near = difflib.get_close_matches(str(word), known, n=1) or [
@@ -75,11 +75,11 @@ def nearest(word: Any, known: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def typed(key: str, value: Any) -> Any:
-    """A value of the file as its field holds it.
+def convert(key: str, value: Any) -> Any:
+    """A value of the file in the type of its config field.
 
     Raises:
-        ConfigError: it has not the type of the key, or is out of its range.
+        ConfigError: it does not have the type of the key, or is out of its range.
     """
     if isinstance(value, dict):
         raise ConfigError(f"{key} is {value!r}, expected a value: name every key in full, as in optimizer.lr.")
@@ -87,18 +87,18 @@ def typed(key: str, value: Any) -> Any:
         raise ConfigError(f"{key} is '{value}': interpolation is not allowed in configs.")
     if key == PRESETS:
         return tuple(value) if isinstance(value, list | tuple) else (value,)
-    default = leaves()[key]
+    default = defaults()[key]
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if isinstance(default, float) and isinstance(value, str | int) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
-            value = float(value)  # YAML takes 4e-4 for text, as it has no point.
+            value = float(value)  # YAML reads 4e-4 as text, as it has no decimal point.
     configs.check_value(key, value)
     return value
 
 
 def text(value: Any) -> str:
-    """A value as ``key=value`` takes it."""
+    """A value as it is written in ``key=value``."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -109,13 +109,14 @@ def text(value: Any) -> str:
 
 def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     """A config with other values by dotted key, all at once, as some only fit together."""
+    # First nest the dotted keys, so that each section is rebuilt, and thereby checked, once.
     tree: dict[str, Any] = {}
     for key, value in changes.items():
         *sections, name = key.split(".")
-        at = tree
+        branch = tree
         for section in sections:
-            at = at.setdefault(section, {})
-        at[name] = value
+            branch = branch.setdefault(section, {})
+        branch[name] = value
 
     def rebuild(node: Any, changes: Mapping[str, Any]) -> Any:
         new = {}
@@ -127,4 +128,15 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     return rebuild(config, tree)
 
 
-__all__ = ["PRESETS", "Distribution", "Kind", "Values", "known_key", "leaves", "nearest", "replace", "text", "typed"]
+__all__ = [
+    "PRESETS",
+    "Distribution",
+    "Kind",
+    "Values",
+    "check_key",
+    "convert",
+    "defaults",
+    "replace",
+    "suggestion",
+    "text",
+]

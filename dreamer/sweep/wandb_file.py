@@ -1,4 +1,4 @@
-"""A sweep file in the format of Weights & Biases, for those whose sweeps live there: ``wandb sweep FILE``."""
+"""A sweep file in the format of Weights & Biases, to run the sweep there: ``wandb sweep FILE``."""
 
 import math
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import yaml
 
 from dreamer.config import ConfigError
-from dreamer.sweep.plan import Plan
+from dreamer.sweep.plan import SweepPlan
 from dreamer.sweep.values import PRESETS, Distribution, text
 
 
-def render(plan: Plan) -> str:
-    """YAML for ``wandb sweep``; its agents start ``python -m dreamer.train`` with the values that they are given.
+def render(plan: SweepPlan) -> str:
+    """YAML for ``wandb sweep``, whose agents start ``python -m dreamer.train`` with the values that they get.
 
     Raises:
-        ConfigError: the sweep tries presets, which are no parameters there.
+        ConfigError: the sweep tries presets, which cannot be parameters there.
     """
     if PRESETS in plan.grid:
-        raise ConfigError(f"{plan.source} tries presets, and Weights & Biases only knows keys with values.")
+        raise ConfigError(f"{plan.source} tries presets, and Weights & Biases only supports keys with values.")
     parameters: dict[str, Any] = {
-        key: {"values": [_plain(value) for value in found]} for key, found in plan.grid.items()
+        key: {"values": [_plain(value) for value in values]} for key, values in plan.grid.items()
     }
-    parameters |= {key: _distribution(found) for key, found in plan.random.items()}
+    parameters |= {key: _distribution(distribution) for key, distribution in plan.random.items()}
     parameters["seed"] = {"values": list(plan.seeds)}
     command = ["${env}", "${interpreter}", "-m", "dreamer.train", "--config", *plan.presets, *plan.overrides]
-    # Directories are the usual ones, runs/TIME-TASK-SEED: agents have no place for a run's own name in a command.
+    # Directories are the usual ones, runs/TIME-TASK-SEED: agents cannot put the name of a run into its command.
     command += ["logger.wandb=true", "${args_no_hyphens}"]
     metric = {"eval": "eval/mean", "last": "episode/recent_score", "best": "episode/recent_score"}
     sweep: dict[str, Any] = {
@@ -41,15 +41,17 @@ def render(plan: Plan) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A list as the text of an override, since that is what agents make of it."""
+    """A list as the text of an override, as agents need it."""
     return text(value) if isinstance(value, tuple) else value
 
 
-def _distribution(found: Distribution) -> dict[str, Any]:
-    if found.kind == "choice":
-        return {"values": [_plain(value) for value in found.values]}
-    low, high = found.values
-    name = {"log_uniform": "log_uniform_values", "int_log_uniform": "q_log_uniform_values"}.get(found.kind, found.kind)
+def _distribution(distribution: Distribution) -> dict[str, Any]:
+    if distribution.kind == "choice":
+        return {"values": [_plain(value) for value in distribution.values]}
+    low, high = distribution.values
+    names = {"log_uniform": "log_uniform_values", "int_log_uniform": "q_log_uniform_values"}
+    name = names.get(distribution.kind, distribution.kind)
+    # q_log_uniform_values rounds to multiples of q.
     return {"distribution": name, "min": low, "max": high, **({"q": 1} if name.startswith("q_") else {})}
 
 

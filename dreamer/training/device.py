@@ -25,7 +25,7 @@ from dreamer.config import Config
 from dreamer.config.population import members
 from dreamer.devices import backend
 from dreamer.devices.member_axis import member_of
-from dreamer.devices.memory import Plan, beside_arguments
+from dreamer.devices.memory import MemoryPlan, working_bytes
 from dreamer.devices.placement import dtype_advice
 from dreamer.devices.profiler import Profiler
 from dreamer.envs import summarizer
@@ -146,11 +146,11 @@ class DeviceRun:
     def _compile(self) -> None:
         """Compile the program before anything happens, as only then its memory is known."""
         replay, start = self.config.replay, time.perf_counter()
-        program = beside_arguments(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
-        if self.watcher.wanted:
+        program = working_bytes(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
+        if self.watcher.enabled:
             self._predict, report = self.loop.compile_predict(self.state)
-            program = max(program, beside_arguments(report))
-        plan = Plan(program, 0, available_bytes())
+            program = max(program, working_bytes(report))
+        plan = MemoryPlan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
         self.log.say(
             f"  It was compiled in {logger.duration(time.perf_counter() - start)} and takes {program / 1e9:.2f} GB "

@@ -26,7 +26,7 @@ from dreamer.config import Config
 from dreamer.config.population import Member, with_numbers
 from dreamer.devices import backend
 from dreamer.devices.member_axis import MemberAxis, member_devices, member_of, on_first
-from dreamer.devices.memory import compiled, tree_bytes
+from dreamer.devices.memory import compile_program, tree_bytes
 from dreamer.devices.placement import available_bytes, compiler_options
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
@@ -240,7 +240,7 @@ def next_batch(config: Config, layout: Layout, member: MemberState, cursor: Curs
 class DeviceLoop:
     """The compiled program of a population.
 
-    Its arrays have an axis of members in front, which can be longer than there are members: see `MemberAxis.padded`.
+    Its arrays have an axis of members in front, which can be longer than there are members: see `MemberAxis.pad`.
 
     Args:
         config: config of the population.
@@ -254,7 +254,7 @@ class DeviceLoop:
     def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
         self._config, self._members = config, len(members)
         self._axis = MemberAxis(member_devices(config, len(members)))
-        members = self._axis.padded(members)
+        members = self._axis.pad(members)
         self.places = len(members)
         """Length of that axis."""
         self._seeds = np.array([member.config.seed for member in members], np.int32)
@@ -307,7 +307,7 @@ class DeviceLoop:
     def compile(self, state: LoopState, window: int) -> Any:
         """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
         due = np.zeros(window, np.int32)
-        self._run = compiled(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
+        self._run = compile_program(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
         return self._run
 
     def compile_predict(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
@@ -328,7 +328,7 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
-        program = compiled(jax.jit(report), *on_first(state))
+        program = compile_program(jax.jit(report), *on_first(state))
         return lambda state: program(*on_first(state)), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:

@@ -25,7 +25,7 @@ from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
 from dreamer.config import Config
 from dreamer.devices import backend
 from dreamer.devices.hosts import join
-from dreamer.devices.memory import Plan, beside_arguments, tree_bytes
+from dreamer.devices.memory import MemoryPlan, tree_bytes, working_bytes
 from dreamer.devices.placement import available_bytes, dtype_advice, expectation, placement
 from dreamer.devices.profiler import Profiler
 from dreamer.envs.driver import Driver, Row
@@ -198,15 +198,15 @@ class HostRun:
         config, replay, start = self.config, self.learner.replay, time.perf_counter()
         batch, on_host = replay.blank_batch(), backend.on_cpu()
         with self.hosts.together("compile the update"):
-            program = beside_arguments(self.agent.compile_update(batch))
-            if self.watcher.wanted:
+            program = working_bytes(self.agent.compile_update(batch))
+            if self.watcher.enabled:
                 length = config.replay.batch_length
                 self._predict, report = self.agent.compile_predict(replay.blank_batch(SEQUENCES), context_of(length))
-                program = max(program, beside_arguments(report))
+                program = max(program, working_bytes(report))
             # Devices that are CPUs share the memory of their host, with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
             rest = replay.unclaimed_bytes if on_host else 0
-            plan = Plan(devices * program + tree_bytes(batch), rest, available_bytes())
+            plan = MemoryPlan(devices * program + tree_bytes(batch), rest, available_bytes())
             plan.check(config.replay.batch_size, config.replay.batch_length)
         most = psutil.Process().memory_info().rss + plan.replay + (plan.program if on_host else 0)
         self.log.say(

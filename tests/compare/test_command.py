@@ -1,4 +1,4 @@
-"""The command that compares: what it prints, draws, and says when it cannot."""
+"""The command that compares: what it prints and draws, and its errors."""
 
 import json
 import pathlib
@@ -26,31 +26,33 @@ def runs(tmp_path):
 
 def test_the_table(runs, capsys):
     assert compare.main([runs[0]]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(
+    output = capsys.readouterr().out
+    assert output.startswith(
         "dmc_walker_walk: 1 run, seed 4\n"
         "  compared with dreamerv3 in dmc_proprio: mean of 5 seeds, band of one standard deviation between them\n"
         "  other settings: rssm.deter=2048 there, 8192 here; run.train_ratio=512 there, 32 here\n"
     )
-    assert "  100,000  475.2        10     475.2  [318.4, 632.0]  inside\n" in said
+    assert "  100,000  475.2        10     475.2  [318.4, 632.0]  inside\n" in output
     # The run has no episodes between 100,000 and 199,991 frames.
-    assert re.search(r"\n  700 +200,000 +150,000\n", said)
-    assert "Frames are env steps, repeats of an action included." in said and "last 10% of these frames" in said
+    assert re.search(r"\n  700 +200,000 +150,000\n", output)
+    assert "Frames are env steps, repeats of an action included." in output
+    assert "last 10% of these frames" in output
 
 
 def test_json(runs, capsys):
     assert compare.main([*runs, "--json", "--reach", "600", "--method", "d4pg"]) == 0
-    (one,) = json.loads(capsys.readouterr().out)["comparisons"]
-    assert one["reference"] == {"suite": "dmc_proprio", "task": "dmc_walker_walk", "method": "d4pg"}
-    assert [(run["seed"], run["frames"], run["episodes"]) for run in one["runs"]] == [
+    (comparison,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert comparison["reference"] == {"suite": "dmc_proprio", "task": "dmc_walker_walk", "method": "d4pg"}
+    assert [(run["seed"], run["frames"], run["episodes"]) for run in comparison["runs"]] == [
         (4, 500_000, 90),
         (5, 500_000, 90),
     ]
-    row = next(row for row in one["budgets"] if row["frames"] == 100_000)
+    row = next(row for row in comparison["budgets"] if row["frames"] == 100_000)
     assert row["released"] == {"mean": 364.41, "std": 132.098, "seeds": 10, "interpolated": False}
-    assert row["scores"] == pytest.approx([475.218, 475.218 + 4 * 156.817]) and row["verdict"] == "above"
+    assert row["scores"] == pytest.approx([475.218, 475.218 + 4 * 156.817])
+    assert row["verdict"] == "above"
     assert row["interval"] is None
-    assert one["reach"] == [{"score": 600.0, "runs": [200_000, 50_000], "released": 200_000}]
+    assert comparison["reach"] == [{"score": 600.0, "runs": [200_000, 50_000], "released": 200_000}]
 
 
 def test_aggregates_are_printed(tmp_path, capsys):
@@ -59,16 +61,18 @@ def test_aggregates_are_printed(tmp_path, capsys):
         reference = released.get("dmc_proprio", task)
         paths.append(str(write(tmp_path / task, episodes(reference), f"task={task}", "env.repeat=2")))
     assert compare.main(paths) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     walk, run = (released.get("dmc_proprio", f"dmc_{task}").at(500_000) for task in ("walker_walk", "cheetah_run"))
-    assert walk is not None and run is not None
+    assert walk is not None
+    assert run is not None
     mean = f"{(walk.mean + run.mean) / 2000:.3f}"
-    assert "dmc_proprio, 2 tasks: normalised (returns divided by 1000), dreamerv3 on the same tasks" in said
-    line = next(line for line in said.splitlines() if line.startswith("  500,000      2"))
+    assert "dmc_proprio, 2 tasks: normalised (returns divided by 1000), dreamerv3 on the same tasks" in output
+    line = next(line for line in output.splitlines() if line.startswith("  500,000      2"))
     assert line.split() == ["500,000", "2", *[mean] * 4]
     assert compare.main([*paths, "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)["aggregates"]
-    assert total["suite"] == "dmc_proprio" and total["budgets"][-1]["tasks"] == ["dmc_walker_walk", "dmc_cheetah_run"]
+    assert total["suite"] == "dmc_proprio"
+    assert total["budgets"][-1]["tasks"] == ["dmc_walker_walk", "dmc_cheetah_run"]
 
 
 def test_a_task_without_released_scores(tmp_path, capsys):
@@ -77,22 +81,27 @@ def test_a_task_without_released_scores(tmp_path, capsys):
     assert compare.main([path]) == 2
     assert "Error: There is no released score for the task 'crafter_reward'." in capsys.readouterr().err
     assert compare.main([path, "--reference", "none", "--reach", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "compared with nothing" in said and f"Crafter score 2.5 % of {path}" in said
-    assert re.search(r"\n  frames to score  here  released\n  1 +10 +-\n", said)
+    output = capsys.readouterr().out
+    assert "compared with nothing" in output
+    assert f"Crafter score 2.5 % of {path}" in output
+    assert re.search(r"\n  frames to score  here  released\n  1 +10 +-\n", output)
 
 
 @pytest.mark.parametrize("argv", [["nowhere"], ["{run}", "--reference", "x"], ["{run}", "--out", "{tmp}/none/x.png"]])
-def test_what_cannot_be_done_is_told_in_one_line(argv, runs, tmp_path, capsys):
+def test_an_error_is_one_line(argv, runs, tmp_path, capsys):
     assert compare.main([word.format(run=runs[0], tmp=tmp_path) for word in argv]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("Error: ") and err.count("\n") == 1 and err.endswith(".\n")
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert err.endswith(".\n")
 
 
-def test_a_picture_of_another_kind(runs, tmp_path, capsys):
+def test_a_picture_in_an_unsupported_format(runs, tmp_path, capsys):
     assert compare.main([runs[0], "--out", str(tmp_path / "x.mp4")]) == 2
     err = capsys.readouterr().err
-    assert "x.mp4' cannot be written: Format 'mp4' is not supported" in err and err.count("\n") == 1
+    assert "x.mp4' cannot be written: Format 'mp4' is not supported" in err
+    assert err.count("\n") == 1
 
 
 def colour_rows(image: np.ndarray, color: tuple[int, int, int]) -> set[int]:
@@ -106,9 +115,10 @@ def test_the_picture(runs, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"Picture: {path}\n")
     image = np.asarray(Image.open(path).convert("RGB"))
     assert image.shape == (552, 864, 3)
-    # The second run is far above the first one: its line comes higher.
-    one, two = colour_rows(image, (0x1F, 0x4E, 0x79)), colour_rows(image, (0xC0, 0x5A, 0x1A))
-    assert one and two and min(two) < min(one)
+    # The second run scores far above the first one: its line is higher.
+    first = colour_rows(image, (0x1F, 0x4E, 0x79))
+    second = colour_rows(image, (0xC0, 0x5A, 0x1A))
+    assert min(second) < min(first)
     assert colour_rows(image, (0x8A, 0x8F, 0x98))
 
 
@@ -123,13 +133,14 @@ def test_a_picture_of_many_seeds_tasks_and_an_aggregate(tmp_path):
     paths.append(str(write(tmp_path / "new", [], "task=dmc_walker_stand")))
     path = tmp_path / "out.png"
     assert compare.main([*paths, "--out", str(path)]) == 0
-    # Five panels in two rows of three, and none of the sixth.
+    # Five panels in two rows of three; the sixth is blank.
     image = np.asarray(Image.open(path).convert("RGB"))
     assert image.shape == (936, 1656, 3)
-    assert (image[-450:, -540:] == 255).all() and not (image[-450:, :540] == 255).all()
+    assert (image[-450:, -540:] == 255).all()
+    assert not (image[-450:, :540] == 255).all()
 
 
-def test_the_page_about_it_shows_what_it_prints():
+def test_the_documentation_names_every_suite():
     text = (pathlib.Path(__file__).parents[2] / "docs" / "compare.md").read_text()
     for suite in released.suites():
         assert f"`{suite}`" in text

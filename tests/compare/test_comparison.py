@@ -15,7 +15,7 @@ WALKER = ("task=dmc_walker_walk", "env.repeat=2")
 
 
 def episodes(reference, shift=0.0, count=10):
-    """Episodes just before every released number of frames, which score the released mean, some more and some less."""
+    """Episodes just before every released number of frames, whose scores scatter around the released mean."""
     wiggles = np.linspace(-20, 20, count)
     return [
         (int(frames) - count + 1 + i, float(mean + shift * std + wiggle))
@@ -34,7 +34,7 @@ def seeds(lists, *overrides, end=0):
     return [run(one, end, dataclasses.replace(config(*overrides), seed=n)) for n, one in enumerate(lists)]
 
 
-def compared(lists, reach=(), overrides=WALKER, end=0):
+def compare(lists, reach=(), overrides=WALKER, end=0):
     (group,) = curves.group(seeds(lists, *overrides, end=end))
     return comparison.compare(group, released.find(group.runs[0].config), reach)
 
@@ -48,85 +48,94 @@ def walker():
     ("shift", "verdict"), [(0.0, "inside"), (0.99, "inside"), (-0.99, "inside"), (1.01, "above"), (-1.01, "below")]
 )
 def test_a_run_with_the_released_curve_has_its_numbers(shift, verdict, walker):
-    found = compared([episodes(walker, shift)])
-    assert [row.frames for row in found.rows] == walker.frames.tolist()
-    np.testing.assert_allclose([row.score for row in found.rows], walker.mean + shift * walker.std, rtol=1e-12)
-    assert [row.released for row in found.rows] == [walker.at(int(frames)) for frames in walker.frames]
-    assert {row.verdict for row in found.rows} == {verdict} and {row.episodes for row in found.rows} == {10}
+    rows = compare([episodes(walker, shift)]).rows
+    assert [row.frames for row in rows] == walker.frames.tolist()
+    np.testing.assert_allclose([row.score for row in rows], walker.mean + shift * walker.std, rtol=1e-12)
+    assert [row.released for row in rows] == [walker.at(int(frames)) for frames in walker.frames]
+    assert {row.verdict for row in rows} == {verdict}
+    assert {row.episodes for row in rows} == {10}
 
 
 def test_an_unfinished_run_is_compared_up_to_its_end(walker):
-    done = [one for one in episodes(walker) if one[0] <= 100_000]
-    found = compared([[*done, *((150_000 - 10 + n, 700.0) for n in range(11))]])
-    assert [row.frames for row in found.rows] == [10_000, 25_000, 50_000, 100_000, 150_000]
-    last = found.rows[-1]
-    assert last.released is not None and last.released.interpolated and last.score == 700
-    assert last.released.mean == pytest.approx((475.218 + 799.49) / 2) and last.verdict == "inside"
-    # A few frames beyond a released number need no row of their own.
-    assert len(compared([[*done, (101_000, 500.0)]]).rows) == 4
+    done = [(frames, score) for frames, score in episodes(walker) if frames <= 100_000]
+    rows = compare([[*done, *((150_000 - 10 + n, 700.0) for n in range(11))]]).rows
+    assert [row.frames for row in rows] == [10_000, 25_000, 50_000, 100_000, 150_000]
+    last = rows[-1]
+    assert last.score == 700
+    assert last.released is not None
+    assert last.released.interpolated
+    assert last.released.mean == pytest.approx((475.218 + 799.49) / 2)
+    assert last.verdict == "inside"
+    # A few frames beyond a released number do not get their own row.
+    assert len(compare([[*done, (101_000, 500.0)]]).rows) == 4
 
 
 def test_before_the_first_and_after_the_last_released_number_there_is_nothing_to_compare(walker):
-    (row,) = compared([[(1000, 3.0), (5000, 5.0)]]).rows
+    (row,) = compare([[(1000, 3.0), (5000, 5.0)]]).rows
     assert (row.frames, row.score, row.released, row.verdict) == (5000, 4.0, None, None)
-    long = compared([[*episodes(walker), (700_000, 900.0)]]).rows[-1]
+    long = compare([[*episodes(walker), (700_000, 900.0)]]).rows[-1]
     assert (long.frames, long.released) == (700_000, None)
-    (row,) = compared([[]], end=10_000).rows
+    (row,) = compare([[]], end=10_000).rows
     assert (row.score, row.verdict, row.episodes) == (None, None, 0)
-    assert compared([[]]).rows == ()
+    assert compare([[]]).rows == ()
 
 
 def test_seeds_have_a_mean_with_an_interval_from_three_on(walker):
     lists = [episodes(walker, shift) for shift in (-2.0, 0.0, 1.0, 4.0)]
-    rows = compared(lists).rows
+    rows = compare(lists).rows
     for row, mean, std in zip(rows, walker.mean, walker.std, strict=True):
         assert row.scores == pytest.approx((mean - 2 * std, mean, mean + std, mean + 4 * std))
-        assert row.score == pytest.approx(mean + 0.75 * std) and row.verdict == "inside"
-        assert row.interval == statistics.interval([row.scores], np.mean) and row.interval[0] < row.score
+        assert row.score == pytest.approx(mean + 0.75 * std)
+        assert row.verdict == "inside"
+        low, _ = row.interval
+        assert row.interval == statistics.interval([row.scores], np.mean)
+        assert low < row.score
         assert row.episodes == 40
-    assert {row.interval for row in compared(lists[:2]).rows} == {None}
-    # A run that is not there yet does not count.
-    rows = compared([*lists[:3], episodes(walker)[:20]]).rows
+    assert {row.interval for row in compare(lists[:2]).rows} == {None}
+    # A run that has not got this far does not count.
+    rows = compare([*lists[:3], episodes(walker)[:20]]).rows
     assert [len(row.scores) for row in rows[:3]] == [4, 4, 3]
 
 
-def test_frames_to_a_score_are_looked_for_in_the_same_places(walker):
+def test_runs_and_references_reach_scores_at_the_same_numbers_of_frames(walker):
     lists = [[(frames, frames / 200) for frames in range(1000, 160_001, 1000)], [(160_000, 0.0)]]
-    found = {reached.score: reached for reached in compared(lists).reached}
+    by_score = {line.score: line for line in compare(lists).frames_to_scores}
     # At 40,000 frames the mean of 37,000 to 40,000 and four episodes before is below 200.
-    assert found[200.0] == comparison.Reached(200.0, (50_000, None), 40_000)
-    assert found[700.0] == comparison.Reached(700.0, (150_000, None), 150_000)
-    assert found[900.0] == comparison.Reached(900.0, (None, None), 230_000)
-    (asked,) = compared(lists, reach=(450.0,)).reached
-    assert asked == comparison.Reached(450.0, (100_000, None), 100_000)
+    assert by_score[200.0] == comparison.FramesToScore(200.0, (50_000, None), 40_000)
+    assert by_score[700.0] == comparison.FramesToScore(700.0, (150_000, None), 150_000)
+    assert by_score[900.0] == comparison.FramesToScore(900.0, (None, None), 230_000)
+    (wanted,) = compare(lists, reach=(450.0,)).frames_to_scores
+    assert wanted == comparison.FramesToScore(450.0, (100_000, None), 100_000)
 
 
 def test_without_a_reference_the_scores_stand_alone():
     (group,) = curves.group([run([(n, float(n)) for n in range(1, 1001)])])
     found = comparison.compare(group, None, [600.0])
     assert [row.frames for row in found.rows] == [100 * n for n in range(1, 11)]
-    assert found.rows[-1].score == np.mean(range(901, 1001)) and found.rows[-1].verdict is None
-    assert found.reached == (comparison.Reached(600.0, (632,), None),) and found.differences() == {}
+    assert found.rows[-1].score == np.mean(range(901, 1001))
+    assert found.rows[-1].verdict is None
+    assert found.frames_to_scores == (comparison.FramesToScore(600.0, (632,), None),)
+    assert found.differences() == {}
 
 
 def test_settings_that_differ_from_the_released_ones_are_named(walker):
     same = ("env.repeat=2", "rssm.deter=2048", "run.train_ratio=512")
-    assert compared([episodes(walker)], overrides=(WALKER[0], *same)).differences() == {}
-    other = compared([episodes(walker)], overrides=(WALKER[0], *same, "run.train_ratio=256"))
+    assert compare([episodes(walker)], overrides=(WALKER[0], *same)).differences() == {}
+    other = compare([episodes(walker)], overrides=(WALKER[0], *same, "run.train_ratio=256"))
     assert other.differences() == {"run.train_ratio": (512.0, 256.0)}
 
 
 def suite(name, tasks, shifts, *overrides):
-    """Aggregates over runs with the released curves of some tasks, shifted by so many standard deviations."""
-    found = []
+    """Aggregates over runs with the released curves of some tasks, shifted by ``shifts`` standard deviations."""
+    runs = []
     for task in tasks:
         lists = [episodes(released.get(name, task), shift) for shift in shifts]
-        found += [
-            dataclasses.replace(one, config=dataclasses.replace(one.config, task=task))
-            for one in seeds(lists, *overrides)
+        runs += [
+            dataclasses.replace(member, config=dataclasses.replace(member.config, task=task))
+            for member in seeds(lists, *overrides)
         ]
     return comparison.aggregate(
-        [comparison.compare(one, released.find(one.runs[0].config)) for one in curves.group(found)]
+        [comparison.compare(group, released.find(group.runs[0].config)) for group in curves.group(runs)]
     )
 
 
@@ -134,8 +143,9 @@ def test_an_aggregate_over_the_same_tasks():
     games = ["atari_breakout", "atari_pong", "atari_qbert"]
     (total,) = suite("atari100k", games, [0.0], "run.env_steps=400000")
     last = total.rows[-1]
-    assert (last.frames, last.tasks) == (400_000, tuple(games)) and last.mean_interval is None
-    # By hand, from the scores 8.894, -4.9 and 3197.045, of random and of human players.
+    assert (last.frames, last.tasks) == (400_000, tuple(games))
+    assert last.mean_interval is None
+    # By hand, with the scores of random and of human players.
     qbert = released.get("atari100k", "atari_qbert").at(400_000)
     assert qbert is not None
     by_hand = [(8.894 - 1.7) / 28.8, (-4.9 + 20.7) / 35.3, (qbert.mean - 163.9) / 13291.1]
@@ -159,21 +169,23 @@ def test_an_aggregate_of_several_seeds_draws_from_those_of_each_task():
     bands = [released.get("dmc_proprio", task).at(500_000) for task in tasks]
     mean, std = (np.array([getattr(band, name) for band in bands]) / 1000 for name in ("mean", "std"))
     assert row.mean == pytest.approx((mean + std).mean())
-    # The least and the most that can be drawn: the same run three times from both tasks, once in 729 draws.
-    assert row.mean_interval is not None and row.median_interval == row.mean_interval
-    assert (mean - std).mean() < row.mean_interval[0] < row.mean < row.mean_interval[1] < (mean + 3 * std).mean()
+    assert row.mean_interval is not None
+    assert row.median_interval == row.mean_interval
+    # The extremes are resamples with the same run three times on both tasks, one in 729 each.
+    low, high = row.mean_interval
+    assert (mean - std).mean() < low < row.mean < high < (mean + 3 * std).mean()
 
 
-def test_settings_are_aggregated_by_themselves_and_one_task_is_no_aggregate():
+def test_settings_are_aggregated_separately_and_one_task_is_not_aggregated():
     runs = []
     for task, *overrides in (["dmc_walker_walk"], ["dmc_walker_run"], ["dmc_walker_walk", "run.train_ratio=64"]):
         runs += seeds([episodes(released.get("dmc_proprio", task))], f"task={task}", *overrides)
     groups = curves.group(runs)
-    comparisons = [comparison.compare(one, released.find(one.runs[0].config)) for one in groups]
+    comparisons = [comparison.compare(group, released.find(group.runs[0].config)) for group in groups]
     assert len(comparisons) == 3
     (total,) = comparison.aggregate(comparisons)
-    assert [one.group.runs[0].config.run.train_ratio for one in total.comparisons] == [32, 32]
-    assert comparison.aggregate([comparison.compare(one, None) for one in groups]) == []
+    assert [member.group.runs[0].config.run.train_ratio for member in total.comparisons] == [32, 32]
+    assert comparison.aggregate([comparison.compare(group, None) for group in groups]) == []
 
 
 def test_the_statistic_over_tasks_is_that_of_means_over_runs():

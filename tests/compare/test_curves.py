@@ -1,4 +1,4 @@
-"""Learning curves as runs leave them: whole, unfinished, resumed, foreign, of one agent and of populations."""
+"""Learning curves as runs leave them: whole, unfinished, resumed, invalid, of one agent and of populations."""
 
 import json
 import pathlib
@@ -30,19 +30,21 @@ def run(episodes, end=0, config=None):
     return Run(pathlib.Path("run"), config or configs.Config(), np.array(frames, int), np.array(scores, float), end)
 
 
-def test_a_run_that_goes_on(tmp_path):
+def test_a_run_that_is_still_training(tmp_path):
     path = write(tmp_path, [(10, 1.5), '{"env_steps": 15, "loss/total": 2}', (20, 2)], end='{"env_steps": 30, "epi')
     (found,) = curves.read(path)
-    assert found.frames.tolist() == [10, 20] and found.scores.tolist() == [1.5, 2.0]
+    assert found.frames.tolist() == [10, 20]
+    assert found.scores.tolist() == [1.5, 2.0]
     assert (found.end, found.suite_score, found.config.task) == (20, None, "gym_CartPole-v1")
     (empty,) = curves.read(write(tmp_path / "new", []))
     assert (empty.end, len(empty.frames), empty.at(100)) == (0, 0, None)
 
 
-def test_of_steps_that_were_repeated_after_a_crash_the_later_ones_count(tmp_path):
+def test_the_later_lines_of_repeated_steps_count(tmp_path):
     lines = [(10, 1.0), (20, 2.0), (30, 3.0), '{"env_steps": 15, "save/seconds": 1}', (25, 9.0), "\0" * 8, (30, 8.0)]
     (found,) = curves.read(write(tmp_path, lines))
-    assert found.frames.tolist() == [10, 25, 30] and found.scores.tolist() == [1.0, 9.0, 8.0]
+    assert found.frames.tolist() == [10, 25, 30]
+    assert found.scores.tolist() == [1.0, 9.0, 8.0]
 
 
 def test_the_crafter_score_is_that_of_the_last_episode(tmp_path):
@@ -66,20 +68,20 @@ def test_the_crafter_score_is_that_of_the_last_episode(tmp_path):
         '{"env_steps": 3, "episode/score": "high"}',
     ],
 )
-def test_foreign_metrics_are_told_with_their_line(line, tmp_path):
+def test_an_error_shows_the_first_invalid_line(line, tmp_path):
     with pytest.raises(CurveError, match=r"metrics\.jsonl, line 2, is .*, expected a JSON object with the number env_"):
         curves.read(write(tmp_path, [(1, 1.0), line]))
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl"])
-def test_a_directory_of_no_run(missing, tmp_path):
+def test_a_directory_that_is_not_a_run(missing, tmp_path):
     path = write(tmp_path / "run", [(1, 1.0)])
     (path / missing).unlink()
     with pytest.raises(CurveError, match=rf"run has no {missing}, expected the directory of a run"):
         curves.read(path)
 
 
-def test_a_population_counts_as_its_members(tmp_path):
+def test_a_population_is_read_as_its_members(tmp_path):
     write(tmp_path, [(1, 0.0)], "population.seeds=2", "population.sweep=['optimizer.lr=[1e-4, 3e-4]']", "seed=3")
     for rate in ("0.0001", "0.0003"):
         for seed in (3, 4):
@@ -97,7 +99,7 @@ def test_a_population_counts_as_its_members(tmp_path):
         curves.read(tmp_path)
 
 
-def test_runs_are_grouped_by_task_and_all_that_matters(tmp_path):
+def test_runs_are_grouped_by_task_and_by_the_keys_that_affect_learning(tmp_path):
     overrides = [
         ("seed=1", "run.env_steps=10", "run.save_every=5", "env.workers=async", "devices=all"),
         ("seed=2",),
@@ -121,12 +123,13 @@ def test_a_score_is_the_mean_of_a_tenth_of_the_frames_or_of_eight_episodes():
     assert dense.at(20) == Point(16.5, 8)
     assert dense.at(3) == Point(2.0, 3)
     assert dense.at(0) is None
-    # Later episodes do not count, and those that end with the frames do.
+    # An episode that ends exactly at the number of frames counts; later ones do not.
     assert run([(10, 1.0), (20, 5.0), (30, 99.0)]).at(20) == Point(3.0, 2)
 
 
 def test_frames_to_a_score():
     found = run([(n * 10, float(n)) for n in range(1, 21)], end=205)
-    assert found.reach(5.0, [50, 100, 150]) == 100 and found.at(100) == Point(6.5, 8)
+    assert found.at(100) == Point(6.5, 8)
+    assert found.reach(5.0, [50, 100, 150]) == 100
     assert found.reach(17.0, [100, 200, 300]) is None
     assert found.reach(16.5, [100, 200]) == 200

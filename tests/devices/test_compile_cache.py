@@ -1,4 +1,4 @@
-"""What was compiled once is found again, where the user may write and has not decided otherwise."""
+"""Compiled programs are found again, where the user may write and has not chosen otherwise."""
 
 import os
 import pathlib
@@ -33,7 +33,8 @@ def test_programs_are_found_by_the_next_process(tmp_path):
     assert path.parent == tmp_path / "dreamer"
     first = programs(path)
     assert first
-    assert run(tmp_path) == str(path) and programs(path) == first
+    assert run(tmp_path) == str(path)
+    assert programs(path) == first
 
 
 @pytest.mark.parametrize("why", ["chosen", "not writable"])

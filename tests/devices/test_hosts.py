@@ -38,55 +38,58 @@ ROWS = 8
 
 def test_a_single_host_decides_alone():
     hosts = Hosts()
-    assert hosts.first and hosts.table([3, 4]).tolist() == [[3, 4]]
+    assert hosts.first
+    assert hosts.table([3, 4]).tolist() == [[3, 4]]
     config = small_config()
-    assert hosts.part(config) is config and groups.join(config).count == 1
+    assert hosts.part(config) is config
+    assert groups.join(config).count == 1
     hosts.same("Nothing of", "")
     with pytest.raises(LookupError), hosts.together("look"):
         raise LookupError
 
 
-def test_a_signal_that_comes_while_hosts_talk_is_told_before_it_counts():
-    """The others cannot know of it yet: a host that stopped at once saved while they waited for its update."""
+def test_a_signal_that_comes_while_hosts_talk_is_shared_before_it_counts():
+    """The others cannot know of it yet: a host that stopped at once would save while they wait for its update."""
     run: Any = HostRun.__new__(HostRun)
     run.config, run._stop, run.log = small_config(), StopRequest(), SimpleNamespace(recent=[])
     run.driver = SimpleNamespace(env_steps=3, agent_steps=3, episodes=1)
     run._counted = {"env_steps": 0, "agent_steps": 0, "episodes": 0}
     run._begin = run._seconds_before = 0.0
-    told = []
+    shared = []
 
     def table(values):
-        told.append(list(values))
+        shared.append(list(values))
         run._stop.signal = "SIGTERM"
         return Hosts().table(values)
 
     run.hosts = SimpleNamespace(first=True, table=table)
     assert run._agree(save=True) and not run._stopped
     assert not run._agree(save=True) and run._stopped
-    assert [values[3] > 0 for values in told] == [False, True]
-    # Its turn is a whole one, also if that begins with the signal: its replay is not a row behind the others'.
+    assert [values[3] > 0 for values in shared] == [False, True]
+    # A turn that begins with the signal is still a whole one: the host's replay is not a row behind the others'.
     rows: list[Any] = []
     parts: Any = ("step", "action", "latent")
     run.learner = SimpleNamespace(replay=SimpleNamespace(add=lambda *row: rows.append(row)))
     assert run._add(Row(*parts)) and rows == [parts]
 
 
-def parted(index, count):
-    """A host among several that cannot be asked."""
+def host_of(index, count):
+    """One of several hosts, without the others."""
     hosts = Hosts()
-    hosts.index, hosts.count = index, count
+    hosts.index = index
+    hosts.count = count
     return hosts
 
 
 def test_each_host_has_its_part():
-    part = parted(1, 2).part(small_config("env.count=6", "replay.batch_size=4", "replay.capacity=401"))
+    part = host_of(1, 2).part(small_config("env.count=6", "replay.batch_size=4", "replay.capacity=401"))
     assert (part.env.count, part.replay.batch_size, part.replay.capacity) == (3, 2, 200)
     with pytest.raises(ConfigError, match=r"env\.count=6 cannot be divided over 4 hosts: expected a multiple of 4"):
-        parted(0, 4).part(small_config("env.count=6", "replay.batch_size=8"))
+        host_of(0, 4).part(small_config("env.count=6", "replay.batch_size=8"))
 
 
-def test_what_another_host_does_is_heard(monkeypatch):
-    hosts = parted(1, 2)
+def test_errors_of_another_host_arrive_here(monkeypatch):
+    hosts = host_of(1, 2)
     monkeypatch.setattr(hosts, "table", lambda values: np.array([[1], values]))
     with pytest.raises(HostError, match=r"Host 0 could not write: see what it said"), hosts.together("write"):
         pass
@@ -94,7 +97,7 @@ def test_what_another_host_does_is_heard(monkeypatch):
         hosts.same("The config of", "task: a")
 
 
-def test_hosts_nobody_names(monkeypatch, tmp_path):
+def test_hosts_that_are_not_specified(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match=r"distributed=true needs logdir=DIR, the same on every host"):
         groups.join(small_config("distributed=true"))
     # JAX is in use already, which is one of the reasons.
@@ -133,7 +136,7 @@ def start(*command):
 
 
 def finish(processes, timeout=600):
-    """Exit statuses and outputs; nothing stays behind."""
+    """Exit statuses and outputs; no process is left running."""
     try:
         said = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
@@ -147,8 +150,8 @@ UPDATES = """
 import runpy, sys
 import jax, numpy as np
 from dreamer.agent import Agent
-from dreamer.devices import placement
 from dreamer.devices.hosts import join
+from dreamer.devices.placement import placement
 
 small = runpy.run_path("tests/small.py")
 config = small["small_config"]("distributed=true", "replay.batch_size=8", "optimizer.moments=sharded", "logdir=unused")
@@ -176,21 +179,22 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     status, said = finish(start("-c", UPDATES, str(tmp_path)))
     assert status == [0, 0], said
     one, two = ([file[name] for name in file.files] for file in (np.load(tmp_path / f"{i}.npz") for i in range(2)))
+    *leaves, deter, stoch, loss, action, table = one
+    *other_leaves, other_deter, other_stoch, _, other_action, other_table = two
     agent = Agent(small_config(), OBS_SPACES, ACTION_SPACES, Divided(jax.devices()[:2], "sharded"))
     for seed in range(3):
         latents, metrics = agent.update(small_batch(seed, rows=ROWS))
     state = agent.placement.fetch_state(jax.tree.leaves(agent.state))
-    *leaves, deter, stoch, loss, action, table = one
-    assert same_tree(leaves, two[: len(leaves)])
+    assert same_tree(leaves, other_leaves)
     for ours, expected in zip(leaves, state, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-5)
     # Each host got the latents of its own sequences.
-    np.testing.assert_allclose(np.concatenate([deter, two[-5]]), latents.deter, rtol=1e-3, atol=1e-4)
-    assert np.array_equal(np.concatenate([stoch, two[-4]]), latents.stoch)
+    np.testing.assert_allclose(np.concatenate([deter, other_deter]), latents.deter, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(np.concatenate([stoch, other_stoch]), latents.stoch)
     np.testing.assert_allclose(loss, metrics["loss/total"], rtol=1e-4)
-    # The same observations, but other draws: hosts must not explore in parallel.
-    assert not np.array_equal(action, two[-2])
-    assert table.tolist() == two[-1].tolist() == [[0, 5], [1, 5]]
+    # The same observations, but different draws: hosts must not explore in lockstep.
+    assert not np.array_equal(action, other_action)
+    assert table.tolist() == other_table.tolist() == [[0, 5], [1, 5]]
 
 
 def command(logdir, *overrides):
@@ -210,15 +214,20 @@ def finished(tmp_path_factory):
 @pytest.mark.slow
 def test_two_hosts_train_and_write_one_checkpoint(finished):
     logdir, (first, second) = finished
-    assert "Trained for 80 env steps" in first and "mean return" in first and second == ""
+    assert "Trained for 80 env steps" in first
+    assert "mean return" in first
+    assert second == ""
     saved = checkpoints.load(logdir)
     # Two environments on each host: every second turn of all four is a reset.
     assert (saved.meta["env_steps"], saved.meta["agent_steps"], saved.meta["episodes"]) == (80, 80, 80)
-    assert saved.meta["hosts"] == 2 and saved.meta["replay"]["rows_total"] == 39
-    parts = [checkpoints.load(logdir, with_replay=True, hosts=parted(i, 2)).replay or {} for i in range(2)]
+    assert saved.meta["hosts"] == 2
+    assert saved.meta["replay"]["rows_total"] == 39
+    parts = [checkpoints.load(logdir, with_replay=True, hosts=host_of(i, 2)).replay or {} for i in range(2)]
     rewards = [read_contents(logdir / "replay" / str(i), parts[i])["reward"] for i in range(2)]
-    assert rewards[0].shape == rewards[1].shape == (2, 39) and not np.array_equal(rewards[0], rewards[1])
-    assert parts[0]["rng"] != parts[1]["rng"] and parts[0]["rows_total"] == parts[1]["rows_total"]
+    assert rewards[0].shape == rewards[1].shape == (2, 39)
+    assert not np.array_equal(rewards[0], rewards[1])
+    assert parts[0]["rng"] != parts[1]["rng"]
+    assert parts[0]["rows_total"] == parts[1]["rows_total"]
     assert {path.name for path in checkpoints.directory(logdir).iterdir()} == {"000000000080", "best.json"}
     lines = [line for line in read_metrics(logdir / "metrics.jsonl") if "rate/updates" in line]
     # As on one host: replay is ready after five rows, in which 8 steps were taken; an update replays 8 steps.
@@ -245,12 +254,15 @@ def test_two_hosts_resume_and_stop_together(finished):
     deadline = time.monotonic() + 500
     while read_metrics(logdir / "metrics.jsonl")[-1]["env_steps"] < 200 and time.monotonic() < deadline:
         time.sleep(0.5)
-    processes[1].send_signal(signal.SIGTERM)  # Host 0 hears of it from host 1.
+    processes[1].send_signal(signal.SIGTERM)  # Host 0 learns of it from host 1.
     status, (first, second) = finish(processes)
     assert status == [75, 75], (first, second)
-    assert "resumed at 80 env steps" in first and "Stopped by SIGTERM on another host after" in first
-    saved = checkpoints.load(logdir, with_replay=True, hosts=parted(1, 2))
-    assert saved.meta["env_steps"] >= 200 and saved.meta["resumes"] == 1 and saved.replay is not None
+    assert "resumed at 80 env steps" in first
+    assert "Stopped by SIGTERM on another host after" in first
+    saved = checkpoints.load(logdir, with_replay=True, hosts=host_of(1, 2))
+    assert saved.meta["env_steps"] >= 200
+    assert saved.meta["resumes"] == 1
+    assert saved.replay is not None
 
 
 @pytest.mark.slow
@@ -259,4 +271,5 @@ def test_hosts_that_differ_do_not_start(tmp_path):
     code = "import os, sys; from dreamer import train; "
     code += f"sys.exit(train.main([*{words!r}, 'seed=' + os.environ['JAX_PROCESS_ID']]))"
     status, said = finish(start("-c", code))
-    assert status == [2, 2] and all("Error: The config of host 1 is not that of host 0" in text for text in said), said
+    assert status == [2, 2], said
+    assert all("Error: The config of host 1 is not that of host 0" in text for text in said), said

@@ -22,11 +22,11 @@ from tests.small import same_tree, small_config
         *[("2", 6, 2), ("2", 5, 2), ("4", 6, 3), ("8", 8, 8), ("all", 16, 8), ("all", 1, 1), ("all", 9, 5)],
     ],
 )
-def test_no_more_devices_share_members_than_are_done_sooner(devices, members, count):
+def test_members_share_the_fewest_devices_that_give_the_shortest_run(devices, members, count):
     assert member_devices(small_config(f"devices={devices}"), members) == jax.devices()[:count]
 
 
-def test_an_accelerator_uses_the_devices_that_are_named(monkeypatch):
+def test_on_accelerators_the_config_chooses_the_devices(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert member_devices(small_config(), 8) == jax.devices()[:1]
     assert member_devices(small_config("devices=all"), 8) == jax.devices()
@@ -49,7 +49,7 @@ def test_devices_that_cannot_share_are_refused(devices, members, message):
 
 
 def one(own, common):
-    """Of one member; what is traced must not take the axis of members for that of a batch."""
+    """A function of one member; tracing must not take the axis of members for that of a batch."""
     assert not batch_axis._within()
     return {"row": own["row"] * common, "sum": own["row"].sum()}, common + 1
 
@@ -64,7 +64,8 @@ def test_dividing_members_changes_nothing(count, rng):
     assert len(results["row"].sharding.device_set) == len(common.sharding.device_set) == count
     np.testing.assert_array_equal(results["row"], own["row"] * np.float32(3))
     np.testing.assert_allclose(results["sum"], own["row"].sum(-1), rtol=1e-5)
-    assert common == 4 and on_first(common).device == jax.devices()[0]
+    assert common == 4
+    assert on_first(common).device == jax.devices()[0]
     assert on_first(results)["row"].shape == (6 // count, 5)
     for index in range(6):
         mine = member_of(placed, index)["row"]
@@ -74,11 +75,11 @@ def test_dividing_members_changes_nothing(count, rng):
 
 
 @pytest.mark.parametrize(("count", "padded"), [(1, "abcde"), (2, "abcdee"), (4, "abcdeeee"), (5, "abcde")])
-def test_devices_that_have_too_few_members_get_the_last_one_again(count, padded):
-    assert "".join(MemberAxis(jax.devices()[:count]).padded("abcde")) == padded
+def test_devices_are_filled_up_with_the_last_member(count, padded):
+    assert "".join(MemberAxis(jax.devices()[:count]).pad("abcde")) == padded
 
 
-def test_what_is_placed_is_a_copy(rng):
+def test_placing_arrays_copies_them(rng):
     values = rng.normal(size=(4, 3)).astype(np.float32)
     for count in (1, 2):
         axis = MemberAxis(jax.devices()[:count])
@@ -93,7 +94,7 @@ def test_a_member_that_is_not_there_is_an_error():
         member_of(placed, 4)
 
 
-def test_devices_that_were_counted_stay_as_they_are():
+def test_devices_that_jax_has_created_stay_as_they_are():
     assert len(jax.devices()) == 8
     show_cores(6)
     assert len(jax.devices()) == 8
@@ -111,6 +112,6 @@ from dreamer.devices.member_axis import show_cores
 show_cores({members})
 print(len(jax.devices()))
 """
-    told = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={flags}" if flags else ""}
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **told}, capture_output=True, text=True)
+    chosen = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={flags}" if flags else ""}
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **chosen}, capture_output=True, text=True)
     assert run.stdout.strip() == str(shown), run.stderr

@@ -1,4 +1,4 @@
-"""Memory is known before a run begins, and does not grow while it lasts."""
+"""The memory of a run is known before it begins, and does not grow while it trains."""
 
 import ctypes
 import gc
@@ -13,32 +13,35 @@ import pytest
 from dreamer import train as training
 from dreamer.checkpoints import exists
 from dreamer.config import ConfigError
-from dreamer.devices.memory import Plan, beside_arguments, compiled, give_back, tree_bytes
+from dreamer.devices.memory import MemoryPlan, compile_program, give_back, tree_bytes, working_bytes
 from dreamer.envs.suites.probes import Action
 from dreamer.replay import Layout, Replay
 from tests.small import ACTION_SPACES, OBS_SPACES, latent_spec, run_config, small_batch, small_config
 
 
-def test_a_program_takes_its_results_and_what_it_works_with():
-    def program(given, kept):
-        # The sort needs the whole product at once; the first result takes the place of what was given.
-        return given + 1, jnp.sort(kept @ kept, axis=0)[:10]
+def test_a_program_takes_memory_for_its_results_and_its_temporary_arrays():
+    def program(donated, kept):
+        # The sort needs the whole product at once; the first result takes the place of the donated argument.
+        return donated + 1, jnp.sort(kept @ kept, axis=0)[:10]
 
     square = jax.ShapeDtypeStruct((500, 500), jnp.float32)
     donating = jax.jit(program, donate_argnums=0).lower(square, square).compile()
-    product, ten_rows = 500 * 500 * 4, 10 * 500 * 4
-    assert product + ten_rows <= beside_arguments(donating) <= 2 * product + ten_rows + 4096
+    product = 500 * 500 * 4
+    ten_rows = 10 * 500 * 4
+    assert product + ten_rows <= working_bytes(donating) <= 2 * product + ten_rows + 4096
     twice = jax.jit(program).lower(square, square).compile()
-    assert beside_arguments(twice) == beside_arguments(donating) + product
+    assert working_bytes(twice) == working_bytes(donating) + product
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps other memory")
-def test_memory_that_was_freed_goes_back_to_the_system():
-    libc, process = ctypes.CDLL(None), psutil.Process()
-    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    give_back()  # Or the pieces would come from what tests before this one left.
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep freed memory in other ways")
+def test_freed_memory_goes_back_to_the_system():
+    libc = ctypes.CDLL(None)
+    process = psutil.Process()
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    give_back()  # Otherwise the pieces would come from what earlier tests freed.
     before = process.memory_info().rss
-    # Pieces too small to be mapped one by one, and one behind them that keeps the rest from being cut off.
+    # Pieces too small to be mapped one by one, and a last one that keeps the C library from shrinking the heap.
     pieces = [libc.malloc(50_000) for _ in range(4_000)]
     last = libc.malloc(50_000)
     for piece in pieces:
@@ -51,8 +54,8 @@ def test_memory_that_was_freed_goes_back_to_the_system():
     libc.free(last)
 
 
-def test_a_program_is_compiled_as_it_is():
-    double = compiled(jax.jit(lambda x: 2 * x), jnp.zeros(3))
+def test_a_compiled_program_computes_the_same():
+    double = compile_program(jax.jit(lambda x: 2 * x), jnp.zeros(3))
     np.testing.assert_array_equal(double(jnp.arange(3.0)), [0, 2, 4])
 
 
@@ -66,11 +69,12 @@ def test_nothing_is_collected_while_a_program_is_traced():
         return x
 
     jitted = jax.jit(program, static_argnames="fail")
-    compiled(jitted, jnp.zeros(3), fail=False)
+    compile_program(jitted, jnp.zeros(3), fail=False)
     assert gc.isenabled()
     with pytest.raises(ValueError, match="no"):
-        compiled(jitted, jnp.zeros(3), fail=True)
-    assert gc.isenabled() and seen == [False, False]
+        compile_program(jitted, jnp.zeros(3), fail=True)
+    assert gc.isenabled()
+    assert seen == [False, False]
 
 
 def test_bytes_of_shapes_are_those_of_arrays():
@@ -80,15 +84,15 @@ def test_bytes_of_shapes_are_those_of_arrays():
 
 
 @pytest.mark.parametrize(
-    ("replay", "beside", "remedy"),
+    ("replay", "claim", "remedy"),
     [(2 * 10**9, " and 2.00 GB for a full replay", ", or replay.capacity,"), (0, "", "batch_length, or")],
 )
-def test_a_plan_that_does_not_fit_says_what_is_missing(replay, beside, remedy):
-    Plan(10**9, replay, 10**9 + replay).check(16, 64)
+def test_a_plan_that_does_not_fit_says_what_is_missing(replay, claim, remedy):
+    MemoryPlan(10**9, replay, 10**9 + replay).check(16, 64)
     with pytest.raises(
-        ConfigError, match=rf"batches of 16 x 64 needs 1\.00 GB .*state{beside}; .* 0\.25 GB are missing.*{remedy}"
+        ConfigError, match=rf"batches of 16 x 64 needs 1\.00 GB .*state{claim}; .* 0\.25 GB are missing.*{remedy}"
     ):
-        Plan(10**9, replay, 750 * 10**6 + replay).check(16, 64)
+        MemoryPlan(10**9, replay, 750 * 10**6 + replay).check(16, 64)
 
 
 def test_a_blank_batch_has_the_shapes_of_a_sampled_one(rng):
@@ -114,20 +118,21 @@ def test_replay_claims_memory_step_by_step(rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["host", "device"])
-def test_a_run_without_memory_for_its_update_does_not_begin(tmp_path, monkeypatch, loop):
+def test_a_run_without_memory_for_its_update_does_not_start(tmp_path, monkeypatch, loop):
     module = "dreamer.training.host" if loop == "host" else "dreamer.training.device"
     config = run_config(tmp_path, "task=jax_action", f"run.loop={loop}", "run.eval_episodes=0")
     with monkeypatch.context() as scarce:
-        first = [10**9] if loop == "device" else []  # The device loop looks before it makes its first arrays, too.
+        first = [10**9] if loop == "device" else []  # The device loop also checks before it makes its first arrays.
         scarce.setattr(f"{module}.available_bytes", lambda: first.pop() if first else 1000)
         with pytest.raises(ConfigError, match=r"batches of 2 x 4 needs .* 0\.00 GB are available"):
             training.train(None, config, quiet=True)
-    assert not exists(tmp_path) and not (tmp_path / "metrics.jsonl").exists()
+    assert not exists(tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
     assert not training.train(None, config, quiet=True).interrupted
 
 
 class Watching(Action):
-    """The probe, which notes at every step what the process holds."""
+    """The probe, which notes at every step how many arrays, files and threads the process holds."""
 
     notes: tuple[list[int], list[int], list[int]]
 
@@ -147,5 +152,6 @@ def test_a_run_holds_no_more_arrays_files_and_threads_as_it_goes_on(tmp_path):
     for note in Watching.notes:
         third = len(note) // 3
         growth = max(note[2 * third :]) - max(note[third : 2 * third])
-        # Some arrays come and go with what is computed at the time.
-        assert third > 30 and growth < third / 10
+        assert third > 30
+        # Some arrays come and go with the computation of the moment.
+        assert growth < third / 10

@@ -1,4 +1,4 @@
-"""The doctor finds planted problems, says how to mend them, and is content with this machine otherwise."""
+"""The doctor finds planted problems, says how to fix them, and otherwise finds nothing wrong with this machine."""
 
 import collections
 import json
@@ -13,7 +13,7 @@ import pytest
 from dreamer.devices import cores as own_cores
 from dreamer.doctor import accelerator, findings, installation, machine, rendering, smoke
 from dreamer.doctor.__main__ import examine, main
-from dreamer.doctor.findings import Answer, Finding
+from dreamer.doctor.findings import Answer, MachineFinding
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,8 @@ def test_a_jaxlib_of_another_version_and_files_that_are_not_installed_are_found(
     real = installation.version
     monkeypatch.setattr(installation, "version", lambda name: {"jaxlib": "0.9", "dreamer": ""}.get(name, real(name)))
     first, second = problems(installation.versions())
-    assert "only its files are: run pip install" in first and "jaxlib 0.9, expected the same" in second
+    assert "only its files are here: run pip install" in first
+    assert "jaxlib 0.9, expected the same" in second
 
 
 def test_extras_are_those_of_the_package():
@@ -55,19 +56,20 @@ def test_extras_are_those_of_the_package():
     assert set(installation.EXTRAS) == set(declared)
 
 
-def test_extras_are_told_with_version_and_purpose_and_clashes_are_found(monkeypatch):
+def test_extras_are_reported_with_version_and_purpose_and_clashes_are_found(monkeypatch):
     there = {"optuna": "5.0", "pygame": "2.6", "pygame-ce": "2.5"}
     monkeypatch.setattr(installation, "version", lambda name: there.get(name, ""))
     ok, note, problem = installation.extras()
     assert ok.text == "sweep: optuna 5.0, for sweeps with search: optuna."
-    assert (
-        "cuda (training on NVIDIA GPUs), " in note.text and note.level == "note" and "sweep" not in note.data["missing"]
-    )
-    assert "write over each other's files" in problem.text and problem.level == "problem"
+    assert note.level == "note"
+    assert "cuda (training on NVIDIA GPUs), " in note.text
+    assert "sweep" not in note.data["missing"]
+    assert problem.level == "problem"
+    assert "overwrite each other's files" in problem.text
 
 
-def measured(monkeypatch, platform="cpu", kinds=("cpu",), gflops=60.0, gpus="", status=0, error=""):
-    """What the two programs say that the doctor asks."""
+def fake_machine(monkeypatch, platform="cpu", kinds=("cpu",), gflops=60.0, gpus="", status=0, error=""):
+    """Replace the answers of the two programs that the doctor asks."""
     out = json.dumps({"platform": platform, "kinds": list(kinds), "gflops": gflops})
     monkeypatch.setattr(accelerator, "ask_python", lambda *_: Answer(status, out, error))
     monkeypatch.setattr(accelerator, "ask", lambda *_, **__: Answer(0 if gpus else None, gpus, ""))
@@ -76,13 +78,13 @@ def measured(monkeypatch, platform="cpu", kinds=("cpu",), gflops=60.0, gpus="", 
 
 
 def test_a_cpu_is_fine_where_there_is_nothing_else(monkeypatch):
-    measured(monkeypatch)
+    fake_machine(monkeypatch)
     (found,) = accelerator.accelerator({})
     assert found.level == "ok" and "60 GFLOP/s in float32, 30 for each of 2 core(s)" in found.text
 
 
 @pytest.mark.parametrize(
-    ("driver", "environ", "mend"),
+    ("driver", "environ", "fix"),
     [
         ("580.65.06", {}, "pip install -e '.[cuda]'."),
         ("570.10", {}, "pip install 'jax[cuda12]' (the driver is 570.10)."),
@@ -90,36 +92,37 @@ def test_a_cpu_is_fine_where_there_is_nothing_else(monkeypatch):
         ("580.65.06", {"CUDA_VISIBLE_DEVICES": ""}, "because CUDA_VISIBLE_DEVICES='' hides it: unset it."),
     ],
 )
-def test_a_gpu_that_jax_does_not_see_is_found_with_its_mend(monkeypatch, driver, environ, mend):
-    measured(monkeypatch, gpus=f"NVIDIA H100 80GB HBM3, {driver}\n")
+def test_a_gpu_that_jax_does_not_see_is_found_with_its_fix(monkeypatch, driver, environ, fix):
+    fake_machine(monkeypatch, gpus=f"NVIDIA H100 80GB HBM3, {driver}\n")
     (text,) = problems(accelerator.accelerator(environ))
-    assert text == f"NVIDIA H100 80GB HBM3 is there, but JAX computes on the CPU: {mend}"
+    assert text == f"NVIDIA H100 80GB HBM3 is there, but JAX computes on the CPU: {fix}"
 
 
 def test_a_tpu_that_jax_does_not_see_is_found(monkeypatch):
-    measured(monkeypatch)
+    fake_machine(monkeypatch)
     monkeypatch.setattr(accelerator.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
     (text,) = problems(accelerator.accelerator({}))
     assert text == "a TPU is there, but JAX computes on the CPU: pip install -e '.[tpu]'."
 
 
 def test_a_gpu_is_measured_against_what_is_published(monkeypatch):
-    measured(monkeypatch, "gpu", ["NVIDIA H100 80GB HBM3"] * 2, 600e3)
+    fake_machine(monkeypatch, "gpu", ["NVIDIA H100 80GB HBM3"] * 2, 600e3)
     (found,) = accelerator.accelerator({})
     assert found.level == "ok"
     assert found.text == "JAX computes on 2 x NVIDIA H100 80GB HBM3: 600.0 TFLOP/s in bfloat16, of 989 published."
-    measured(monkeypatch, "gpu", ["NVIDIA H100 80GB HBM3"], 50e3)
+    fake_machine(monkeypatch, "gpu", ["NVIDIA H100 80GB HBM3"], 50e3)
     (text,) = problems(accelerator.accelerator({}))
-    assert "reaches 5% of what is published" in text and "nvidia-smi" in text
-    measured(monkeypatch, "gpu", ["Something New"], 50e3)
+    assert "reaches 5% of its published rate" in text
+    assert "nvidia-smi" in text
+    fake_machine(monkeypatch, "gpu", ["Something New"], 50e3)
     assert not problems(accelerator.accelerator({}))
 
 
 def test_a_slow_cpu_and_a_jax_that_does_not_work_are_found(monkeypatch):
-    measured(monkeypatch, gflops=4.0)
+    fake_machine(monkeypatch, gflops=4.0)
     (text,) = problems(accelerator.accelerator({}))
     assert "The CPU is slow, with 2.0 GFLOP/s a core" in text
-    measured(monkeypatch, status=-6, error="signal 6 killed it")
+    fake_machine(monkeypatch, status=-6, error="signal 6 killed it")
     (text,) = problems(accelerator.accelerator({}))
     assert text.startswith("JAX does not work here (signal 6 killed it).")
 
@@ -137,7 +140,8 @@ def test_a_full_slow_or_lockless_disk_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Space(0, 0, 2e9))
     space, speed, locks = problems(machine.disk(tmp_path / "not" / "there"))
     assert f"Only 2.0 GB are free in {tmp_path}" in space and "logdir=DIR" in space
-    assert "is written at 3 MB/s" in speed and "has no file locks" in locks
+    assert "writes at only 3 MB/s" in speed
+    assert "has no file locks" in locks
 
 
 def test_a_disk_that_refuses_to_be_written_is_found(monkeypatch, tmp_path):
@@ -173,11 +177,11 @@ def test_little_memory_is_found_also_in_a_container(monkeypatch, tmp_path):
     assert not problems(machine.memory())
 
 
-def test_huge_pages_and_a_quota_of_cores_are_told(monkeypatch, tmp_path):
+def test_huge_pages_and_a_quota_of_cores_are_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     monkeypatch.setattr(own_cores, "count", lambda: 8)
-    assert next(machine.huge_pages()).text == "This system does not tell of transparent huge pages."
+    assert next(machine.huge_pages()).text == "This system does not say whether it has transparent huge pages."
     (tmp_path / "enabled").write_text("always madvise [never]\n")
     assert "are off (never)" in next(machine.huge_pages()).text
     (tmp_path / "enabled").write_text("always [madvise] never\n")
@@ -204,17 +208,17 @@ def test_renderers_are_tried_one_by_one(monkeypatch):
     assert note.level == "note" and "apt-get install libegl1" in note.text and "egl: no driver" in note.text
 
 
-def test_a_run_that_fails_is_told_with_its_command(monkeypatch, tmp_path):
+def test_a_run_that_fails_is_reported_with_its_command(monkeypatch, tmp_path):
     monkeypatch.setattr(smoke, "ask", lambda *_: Answer(2, "", "Error: no room."))
     (text,) = problems(smoke.smoke(tmp_path))
-    assert text.startswith("A tiny run could not train: Error: no room. See what happens: python -m dreamer.train")
+    assert text.startswith("A tiny run could not train: Error: no room. See for yourself: python -m dreamer.train")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("level", "status"), [("ok", 0), ("note", 0), ("problem", 1)])
 def test_the_status_says_whether_there_is_a_problem(monkeypatch, capsys, level, status):
-    found = Finding(level, "disk", "A sentence.", {"free_gb": 1.0})
-    monkeypatch.setattr("dreamer.doctor.__main__.examine", lambda *_: iter([found]))
+    found = MachineFinding(level, "disk", "A sentence.", {"free_gb": 1.0})
+    monkeypatch.setattr("dreamer.doctor.__main__.examine", lambda *_, **__: iter([found]))
     assert main([]) == status
     assert f"{level:<8}disk         A sentence." in capsys.readouterr().out
     assert main(["--json"]) == status
@@ -223,7 +227,7 @@ def test_the_status_says_whether_there_is_a_problem(monkeypatch, capsys, level, 
 
 
 def test_the_tiny_run_can_be_left_out(monkeypatch, tmp_path):
-    monkeypatch.setattr("dreamer.doctor.__main__.smoke", lambda _: iter([Finding("ok", "smoke", "")]))
+    monkeypatch.setattr("dreamer.doctor.__main__.smoke", lambda _: iter([MachineFinding("ok", "smoke", "")]))
     for module, name in ((rendering, "rendering"), (accelerator, "accelerator")):
         monkeypatch.setattr(module, name, lambda: iter(()))
     assert "smoke" not in [finding.topic for finding in examine(tmp_path, with_smoke=False)]

@@ -82,7 +82,7 @@ def test_repeat_stops_at_the_end_and_counts():
     assert env.step({"action": 0})[1:] == (4.0, True, False, {"env_steps": 1})
 
 
-def test_rewards_are_cut_off_after_the_repeats_are_summed():
+def test_rewards_are_clipped_after_the_repeats_are_summed():
     rewards = [{}, *({"reward": reward} for reward in (3.0, -2.5, 3.0, -7.0))]
     assert [answer[1] for answer in play(rewards, clip_reward=2.75)[1:]] == [2.75, -2.5, 2.75, -2.75]
     env = Adapter(Answers(rewards), EnvConfig(repeat=2, clip_reward=1.0))
@@ -90,7 +90,7 @@ def test_rewards_are_cut_off_after_the_repeats_are_summed():
     assert [env.step({"action": 0})[1] for _ in range(2)] == [0.5, -1.0]
 
 
-def test_rewards_are_not_cut_off_unless_asked():
+def test_rewards_are_not_clipped_unless_asked():
     assert [answer[1] for answer in play([{}, {"reward": 1e6}, {"reward": -1e6}], clip_reward=0.0)[1:]] == [1e6, -1e6]
 
 
@@ -114,7 +114,7 @@ def test_an_environment_that_repeats_is_left_to_it():
 
 @pytest.mark.parametrize("repeat", [1, 2])
 def test_another_number_of_repeats_is_refused(repeat):
-    with pytest.raises(EnvError, match=f"action_repeat=4, expected env.repeat={repeat}: set the one to the other"):
+    with pytest.raises(EnvError, match=f"action_repeat=4, expected env.repeat={repeat}: set one to match the other"):
         Adapter(Repeats([]), EnvConfig(repeat=repeat))
 
 
@@ -213,7 +213,7 @@ def test_bounds_are_refused_if_checked(space, obs, message):
         (-np.inf, r"reward is -inf"),
         (None, r"reward is None \(NoneType\), expected one number"),
         (np.zeros(2), r"reward is an array of shape \[2\], expected one number"),
-        (1e300, r"rewards of 1 repeats sum to 1e\+300, expected what float32 holds"),
+        (1e300, r"rewards of 1 repeats sum to 1e\+300, expected a number that float32 can hold"),
     ],
 )
 def test_bad_rewards_say_when(reward, message):
@@ -269,17 +269,19 @@ def test_the_old_gym_interface_is_recognised():
     env = Old([{}] * 3)
     old_reset = True
     with pytest.raises(
-        EnvError, match=r"reset returned an array of shape \[3\], expected the tuple \(observation, info"
+        EnvError, match=r"reset returned an array of shape \[3\], expected Gymnasium's tuple \(observation, info"
     ):
         Adapter(env, EnvConfig()).reset()
     old_reset = False
     adapter = Adapter(env, EnvConfig())
     adapter.reset()
-    with pytest.raises(EnvError, match=r"step returned a tuple of 4 values, expected the tuple \(observation, reward"):
+    with pytest.raises(
+        EnvError, match=r"step returned a tuple of 4 values, expected Gymnasium's tuple \(observation, reward"
+    ):
         adapter.step({"action": 0})
 
 
-def test_what_is_no_environment_is_refused():
+def test_objects_that_are_not_environments_are_refused():
     with pytest.raises(EnvError, match=r"Got a builtins\.str as environment, expected a gymnasium\.Env"):
         Adapter("CartPole-v1", EnvConfig())
 

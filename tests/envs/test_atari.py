@@ -17,7 +17,7 @@ FIRE = 1  # starts the ball in Breakout, whose needed actions are no-op, fire, r
 
 
 class ByHand:
-    """The emulator, and every frame of the present game, newest last."""
+    """The emulator, and every frame of the current game, newest last."""
 
     def __init__(self, game, seed=0, sticky=0.0, gray=False):
         ALEInterface.setLoggerMode(LoggerMode.Error)
@@ -44,7 +44,7 @@ class ByHand:
         return image.reshape(height, width, -1)
 
 
-def scripted(count, actions, seed=0):
+def random_actions(count, actions, seed=0):
     """Random actions; mostly fire, so that balls are served and lost."""
     rng = np.random.default_rng(seed)
     return np.where(rng.random(count) < 0.5, FIRE, rng.integers(0, actions, count)).tolist()
@@ -78,7 +78,7 @@ def test_same_as_the_emulator_played_by_hand(repeat, options):
     raw = ByHand("breakout", env.ale.getInt("random_seed"), config.sticky, config.gray)
     codes = list(range(18)) if config.actions == "all" else [0, 1, 3, 4]
     new_game, ends = True, 0
-    for action in [None, *scripted(700 // repeat, len(codes))]:
+    for action in [None, *random_actions(700 // repeat, len(codes))]:
         if new_game:
             noops = env.ale.getEpisodeFrameNumber()
             assert noops <= config.noops
@@ -118,7 +118,7 @@ def test_the_first_frame_of_a_game_stands_alone():
     np.testing.assert_array_equal(env.reset()[0], first)  # nothing of the game before
 
 
-def test_noops_are_frames_of_the_game_that_nobody_counts():
+def test_noops_are_frames_of_the_game_that_do_not_count():
     config = AtariConfig(noops=3, max_frames=2)
     env = Atari("freeway", config)
     raw = ByHand("freeway")
@@ -138,7 +138,7 @@ def test_noops_are_frames_of_the_game_that_nobody_counts():
     np.testing.assert_array_equal(obs, raw.observe(64, 64))
 
 
-def test_a_game_that_noops_lose_starts_anew():
+def test_a_game_that_noops_lose_restarts():
     env = Atari("assault", AtariConfig(noops=2000))  # over after 642 frames without a defence
     for seed in range(3):
         env.reset(seed=seed)
@@ -191,7 +191,7 @@ def test_a_seed_starts_a_new_game_even_after_a_lost_life():
     assert env.ale.lives() == 5
 
 
-def test_resetting_lives_start_the_game_anew():
+def test_resetting_lives_restart_the_game():
     env = Atari("breakout", dataclasses.replace(CALM, lives="reset"))
     first, _ = env.reset(seed=0)
     assert until_the_end(env)[-1][2:4] == (True, False) and env.ale.lives() == 4
@@ -214,7 +214,7 @@ def test_seeds_decide_everything():
     config = AtariConfig(sticky=0.5)
 
     def play(env, seed):
-        found = [env.reset(seed=seed)[0], *(env.step(action)[0] for action in scripted(60, 4))]
+        found = [env.reset(seed=seed)[0], *(env.step(action)[0] for action in random_actions(60, 4))]
         return np.array([*found, env.reset()[0]]), env.ale.getEpisodeFrameNumber()
 
     env = Atari("breakout", config, repeat=2)

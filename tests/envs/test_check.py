@@ -268,7 +268,7 @@ class LateReward(Sound):
 
 
 class WithMask(Sound):
-    """Steps outwards are forbidden, on pain of an exception, until time is up."""
+    """Steps outwards are forbidden and raise, until time is up."""
 
     def __init__(self):
         super().__init__()
@@ -288,7 +288,7 @@ def findings(make_env, *overrides):
     return list(check.check(make_env, configs.load([], overrides), steps=600))
 
 
-def test_a_sound_environment_gives_no_finding():
+def test_a_sound_environment_has_only_findings_that_are_fine():
     found = findings(Sound)
     assert [finding for finding in found if finding.level != "ok"] == []
     text = "\n".join(finding.text for finding in found)
@@ -304,20 +304,23 @@ def test_a_sound_environment_gives_no_finding():
     [
         (Shy, "Making the environment: KeyError: 'licence' ("),
         (Sticking, "Closing the environment: OSError: busy"),
-        (Single, "Making a second environment beside the first: PermissionError: one licence"),
+        (Single, "Making a second environment next to the first: PermissionError: one licence"),
         (itertools.repeat(Sound()).__next__, "The same environment was returned twice"),
         (lambda: 3, "expected a gymnasium.Env"),
         (RaisesInReset, "LookupError: no such level"),
         (NoSeed, "unexpected keyword argument 'seed'"),
         (NotANumber, "holds nan at index [0], expected finite numbers"),
         (OutOfBounds, "holds 7.0 at index [0], expected a value in [-4.0, 4.0]"),
-        (OldTuple, "step returned a tuple of 4 values, expected the tuple (observation, reward, terminated, truncated"),
+        (
+            OldTuple,
+            "step returned a tuple of 4 values, expected Gymnasium's tuple (observation, reward, terminated, trunc",
+        ),
         (WrongDtype, "has dtype float32, expected int64"),
         (Indivisible, "An image of 50x50 pixels cannot be encoded"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_trained_on_is_an_error(make_env, sentence):
+def test_environments_that_cannot_be_trained_on_are_an_error(make_env, sentence):
     errors = [finding for finding in findings(make_env) if finding.level == "error"]
     assert any(sentence in finding.text for finding in errors), errors
 
@@ -326,11 +329,11 @@ FAULTS = [
     (
         GlobalRandomness,
         "warning",
-        "differ first in observation 'vector', 1 steps in: draw everything random from self.np_",
+        "first differ in observation 'vector', 1 steps in: draw all random numbers from self.np_",
     ),
-    (Unseeded, "warning", "differ first in observation 'vector', 0 steps in: call super().reset(seed=seed) in reset"),
+    (Unseeded, "warning", "first differ in observation 'vector', 0 steps in: call super().reset(seed=seed) in reset"),
     (OwnGenerator, "warning", "The seed is ignored: episodes differ, but not between seeds"),
-    (Rewrites, "note", "writes into observations that it returned before"),
+    (Rewrites, "note", "overwrites observations that it returned before"),
     (Endless, "warning", "No episode ended in 600 env steps of random actions: if nothing else ends them, wrap"),
     (ClockTerminates, "warning", "All 5 episodes ended terminated after exactly 60 env steps: if a clock ends them"),
     (KnownClockTerminates, "warning", "after exactly 60 env steps, the time limit: if a clock"),
@@ -339,7 +342,7 @@ FAULTS = [
     (WithConstant, "note", "Observation 'still' is the same in all"),
     (Dark, "warning", "Observation 'image' holds no pixel above 1"),
     (FlatImage, "note", "Observation 'vector' is a vector of 12288 numbers: if it is an image, declare it"),
-    (Fixed, "warning", "Action 'action' has 1 entries whose bounds are equal"),
+    (Fixed, "warning", "Action 'action' has 1 entries with equal bounds"),
     (Vast, "warning", "Action 'action' has bounds up to 1e+09, which sensible actions hardly reach"),
     (Tiny, "note", "Action 'action' has bounds only 2e-06 apart"),
     (OneSided, "note", "Action 'action' has asymmetric bounds: the first policy is centred on 1 in entry 0"),
@@ -365,15 +368,17 @@ def test_a_known_time_limit_that_was_not_reached_is_fine():
     assert {finding.level for finding in found} == {"ok"}
 
 
-def test_what_a_slow_environment_had_no_time_for_is_no_warning(monkeypatch):
+def test_an_environment_too_slow_to_finish_an_episode_gets_no_warning(monkeypatch):
     monkeypatch.setattr(rollouts, "_SECONDS", 0.0)
     recording = rollouts.record(Endless, configs.EnvConfig(), seed=0, action_seed=0, steps=600, episodes=5)
-    assert recording.out_of_time and len(recording.moments) == 2
+    assert recording.out_of_time
+    assert len(recording.steps) == 2
     (finding,) = diagnosis.endings(recording, None)
-    assert finding.level == "note" and "all that it had time for" in finding.text
+    assert finding.level == "note"
+    assert "as many as there was time for" in finding.text
 
 
-def test_the_first_step_may_compile_for_as_long_as_it_likes(monkeypatch):
+def test_compiling_the_first_step_does_not_count_as_slow(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(rollouts, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -383,7 +388,8 @@ def test_the_first_step_may_compile_for_as_long_as_it_likes(monkeypatch):
             return super().step(action)
 
     recording = rollouts.record(Compiled, configs.EnvConfig(), seed=0, action_seed=0, steps=30, episodes=5)
-    assert not recording.out_of_time and len(recording.moments) == 31
+    assert not recording.out_of_time
+    assert len(recording.steps) == 31
 
 
 def test_repeats_count_as_env_steps():
@@ -391,10 +397,10 @@ def test_repeats_count_as_env_steps():
     assert "after exactly 60 env steps" in finding.text
 
 
-def test_late_observations_of_a_long_recording_are_let_go(monkeypatch):
+def test_late_observations_of_a_long_recording_are_dropped(monkeypatch):
     monkeypatch.setattr(rollouts, "_KEPT", 10)
     recording = rollouts.record(Endless, configs.EnvConfig(), seed=0, action_seed=0, steps=30, episodes=5)
-    assert [bool(moment.obs) for moment in recording.moments] == [True] * 10 + [False] * 21
+    assert [bool(step.obs) for step in recording.steps] == [True] * 10 + [False] * 21
 
 
 def test_random_actions_are_uniform_among_those_allowed(rng):
@@ -420,7 +426,7 @@ def test_one_rate_counts_agent_steps():
     assert check._rate(Sound, configs.EnvConfig(count=2), 0.05) > 100
 
 
-def test_what_does_not_run_in_workers_is_told(monkeypatch):
+def test_an_environment_that_does_not_run_in_workers_is_reported(monkeypatch):
     def rate(make, config, seconds):
         if config.workers == "async":
             raise EnvError("cannot be sent")
@@ -444,7 +450,7 @@ def test_what_does_not_run_in_workers_is_told(monkeypatch):
     ],
 )
 def test_commands_fit_the_task(task, presets, images, expected):
-    commands = [finding.data["command"] for finding in check.suggestions(task, presets, ["env.count=4"], images)]
+    commands = [finding.data["command"] for finding in check.suggestions(task, presets, ["env.count=4"], images=images)]
     start = "python -m dreamer.train --config"
     assert commands == [f"{start} {names} task={task} env.count=4" for names in expected]
 
@@ -477,14 +483,15 @@ def test_what_an_environment_prints_does_not_disturb_the_findings(capsys, monkey
     monkeypatch.setattr(check.envs, "make", lambda task, config: check.adapt(Chatty, config))
     assert command.main(["mine", "--json", "--fast", "--steps=50"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["trainable"] and "hello" in err
+    assert json.loads(out)["trainable"]
+    assert "hello" in err
 
 
-def test_status_tells_errors_and_wrong_usage_apart(capsys):
+def test_status_distinguishes_errors_from_wrong_usage(capsys):
     assert command.main(["probe_catsh", "--fast"]) == 1
     out = capsys.readouterr().out
     assert "error    There is no task 'probe_catsh': There is no probe 'catsh'. Did you mean 'probe_catch'" in out
-    assert out.splitlines()[-1] == "error    'probe_catsh' cannot be trained on: mend what the lines with error say."
+    assert out.splitlines()[-1] == "error    'probe_catsh' cannot be trained on: fix what the lines marked error say."
     assert command.main(["probe_catch", "env.repeet=2"]) == 2
     assert "Did you mean: 'repeat'?" in capsys.readouterr().err
     for wrong in ([], ["probe_catch", "--steps=0"]):
@@ -496,5 +503,6 @@ def test_status_tells_errors_and_wrong_usage_apart(capsys):
 @pytest.mark.parametrize("task", ["atari_pong", "crafter_reward", "dmc_x", "gym_x", "memory_maze_9x9", "minigrid_x"])
 @pytest.mark.parametrize("images", [False, True])
 def test_the_suggested_presets_exist(task, images):
-    suggested = [name for found in check.suggestions(task, [], [], images) for name in found.data["presets"]]
-    assert len(suggested) >= 2 and set(suggested) <= set(configs.presets())
+    suggested = [name for found in check.suggestions(task, [], [], images=images) for name in found.data["presets"]]
+    assert len(suggested) >= 2
+    assert set(suggested) <= set(configs.presets())

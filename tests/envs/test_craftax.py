@@ -15,7 +15,7 @@ from dreamer import train as training
 from dreamer.envs import EnvError, native
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native import autoreset
-from dreamer.envs.native.hosted import Hosted
+from dreamer.envs.native.hosted import HostedEnv
 from dreamer.logs.logger import read_metrics
 from dreamer.types import Space
 from tests.small import run_config, same_tree
@@ -108,7 +108,7 @@ def test_both_loops_see_the_same_environment(classic):
     np.testing.assert_array_equal(first, again)
     assert (first != other).any() and 0 <= first.min() < first.max() <= 1
     inner: Any = hosted.unwrapped
-    assert isinstance(inner, Hosted) and len(env.log_names) == 22
+    assert isinstance(inner, HostedEnv) and len(env.log_names) == 22
     assert "log" not in hosted.step(NOOP)[4]
     state = inner._state
     done = state.achievements.at[0].set(True)

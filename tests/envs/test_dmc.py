@@ -48,7 +48,7 @@ def assert_same_obs(obs, native):
     assert obs.keys() - {"image"} == keys
     for key in keys:
         assert obs[key].dtype == np.float32 and obs[key].ndim == 1
-        # Scaling rounds differently here and there, in the last bits of float64.
+        # Scaling rounds differently in the two, in the last bits of float64.
         np.testing.assert_allclose(obs[key], np.ravel(native[key]), rtol=1e-5, atol=1e-6)
 
 
@@ -87,7 +87,7 @@ def test_same_as_the_raw_environment(domain, task, repeat, steps):
 
 
 def test_a_discount_of_zero_is_terminal():
-    """The only tasks of the suite that end by themselves are those of lqr, once the optimal policy has solved them."""
+    """The only tasks of the suite that end on their own are those of lqr, once the optimal policy has solved them."""
     raw, env = Play("lqr", "lqr_2_1", 1), make("dmc_lqr_lqr_2_1", EnvConfig(repeat=10))
     _, gain, _ = lqr_solver.solve(raw.env)
     raw.env.reset()
@@ -161,7 +161,7 @@ def test_pixels_are_the_view_of_the_same_state(domain, task, camera):
 
 
 @pytest.mark.usefixtures("renderer")
-def test_both_are_seen_from_the_camera_of_choice():
+def test_both_kinds_are_observed_with_the_chosen_camera():
     raw, env = Play("cartpole", "balance", 5), make("dmc_cartpole_balance", EnvConfig(dmc=DMCConfig("both", camera=1)))
     assert list(env.obs_spaces) == ["image", "position", "velocity"]
     native = raw.env.reset().observation
@@ -206,7 +206,7 @@ def test_without_a_renderer_the_error_names_the_package(monkeypatch):
         (DMCConfig("pixels", (64, 9000)), r"camera 0 at 64 x 9000 pixels: Image width 9000 > framebuffer width 640\."),
     ],
 )
-def test_what_no_camera_shows_is_told(dmc, message):
+def test_views_that_no_camera_can_render_are_refused(dmc, message):
     with pytest.raises(EnvError, match=message):
         make("dmc_cartpole_balance", EnvConfig(dmc=dmc)).reset()
 
@@ -287,7 +287,7 @@ FLOAT = specs.Array((2,), np.float64)
 
 
 @pytest.mark.parametrize(("discount", "terminated"), [(0.0, True), (1.0, False), (0.5, False)])
-def test_the_last_discount_tells_why_an_episode_ended(discount, terminated):
+def test_the_last_discount_says_why_an_episode_ended(discount, terminated):
     inner = Scripted({"x": FLOAT}, {"x": np.ones(2)}, discount=discount)
     env = Adapter(DMEnv(lambda seed: inner, repeat=2), EnvConfig(repeat=2))
     env.reset()
@@ -349,10 +349,10 @@ def test_actions_reach_the_bounds(spec, expected):
     [
         ({"name": specs.StringArray(())}, None, "proprio", r"'name' has the dtype object, expected numbers"),
         ({"x": FLOAT}, [FLOAT, FLOAT], "proprio", r"action spec .*expected a single array"),
-        ({"image": FLOAT}, None, "both", r"observation 'image' of its own, expected none"),
+        ({"image": FLOAT}, None, "both", r"has its own observation 'image', expected none"),
     ],
 )
-def test_what_has_no_space_is_refused(observation, action, obs, message):
+def test_specs_without_a_matching_space_are_refused(observation, action, obs, message):
     with pytest.raises(EnvError, match=message):
         DMEnv(lambda seed: Scripted(observation, {}, action), obs=obs)
 

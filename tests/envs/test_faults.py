@@ -1,4 +1,4 @@
-"""Environments in worker processes that raise, answer nonsense, hang or die: nothing is lost and nothing is left."""
+"""Environments in worker processes that raise, answer nonsense, hang or die: nothing is lost or left behind."""
 
 import gc
 import multiprocessing
@@ -30,7 +30,7 @@ from tests.small import latent_spec
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 STEP, RAISE, NONSENSE, HANG, KILL, CRASH, EXIT = range(7)
-"""What an action has the environment do."""
+"""What an action makes the environment do."""
 KILL_IDLE = 7
 """The test kills the worker between two steps."""
 
@@ -46,11 +46,11 @@ SAID = {
     EXIT: r"step \d of episode \d+: SystemExit: 3 \(environment number {}\)",
     KILL_IDLE: r"\(environment number \d.*exit code -9, usually because memory ran out",
 }
-"""What is said of a fault of an environment."""
+"""Message about each fault of an environment."""
 
 
 def counting(directory, length=LENGTH):
-    """A maker of environments that count, and write down every answer that they are about to give.
+    """A maker of environments that count, and record every answer before giving it.
 
     The observation is [seed, episode, time]; an environment appends it, with action and reward, to a file named by its
     seed. Episodes end after ``length`` steps, in turn by termination and by a limit.
@@ -132,11 +132,11 @@ def workers_alive():
 
 
 class Faults:
-    """A policy that has environments fail, and writes down what it did.
+    """A policy that makes environments fail, and records what it did.
 
     Args:
-        plan: faults to come by turn, each ``(environment, kind)``; one of an environment whose episode is over gets a
-            turn of its own next, since no action is carried out at a reset.
+        plan: faults to come by turn, each ``(environment, kind)``; if the environment's episode is over, its fault gets
+            the next turn to itself, because a reset ignores the action.
     """
 
     def __init__(self, plan):
@@ -164,7 +164,7 @@ class Faults:
 
 
 def play(directory, plan, *, count=3, per_worker=1, turns, failures=1000, timeout=1.0):
-    """Play ``turns`` turns with faults; returns the fields of replay, the faults that happened, and the messages."""
+    """Play ``turns`` turns with faults; returns the replay fields, the faults that happened, and the messages."""
     config = EnvConfig(count=count, workers="async", per_worker=per_worker, timeout=timeout, failures=failures)
     messages: list[str] = []
     policy = Faults(plan)
@@ -196,7 +196,7 @@ def kill(vector, index):
 
 
 def assert_flags(fields, index, seeds):
-    """Rows of one environment follow each other as they must; ``seeds`` are those of its starts, all of them used."""
+    """Rows of one environment follow one another correctly; ``seeds`` are those of its starts, all of them used."""
     obs, first, last, terminal, reward = (
         fields[name][index] for name in ("obs/discrete", "is_first", "is_last", "is_terminal", "reward")
     )
@@ -222,7 +222,7 @@ def assert_flags(fields, index, seeds):
 
 
 def assert_record(directory, fields, index, seeds, lost=0):
-    """What replay holds of an environment is what it wrote down, but for ``lost`` last answers that nobody received."""
+    """Replay holds what an environment recorded, except for up to ``lost`` last answers that were never received."""
     obs, reward, first = fields["obs/discrete"][index], fields["reward"][index], fields["is_first"][index]
     action = np.concatenate([[[0]], fields["action/action"][index, :-1, None]])[:, 0]
     held: dict[int, list] = {seed: [] for seed in seeds}
@@ -307,7 +307,7 @@ def test_too_many_failures_in_a_row_end_the_run(tmp_path, leaks):
         env.reset()
 
 
-def test_a_finished_episode_forgives(tmp_path, leaks):
+def test_a_finished_episode_resets_the_count_of_failures(tmp_path, leaks):
     plan = [[], [(0, RAISE)]] + [[]] * (LENGTH + 1)
     _, done, messages = play(tmp_path, plan * 4, count=2, turns=len(plan) * 4, failures=1)
     assert len(done) == len(messages) == 4
@@ -321,7 +321,7 @@ def test_a_failure_in_the_first_step_ends_the_run(tmp_path, leaks, kind):
         env.step({"action": np.array([STEP, kind])})
 
 
-def test_what_cannot_be_made_again_ends_the_run(tmp_path, leaks):
+def test_an_environment_that_cannot_be_remade_ends_the_run(tmp_path, leaks):
     make_env = counting(tmp_path)
 
     def once():
@@ -337,7 +337,7 @@ def test_what_cannot_be_made_again_ends_the_run(tmp_path, leaks):
         env.step({"action": np.array([RAISE])})
 
 
-def test_failures_are_printed_if_nobody_listens(tmp_path, leaks, capsys):
+def test_failures_are_printed_without_a_callback(tmp_path, leaks, capsys):
     with VectorEnv(counting(tmp_path), EnvConfig(count=1, workers="async"), 0) as env:
         env.reset()
         for action in (STEP, RAISE):
@@ -345,7 +345,7 @@ def test_failures_are_printed_if_nobody_listens(tmp_path, leaks, capsys):
     assert re.search(SAID[RAISE].format(0), capsys.readouterr().err)
 
 
-def test_a_hanging_environment_leaves_no_process_of_its_own(tmp_path, leaks):
+def test_a_hanging_environment_leaves_no_child_process(tmp_path, leaks):
     inner = counting(tmp_path)
 
     def make_env():
@@ -400,13 +400,13 @@ def test_workers_follow_a_parent_that_is_killed(tmp_path):
 
 @pytest.fixture
 def interrupts():
-    """Python's own meaning of SIGINT, which a shell switches off in what it starts in the background."""
+    """Python's own handler of SIGINT, which a shell disables in processes it starts in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_interrupts_are_the_parents_business(tmp_path, leaks, interrupts):
+def test_only_the_parent_handles_interrupts(tmp_path, leaks, interrupts):
     env = VectorEnv(counting(tmp_path), EnvConfig(count=2, workers="async"), 0)
     env.reset()
     for index in range(2):
@@ -429,13 +429,13 @@ def test_closing_closes_the_environments(tmp_path, leaks):
 
     with VectorEnv(make_env, EnvConfig(count=5, per_worker=2, workers="async"), 0) as env:
         env.reset()
-    assert len(list(tmp_path.glob("closed *"))) == 1 + 5  # the first one only showed its spaces
+    assert len(list(tmp_path.glob("closed *"))) == 1 + 5  # the first one only provided its spaces
     leaks.assert_none()  # although the object is still there
     env.close()
 
 
 @pytest.mark.slow
-def test_what_is_forgotten_without_closing_ends_by_itself(tmp_path, leaks):
+def test_workers_end_when_the_environment_is_deleted_without_closing(tmp_path, leaks):
     env = VectorEnv(counting(tmp_path), EnvConfig(count=2, workers="async"), 0)
     env.reset()
     pids = [worker_of(env, index) for index in range(2)]

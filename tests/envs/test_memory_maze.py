@@ -72,12 +72,12 @@ def test_larger_mazes_last_longer(task, steps):
     env.close()
 
 
-def test_the_remark_at_every_reset_is_no_news():
+def test_the_warning_at_every_reset_is_dropped():
     def record(message):
         return logging.LogRecord("absl", logging.WARNING, "", 0, message, None, None)
 
-    assert not memory_maze._is_news(record("Cannot set velocity on Entity with no free joint."))
-    assert memory_maze._is_news(record("Something else"))
+    assert not memory_maze._is_relevant(record("Cannot set velocity on Entity with no free joint."))
+    assert memory_maze._is_relevant(record("Something else"))
 
 
 def test_names():

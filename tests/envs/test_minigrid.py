@@ -139,7 +139,7 @@ def test_the_longest_sentence_of_babyai_fits_and_no_other_words_do():
 
 
 def test_every_task_can_be_played():
-    """All but the family that needs another package."""
+    """All except the family that needs another package."""
     names = [name for name in tasks() if "WFC" not in name]
     assert len(names) > 100 and all(name.startswith(("MiniGrid-", "BabyAI-")) for name in names)
     for name in names:
@@ -151,7 +151,7 @@ def test_every_task_can_be_played():
         env.close()
 
 
-def test_unknown_tasks_and_missing_packages_are_told():
+def test_unknown_tasks_and_missing_packages_are_named():
     with pytest.raises(EnvError, match=r"Did you mean 'minigrid_MiniGrid-DoorKey-5x5-v0'"):
         make("minigrid_MiniGrid-DorKey-5x5-v0", EnvConfig())
     if importlib.util.find_spec("networkx") is None:

@@ -19,15 +19,16 @@ from dreamer.envs import native
 from dreamer.envs.adapter import Adapter
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native import autoreset
-from dreamer.envs.native.hosted import Hosted
+from dreamer.envs.native.hosted import HostedEnv
 from dreamer.envs.suites import probes
 
 KEY = jax.random.key(3)
 
 
 def follow(env, state, actions):
-    """Answers of a native environment from a state on, up to the end of the episode, and the states."""
-    step, answers = jax.jit(env.step), []
+    """Answers of a native environment, and its states, from a state until the end of the episode."""
+    step = jax.jit(env.step)
+    answers = []
     for i, action in enumerate(actions):
         state, obs, *outcome = step(state, action, jax.random.fold_in(KEY, i))
         answers.append((obs, state, *(x.item() for x in outcome)))
@@ -37,7 +38,7 @@ def follow(env, state, actions):
 
 
 class Draws:
-    """In place of the random numbers of a Gymnasium environment: those of the other one, in its order."""
+    """Replaces a Gymnasium environment's random numbers with those of the other one, in its order."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -158,7 +159,7 @@ def test_both_loops_see_the_same_spaces(name):
     assert over == (name in ("masked", "memory")) or name == "CartPole-v1"
 
 
-def test_a_reset_is_a_row_of_its_own():
+def test_a_reset_is_a_separate_row():
     """Two-step episodes: first, step, last, and then the first of the next, whose action does not matter."""
     env = native.build("two_step")
     now = autoreset.begin(env, 2, KEY)
@@ -176,8 +177,8 @@ def test_a_reset_is_a_row_of_its_own():
     assert list(map(str, dtypes.values())) == ["float32", "bool", "bool", "bool", "int32"]
 
 
-def test_worlds_are_made_only_where_an_episode_ended():
-    """Members of a population share the question whether any did, so that it stays a branch and not a selection."""
+def test_resets_are_computed_only_where_an_episode_ended():
+    """Members of a population ask together whether any episode ended, so that the reset stays a branch."""
     made = []
 
     class Costly(type(native.build("two_step"))):  # type: ignore[misc]
@@ -200,19 +201,19 @@ def test_worlds_are_made_only_where_an_episode_ended():
     assert counts == [1, 1, 1, 2, 2]  # Once for all members and environments together.
 
 
-def test_what_is_told_of_an_episode():
-    class Telling(type(native.build("two_step"))):  # type: ignore[misc]
+def test_an_environment_reports_numbers_about_an_episode():
+    class Reporting(type(native.build("two_step"))):  # type: ignore[misc]
         log_names = ("time", "twice")
 
         def log(self, state):
             return jnp.stack([state.time, 2 * state.time]).astype(jnp.float32)
 
-    env = Telling()
+    env = Reporting()
     now = autoreset.begin(env, 3, KEY)
     now = autoreset.advance(env, now, {"action": jnp.zeros(3, jnp.int32)}, KEY)
     np.testing.assert_array_equal(autoreset.logs(env, now), [[1.0, 2.0]] * 3)
     assert autoreset.logs(native.build("two_step"), now).shape == (3, 0)
-    hosted = Adapter(Hosted(env), configs.EnvConfig())
+    hosted = Adapter(HostedEnv(env), configs.EnvConfig())
     hosted.reset(seed=0)
     infos = [hosted.step({"action": np.int32(0)})[4] for _ in range(2)]
     assert infos[1]["log"] == {"time": 2.0, "twice": 4.0} and "log" not in infos[0]
@@ -242,7 +243,7 @@ def test_the_example_of_the_page_is_an_environment():
     for i in range(11):
         now = autoreset.advance(env, now, {"action": jnp.full(3, 2)}, jax.random.fold_in(KEY, i))
         assert now.step.is_last.all() == (i == 9) and now.step.is_first.all() == (i == 10)
-    hosted = Adapter(Hosted(env), configs.EnvConfig())
+    hosted = Adapter(HostedEnv(env), configs.EnvConfig())
     assert (hosted.obs_spaces, hosted.action_spaces) == (env.obs_spaces, env.action_spaces)
     first, _ = hosted.reset(seed=0)
     answers = [hosted.step({"action": 2}) for _ in range(10)]
@@ -273,7 +274,7 @@ def test_all_environments_of_gymnax_fit_into_a_loop():
         return autoreset.advance(env, now, action, key)
 
     with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of their code.
+        warnings.simplefilter("ignore")  # From their code.
         for name in from_gymnax.names():
             env = native.build(name)
             now = jax.eval_shape(functools.partial(autoreset.begin, env, 2), KEY)

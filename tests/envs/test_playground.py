@@ -46,7 +46,7 @@ class Inner:
 
 
 class Slope:
-    """In place of a simulation: moves by the action, is rewarded by its place, and breaks down beyond 2."""
+    """Stands for a simulation: moves by the action, is rewarded by its place, and breaks down beyond 2."""
 
     observation_size = 1
     action_size = 1
@@ -102,7 +102,7 @@ def test_a_time_limit_is_last_but_not_terminal_and_a_reset_is_a_row(slope):
     assert list(dtypes.values()) == ["float32", "bool", "bool", "bool", "int32"]
 
 
-def test_actions_beyond_the_bounds_and_large_rewards_are_cut_off(slope):
+def test_actions_beyond_the_bounds_and_large_rewards_are_clipped(slope):
     rows = roll(slope, [7.0], clip_reward=0.75)
     np.testing.assert_array_equal(rows[1].obs["vector"] - rows[0].obs["vector"], 1.0)
     assert column(rows[1:], "reward") == [[0.75, 0.75]]

@@ -55,7 +55,7 @@ def test_memory_needs_the_first_observation():
     assert abs(cue[0]) == 1 and later == [[0, 0], [0, 0], [0, 0], [0, 1], [0, 0]]
 
 
-def test_masked_forbids_the_action_before():
+def test_masked_forbids_the_previous_action():
     best = lambda history: int(not history[-1]["action_mask"][0])  # noqa: E731
     assert (returns("probe_masked", best, 3) == 3).all()
     rng = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def catch(history):
     size = len(image)
     row, column = ball(image)
     if row == 0:
-        return 1  # its direction is not known yet
+        return 1  # its direction is unknown yet
     drift = column - ball(previous)[1]
     for _ in range(size - 1 - row):
         if not 0 <= column + drift < size:
@@ -158,6 +158,6 @@ def test_rendering(task):
     assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.max() > 0
 
 
-def test_what_cannot_render_says_so():
+def test_environments_that_cannot_render_say_so():
     with pytest.raises(EnvError, match="Task 'probe_memory' cannot render images"):
         make("probe_memory", EnvConfig(), render=True)

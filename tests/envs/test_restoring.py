@@ -1,4 +1,4 @@
-"""An environment that continues from the state of another one plays as that one does; what cannot, says why."""
+"""An environment that continues from the state of another plays like it, or says why it cannot."""
 
 import collections
 import functools
@@ -18,7 +18,7 @@ from dreamer.spaces import mask_keys
 from tests.envs.test_vector import FIELDS
 
 
-def stored(state: Any) -> Any:
+def round_trip(state: Any) -> Any:
     structure, data = pack(state)
     return unpack(json.loads(json.dumps(structure)), data)
 
@@ -29,7 +29,7 @@ def bits(step) -> tuple[Any, ...]:
 
 
 def play(env, step, rng, turns):
-    """Random actions from an answer on; returns the answers."""
+    """Take random actions, starting from an answer; returns all answers."""
     masks = mask_keys(env.obs_spaces, env.action_spaces)
     steps = [step]
     for _ in range(turns):
@@ -38,10 +38,10 @@ def play(env, step, rng, turns):
 
 
 def assert_restores(make_env, config, before=13, after=40, other=None):
-    """Save one in the middle of episodes; another one goes on as it does, bit for bit, to the same state."""
+    """Save one in the middle of episodes; another continues like it, bit for bit, to the same state."""
     with VectorEnv(make_env, config, 1) as env:
         step = play(env, env.reset(), np.random.default_rng(2), before)[-1]
-        state = stored(env.state())
+        state = round_trip(env.state())
         expected = play(env, step, np.random.default_rng(3), after)
         end = pack(env.state())
     with VectorEnv(make_env, other or config, 5) as again:
@@ -66,17 +66,17 @@ def task(name, **config):
         *("jax_catch",),
     ],
 )
-def test_environments_go_on(name):
+def test_environments_continue_from_a_state(name):
     assert_restores(task(name), EnvConfig(count=2))
 
 
 @pytest.mark.parametrize("name", ["dmc_reacher_easy", "dmc_fish_swim", "dmc_cartpole_swingup", "dmc_finger_turn_hard"])
-def test_the_suite_goes_on(name):
+def test_the_suite_continues_from_a_state(name):
     assert_restores(task(name, repeat=2), EnvConfig(count=1, repeat=2), before=5, after=10)
 
 
 @pytest.mark.slow
-def test_every_task_of_the_suite_goes_on():
+def test_every_task_of_the_suite_continues_from_a_state():
     dmc = pytest.importorskip("dreamer.envs.suites.dmc")
     for name in dmc.tasks():
         for before in (0, 7):
@@ -84,19 +84,19 @@ def test_every_task_of_the_suite_goes_on():
 
 
 @pytest.mark.slow
-def test_the_suite_goes_on_after_the_end_of_an_episode():
+def test_the_suite_continues_after_the_end_of_an_episode():
     for name in ("reacher_easy", "point_mass_hard", "quadruped_escape", "hopper_hop", "lqr_lqr_2_1"):
         assert_restores(task(f"dmc_{name}", repeat=100), EnvConfig(count=1, repeat=100), before=9, after=5)
 
 
-def test_atari_goes_on():
+def test_atari_continues_from_a_state():
     pytest.importorskip("ale_py")
     # Every frame is seen, so that the one before the first matters.
     assert_restores(task("atari_pong"), EnvConfig(count=1), before=80, after=30)
 
 
 @pytest.mark.slow
-def test_every_game_goes_on():
+def test_every_game_continues_from_a_state():
     atari = pytest.importorskip("dreamer.envs.suites.atari")
     config = EnvConfig(count=1, repeat=4)
     refused = set()
@@ -105,12 +105,12 @@ def test_every_game_goes_on():
             assert_restores(task(f"atari_{name}", repeat=4), config, before=60, after=60, other=config)
         except NotRestorable:
             refused.add(name)
-    # What the emulator leaves out of the state of these is noticed before anybody relies on it.
+    # The emulator leaves something out of the state of these, which is noticed before anything relies on it.
     assert refused == {"miniature_golf", "qbert", "tetris"}
 
 
 @pytest.mark.parametrize("name", ["crafter_reward", "minigrid_MiniGrid-Empty-5x5-v0"])
-def test_what_hides_its_state_says_so(name):
+def test_an_environment_that_hides_its_state_says_so(name):
     pytest.importorskip(name.partition("_")[0])
     with VectorEnv(task(name), EnvConfig(count=1), 0) as env:
         env.reset()
@@ -118,7 +118,7 @@ def test_what_hides_its_state_says_so(name):
             env.state()
 
 
-def test_environments_in_workers_go_on():
+def test_environments_in_workers_continue_from_a_state():
     config = EnvConfig(count=3, workers="async", per_worker=2)
     assert_restores(task("gym_CartPole-v1"), config)
     assert_restores(task("gym_CartPole-v1"), config, other=EnvConfig(count=3))
@@ -139,7 +139,7 @@ class Plain(gymnasium.Env):
             self.old, self.standard = np.random.RandomState(seed), random.Random(seed)
         self.time, self.queue = 0, collections.deque([0.0], maxlen=3)
         self.table: Any = {"a": np.zeros(2), 3: (1, [2.5])}
-        self.alias = self.table["a"]  # What is written into one is seen in the other.
+        self.alias = self.table["a"]  # Writing into one shows in the other.
         return self.look(), {}
 
     def step(self, action):
@@ -163,8 +163,8 @@ def closure():
     return lambda: held
 
 
-def changed(**attributes):
-    """A maker of environments with other attributes."""
+def plain_with(**attributes):
+    """A maker of `Plain` environments with further attributes."""
 
     class Odd(Plain):
         def __init__(self):
@@ -199,18 +199,18 @@ BASE = np.zeros(4)
 @pytest.mark.parametrize(
     ("make_env", "message"),
     [
-        (changed(odd=object), r"Attribute 'odd' of .*Odd is a builtins\.object, which is not plain data"),
-        (changed(odd=lambda: [1, {"x": {1}}]), r"Attribute 'odd\[1\]\['x'\]' of .*Odd is a builtins\.set"),
-        (changed(odd=lambda: closure()), r"Attribute 'odd' of .*is a builtins\.function"),
-        (changed(odd=lambda: [].append), r"Attribute 'odd' of .*is a builtins\.builtin_function_or_method"),
-        (changed(one=lambda: BASE[:2], two=lambda: BASE[1:]), "Attribute 'two' of .* shares memory with 'one'"),
-        (changed(odd=lambda: np.random.mtrand._rand), "Attribute 'odd' .*RandomState"),
-        (Global, "went another way .*global randomness"),
+        (plain_with(odd=object), r"Attribute 'odd' of .*Odd is a builtins\.object, which is not plain data"),
+        (plain_with(odd=lambda: [1, {"x": {1}}]), r"Attribute 'odd\[1\]\['x'\]' of .*Odd is a builtins\.set"),
+        (plain_with(odd=lambda: closure()), r"Attribute 'odd' of .*is a builtins\.function"),
+        (plain_with(odd=lambda: [].append), r"Attribute 'odd' of .*is a builtins\.builtin_function_or_method"),
+        (plain_with(one=lambda: BASE[:2], two=lambda: BASE[1:]), "Attribute 'two' of .* shares memory with 'one'"),
+        (plain_with(odd=lambda: np.random.mtrand._rand), "Attribute 'odd' .*RandomState"),
+        (Global, "behaved differently .*global randomness"),
         (Counting, r"changes an attribute of a class, Counting\.total"),
         (Slotted, "__slots__"),
     ],
 )
-def test_doubtful_environments_are_refused(make_env, message):
+def test_environments_with_hidden_state_are_refused(make_env, message):
     with VectorEnv(make_env, EnvConfig(count=1), 0) as env:
         env.reset()
         for _ in range(2):  # The second time the reason is remembered.
@@ -218,15 +218,15 @@ def test_doubtful_environments_are_refused(make_env, message):
                 env.state()
 
 
-class Telling(gymnasium.Env):
-    """Keeps its state where nobody sees it, and tells it."""
+class Opaque(gymnasium.Env):
+    """Hides its state, but has the two methods."""
 
     observation_space = gymnasium.spaces.Box(0, 99, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
     made = 0
 
     def __init__(self):
-        Telling.made += 1
+        Opaque.made += 1
         self.hidden = iter(range(0))
         self.time = 0
 
@@ -245,13 +245,13 @@ class Telling(gymnasium.Env):
         self.time = state["time"]
 
 
-def test_what_tells_its_state_is_believed_without_a_trial():
+def test_an_environment_that_gives_its_state_is_trusted_without_a_trial():
     def make_env():
-        return gymnasium.wrappers.TimeLimit(Telling(), 5)
+        return gymnasium.wrappers.TimeLimit(Opaque(), 5)
 
-    Telling.made = 0
+    Opaque.made = 0
     assert_restores(make_env, EnvConfig(count=1))
-    assert Telling.made == 2
+    assert Opaque.made == 2
 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
@@ -259,12 +259,12 @@ def test_a_state_that_does_not_fit_begins_new_episodes(workers):
     config = EnvConfig(count=2, workers=workers)
     with VectorEnv(task("gym_CartPole-v1"), config, 1) as env:
         env.reset()
-        state = stored(env.state())
+        state = round_trip(env.state())
     with VectorEnv(task("gym_Acrobot-v1"), config, 5) as env:
         first = env.reset()
         with pytest.raises(NotRestorable, match=r"expected .*CartPoleEnv"):
             env.restore(state)
-        # The same first episodes again, with the seeds of this one.
+        # The same first episodes again, with its own seeds.
         assert bits(env.reset()) == bits(first)
     with VectorEnv(task("gym_CartPole-v1"), EnvConfig(count=1), 5) as env, pytest.raises(NotRestorable, match="2 env"):
         env.restore(state)
@@ -277,8 +277,8 @@ def test_closed_environments_have_no_state():
         env.state()
 
 
-def test_seeds_of_replacements_go_on():
-    """What replaces a failed environment gets the seed it would have got without the interruption."""
+def test_seeds_of_replacements_continue():
+    """The replacement of a failed environment gets the seed it would have got without the interruption."""
 
     def failing():
         class Failing(gymnasium.Env):
@@ -307,7 +307,7 @@ def test_seeds_of_replacements_go_on():
     config = EnvConfig(count=1, workers="async")
     with VectorEnv(failing, config, 1, on_failure=lambda _: None) as env:
         step = play(env, env.reset(), np.random.default_rng(2), 6)[-1]
-        state = stored(env.state())
+        state = round_trip(env.state())
         expected = play(env, step, np.random.default_rng(3), 6)
         failures = env.failures
     with VectorEnv(failing, config, 8, on_failure=lambda _: None) as env:

@@ -31,7 +31,7 @@ STATES = st.recursive(
 )
 
 
-def stored(state: Any) -> Any:
+def round_trip(state: Any) -> Any:
     structure, data = pack(state)
     return unpack(json.loads(json.dumps(structure)), data)
 
@@ -55,8 +55,8 @@ def assert_same(one: Any, two: Any) -> None:
 
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(STATES)
-def test_what_is_stored_comes_back(state):
-    assert_same(stored(state), state)
+def test_states_survive_a_round_trip(state):
+    assert_same(round_trip(state), state)
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,18 @@ def test_what_is_stored_comes_back(state):
     ],
     ids=range(9),
 )
-def test_examples_come_back(state):
-    assert_same(stored(state), state)
+def test_examples_survive_a_round_trip(state):
+    assert_same(round_trip(state), state)
 
 
-def test_the_order_of_axes_in_memory_comes_back():
-    array = stored(np.asfortranarray(np.ones((2, 3))))
+def test_the_memory_order_of_arrays_survives_a_round_trip():
+    array = round_trip(np.asfortranarray(np.ones((2, 3))))
     assert array.flags.f_contiguous and not array.flags.c_contiguous
 
 
 def test_arrays_can_be_written_and_are_new():
     state = [np.zeros(3)]
-    again = stored(state)
+    again = round_trip(state)
     again[0][0] = 1
     assert state[0][0] == 0
 
@@ -104,7 +104,7 @@ class Number(IntEnum):
         (lambda: None, "builtins.function"),
     ],
 )
-def test_what_is_not_plain_is_refused(state, message):
+def test_data_that_is_not_plain_is_refused(state, message):
     with pytest.raises(NotRestorable, match=message):
         pack(state)
 
@@ -112,6 +112,6 @@ def test_what_is_not_plain_is_refused(state, message):
 @pytest.mark.parametrize(
     "structure", [{"array": [0, 80, "<f8", [10], "C"]}, {"shape": 1}, {"bytes": [-1, 1]}, {"a": 1, "b": 2}]
 )
-def test_what_does_not_belong_together_is_refused(structure):
+def test_parts_that_do_not_belong_together_are_refused(structure):
     with pytest.raises(NotRestorable, match="damaged"):
         unpack(structure, np.zeros(8, np.uint8))

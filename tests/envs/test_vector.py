@@ -18,7 +18,7 @@ from dreamer.envs import Adapter, EnvError, VectorEnv, make
 FIELDS = ("reward", "is_first", "is_last", "is_terminal", "env_steps")
 
 
-def scripted(episodes, **failures):
+def script(episodes, **failures):
     """A maker of environments that play episodes of rewards over and over; the last letter says how one ends.
 
     The observation is [episode, time]. ``episodes`` are pairs such as ([1, 2, 3], "T") for terminated, "L" for a limit.
@@ -57,7 +57,7 @@ def scripted(episodes, **failures):
 
 
 def run(env, actions):
-    """All steps: the reset and one per action; everything is copied, to notice overwriting."""
+    """All steps: the reset and one per action; compares with copies at the end, to detect overwriting."""
     steps = [env.reset()]
     copies = [_copy(steps[0])]
     for action in actions:
@@ -94,7 +94,7 @@ KINDS: list[tuple[Literal["sync", "async"], int]] = [("sync", 1), ("async", 1), 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
 def test_next_step_reset_is_exact(workers):
-    maker = scripted([([1.0, 2.0], "T"), ([4.0, 8.0, 16.0], "L")])
+    maker = script([([1.0, 2.0], "T"), ([4.0, 8.0, 16.0], "L")])
     with VectorEnv(maker, EnvConfig(count=1, workers=workers), 0) as env:
         steps = run(env, ACTIONS)
     assert [step.obs["vector"][0].tolist() for step in steps] == [
@@ -111,7 +111,7 @@ def test_next_step_reset_is_exact(workers):
 
 
 def test_repeat_counts_the_steps_really_taken():
-    maker = scripted([([1.0, 2.0, 4.0], "T")])
+    maker = script([([1.0, 2.0, 4.0], "T")])
     with VectorEnv(maker, EnvConfig(count=2, repeat=2), 0) as env:
         steps = run(env, [{"action": np.zeros(2, np.int32)}] * 5)
     assert column(steps, "reward") == [0, 3, 4, 0, 3, 4]
@@ -123,14 +123,14 @@ def test_repeat_counts_the_steps_really_taken():
 @pytest.mark.parametrize(("workers", "per_worker"), KINDS)
 def test_logs_of_episodes_come_with_their_last_step(workers, per_worker):
     config = EnvConfig(count=3, workers=workers, per_worker=per_worker)
-    with VectorEnv(scripted([([0.0], "T"), ([0.0, 0.0], "L")]), config, 0) as env:
+    with VectorEnv(script([([0.0], "T"), ([0.0, 0.0], "L")]), config, 0) as env:
         steps = run(env, [{"action": np.zeros(3, np.int32)}] * 4)
     logs = [{}, {"episode": 0.0, "odd": 0.0}, {}, {}, {"episode": 1.0, "odd": 1.0}]
     assert [step.log for step in steps] == [{i: log for i in range(3) if log} for log in logs]
     assert all(type(value) is float for log in steps[4].log.values() for value in log.values())
 
 
-def test_logs_that_are_no_numbers_are_refused():
+def test_logs_that_are_not_numbers_are_refused():
     class Chatty(gymnasium.Wrapper):
         def step(self, action):
             return *self.env.step(action)[:2], True, False, {"log": {"mood": "fine"}}
@@ -143,7 +143,7 @@ def test_logs_that_are_no_numbers_are_refused():
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
 def test_reset_starts_new_episodes_everywhere(workers):
-    with VectorEnv(scripted([([1.0, 2.0], "T")]), EnvConfig(count=1, workers=workers), 0) as env:
+    with VectorEnv(script([([1.0, 2.0], "T")]), EnvConfig(count=1, workers=workers), 0) as env:
         run(env, ACTIONS[:2])
         step = env.reset()
         assert step.is_first.all() and not step.is_last.any() and step.obs["vector"].tolist() == [[1, 0]]
@@ -222,11 +222,11 @@ def test_seeds_differ_between_environments_and_decide_all():
 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
-def test_an_exception_of_the_environment_is_told(workers):
+def test_an_exception_in_the_environment_is_reported(workers):
     def fail():
         raise ZeroDivisionError("100% odd")
 
-    env = VectorEnv(scripted([([0.0] * 9, "T")], do=fail), EnvConfig(count=2, workers=workers, failures=0), 0)
+    env = VectorEnv(script([([0.0] * 9, "T")], do=fail), EnvConfig(count=2, workers=workers, failures=0), 0)
     children = multiprocessing.active_children()
     env.reset()
     env.step({"action": np.array([0, 1], np.int32)})
@@ -244,7 +244,7 @@ def test_an_exception_of_the_environment_is_told(workers):
 
 
 def test_errors_of_the_adapter_travel_from_workers():
-    env = VectorEnv(scripted([([0.0, np.inf], "T")]), EnvConfig(count=2, workers="async", failures=0), 0)
+    env = VectorEnv(script([([0.0, np.inf], "T")]), EnvConfig(count=2, workers="async", failures=0), 0)
     env.reset()
     env.step({"action": np.zeros(2, np.int32)})
     with pytest.raises(
@@ -255,15 +255,15 @@ def test_errors_of_the_adapter_travel_from_workers():
 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
-def test_failing_resets_are_told(workers):
-    env = VectorEnv(scripted([([0.0], "T")], reset=1), EnvConfig(count=1, workers=workers, failures=0), 0)
+def test_failing_resets_are_reported(workers):
+    env = VectorEnv(script([([0.0], "T")], reset=1), EnvConfig(count=1, workers=workers, failures=0), 0)
     env.reset()
     env.step(ACTIONS[0])
     with pytest.raises(EnvError, match=r"step 0 of episode 2: LookupError: no such level"):
         env.step(ACTIONS[0])
 
 
-def test_failing_to_make_in_a_worker_is_told():
+def test_failing_to_make_in_a_worker_is_reported():
     home = os.getpid()
 
     def make_env():
@@ -291,7 +291,7 @@ def test_workers_must_make_what_this_process_makes():
 
 
 def test_a_worker_that_vanishes_is_noticed():
-    env = VectorEnv(scripted([([0.0] * 9, "T")], do=lambda: os._exit(7)), EnvConfig(count=2, workers="async"), 0)
+    env = VectorEnv(script([([0.0] * 9, "T")], do=lambda: os._exit(7)), EnvConfig(count=2, workers="async"), 0)
     env.reset()
     with pytest.raises(
         EnvError, match=r"step 1 of episode 1 \(environment number 0\): its worker process ended.*code 7"
@@ -301,14 +301,14 @@ def test_a_worker_that_vanishes_is_noticed():
 
 
 def test_close_ends_the_workers_and_may_be_repeated():
-    env = VectorEnv(scripted([([0.0], "T")]), EnvConfig(count=2, workers="async"), 0)
+    env = VectorEnv(script([([0.0], "T")]), EnvConfig(count=2, workers="async"), 0)
     assert len(multiprocessing.active_children()) == 2
     env.close()
     env.close()
     assert not multiprocessing.active_children()
 
 
-def test_what_cannot_be_sent_to_workers_is_told():
+def test_environments_that_cannot_be_sent_to_workers_are_reported():
     generator = (i for i in range(3))
 
     def make_env():
@@ -367,7 +367,7 @@ def test_environments_must_be_new_and_alike():
     ],
 )
 def test_actions_must_fit(action, message):
-    with VectorEnv(scripted([([0.0] * 9, "T")]), EnvConfig(count=2), 0) as env:
+    with VectorEnv(script([([0.0] * 9, "T")]), EnvConfig(count=2), 0) as env:
         with pytest.raises(EnvError, match="call reset first"):
             env.step(action)
         env.reset()
@@ -378,7 +378,7 @@ def test_actions_must_fit(action, message):
 
 def test_adapters_and_raw_environments_are_both_fine():
     config = EnvConfig(count=1, repeat=2)
-    for maker in (scripted([([1.0, 1.0], "T")]), lambda: Adapter(scripted([([1.0, 1.0], "T")])(), config)):
+    for maker in (script([([1.0, 1.0], "T")]), lambda: Adapter(script([([1.0, 1.0], "T")])(), config)):
         with VectorEnv(maker, config, 0) as env:
             env.reset()
             assert env.step(ACTIONS[0]).reward.tolist() == [2.0]

@@ -1,4 +1,4 @@
-"""Statistics of scores: against scipy, numpy, and numbers worked out by hand."""
+"""Statistics of scores: compared with scipy, numpy, and numbers worked out by hand."""
 
 import numpy as np
 import pytest
@@ -27,24 +27,27 @@ def test_an_interval_is_that_of_scipy(name, rng):
 
 
 def test_the_interval_of_a_mean_covers_it_as_often_as_it_says(rng):
-    truth, covered = 3.0, 0
+    truth = 3.0
+    covered = 0
     for _ in range(100):
         interval = statistics.interval([rng.normal(truth, 2.0, 40)], np.mean)
         assert interval is not None
-        covered += interval[0] <= truth <= interval[1]
+        low, high = interval
+        covered += low <= truth <= high
     assert 88 <= covered <= 99
 
 
-def test_runs_are_drawn_from_by_themselves(rng):
+def test_runs_are_resampled_separately(rng):
     runs = [rng.normal(0, 1, 20), rng.normal(1000, 1, 40)]
     interval = statistics.interval(runs, np.mean)
     assert interval is not None
+    low, high = interval
     # The mean of 60 episodes has a standard error of 0.13 if each run keeps its number of episodes, and of 62 if not.
-    assert 0.35 < interval[1] - interval[0] < 0.65
-    assert interval[0] < np.concatenate(runs).mean() < interval[1]
+    assert 0.35 < high - low < 0.65
+    assert low < np.concatenate(runs).mean() < high
 
 
-def test_what_cannot_vary_has_no_interval_or_one_without_width():
+def test_scores_that_cannot_vary_have_no_interval_or_one_of_zero_width():
     assert statistics.interval([[1.0]], np.mean) is None
     assert statistics.interval([[1.0, 2.0], [3.0]], np.mean) is None
     assert statistics.interval([], np.mean) is None
@@ -69,5 +72,7 @@ def test_intervals_at_many_places_are_those_of_each(rng):
 
 
 def test_a_statistic_of_several_samples():
-    found = statistics.interval_of([[0.0, 2.0], [5.0, 5.0, 5.0]], lambda a, b, axis=-1: a.mean(axis) * b.mean(axis))
-    assert found == (0.0, 10.0)
+    def product(a, b, axis=-1):
+        return a.mean(axis) * b.mean(axis)
+
+    assert statistics.joint_interval([[0.0, 2.0], [5.0, 5.0, 5.0]], product) == (0.0, 10.0)

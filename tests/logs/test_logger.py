@@ -1,4 +1,4 @@
-"""Metrics on disk: valid JSON lines, means over updates, and writing that survives a full disk."""
+"""Metrics on disk: valid JSON lines, means over updates, and a log that survives a full disk."""
 
 import errno
 import io
@@ -53,7 +53,7 @@ def test_episodes_are_written_at_once_and_averaged_over_the_recent_ones(log):
     assert log.tick(COUNTERS, RATES)["episode/recent_score"] == np.mean(range(2, 12))
 
 
-def test_what_environments_report_is_written_and_summarized_over_all_episodes(tmp_path):
+def test_logs_of_environments_are_written_and_summarized_over_all_episodes(tmp_path):
     def summarize(logs):
         return {"share": np.mean([log["wood"] > 0 for log in logs]).item()}
 
@@ -69,13 +69,13 @@ def test_what_environments_report_is_written_and_summarized_over_all_episodes(tm
     ]
 
 
-def test_without_a_summary_only_the_reports_are_written(log):
+def test_without_a_summary_only_the_logs_of_environments_are_written(log):
     log.add_episode(Episode(1.0, 3, 0, {"wood": 2.0}), COUNTERS)
     assert lines(log) == [COUNTERS | {"episode/score": 1.0, "episode/length": 3, "episode/log/wood": 2.0}]
     assert not log.episode_logs
 
 
-def test_what_json_cannot_say_becomes_null(log):
+def test_numbers_that_json_cannot_hold_become_null(log):
     log.add_update({"nan": jnp.float32(math.nan), "inf": jnp.float32(math.inf), "fine": jnp.float32(1)})
     log.tick(COUNTERS, RATES | {"eta_seconds": -math.inf})
     text = (log.logdir / "metrics.jsonl").read_text()
@@ -90,7 +90,7 @@ def test_an_unfinished_last_line_is_left_out(tmp_path):
 
 
 class FullDisk:
-    """Stands for `open` in the logger: writes half of what it is given, then the disk is full."""
+    """Replaces `open` in the logger: writes half of the data, then the disk is full."""
 
     def __init__(self, path, mode):
         self.file = open(path, mode)  # noqa: SIM115
@@ -120,7 +120,7 @@ def test_a_resumed_run_starts_on_a_new_line(tmp_path, torn, kept):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"a": 1}\n' * kept + '{"a": 3}\n{"a": 4}\n'
 
 
-def test_half_a_line_of_any_length_is_cut_off(tmp_path):
+def test_a_partial_line_of_any_length_is_cut_off(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"a": 1}\n{"a": "' + "x" * 200_000)
     log = Logger(tmp_path, "test", 100, quiet=True)
     log.write({"a": 2})
@@ -133,20 +133,20 @@ def test_damaged_lines_are_left_out(tmp_path):
     assert read_metrics(path) == [{"a": 1}, {"a": 4}]
 
 
-def test_what_was_done_twice_counts_once():
+def test_repeated_steps_count_once():
     def written(*steps, **more):
         return [{"env_steps": step, **more} for step in steps]
 
     assert without_repeats([]) == []
-    # Killed twice: after 9, from 4 on; and after 6, from 2 on, before it was where it had been.
+    # Killed at 9 and resumed after 2 with step 4; killed at 6 and resumed with step 3, before it was back at 9.
     steps = [line["env_steps"] for line in without_repeats(written(1, 2, 2, 5, 9, 4, 6, 3, 3, 8))]
     assert steps == [1, 2, 2, 3, 3, 8]
-    # One member is ahead of another, which repeats nothing; and lines without a number of steps stay.
+    # A member that is ahead of another repeats nothing, and lines without env steps stay.
     lines = [*written(5, 7, member="a"), *written(3, 6, member="b"), {"note": 1}, *written(6, member="a")]
     assert without_repeats(lines) == [lines[0], *lines[2:]]
 
 
-def test_a_terminal_that_is_gone_stops_nothing(log, monkeypatch):
+def test_a_closed_terminal_stops_nothing(log, monkeypatch):
     class Gone(io.StringIO):
         def write(self, text):
             raise OSError(errno.EIO, "Input/output error")
@@ -155,12 +155,12 @@ def test_a_terminal_that_is_gone_stops_nothing(log, monkeypatch):
             self.write("")
 
     log._console = logger.Console(file=Gone())
-    log.say("nobody hears this")
+    log.say("a message without a terminal")
     log.tick(COUNTERS, RATES)
     assert lines(log) == [COUNTERS | RATES]
 
 
-def test_only_so_many_lines_wait_for_space(log, monkeypatch):
+def test_a_limited_number_of_lines_waits_for_space(log, monkeypatch):
     monkeypatch.setattr(logger, "MOST_UNWRITTEN", 3)
     with monkeypatch.context() as full:
         full.setattr(logger, "open", FullDisk, raising=False)
@@ -187,14 +187,17 @@ def test_with_space_again_no_line_is_lost_or_doubled(log, monkeypatch):
         for number in (1, 2, 3):
             log.write({"number": number})
         assert [line["number"] for line in lines(log)] == [0]
-    assert len(said) == 1 and "No space left on device" in said[0] and str(log.logdir) in said[0]
+    (failure,) = said
+    assert "No space left on device" in failure
+    assert str(log.logdir) in failure
     log.write({"number": 4})
-    assert len(said) == 2 and said[1].endswith("metrics.jsonl goes on.")
+    _, recovery = said
+    assert recovery.endswith("metrics.jsonl works again.")
     assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4]
     with monkeypatch.context() as full:
         full.setattr(logger, "open", FullDisk, raising=False)
         log.write({"number": 5})
-    assert len(said) == 3, "a second failure is told again"
+    assert len(said) == 3, "a second failure is reported again"
     log.close()
     assert [line["number"] for line in lines(log)] == [0, 1, 2, 3, 4, 5]
 
@@ -210,7 +213,7 @@ def test_rates_over_a_window(monkeypatch):
     assert speed.rates(90, 16) == {"rate/env_steps": 4.0, "rate/updates": 1.0}
 
 
-def test_the_bottleneck_is_what_took_longer_since_the_last_call():
+def test_the_bottleneck_is_where_more_time_went_since_the_last_call():
     speed = Speed()
     speed.busy["learner"] += 2.0
     speed.busy["environment"] += 1.0
@@ -234,10 +237,12 @@ def test_the_learning_curve_is_drawn_from_any_number_of_episodes(log, episodes):
     for number in range(episodes):
         log.add_episode(Episode(float(number), 3, 0), COUNTERS | {"env_steps": number})
     path = plot_learning_curve(log.logdir, "title")
-    assert path is not None and path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+    assert path is not None
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 5000
 
 
-def test_the_table_line_is_printed_where_there_is_no_terminal(tmp_path, capsys):
+def test_without_a_terminal_a_line_is_printed(tmp_path, capsys):
     log = Logger(tmp_path, "test", 100)
     log.tick(COUNTERS, RATES)
     log.close()

@@ -1,4 +1,4 @@
-"""Films and plots of dreams: what stands where, which formats, and what is refused."""
+"""Films and plots of dreams: their layout, formats, and errors."""
 
 import io
 
@@ -24,7 +24,7 @@ def images(channels=3, rows=2, steps=4):
 
 def film(channels=3):
     true, predicted = images(channels)
-    # No frame is like another, as Pillow would make them one.
+    # All frames differ, as Pillow merges equal ones.
     true[:, :, 0] = 50 * np.arange(4)[:, None, None]
     return dream_pictures.film(true, predicted, 2)
 
@@ -33,14 +33,16 @@ def test_a_film_shows_true_predicted_and_error_side_by_side():
     true, predicted = images(channels=1)
     valid = np.array([[True] * 4, [True, True, True, False]])
     frames = dream_pictures.film(true, predicted, 2, valid, least=10)
-    # Twice as large, 16 wide and 10 high.
-    assert frames.dtype == np.uint8 and frames.shape == (4, HEADER + 2 * (10 + BAR + MARGIN), 3 * 16 + 2 * MARGIN, 3)
+    # Enlarged by two, to a width of 16 and a height of 10.
+    assert frames.dtype == np.uint8
+    assert frames.shape == (4, HEADER + 2 * (10 + BAR + MARGIN), 3 * 16 + 2 * MARGIN, 3)
     top = HEADER
     for step, colour in ((0, SEEN), (1, SEEN), (2, DREAMT), (3, DREAMT)):
         assert (frames[step, top : top + BAR] == colour).all()
         row = frames[step, top + BAR : top + BAR + 10]
-        assert (row[:, :16] == 255).all() and (row[:, 20:36] == 128).all()
-        # An error of a half: red and half of yellow.
+        assert (row[:, :16] == 255).all()
+        assert (row[:, 20:36] == 128).all()
+        # An error of a half is between red and yellow.
         assert (row[:, 40:56] == [255, 128, 0]).all()
     second = top + BAR + 10 + MARGIN
     assert (frames[3, second : second + BAR] == NOTHING).all()
@@ -52,7 +54,9 @@ def test_a_film_shows_true_predicted_and_error_side_by_side():
 def test_films_of_any_channels_have_even_sides(channels):
     true, predicted = images(channels)
     frames = dream_pictures.film(true, predicted, 2, least=7)
-    assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0 and frames.shape[3] == 3
+    _, height, width, colours = frames.shape
+    assert height % 2 == width % 2 == 0
+    assert colours == 3
 
 
 def test_predictions_of_another_shape_are_refused():
@@ -67,7 +71,8 @@ def test_a_film_can_be_read_again(tmp_path, suffix):
     path = tmp_path / f"film{suffix}"
     dream_pictures.write_film(path, frames, fps=10)
     with Image.open(path) as read:
-        assert getattr(read, "n_frames", 1) == 4 and read.size == (frames.shape[2], frames.shape[1])
+        assert getattr(read, "n_frames", 1) == 4
+        assert read.size == (frames.shape[2], frames.shape[1])
         read.seek(3)
         np.testing.assert_allclose(np.asarray(read.convert("RGB"), int), frames[3], atol=8)
         assert read.info["duration"] == 100
@@ -96,7 +101,7 @@ def test_a_missing_codec_is_named(tmp_path, monkeypatch):
         dream_pictures.write_film(tmp_path / "film.mp4", frames)
 
 
-def test_what_follows_a_reset_after_the_context_does_not_count():
+def test_steps_after_a_reset_in_the_prediction_do_not_count():
     is_first = np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 1, 0]])
     found = dream_pictures.after_resets(is_first, 2)
     assert found.tolist() == [[True] * 5, [True] * 5, [True, True, True, False, False]]
@@ -107,10 +112,12 @@ def test_a_plot_of_a_vector_shows_raw_units():
     predicted = np.sign(true) * np.log1p(np.abs(true))
     data = dream_pictures.plot(Space("vector", (2,)), true, predicted, 1, kind="png")
     with Image.open(io.BytesIO(data)) as image:
-        assert image.format == "PNG" and min(image.size) > 100
+        assert image.format == "PNG"
+        assert min(image.size) > 100
     drawn = dream_pictures.plot(Space("vector", (2,)), true, predicted, 1)
-    assert drawn.startswith(b"<?xml") and drawn == dream_pictures.plot(Space("vector", (2,)), true, predicted, 1)
-    # Equal up to rounding, so both lines lie on each other; another prediction draws another picture.
+    assert drawn.startswith(b"<?xml")
+    # The same numbers give the same bytes, and another prediction another picture.
+    assert drawn == dream_pictures.plot(Space("vector", (2,)), true, predicted, 1)
     assert drawn != dream_pictures.plot(Space("vector", (2,)), true, predicted + 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""What is told to other programs arrives there, and nothing that goes wrong there is felt by training."""
+"""The log arrives in other programs, and no failure there affects training."""
 
 import struct
 import sys
@@ -20,10 +20,12 @@ from dreamer.logs.wandb_log import WandbClient
 
 
 class Client:
-    """Keeps what it is told; ``trouble`` is called in each place with its name."""
+    """Keeps all lines; every method first calls ``trouble`` with its name."""
 
     def __init__(self, trouble=lambda place: None):
-        self.trouble, self.lines, self.finished = trouble, [], False
+        self.trouble = trouble
+        self.lines = []
+        self.finished = False
 
     def connect(self):
         self.trouble("connect")
@@ -46,25 +48,27 @@ def raises(where, error):
     return trouble
 
 
-# ------------------------------------------------------------------------------------------------- whatever goes wrong
+# ------------------------------------------------------------------------------------------------------------ failures
 
 
 @pytest.mark.parametrize("place", ["connect", "log", "finish"])
 @pytest.mark.parametrize("error", [OSError("no route to host"), ValueError("no key"), SystemExit(1)])
-def test_what_raises_is_told_once_and_goes_no_further(place, error):
+def test_an_exception_is_reported_once_and_goes_no_further(place, error):
     said: list[str] = []
     client = Client(raises(place, error))
     sink = Sink("The Service", client.connect, said.append)
     for number in range(3):
         sink.log(Entry({"a": number}))
     sink.close()
-    assert len(said) == 1 and "The Service" in said[0] and f"{type(error).__name__}: {error}" in said[0]
-    assert "Training goes on without; metrics.jsonl has everything." in said[0]
+    (message,) = said
+    assert "The Service" in message
+    assert f"{type(error).__name__}: {error}" in message
+    assert "Training goes on without it; metrics.jsonl has everything." in message
     assert len(client.lines) == (3 if place == "finish" else 0)
 
 
 @pytest.mark.parametrize("place", ["connect", "log", "finish"])
-def test_what_hangs_is_not_waited_for(monkeypatch, place):
+def test_training_does_not_wait_for_a_call_that_hangs(monkeypatch, place):
     end = threading.Event()
     monkeypatch.setattr(sinks, "MOST_WAITING", 5)
     said: list[str] = []
@@ -74,11 +78,12 @@ def test_what_hangs_is_not_waited_for(monkeypatch, place):
         sink.log(Entry({"a": number}))
     sink.close(seconds=0.1)
     assert time.monotonic() - begin < 1
-    assert len(said) == 1 and "The Service did not finish within 0 seconds. Training goes on" in said[0]
+    (message,) = said
+    assert "The Service did not finish within 0 seconds. Training goes on" in message
     end.set()
 
 
-def test_only_so_many_lines_wait(monkeypatch):
+def test_a_limited_number_of_lines_waits_for_the_service(monkeypatch):
     end = threading.Event()
     client = Client(lambda where: end.wait(20) if where == "connect" else None)
     monkeypatch.setattr(sinks, "MOST_WAITING", 5)
@@ -86,20 +91,23 @@ def test_only_so_many_lines_wait(monkeypatch):
     sink = Sink("The Service", client.connect, said.append)
     for number in range(9):
         sink.log(Entry({"a": number}))
-    assert len(said) == 1 and "5 lines wait for The Service; further ones are not sent" in said[0]
+    (message,) = said
+    assert "5 lines wait for The Service; further ones are not sent" in message
     end.set()
     sink.close()
-    assert [line["a"] for line in client.lines] == [0, 1, 2, 3, 4] and client.finished
+    assert [line["a"] for line in client.lines] == [0, 1, 2, 3, 4]
+    assert client.finished
 
 
 # -------------------------------------------------------------------------------------------------- Weights & Biases
 
 
 class Wandb:
-    """Stands for the module; refuses to be online if it is told to."""
+    """Replaces the module; ``init`` raises ``refusal``, if there is one, unless it is offline."""
 
-    def __init__(self, refuses: BaseException | None = None):
-        self.refuses, self.finished = refuses, False
+    def __init__(self, refusal: BaseException | None = None):
+        self.refusal = refusal
+        self.finished = False
         self.starts: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         self.metrics: list[tuple[str, str]] = []
@@ -107,8 +115,8 @@ class Wandb:
 
     def init(self, **options):
         self.starts.append(options)
-        if self.refuses is not None and options.get("mode") != "offline":
-            raise self.refuses
+        if self.refusal is not None and options.get("mode") != "offline":
+            raise self.refusal
         return self
 
     def Settings(self, **settings):
@@ -147,28 +155,34 @@ def test_the_same_lines_go_to_the_service(wandb, tmp_path, capsys):
     log.close()
     (options,) = wandb.starts
     assert (options["project"], options["dir"], options["resume"]) == ("robots", str(tmp_path), "allow")
-    assert wandb.lines == [{"a": 1}, {"a": 2}] and wandb.finished and wandb.metrics == [("*", "env_steps")]
+    assert wandb.lines == [{"a": 1}, {"a": 2}]
+    assert wandb.finished
+    assert wandb.metrics == [("*", "env_steps")]
     assert "Weights & Biases: https://example.org/run" in capsys.readouterr().err
     assert [line["a"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
-def test_a_resumed_run_is_the_same_one_there(wandb, tmp_path):
+def test_a_resumed_run_continues_the_same_run_there(wandb, tmp_path):
     for _ in range(2):
         WandbClient(tmp_path, {}, lambda message: None)
     first, second = wandb.starts
-    assert first["id"] == second["id"] == (tmp_path / "wandb_id.txt").read_text().strip() and len(first["id"]) == 8
+    assert first["id"] == second["id"] == (tmp_path / "wandb_id.txt").read_text().strip()
+    assert len(first["id"]) == 8
     (tmp_path / "other").mkdir()
     WandbClient(tmp_path / "other", {}, lambda message: None)
     assert wandb.starts[2]["id"] != first["id"]
 
 
 @pytest.mark.parametrize("refusal", [OSError("no network"), ValueError("No API key configured"), SystemExit(1)])
-def test_out_of_reach_the_run_is_kept_for_later(wandb, tmp_path, refusal):
-    wandb.refuses = refusal
+def test_a_run_is_kept_for_later_if_the_service_is_out_of_reach(wandb, tmp_path, refusal):
+    wandb.refusal = refusal
     said: list[str] = []
     WandbClient(tmp_path, {}, said.append).log(Entry({"a": 1}))
-    assert [options.get("mode") for options in wandb.starts] == [None, "offline"] and wandb.lines == [{"a": 1}]
-    assert len(said) == 1 and str(refusal) in said[0] and f"wandb sync {tmp_path}/wandb/offline-run-*" in said[0]
+    assert [options.get("mode") for options in wandb.starts] == [None, "offline"]
+    assert wandb.lines == [{"a": 1}]
+    (message,) = said
+    assert str(refusal) in message
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in message
 
 
 def test_pictures_and_tables_are_sent_as_such(wandb, tmp_path):
@@ -197,7 +211,7 @@ def test_without_the_package(monkeypatch, tmp_path, capsys):
 
 
 def events(directory):
-    """Events of all files, which are records of length, checksum, data and checksum."""
+    """Events of all files, which are sequences of length (8 bytes), checksum (4), data and checksum (4)."""
     found = []
     for path in sorted(directory.iterdir()):
         data = path.read_bytes()
@@ -230,16 +244,17 @@ def test_tensorboard_gets_pictures_as_they_are_and_tables_as_text(tmp_path):
     assert b"| episode | score |\n| --- | --- |\n| 0 | 1.5 |" in text.summary.value[0].tensor.string_val[0]
 
 
-def test_a_run_that_starts_again_has_a_file_of_its_own(tmp_path, monkeypatch):
+def test_every_start_of_a_run_has_a_separate_file(tmp_path, monkeypatch):
     for start in range(2):
         monkeypatch.setattr("dreamer.logs.tensorboard_log.os", SimpleNamespace(getpid=lambda start=start: start))
         client = TensorBoardClient(tmp_path)
         client.log(Entry({"env_steps": start, "a": 1.0}))
         client.finish()
-    assert len(list(tmp_path.iterdir())) == 2 and [event.step for event in events(tmp_path)] == [0, 1]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert [event.step for event in events(tmp_path)] == [0, 1]
 
 
-def test_a_full_disk_under_tensorboard_is_told_once(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_under_tensorboard_is_reported_once(tmp_path, monkeypatch, capsys):
     def full(self, what):
         raise OSError(28, "No space left on device")
 

@@ -1,11 +1,11 @@
-"""Tables of text."""
+"""Text tables."""
 
 import pytest
 
 from dreamer.logs import tables
 
 
-def test_columns_are_as_wide_as_they_need_and_empty_ones_are_left_out():
+def test_columns_are_as_wide_as_their_cells_and_empty_ones_are_left_out():
     rows = [["a", "1,000", "", "up"], ["long name", "2", "", ""]]
     assert tables.render(["run", "n", "interval", "note"], rows, left=(0, 3)).split("\n") == [
         "run            n  note",
@@ -24,4 +24,5 @@ def test_numbers(value, expected):
 
 
 def test_spans():
-    assert tables.span((1.0, 20.0)) == "[1.00, 20.0]" and tables.span(None) == ""
+    assert tables.span((1.0, 20.0)) == "[1.00, 20.0]"
+    assert tables.span(None) == ""

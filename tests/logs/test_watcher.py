@@ -1,4 +1,4 @@
-"""Pictures of a run: drawn beside training, replaced whole, and never a reason to stop."""
+"""Pictures of a run: drawn in parallel to training, replaced atomically, and never a reason to stop."""
 
 import json
 import threading
@@ -24,7 +24,8 @@ COUNTERS = {"env_steps": 5}
 
 def prediction(steps=8, error=0.5):
     shape = (2, steps)
-    zeros, flags = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    zeros = np.zeros(shape, np.float32)
+    flags = np.zeros(shape, bool)
     images = np.random.default_rng(0).integers(0, 256, (*shape, 8, 8, 3), np.uint8)
     obs: dict[str, Any] = {"image": images, "vector": np.zeros((*shape, 2), np.float32)}
     latent = StoredLatent(np.zeros((2, 3), np.float32), np.zeros((2, 1), np.uint8))
@@ -48,16 +49,17 @@ def watcher(tmp_path, every=1e-9):
     return Watcher(tmp_path, SPACES, "title", every)
 
 
-def test_a_set_is_drawn_and_written_down(tmp_path, log):
+def test_a_set_is_drawn_and_logged(tmp_path, log):
     log.write({"env_steps": 1, "episode/score": 2.0})
     watching = watcher(tmp_path)
     assert watching.due
     watching.start(prediction())
     assert not watching.due
-    watching.hear(log, lambda: COUNTERS, wait=True)
+    watching.collect(log, lambda: COUNTERS, wait=True)
     assert watching.due
     line = read_metrics(tmp_path / "metrics.jsonl")[-1]
-    assert line.pop("pictures/seconds") > 0 and line == {"env_steps": 5, "report/open_loop/image": 0.5}
+    assert line.pop("pictures/seconds") > 0
+    assert line == {"env_steps": 5, "report/open_loop/image": 0.5}
     pictures = tmp_path / "pictures"
     assert {path.name for path in pictures.iterdir()} == {"image.gif", "vector.png", "training.png"}
     with Image.open(pictures / "image.gif") as film:
@@ -67,22 +69,24 @@ def test_a_set_is_drawn_and_written_down(tmp_path, log):
 
 
 def test_the_loop_does_not_wait_for_a_drawing(tmp_path, log, monkeypatch):
-    real, go = watch.plot_training, threading.Event()
-    monkeypatch.setattr(watch, "plot_training", lambda *args: go.wait(60) and real(*args))
+    original = watch.plot_training
+    go = threading.Event()
+    monkeypatch.setattr(watch, "plot_training", lambda *args: go.wait(60) and original(*args))
     watching = watcher(tmp_path)
     begin = time.perf_counter()
     watching.start(prediction())
-    watching.hear(log, lambda: COUNTERS)
-    assert time.perf_counter() - begin < 1 and not watching.due
+    watching.collect(log, lambda: COUNTERS)
+    assert time.perf_counter() - begin < 1
+    assert not watching.due
     with pytest.raises(RuntimeError, match="still being drawn"):
         watching.start(prediction())
     go.set()
-    watching.hear(log, lambda: COUNTERS, wait=True)
+    watching.collect(log, lambda: COUNTERS, wait=True)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     watching.close()
 
 
-def test_what_cannot_be_drawn_is_told_and_tried_again(tmp_path, log, monkeypatch):
+def test_a_failure_to_draw_is_reported_and_the_next_set_is_tried(tmp_path, log, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
@@ -92,34 +96,37 @@ def test_what_cannot_be_drawn_is_told_and_tried_again(tmp_path, log, monkeypatch
     with monkeypatch.context() as disk:
         disk.setattr(watch.dream_pictures, "write", full)
         watching.start(prediction())
-        watching.hear(log, lambda: COUNTERS, wait=True)
-    assert len(said) == 1 and "could not be drawn ([Errno 28] No space left on device). Training goes on" in said[0]
+        watching.collect(log, lambda: COUNTERS, wait=True)
+    (message,) = said
+    assert "could not be drawn ([Errno 28] No space left on device). Training goes on" in message
     watching.start(prediction())
-    watching.hear(log, lambda: COUNTERS, wait=True)
+    watching.collect(log, lambda: COUNTERS, wait=True)
     assert (tmp_path / "pictures" / "image.gif").exists()
     watching.close()
 
 
-def test_one_set_in_so_many_is_sent(tmp_path, log, monkeypatch):
+def test_one_set_in_three_is_sent(tmp_path, log, monkeypatch):
     sent: list[bool] = []
     monkeypatch.setattr(log, "write", lambda line, pictures: sent.append(pictures is not None))
     monkeypatch.setattr(watch, "SENT_EVERY", 3)
     watching = watcher(tmp_path)
-    for _ in range(7):
+    for number in range(7):
         watching.start(prediction(steps=2))
-        while not sent or len(sent) <= _:
-            watching.hear(log, lambda: COUNTERS)
+        while len(sent) <= number:
+            watching.collect(log, lambda: COUNTERS)
             time.sleep(0.01)
     assert sent == [True, False, False, True, False, False, True]
     watching.close()
 
 
-def test_none_are_made_unless_wanted(tmp_path):
+def test_nothing_is_drawn_if_disabled_or_early(tmp_path):
     watching = watcher(tmp_path, every=0.0)
-    assert not watching.wanted and not watching.due
+    assert not watching.enabled
+    assert not watching.due
     watching.close()
     later = watcher(tmp_path, every=1000.0)
-    assert later.wanted and not later.due
+    assert later.enabled
+    assert not later.due
     later.close()
 
 
@@ -131,8 +138,10 @@ def test_curves_hold_the_numbers(tmp_path):
         {"env_steps": 4, "a": 5.0},
     ]
     steps, values = series(lines, "a")
-    assert steps.tolist() == [1, 4] and values.tolist() == [2, 5]
-    assert series(lines, "nothing")[0].shape == (0,)
+    assert steps.tolist() == [1, 4]
+    assert values.tolist() == [2, 5]
+    no_steps, _ = series(lines, "nothing")
+    assert no_steps.shape == (0,)
     assert plot_training(tmp_path, tmp_path / "x.png", "title") is None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert plot_training(tmp_path, tmp_path / "x.png", "title") == tmp_path / "x.png"
@@ -154,12 +163,15 @@ def test_a_loop_draws_when_it_is_time_and_once_more_at_its_end(tmp_path, log):
     for watching in (quiet, late):
         watching.turn(predict, log, lambda: COUNTERS)
     quiet.finish(predict, log, lambda: COUNTERS)
-    assert predicted == [] and sets() == [0]
+    assert predicted == []
+    assert sets() == [0]
     late.finish(predict, log, lambda: COUNTERS)
-    assert predicted == [0] and sets() == [0, 5]
+    assert predicted == [0]
+    assert sets() == [0, 5]
     often.turn(predict, log, lambda: COUNTERS)
     often.finish(predict, log, lambda: {"env_steps": 6})
-    assert predicted == [0, 1, 2] and sets() in ([0, 5, 5, 6], [0, 5, 6, 6])
+    assert predicted == [0, 1, 2]
+    assert sets() in ([0, 5, 5, 6], [0, 5, 6, 6])
     for watching in (quiet, late, often):
         watching.close()
 
@@ -172,13 +184,16 @@ def test_a_run_draws_while_it_trains_and_at_its_end(tmp_path, task, loop):
     pictures = "logger={pictures_every: 1e-6, tensorboard: true}"
     result = training.train(None, run_config(tmp_path, *same, pictures), quiet=True)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "pictures/seconds" in line]
-    assert lines and lines[-1]["env_steps"] > 50
+    last = lines[-1]
+    assert last["env_steps"] > 50
     key = next(iter(result.agent.obs_spaces))
-    assert lines[-1][f"report/open_loop/{key}"] > 0 and lines[-1][f"report/repeat_last/{key}"] > 0
+    assert last[f"report/open_loop/{key}"] > 0
+    assert last[f"report/repeat_last/{key}"] > 0
     suffix = "gif" if result.agent.obs_spaces[key].kind == "image" else "png"
     assert (tmp_path / "pictures" / f"{key}.{suffix}").stat().st_size > 500
-    assert (tmp_path / "pictures" / "training.png").exists() and list((tmp_path / "tensorboard").iterdir())
-    # Looking changes nothing.
+    assert (tmp_path / "pictures" / "training.png").exists()
+    assert list((tmp_path / "tensorboard").iterdir())
+    # Drawing does not change what is learned.
     assert [x.tobytes() for x in map(np.asarray, result.agent._leaves)] == [
         x.tobytes() for x in map(np.asarray, quiet.agent._leaves)
     ]

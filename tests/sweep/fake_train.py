@@ -14,7 +14,7 @@ import time
 
 
 def score_of(lr: float, seed: int) -> float:
-    """Its optimum is known, and seeds differ by a hundredth."""
+    """A score with a known optimum; seeds differ by a hundredth."""
     return -((math.log10(lr) + 3) ** 2) + 0.01 * seed
 
 
@@ -35,14 +35,14 @@ def main() -> int:
     attempts.write_text((attempts.read_text() if attempts.exists() else "") + "+")
     saved = []
     signal.signal(signal.SIGTERM, lambda *_: saved.append(1))
-    begin = time.monotonic()
-    while time.monotonic() < begin + fake.get("seconds", 0):
+    start = time.monotonic()
+    while time.monotonic() < start + fake.get("seconds", 0):
         if saved:
             (logdir / "saved").touch()
             return 75
         time.sleep(0.01)
-    plan = fake.get("statuses", {}).get(logdir.name, [])
-    status = plan[min(len(attempts.read_text()), len(plan)) - 1] if plan else 0
+    statuses = fake.get("statuses", {}).get(logdir.name, [])
+    status = statuses[min(len(attempts.read_text()), len(statuses)) - 1] if statuses else 0
     if status < 0:
         os.kill(os.getpid(), -status)
     if status:

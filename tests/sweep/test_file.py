@@ -1,4 +1,4 @@
-"""Sweep files: what they mean, and what is said about those that cannot be meant."""
+"""Sweep files: what they mean, and the errors for those that cannot be used."""
 
 import pathlib
 
@@ -10,13 +10,13 @@ from dreamer import config as configs
 from dreamer import train as training
 from dreamer.config import ConfigError
 from dreamer.sweep import file
-from dreamer.sweep.__main__ import commands, main
-from dreamer.sweep.plan import Plan
+from dreamer.sweep.__main__ import all_trials, main
+from dreamer.sweep.plan import SweepPlan
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def read(tmp_path: pathlib.Path, text: str) -> Plan:
+def read(tmp_path: pathlib.Path, text: str) -> SweepPlan:
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     return file.read(path, tmp_path / "runs")
@@ -28,13 +28,14 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path):
         "presets: [cartpole]\noverrides: {run: {env_steps: 100}, replay.batch_size: 4}\n"
         "grid: {optimizer.lr: [1e-4, 0.001], behavior.horizon: [5, 15]}\nseeds: [3, 4]",
     )
-    trials = commands(plan)
+    trials = all_trials(plan)
     assert [trial.name for trial in trials[:3]] == [
         "lr_0.0001-horizon_5-seed_3",
         "lr_0.0001-horizon_15-seed_3",
         "lr_0.001-horizon_5-seed_3",
     ]
-    assert len(trials) == 8 and {trial.seed for trial in trials[4:]} == {4}
+    assert len(trials) == 8
+    assert {trial.seed for trial in trials[4:]} == {4}
     assert trials[0].command() == (
         "python -m dreamer.train --config cartpole run.env_steps=100 replay.batch_size=4 optimizer.lr=0.0001 "
         f"behavior.horizon=5 seed=3 logdir={tmp_path}/runs/lr_0.0001-horizon_5-seed_3"
@@ -47,15 +48,16 @@ def test_the_command_of_a_trial_gives_its_config(tmp_path):
         "grid: {presets: [size/1m, [cartpole, size/tiny]], optimizer.lr: [4e-4], nets.mults: [[2, 3]], env.check: [no],"
         " env.workers: [async], load.from: [runs/other]}",
     )
-    for trial in commands(plan):
+    trials = all_trials(plan)
+    for trial in trials:
         assert training.parse(trial.words) == trial.config
-    assert commands(plan)[0].config.nets.mults == (2, 3)
-    assert commands(plan)[1].config.task == "gym_CartPole-v1"
+    assert trials[0].config.nets.mults == (2, 3)
+    assert trials[1].config.task == "gym_CartPole-v1"
 
 
 def test_values_that_only_fit_together_are_set_together(tmp_path):
     plan = read(tmp_path, "presets: [cartpole]\ngrid: {rssm.deter: [9], rssm.blocks: [3]}")
-    (trial,) = commands(plan)
+    (trial,) = all_trials(plan)
     assert (trial.config.rssm.deter, trial.config.rssm.blocks) == (9, 3)
 
 
@@ -65,17 +67,18 @@ def test_random_values_stay_within_their_bounds_and_more_trials_leave_them_as_th
         " behavior.horizon: {int_uniform: [1, 3]}, optimizer.warmup: {int_log_uniform: [1, 1000]},\n"
         " run.train_ratio: {choice: [32, 64]}}\ntrials: "
     )
-    few, many = read(tmp_path, f"{text}3"), read(tmp_path, f"{text}80")
+    few = read(tmp_path, f"{text}3")
+    many = read(tmp_path, f"{text}80")
     assert many.points()[:3] == few.points()
     columns = {key: [point[key] for point in many.points()] for key in many.keys}
     assert 1e-5 <= min(columns["optimizer.lr"]) < max(columns["optimizer.lr"]) <= 1e-2
     # Half of the draws on a logarithmic scale lie below its middle.
     assert 25 < sum(lr < 10**-3.5 for lr in columns["optimizer.lr"]) < 55
-    assert min(columns["loss.rep"]) >= 0.1 and max(columns["loss.rep"]) <= 0.2 and np.std(columns["loss.rep"]) > 0.02
+    assert 0.1 <= min(columns["loss.rep"]) < max(columns["loss.rep"]) <= 0.2
+    assert np.std(columns["loss.rep"]) > 0.02
     assert set(columns["behavior.horizon"]) == {1, 2, 3}
-    assert {type(value) for value in columns["optimizer.warmup"]} == {int} and np.median(
-        columns["optimizer.warmup"]
-    ) < 99
+    assert {type(value) for value in columns["optimizer.warmup"]} == {int}
+    assert np.median(columns["optimizer.warmup"]) < 99
     assert set(columns["run.train_ratio"]) == {32.0, 64.0}
 
 
@@ -87,7 +90,7 @@ def test_each_draw_is_tried_at_every_point_of_the_grid(tmp_path):
     first, second, third, fourth = plan.points()
     assert first["optimizer.lr"] == second["optimizer.lr"] != third["optimizer.lr"] == fourth["optimizer.lr"]
     assert [point["loss.rep"] for point in plan.points()] == [0, 1, 0, 1]
-    assert [trial.name[:4] for trial in commands(plan)] == ["000-", "001-", "002-", "003-"]
+    assert [trial.name[:4] for trial in all_trials(plan)] == ["000-", "001-", "002-", "003-"]
 
 
 def grid(values: str) -> str:
@@ -105,14 +108,14 @@ RANDOM = "presets: [cartpole]\ntrials: 2\nrandom: {optimizer.lr: {log_uniform: [
         ("[1, 2]", "it holds a list, expected a mapping"),
         ("grid: {a: [1", r"is not a readable sweep file: .*line 1"),
         ("!!python/object/apply:os.getcwd []", "is not a readable sweep file: could not determine a constructor"),
-        ("presets: [cartpole]", "it names nothing to try: give values under 'grid', or ranges under 'random'"),
+        ("presets: [cartpole]", "it has nothing to try: give values under 'grid', or ranges under 'random'"),
         (GRID + "seed: [1]", "there is no 'seed' in a sweep file. Did you mean 'seeds'?"),
         ("grid: {optimizer.lr: [1e-4]}", "'presets' is missing: name those to start from"),
         ("presets: [cartpol]\ngrid: {optimizer.lr: [1e-4]}", "no preset 'cartpol'. Did you mean 'cartpole'?"),
         ("presets: [7]\ngrid: {optimizer.lr: [1e-4]}", "'presets' has 7, expected names"),
         ("presets: [cartpole]\ngrid: [1]", r"'grid' is \[1\], expected a mapping"),
-        (grid("optimizer.lrr: [1]"), "no config key. Did you mean 'optimizer.lr'?"),
-        (grid("lr: [1]"), "'lr', which is no config key. Did you mean 'optimizer.lr'?"),
+        (grid("optimizer.lrr: [1]"), "not a config key. Did you mean 'optimizer.lr'?"),
+        (grid("lr: [1]"), "'lr', which is not a config key. Did you mean 'optimizer.lr'?"),
         (grid("optimizer.lr: []"), "'grid' has no values for optimizer.lr"),
         (grid("optimizer.lr: 1e-4"), r"expected a list of values, as in \[1e-4\]"),
         (
@@ -178,10 +181,11 @@ RANDOM = "presets: [cartpole]\ntrials: 2\nrandom: {optimizer.lr: {log_uniform: [
 def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as error:
         read(tmp_path, text)
-    assert "sweep.yaml" in str(error.value) and "\n" not in str(error.value)
+    assert "sweep.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_the_command_says_it_on_the_standard_error(tmp_path, capsys):
+def test_the_command_prints_the_error_to_standard_error(tmp_path, capsys):
     assert main([str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err.startswith(f"Error: {tmp_path}/none.yaml is not a readable sweep file: ")
     assert main(["cartpol_lr"]) == 2
@@ -207,23 +211,26 @@ def test_the_file_for_weights_and_biases_has_the_same_keys(tmp_path):
         "random: {optimizer.lr: {log_uniform: [1e-4, 1e-3]}, optimizer.warmup: {int_log_uniform: [1, 10]}}"
     )
     assert main([str(path), "--wandb", str(tmp_path / "wandb.yaml")]) == 0
-    made = yaml.safe_load((tmp_path / "wandb.yaml").read_text())
-    assert made["method"] == "random" and made["metric"] == {"name": "eval/mean", "goal": "maximize"}
-    assert made["run_cap"] == 10
-    assert made["parameters"] == {
+    written = yaml.safe_load((tmp_path / "wandb.yaml").read_text())
+    assert written["method"] == "random"
+    assert written["metric"] == {"name": "eval/mean", "goal": "maximize"}
+    assert written["run_cap"] == 10
+    assert written["parameters"] == {
         "nets.mults": {"values": ["[2, 3]"]},
         "optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3},
         "optimizer.warmup": {"distribution": "q_log_uniform_values", "min": 1, "max": 10, "q": 1},
         "seed": {"values": [0, 1]},
     }
-    # What the client's agent makes of it is a command that our parser takes.
+    # The client's agent makes a command of it that our parser accepts.
     from wandb.sdk.launch.sweeps import utils
 
     chosen = {"nets.mults": "[2, 3]", "optimizer.lr": 0.00016, "optimizer.warmup": 3, "seed": 1}
     given = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in chosen.items()}})
-    words = utils.create_sweep_command(made["command"])
-    assert words[:4] == ["${env}", "${interpreter}", "-m", "dreamer.train"] and words[-1] == "${args_no_hyphens}"
+    words = utils.create_sweep_command(written["command"])
+    assert words[:4] == ["${env}", "${interpreter}", "-m", "dreamer.train"]
+    assert words[-1] == "${args_no_hyphens}"
     config = training.parse([*words[4:-1], *given["args_no_hyphens"]])
     assert config is not None
     assert (config.nets.mults, config.optimizer.lr, config.optimizer.warmup, config.seed) == ((2, 3), 0.00016, 3, 1)
-    assert config.logger.wandb and config.env.count == 2
+    assert config.logger.wandb
+    assert config.env.count == 2

@@ -28,7 +28,7 @@ score: last
 
 
 @pytest.mark.slow
-def test_a_sweep_of_real_runs_trains_reports_and_scores_by_something_else_later(tmp_path, monkeypatch, capsys):
+def test_a_sweep_of_real_runs_trains_reports_and_can_change_its_score_later(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "sweep.yaml"
@@ -37,14 +37,16 @@ def test_a_sweep_of_real_runs_trains_reports_and_scores_by_something_else_later(
     logdir = tmp_path / "runs/sweep"
     result = json.loads((logdir / "results.json").read_text())
     trials = [trial for setting in result["settings"] for trial in setting["trials"]]
-    assert result["states"] == {"done": 2} and [trial["exits"] for trial in trials] == [[0], [0]]
+    assert result["states"] == {"done": 2}
+    assert [trial["exits"] for trial in trials] == [[0], [0]]
     assert all(exists(pathlib.Path(trial["logdir"])) for trial in trials)
-    assert (logdir / "curves.png").is_file() and (logdir / "scores.png").is_file()
+    assert (logdir / "curves.png").is_file()
+    assert (logdir / "scores.png").is_file()
     path.write_text(REAL.replace("score: last", "score: eval"))
     (logdir / "sweep.json").unlink()
     assert main([str(path), "--report"]) == 0
     assert "sweep: eval, maximized" in capsys.readouterr().out
-    # Nothing is run again, though nothing but the runs themselves says that they are done.
+    # Nothing is run again: without sweep.json, the runs themselves show that they are done.
     assert main([str(path)]) == 0
     assert "2 of them done before" in capsys.readouterr().err
 
@@ -59,5 +61,7 @@ def test_ray_runs_the_trials_and_retries_them(tmp_path, monkeypatch):
     command = [sys.executable, str(pathlib.Path(__file__).with_name("fake_train.py"))]
     assert sweep(plan, 2, command=command, ray={"address": None, "cpus": 1.0, "gpus": 0.0}) == 1
     best, failed = json.loads((plan.logdir / "results.json").read_text())["settings"]
-    assert best["mean"] == 0.0 and best["trials"][0]["exits"] == [-9, 0]
-    assert failed["trials"][0]["exits"] == [2] and failed["trials"][0]["state"] == "failed"
+    assert best["mean"] == 0.0
+    assert best["trials"][0]["exits"] == [-9, 0]
+    assert failed["trials"][0]["exits"] == [2]
+    assert failed["trials"][0]["state"] == "failed"

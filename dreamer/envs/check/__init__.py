@@ -1,4 +1,4 @@
-"""Playing a task with random actions to see what is wrong with it: ``python -m dreamer.envs.check TASK``."""
+"""Plays a task with random actions to find out what is wrong with it: ``python -m dreamer.envs.check TASK``."""
 
 from dreamer.envs.check.examination import check
 

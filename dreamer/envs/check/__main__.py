@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dreamer.envs.check",
         usage="%(prog)s TASK [key=value ...] [--config PRESET] [--steps N] [--fast] [--json]",
-        description="Plays a task with random actions and says what is wrong, or surprising, one sentence a line.",
+        description="Plays a task with random actions and says what is wrong or surprising, one sentence per line.",
     )
     parser.add_argument("task", help="name of a task, or package.module:function that returns an environment")
     parser.add_argument(
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps", type=int, default=MOST_STEPS, help=f"most agent steps to play (default {MOST_STEPS})"
     )
-    parser.add_argument("--fast", action="store_true", help="do not measure how fast it steps")
+    parser.add_argument("--fast", action="store_true", help="do not measure how fast the environment steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args, overrides = parser.parse_known_args(argv)
     if args.steps < 1:
@@ -40,18 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    found = []
-    # Environments print what they like; the findings keep the standard output for themselves.
+    findings = []
+    # Environments may print; only findings go to standard output.
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
     with contextlib.redirect_stdout(sys.stderr):
         for finding in examine(args, config, overrides):
-            found.append(finding)
+            findings.append(finding)
             if not args.json:
                 console.print(Text(f"{finding.level:<8}", _COLORS[finding.level]), finding.text)
-    trainable = all(finding.level != "error" for finding in found)
+    trainable = all(finding.level != "error" for finding in findings)
     if args.json:
-        findings = [{**finding._asdict(), "data": dict(finding.data)} for finding in found]
-        print(json.dumps({"task": args.task, "trainable": trainable, "findings": findings}))
+        plain = [{**finding._asdict(), "data": dict(finding.data)} for finding in findings]
+        print(json.dumps({"task": args.task, "trainable": trainable, "findings": plain}))
     return 0 if trainable else 1
 
 

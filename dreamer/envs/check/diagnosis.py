@@ -1,4 +1,4 @@
-"""What is wrong with an environment, or surprising, in sentences: judged from its spaces and from recordings."""
+"""What is wrong with an environment, or surprising, in sentences: judged by its spaces and by recordings."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -9,27 +9,27 @@ import numpy as np
 
 from dreamer.config import ConfigError, NetsConfig, halvings
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.rollouts import Moment, Recording
+from dreamer.envs.rollouts import RecordedStep, Recording
 from dreamer.envs.spaces import action_codec
 from dreamer.spaces import Space, Spaces, is_mask, mask_keys
 
 _LARGE = 1e3
-"""Observations and rewards above this are worth a word."""
+"""Observations and rewards above this are worth mentioning."""
 
 _LONG = 50
-"""Tasks that take the same number of steps every time are usually shorter than this; clocks are set to more."""
+"""Tasks that always take the same number of steps are usually shorter than this; time limits are longer."""
 
 _WIDE = 4096
 """A vector with more entries than this may be an image in disguise."""
 
 _LIMITS = ("_max_episode_steps", "max_episode_steps", "max_steps")
-"""Attributes that time limits are kept in, by Gymnasium and by many environments."""
+"""Attributes in which Gymnasium and many environments keep time limits."""
 
 
-class Finding(NamedTuple):
-    """One sentence about an environment, what it is about, and the numbers in it.
+class EnvFinding(NamedTuple):
+    """One sentence about an environment, its topic, and the numbers in it.
 
-    ``ok``: as it should be. ``note``: good to know. ``warning``: can be trained on, and probably not meant so.
+    ``ok``: as it should be. ``note``: good to know. ``warning``: can be trained on, but is probably not intended.
     ``error``: cannot be trained on.
     """
 
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
     data: Mapping[str, Any] = MappingProxyType({})
 
 
-def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[Finding]:
+def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[EnvFinding]:
     """What the encoder makes of every observation key."""
     for key, space in spaces.items():
         label = f"Observation '{key}'"
@@ -47,194 +47,200 @@ def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[Finding]:
             yield _image(label, space, nets)
         elif space.kind == "discrete":
             what = f"int32 {list(space.shape)}, {space.classes} classes"
-            yield Finding("ok", "observation", f"{label}: {what}: one-hot, then MLP.", space._asdict())
+            yield EnvFinding("ok", "observation", f"{label}: {what}: one-hot, then MLP.", space._asdict())
         else:
             what = f"float32 {list(space.shape)}"
-            yield Finding("ok", "observation", f"{label}: {what}: symlog, then MLP.", space._asdict())
+            yield EnvFinding("ok", "observation", f"{label}: {what}: symlog, then MLP.", space._asdict())
             if space.shape[0] > _WIDE:
                 text = f"{label} is a vector of {space.shape[0]} numbers: if it is an image, declare it as Box(0, 255, "
-                yield Finding("note", "observation", f"{text}[height, width, channels], uint8) to have it convolved.")
+                yield EnvFinding("note", "observation", f"{text}[height, width, channels], uint8) for convolutions.")
 
 
-def _image(label: str, space: Space, nets: NetsConfig) -> Finding:
+def _image(label: str, space: Space, nets: NetsConfig) -> EnvFinding:
     height, width, _ = space.shape
     try:
         factor = 2 ** halvings(height, width, len(nets.mults))
     except ConfigError as error:
-        mend = "for example with gymnasium.wrappers.ResizeObservation(env, (64, 64))"
-        return Finding("error", "observation", f"{label}: {str(error).rstrip('.')}, {mend}.")
+        fix = "for example with gymnasium.wrappers.ResizeObservation(env, (64, 64))"
+        return EnvFinding("error", "observation", f"{label}: {str(error).rstrip('.')}, {fix}.")
     sizes = f"{height}x{width} -> {height // factor}x{width // factor}"
     what = f"uint8 {list(space.shape)}"
-    return Finding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
+    return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
 
 
-def action_keys(env: Adapter) -> Iterator[Finding]:
+def action_keys(env: Adapter) -> Iterator[EnvFinding]:
     """What the actor makes of every action key, and bounds that deserve a look."""
     for leaf in action_codec(env.env.action_space, env.name).leaves():
-        key, space = leaf.key, leaf.space
+        key = leaf.key
+        space = leaf.space
         if space.kind == "discrete":
             how = "one categorical distribution" if not space.shape else "independent categorical distributions"
             what = f"int32 {list(space.shape)}, {space.classes} classes"
-            yield Finding("ok", "action", f"Action '{key}': {what}: {how}.", space._asdict())
+            yield EnvFinding("ok", "action", f"Action '{key}': {what}: {how}.", space._asdict())
             continue
         unit = np.ones(space.shape)
         low, high = (np.asarray(leaf.decode({key: sign * unit}), np.float64).reshape(-1) for sign in (-1, 1))
         what = f"float32 {list(space.shape)} in [-1, 1] for {_interval(low, high)}"
-        yield Finding("ok", "action", f"Action '{key}': {what}: normal distribution, clipped.", space._asdict())
+        yield EnvFinding("ok", "action", f"Action '{key}': {what}: normal distribution, clipped.", space._asdict())
         yield from _bounds(key, low, high)
 
 
-def _bounds(key: str, low: np.ndarray, high: np.ndarray) -> Iterator[Finding]:
-    half, center = high / 2 - low / 2, high / 2 + low / 2
+def _bounds(key: str, low: np.ndarray, high: np.ndarray) -> Iterator[EnvFinding]:
+    half = high / 2 - low / 2
+    center = high / 2 + low / 2
     if (half == 0).any():
-        text = f"has {int((half == 0).sum())} entries whose bounds are equal, so that they do nothing: leave them out."
-        yield Finding("warning", "action", f"Action '{key}' {text}")
+        text = f"has {int((half == 0).sum())} entries with equal bounds, which therefore do nothing: leave them out."
+        yield EnvFinding("warning", "action", f"Action '{key}' {text}")
     elif half.max() > _LARGE:
         text = f"has bounds up to {_number(float(half.max()))}, which sensible actions hardly reach: declare the range "
-        yield Finding("warning", "action", f"Action '{key}' {text}that matters, because [-1, 1] is scaled to it.")
+        yield EnvFinding("warning", "action", f"Action '{key}' {text}that matters, because [-1, 1] is scaled to it.")
     elif half.min() < 1 / _LARGE:
         text = f"has bounds only {_number(2 * float(half.min()))} apart: check their unit."
-        yield Finding("note", "action", f"Action '{key}' {text}")
+        yield EnvFinding("note", "action", f"Action '{key}' {text}")
     if (np.abs(center) > 1e-6 * half).any():
-        off = int(np.argmax(np.abs(center) > 1e-6 * half))
-        text = f"has asymmetric bounds: the first policy is centred on {_number(float(center[off]))} in entry {off}"
-        yield Finding("note", "action", f"Action '{key}' {text}, so make sure that this is a harmless action.")
+        entry = int(np.argmax(np.abs(center) > 1e-6 * half))
+        text = f"has asymmetric bounds: the first policy is centred on {_number(float(center[entry]))} in entry {entry}"
+        yield EnvFinding("note", "action", f"Action '{key}' {text}: check that this action is harmless.")
 
 
-def masks(observations: Spaces, actions: Spaces) -> Iterator[Finding]:
+def masks(observations: Spaces, actions: Spaces) -> Iterator[EnvFinding]:
     """Which observation keys restrict the actions."""
     for action, mask in mask_keys(observations, actions).items():
-        text = f"Observation '{mask}' is the mask of action '{action}': the policy keeps to the classes that are 1."
-        yield Finding("note", "mask", text)
+        text = f"Observation '{mask}' is the mask of action '{action}': the policy only chooses classes that are 1."
+        yield EnvFinding("note", "mask", text)
 
 
-def reproducible(first: Recording, again: Recording) -> Finding:
+def reproducibility(first: Recording, again: Recording) -> EnvFinding:
     """Whether two instances with the same seed and actions agree."""
-    found = first_difference(first, again)
-    if found is None:
-        steps = len(again.moments)
-        return Finding(
+    difference = first_difference(first, again)
+    if difference is None:
+        steps = len(again.steps)
+        return EnvFinding(
             "ok", "seed", f"Two instances with the same seed and actions agree in all {steps} steps compared."
         )
-    time, field = found
-    generators = "draw everything random from self.np_random, not from global generators or the clock"
-    mend = generators if first.seeded else f"call super().reset(seed=seed) in reset, and {generators}"
-    text = f"Two instances with the same seed and actions differ first in {field}, {time} steps in: {mend}."
-    return Finding("warning", "seed", text, {"step": time, "field": field})
+    time, field = difference
+    generators = "draw all random numbers from self.np_random, not from global generators or the clock"
+    fix = generators if first.seeded else f"call super().reset(seed=seed) in reset, and {generators}"
+    text = f"Two instances with the same seed and actions first differ in {field}, {time} steps in: {fix}."
+    return EnvFinding("warning", "seed", text, {"step": time, "field": field})
 
 
-def seeded(first: Recording, reseeded: Recording) -> Finding:
+def seed_effect(first: Recording, reseeded: Recording) -> EnvFinding:
     """Whether another seed gives other episodes."""
     if first_difference(first, reseeded) is not None:
-        return Finding("ok", "seed", "Another seed gives other episodes.")
-    starts = [moment for moment in first.moments if moment.is_first and moment.obs]
+        return EnvFinding("ok", "seed", "Another seed gives other episodes.")
+    starts = [step for step in first.steps if step.is_first and step.obs]
     if all(_equal(start.obs, starts[0].obs) for start in starts):
-        return Finding("note", "seed", "Another seed changes nothing: every episode begins and answers the same.")
+        return EnvFinding("note", "seed", "Another seed changes nothing: every episode begins and answers the same.")
     text = (
         "The seed is ignored: episodes differ, but not between seeds, so parallel environments would all play the same"
     )
-    return Finding("warning", "seed", f"{text}: call super().reset(seed=seed) and draw from self.np_random.")
+    return EnvFinding("warning", "seed", f"{text}: call super().reset(seed=seed) and draw from self.np_random.")
 
 
-def actions_matter(first: Recording, other: Recording, spaces: Spaces) -> Finding:
+def action_effect(first: Recording, other: Recording, spaces: Spaces) -> EnvFinding:
     """Whether other actions give other answers under the same seed."""
     if all(space.kind == "discrete" and space.classes == 1 for space in spaces.values()):
-        return Finding("warning", "action", "There is nothing to choose: every action has one class only.")
+        return EnvFinding("warning", "action", "There is nothing to choose: every action has only one class.")
     if first_difference(first, other) is not None:
-        return Finding("ok", "action", "Other actions have other consequences.")
-    text = f"Actions are ignored: other actions gave equal observations and rewards in all {len(other.moments)} steps"
-    return Finding("warning", "action", f"{text}: check that step uses its argument.")
+        return EnvFinding("ok", "action", "Other actions have other consequences.")
+    text = f"Actions are ignored: other actions gave equal observations and rewards in all {len(other.steps)} steps"
+    return EnvFinding("warning", "action", f"{text}: check that step uses its argument.")
 
 
 def first_difference(one: Recording, two: Recording) -> tuple[int, str] | None:
-    """Index of the first moment in which two recordings differ, and in which field; None if they agree."""
-    for time, (a, b) in enumerate(zip(one.moments, two.moments, strict=False)):
+    """Index of the first step in which two recordings differ, and the field that differs; None if they agree."""
+    for time, (a, b) in enumerate(zip(one.steps, two.steps, strict=False)):
         if a.obs and b.obs:
             for key in a.obs:
                 if not np.array_equal(a.obs[key], b.obs[key]):
                     return time, f"observation '{key}'"
-        for field in Moment._fields[1:]:
+        for field in RecordedStep._fields[1:]:  # all except the observation
             if getattr(a, field) != getattr(b, field):
                 return time, f"the field {field}"
     return None
 
 
-def observations(first: Recording, spaces: Spaces) -> Iterator[Finding]:
+def observations(first: Recording, spaces: Spaces) -> Iterator[EnvFinding]:
     """Values of observations that deserve a look."""
     if first.rewritten:
         text = (
-            "The environment writes into observations that it returned before; Dreamer copies them, other code may not"
+            "The environment overwrites observations that it returned before; Dreamer copies them, other code may not"
         )
-        yield Finding("note", "observation", f"{text}: return a copy.")
-    seen = [moment.obs for moment in first.moments if moment.obs]
+        yield EnvFinding("note", "observation", f"{text}: return a copy.")
+    seen = [step.obs for step in first.steps if step.obs]
     for key, space in spaces.items():
         if is_mask(key) or len(seen) < 2:
             continue
         label = f"Observation '{key}'"
         largest = max(float(np.abs(obs[key].astype(np.float32)).max()) for obs in seen)
         if all(np.array_equal(obs[key], seen[0][key]) for obs in seen):
-            text = f"{label} is the same in all {len(seen)} steps: it tells nothing, at least under random actions."
-            yield Finding("note", "observation", text)
+            text = f"{label} is the same in all {len(seen)} steps: uninformative, at least under random actions."
+            yield EnvFinding("note", "observation", text)
         elif space.kind == "image" and largest <= 1:
             text = f"{label} holds no pixel above 1, as if floats in [0, 1] had been cast: scale it to 0..255."
-            yield Finding("warning", "observation", text)
+            yield EnvFinding("warning", "observation", text)
         if space.kind == "vector" and largest > _LARGE:
-            text = f"{label} reaches {_number(largest)}: symlog copes with that; scale it if small differences matter."
-            yield Finding("note", "observation", text)
+            text = f"{label} reaches {_number(largest)}: symlog handles that; scale it if small differences matter."
+            yield EnvFinding("note", "observation", text)
 
 
-def endings(first: Recording, limit: int | None) -> Iterator[Finding]:
+def endings(first: Recording, limit: int | None) -> Iterator[EnvFinding]:
     """How episodes end; ``limit`` is the time limit in env steps, None if unknown."""
     episodes = first.episodes()
     if not episodes:
-        steps = sum(moment.env_steps for moment in first.moments)
+        steps = sum(step.env_steps for step in first.steps)
         if limit is not None and limit > steps:
-            yield Finding("ok", "ending", f"No episode ended in {steps} env steps; the time limit is {limit}.")
+            yield EnvFinding("ok", "ending", f"No episode ended in {steps} env steps; the time limit is {limit}.")
         else:
-            allowed = ", all that it had time for" if first.out_of_time else ""
+            allowed = ", as many as there was time for" if first.out_of_time else ""
             text = f"No episode ended in {steps} env steps of random actions{allowed}: if nothing else ends them"
-            mend = "wrap the environment in gymnasium.wrappers.TimeLimit(env, 1000)"
-            yield Finding("note" if first.out_of_time else "warning", "ending", f"{text}, {mend}.")
+            fix = "wrap the environment in gymnasium.wrappers.TimeLimit(env, 1000)"
+            yield EnvFinding("note" if first.out_of_time else "warning", "ending", f"{text}, {fix}.")
         return
-    lengths = [sum(moment.env_steps for moment in episode) for episode in episodes]
+    lengths = [sum(step.env_steps for step in episode) for episode in episodes]
     terminal = sum(episode[-1].is_terminal for episode in episodes)
     text = f"Episodes: {len(episodes)} of {_range(min(lengths), max(lengths))} env steps; {terminal} ended terminated, "
     data = {"episodes": len(lengths), "terminated": terminal, "shortest": min(lengths), "longest": max(lengths)}
-    yield Finding("ok", "ending", f"{text}{len(episodes) - terminal} truncated.", data)
+    yield EnvFinding("ok", "ending", f"{text}{len(episodes) - terminal} truncated.", data)
     length = lengths[0]
     alike = set(lengths) == {length} and terminal == len(lengths)
     if alike and (length == limit or (len(lengths) > 2 and length > 1)):
         text = f"All {len(lengths)} episodes ended terminated after exactly {length} env steps"
-        mend = "if a clock ends them, return truncated=True instead, because termination says that nothing follows"
+        fix = "if a clock ends them, return truncated=True instead, because termination says that nothing follows"
         clock = ", the time limit" if length == limit else ""
-        yield Finding("warning" if clock or length >= _LONG else "note", "ending", f"{text}{clock}: {mend}.")
+        yield EnvFinding("warning" if clock or length >= _LONG else "note", "ending", f"{text}{clock}: {fix}.")
 
 
-def rewards(first: Recording) -> Iterator[Finding]:
+def rewards(first: Recording) -> Iterator[EnvFinding]:
     """Size and frequency of rewards under random actions."""
-    steps = [moment for moment in first.moments if not moment.is_first]
-    values = np.array([moment.reward for moment in steps])
+    steps = [step for step in first.steps if not step.is_first]
+    values = np.array([step.reward for step in steps])
     if not len(values):
         return
     if not values.any():
-        text = f"All {len(values)} rewards are 0 under random actions: the reward is sparse, exploration is needed"
-        yield Finding("warning", "reward", f"{text}, and progress may begin late or never.")
+        text = (
+            f"All {len(values)} rewards are 0 under random actions: the reward is sparse, so the agent has to explore"
+        )
+        yield EnvFinding("warning", "reward", f"{text}, and progress may start late or never.")
         return
     low, high, mean, std = (float(x) for x in (values.min(), values.max(), values.mean(), values.std()))
     data = {"min": low, "max": high, "mean": mean, "std": std, "nonzero": float((values != 0).mean())}
     text = f"Rewards of {_range(low, high)}, mean {_number(mean)}, std {_number(std)}, {data['nonzero']:.0%} not zero."
-    yield Finding("ok", "reward", text, data)
+    yield EnvFinding("ok", "reward", text, data)
     if max(-low, high) > _LARGE:
-        text = f"Rewards reach {_number(max(-low, high))}: any size can be learned; scale them if small ones matter."
-        yield Finding("note", "reward", text)
-    late = all(moment.is_last for moment in steps if moment.reward)
-    if late and not all(moment.is_last for moment in steps):
-        text = "Reward comes only with the last step of an episode: it must be traced back over the whole episode"
-        yield Finding("note", "reward", f"{text}, so keep behavior.return_horizon above its length.")
+        text = (
+            f"Rewards reach {_number(max(-low, high))}: the agent copes with any size; scale them if small ones matter."
+        )
+        yield EnvFinding("note", "reward", text)
+    late = all(step.is_last for step in steps if step.reward)
+    if late and not all(step.is_last for step in steps):
+        text = "Reward comes only with the last step of an episode: credit must travel back over the whole episode"
+        yield EnvFinding("note", "reward", f"{text}, so keep behavior.return_horizon above its length.")
 
 
 def time_limit(env: gymnasium.Env) -> int | None:
-    """Env steps after which an environment, or one of its wrappers, says that it ends episodes; None if none does."""
+    """Env steps after which an environment or one of its wrappers declares that episodes end; None if none does."""
     if env.spec is not None and env.spec.max_episode_steps:
         return env.spec.max_episode_steps
     while True:
@@ -265,16 +271,16 @@ def _number(value: float | int) -> str:
 
 
 __all__ = [
-    "Finding",
+    "EnvFinding",
+    "action_effect",
     "action_keys",
-    "actions_matter",
     "endings",
     "first_difference",
     "masks",
     "observation_keys",
     "observations",
-    "reproducible",
+    "reproducibility",
     "rewards",
-    "seeded",
+    "seed_effect",
     "time_limit",
 ]

@@ -1,4 +1,4 @@
-"""Whether an environment is fit for training: what playing it with random actions shows, and how fast it steps."""
+"""Whether an environment is fit for training: what random play shows, and how fast it steps."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from dreamer import envs
 from dreamer.config import Config, EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.check import diagnosis
-from dreamer.envs.check.diagnosis import Finding
+from dreamer.envs.check.diagnosis import EnvFinding
 from dreamer.envs.errors import EnvError
 from dreamer.envs.rollouts import explain, random_action, record
 from dreamer.envs.vector.vector_env import VectorEnv
@@ -24,7 +24,7 @@ MOST_STEPS = 10_000
 """Most actions of the long recording."""
 
 _COMPARED = 300
-"""Actions of the recordings that are compared with it."""
+"""Most actions of the recordings that are compared with the long one."""
 
 _EPISODES = 5
 
@@ -40,21 +40,21 @@ _PRESETS = {
 """Presets for a GPU and for two CPU cores, by the prefix of the task."""
 
 
-def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEPS) -> Iterator[Finding]:
-    """Play an environment with random actions and say what is wrong, or surprising.
+def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEPS) -> Iterator[EnvFinding]:
+    """Play an environment with random actions and report what is wrong or surprising.
 
     Args:
         make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one.
-        config: ``env`` and ``nets`` count.
+        config: only ``env`` and ``nets`` matter.
         steps: most agent steps to play.
 
     Yields:
-        Findings, also those that are fine. It can be trained on if none of them is an error.
+        Findings, including those that are fine. The environment can be trained on if none is an error.
     """
     try:
         env = adapt(make_env, config.env)
     except Exception as failure:
-        yield Finding("error", "make", explain(failure, "Making the environment"))
+        yield EnvFinding("error", "make", explain(failure, "Making the environment"))
         return
 
     def make_another() -> Adapter:
@@ -71,18 +71,18 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
         yield from diagnosis.masks(env.obs_spaces, env.action_spaces)
         yield from _play(make_another, config.env, env, steps)
     finally:
-        with contextlib.suppress(Exception):  # that it cannot be closed was told when others of its kind were
+        with contextlib.suppress(Exception):  # closing the recorded instances has reported any failure already
             env.close()
 
 
-def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, steps: int) -> Iterator[Finding]:
-    """Findings about recordings of instances beside ``env``."""
+def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, steps: int) -> Iterator[EnvFinding]:
+    """Findings about recordings of further instances next to ``env``."""
     first = record(make_env, config, seed=0, action_seed=0, steps=steps, episodes=_EPISODES)
     if first.error:
-        yield Finding("error", "play", first.error)
+        yield EnvFinding("error", "play", first.error)
         return
-    played = sum(not moment.is_first for moment in first.moments)
-    yield Finding("ok", "play", f"Took {played} random actions without an error.")
+    played = sum(not step.is_first for step in first.steps)
+    yield EnvFinding("ok", "play", f"Took {played} random actions without an error.")
     yield from diagnosis.endings(first, diagnosis.time_limit(env))
     yield from diagnosis.rewards(first)
     yield from diagnosis.observations(first, env.obs_spaces)
@@ -93,14 +93,14 @@ def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, step
     other = record(make_env, config, seed=0, action_seed=1, **options)
     reseeded = record(make_env, config, seed=1, action_seed=0, **options)
     if errors := {recording.error for recording in (again, other, reseeded)} - {""}:
-        yield from (Finding("error", "play", error) for error in sorted(errors))
+        yield from (EnvFinding("error", "play", error) for error in sorted(errors))
         return
-    yield diagnosis.reproducible(first, again)
-    yield diagnosis.seeded(first, reseeded)
-    yield diagnosis.actions_matter(first, other, env.action_spaces)
+    yield diagnosis.reproducibility(first, again)
+    yield diagnosis.seed_effect(first, reseeded)
+    yield diagnosis.action_effect(first, other, env.action_spaces)
 
 
-def speed(make_env: Callable[[], Any], config: EnvConfig, seconds: float = 2.0) -> Finding:
+def speed(make_env: Callable[[], Any], config: EnvConfig, seconds: float = 2.0) -> EnvFinding:
     """Agent steps per second with random actions: alone, and in 1, 4 and 16 worker processes.
 
     Args:
@@ -116,17 +116,18 @@ def speed(make_env: Callable[[], Any], config: EnvConfig, seconds: float = 2.0) 
             rates[str(workers)] = _rate(make_env, parallel, seconds)
     except EnvError as error:
         where = "in worker processes" if rates else "in a VectorEnv"
-        return Finding("warning" if rates else "error", "speed", f"It does not run {where}: {error}", rates)
+        return EnvFinding("warning" if rates else "error", "speed", f"It does not run {where}: {error}", rates)
     alone, *others = rates.values()
     parallel_rates = ", ".join(f"{rate:,.0f}" for rate in others)
     text = f"Speed: {alone:,.0f} agent steps/s alone; {parallel_rates} with 1, 4, 16 workers."
     faster = max(others) > 1.2 * alone
-    advice = "Use env.workers=async." if faster else "Worker processes do not pay: keep env.workers=sync."
-    return Finding("ok", "speed", f"{text} {advice}", {**rates, "workers": "async" if faster else "sync"})
+    advice = "Use env.workers=async." if faster else "Worker processes do not pay off: keep env.workers=sync."
+    return EnvFinding("ok", "speed", f"{text} {advice}", {**rates, "workers": "async" if faster else "sync"})
 
 
 def _rate(make_env: Callable[[], Any], config: EnvConfig, seconds: float) -> float:
-    rng, taken = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    taken = 0
     with VectorEnv(make_env, config, 0) as vector:
         masks = mask_keys(vector.obs_spaces, vector.action_spaces)
         step = vector.reset()
@@ -137,12 +138,14 @@ def _rate(make_env: Callable[[], Any], config: EnvConfig, seconds: float) -> flo
     return taken / elapsed
 
 
-def suggestions(task: str, presets: Sequence[str], overrides: Sequence[str], images: bool = False) -> Iterator[Finding]:
-    """Commands that train on a task, with a GPU and on a CPU, or with presets that were chosen already.
+def suggestions(
+    task: str, presets: Sequence[str], overrides: Sequence[str], *, images: bool = False
+) -> Iterator[EnvFinding]:
+    """Commands that train on a task, with a GPU and on a CPU, or with presets already chosen.
 
     Args:
         task: its name.
-        presets: names of presets; empty: the usual ones.
+        presets: names of presets; if empty, the usual ones for the task.
         overrides: ``key=value`` to add.
         images: whether the agent sees images.
     """
@@ -153,12 +156,13 @@ def suggestions(task: str, presets: Sequence[str], overrides: Sequence[str], ima
     choices = {"": presets} if presets else {" with a GPU": large, " on a CPU": small}
     for device, names in choices.items():
         command = shlex.join(["python", "-m", "dreamer.train", "--config", *names, f"task={task}", *overrides])
-        yield Finding("ok", "train", f"Train{device}: {command}", {"presets": list(names), "command": command})
+        yield EnvFinding("ok", "train", f"Train{device}: {command}", {"presets": list(names), "command": command})
 
 
-def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) -> Iterator[Finding]:
-    """Everything that the command says about a task: findings, speed, commands and a verdict."""
-    task, images = config.task, False
+def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) -> Iterator[EnvFinding]:
+    """Everything the command says about a task: findings, speed, commands and a verdict."""
+    task = config.task
+    images = False
 
     def make_env() -> Adapter:
         return envs.make(task, config.env)
@@ -175,7 +179,7 @@ def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) 
         if measured.data.get("workers") == "async":
             overrides = [*overrides, "env.workers=async"]
     if errors:
-        yield Finding("error", "verdict", f"'{task}' cannot be trained on: mend what the lines with error say.")
+        yield EnvFinding("error", "verdict", f"'{task}' cannot be trained on: fix what the lines marked error say.")
         return
-    yield from suggestions(task, args.config, overrides, images)
-    yield Finding("ok", "verdict", f"'{task}' can be trained on.")
+    yield from suggestions(task, args.config, overrides, images=images)
+    yield EnvFinding("ok", "verdict", f"'{task}' can be trained on.")

@@ -1,13 +1,12 @@
 """Environments written in JAX: pure functions of arrays, which can run inside one compiled program with the learner.
 
-A `NativeEnv` speaks the agent's language directly: observations and actions are dictionaries by flat key, as its
-``obs_spaces`` and ``action_spaces`` say (see `dreamer.types.Space`), continuous actions in [-1, 1]. There is no codec
-between it and the agent, as that would have to be traced too.
+A `NativeEnv` uses the agent's format directly: observations and actions are dictionaries by flat key, as its
+``obs_spaces`` and ``action_spaces`` say (see `dreamer.types.Space`), with continuous actions in [-1, 1]. There is no
+codec between it and the agent, which would have to be traced too.
 
-Tasks are called ``jax_NAME``, ``jax_package.module:function`` for those of users, and ``craftax_NAME`` or
-``playground_NAME`` for those of two suites with files of their own. `build` makes the pure environment for the device
-loop, `make` wraps it for everything else that wants a Gymnasium environment: the host loop, evaluation, and
-`dreamer.envs.check`.
+Tasks are called ``jax_NAME``, ``jax_package.module:function`` for users' own, and ``craftax_NAME`` or
+``playground_NAME`` for the two suites in their own files. `build` makes the pure environment for the device loop;
+`make` wraps it for everything that needs a Gymnasium environment: the host loop, evaluation, and `dreamer.envs.check`.
 """
 
 import functools
@@ -23,7 +22,7 @@ from dreamer.envs.functions import load_function
 from dreamer.types import Action, Observation, Spaces
 
 SUITES = {"jax": "", "craftax": "from_craftax", "playground": "from_playground"}
-"""Prefixes of tasks that have a native environment, and the file here with a function ``build(name)`` of its own."""
+"""Prefixes of tasks with a native environment, and the file here whose ``build(name)`` makes it; empty: this one."""
 
 State = Any
 """State of one environment: a pytree of arrays, whose shapes and dtypes never change."""
@@ -33,8 +32,8 @@ State = Any
 class NativeEnv(Protocol):
     """One environment as pure functions without a batch axis; `jax.vmap` makes many of it.
 
-    It may have more: ``render(state) -> uint8 [H, W, 3]``; and ``log(state) -> float32 [K]`` beside a tuple of K names,
-    ``log_names``: numbers to log of an episode, by its last state.
+    It may offer more: ``render(state) -> uint8 [H, W, 3]``; and ``log(state) -> float32 [K]`` along with a tuple of K
+    names, ``log_names``: numbers to log about an episode, computed from its last state.
     """
 
     @property
@@ -54,8 +53,8 @@ class NativeEnv(Protocol):
         """Apply an action, clipped to [-1, 1] if continuous.
 
         Returns:
-            State, observation, reward, terminated, truncated; the observation is that of the end of an episode, and
-            never that of the next one. The state after the end is not stepped again.
+            State, observation, reward, terminated, truncated. At the end of an episode, the observation is its last
+            one, never the first of the next. The state after the end is not stepped again.
         """
 
 
@@ -72,17 +71,17 @@ def tasks() -> list[str]:
 
 
 def build(name: str, suite: str = "jax") -> NativeEnv:
-    """The pure environment of a task; the same object for the same task.
+    """The pure environment of a task; one object per task.
 
     Args:
-        name: the task without the prefix of its suite. Of ``jax``, that of a probe or of an environment of gymnax; or
-            ``package.module:function`` for a function without arguments, a class for example, that returns a
+        name: the task without the prefix of its suite. For ``jax``, the name of a probe or of a gymnax environment, or
+            ``package.module:function`` for a function without arguments (for example a class) that returns a
             `NativeEnv`.
         suite: one of `SUITES`.
 
     Raises:
-        UnknownTask: there is none of this name.
-        EnvError: there is no such function, or what it returns is no `NativeEnv`.
+        UnknownTask: there is no task of this name.
+        EnvError: there is no such function, or it does not return a `NativeEnv`.
         ImportError: it needs a package that is not installed.
     """
     if suite != "jax":
@@ -95,9 +94,9 @@ def _build(name: str) -> NativeEnv:
     if ":" in name:
         env = load_function(name, f"jax_{name}")()
         if not isinstance(env, NativeEnv):
-            lacking = [part for part in ("obs_spaces", "action_spaces", "reset", "step") if not hasattr(env, part)]
+            missing = [part for part in ("obs_spaces", "action_spaces", "reset", "step") if not hasattr(env, part)]
             raise EnvError(
-                f"Task 'jax_{name}' gives a {type(env).__name__} without {' and '.join(lacking)}, expected a "
+                f"Task 'jax_{name}' gives a {type(env).__name__} without {' and '.join(missing)}, expected a "
                 "NativeEnv: see docs/device_loop.md."
             )
         return env
@@ -113,17 +112,17 @@ def _build(name: str) -> NativeEnv:
 
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
-    """The environment behind Gymnasium's interface; raises as `build`."""
-    from dreamer.envs.native.hosted import Hosted
+    """The environment behind Gymnasium's interface; raises what `build` raises."""
+    from dreamer.envs.native.hosted import HostedEnv
 
-    return Hosted(build(name), render_mode)
+    return HostedEnv(build(name), render_mode)
 
 
 def native_env(config: Config) -> NativeEnv:
     """The pure environment of a config's task, for the device loop.
 
     Raises:
-        ConfigError: the task has none, or the config asks for what the device loop does not do.
+        ConfigError: the task has none, or the config asks for something the device loop does not support.
         EnvError: there is no such task, or its package is missing.
     """
     suite, _, name = config.task.partition("_")
@@ -131,7 +130,7 @@ def native_env(config: Config) -> NativeEnv:
         names = ", ".join(f"task={suite}_NAME" for suite in SUITES)
         raise ConfigError(
             f"run.loop=device needs an environment written in JAX ({names}), but task is '{config.task}'. Use "
-            "run.loop=host for it."
+            "run.loop=host for this task."
         )
     if config.env.repeat != 1:
         raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")
@@ -140,7 +139,7 @@ def native_env(config: Config) -> NativeEnv:
     except (UnknownTask, ImportError):
         from dreamer import envs
 
-        envs.make(config.task, config.env)  # Says what is wrong, and which names are near.
+        envs.make(config.task, config.env)  # Raises an error that says what is wrong and suggests similar names.
         raise
 
 

@@ -1,7 +1,7 @@
 """Craftax (Matthews et al., 2024, arXiv 2402.16801) as native environments: Crafter in JAX, and a larger game.
 
 ``Symbolic`` and ``Pixels`` are Craftax: nine floors, 43 actions, 67 achievements. ``Classic`` and ``ClassicPixels`` are
-Crafter once more: one floor, 17 actions, 22 achievements.
+Crafter again: one floor, 17 actions, 22 achievements.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import craftax  # noqa: F401 (says at once whether it is installed; its games take seconds to import)
+import craftax  # noqa: F401 (shows at once whether it is installed; its games take seconds to import)
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float32, UInt8
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import UnknownTask
-from dreamer.envs.native.hosted import Hosted
+from dreamer.envs.native.hosted import HostedEnv
 from dreamer.envs.suites.achievements import score
 from dreamer.types import Action, Observation, Space, Spaces
 
@@ -31,7 +31,7 @@ _NAMES = {
     "Pixels": "Craftax-Pixels-v1",
     "Symbolic": "Craftax-Symbolic-v1",
 }
-"""What Craftax calls the tasks."""
+"""Craftax's own names of the tasks."""
 
 _MULTIPLE = 16
 """Sides of images are padded to multiples of this, so that they can be halved four times."""
@@ -44,7 +44,7 @@ def tasks() -> list[str]:
 
 @functools.cache
 def build(name: str) -> "Craftax":
-    """One of `tasks`, the same object for the same name; raises `UnknownTask`."""
+    """One of `tasks`, one object per name; raises `UnknownTask`."""
     if name not in _NAMES:
         raise UnknownTask(f"Craftax has no task '{name}'.")
     return Craftax(name)
@@ -52,19 +52,20 @@ def build(name: str) -> "Craftax":
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     """The task behind Gymnasium's interface; raises `UnknownTask`."""
-    return Hosted(build(name), render_mode)
+    return HostedEnv(build(name), render_mode)
 
 
 class Craftax:
     """A game of Craftax with its default parameters.
 
     Observation: ``vector``, float32 in [0, 1], of 8268 numbers (``Classic``: 1345); or ``image``, uint8
-    ``[144, 112, 3]`` (``ClassicPixels``: ``[64, 64, 3]``), Craftax's own image with black to its right and below.
+    ``[144, 112, 3]`` (``ClassicPixels``: ``[64, 64, 3]``), Craftax's own image padded with black at the right and
+    bottom.
     Terminated at death and when the game is won, truncated after 100,000 steps (Classic: 10,000). The log of an episode
     says which achievements were unlocked, 0 or 1, as ``achievement_NAME``.
 
-    The first image ever drawn takes one or two minutes, in which Craftax prepares its textures and keeps them in its
-    own directory.
+    The very first image takes one or two minutes, while Craftax prepares its textures and caches them in its own
+    directory.
 
     Args:
         name: one of `tasks`.
@@ -74,11 +75,13 @@ class Craftax:
         self._game = "craftax_classic" if name.startswith("Classic") else "craftax"
         self._pixels = name.endswith("Pixels")
         with _quietly():
-            self._env = importlib.import_module("craftax.craftax_env").make_craftax_env_from_name(_NAMES[name], False)
+            make_env = importlib.import_module("craftax.craftax_env").make_craftax_env_from_name
+            self._env = make_env(_NAMES[name], auto_reset=False)
             achievements = importlib.import_module(f"craftax.{self._game}.constants").Achievement
         self._params = self._env.default_params
         shape = tuple(self._env.observation_space(self._params).shape)
         if self._pixels:
+            # Negated floor division rounds up.
             height, width = (-(-side // _MULTIPLE) * _MULTIPLE for side in shape[:2])
             self._padding = ((0, height - shape[0]), (0, width - shape[1]), (0, 0))
             self.obs_spaces: Spaces = {"image": Space("image", (height, width, 3))}
@@ -90,9 +93,9 @@ class Craftax:
 
     def reset(self, key: Array) -> tuple[Any, Observation]:
         """See `dreamer.envs.native.NativeEnv.reset`."""
-        # Craftax keeps a key in its state, and a state holds plain numbers only.
+        # Craftax keeps the key in its state, which must hold plain numbers only.
         obs, state = self._env.reset_env(jax.random.key_data(key), self._params)
-        # Python numbers in a state are weakly typed; a step is compiled for once only if they are not.
+        # Python numbers in a state are weakly typed, and a step would be compiled again once they no longer are.
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), state), self._encode(obs)
 
     def step(
@@ -103,7 +106,7 @@ class Craftax:
             jax.random.key_data(key), state, jnp.asarray(action["action"]), self._params
         )
         new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
-        # Without the time limit, what remains to end an episode is death or victory.
+        # With the clock set back, an episode ends only by death or victory.
         early = new.replace(timestep=jnp.zeros_like(new.timestep))
         terminated = self._env.is_terminal(early, self._params)
         return new, self._encode(obs), reward.astype(jnp.float32), terminated, over & ~terminated
@@ -132,7 +135,7 @@ class Craftax:
 
 @contextlib.contextmanager
 def _quietly() -> Any:
-    """Craftax prints while it loads; the standard output belongs to those who asked for it."""
+    """Craftax prints while it loads; send that to stderr, as stdout is for results."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,7 @@
 """The environments of gymnax (Lange, 2022) as native environments.
 
-gymnax is used through ``step_env`` and ``is_truncated``: its ``step`` resets at once and keeps the final observation
-apart, while here a reset is a step of its own and every observation is a row.
+gymnax is used through ``step_env`` and ``is_truncated``: its ``step`` resets at once and stores the final observation
+separately, while here a reset is a separate step and every observation is a row.
 """
 
 from typing import Any, NamedTuple
@@ -24,16 +24,16 @@ class _Range(NamedTuple):
 
 
 _NEEDS_DOWNLOAD = {"MNISTBandit-bsuite"}
-"""Environments that fetch data when they are made, which a run must not depend on."""
+"""Environments that download data when they are made; a run must not depend on that."""
 
 
 def names() -> list[str]:
-    """Ids of all environments that gymnax has registered, except those that need a download."""
+    """Ids of all environments registered in gymnax, except those that need a download."""
     return [name for name in gymnax.registered_envs if name not in _NEEDS_DOWNLOAD]
 
 
 class Gymnax:
-    """An environment of gymnax with its default parameters; keys are named as those of Gymnasium's spaces are.
+    """A gymnax environment with its default parameters; keys are named like those of Gymnasium's spaces.
 
     A Box becomes ``vector``, flattened, a Discrete ``discrete``; the entries of a Dict keep their names. The action is
     called ``action``; [-1, 1] stands for the bounds of a continuous one.

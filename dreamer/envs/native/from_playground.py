@@ -1,7 +1,7 @@
 """The DM Control suite of MuJoCo Playground (Zakka et al., 2025, arXiv 2502.08844) as native environments.
 
-The tasks are those of DeepMind Control, simulated by MJX, which is MuJoCo in JAX, in float32. What differs from the
-suite ``dmc``: some time steps and contacts are simplified, and the observation is one vector. Actions are not repeated.
+The tasks are those of DeepMind Control, simulated in float32 by MJX, which is MuJoCo in JAX. Unlike in the suite
+``dmc``, some time steps and contacts are simplified, and the observation is one vector. Actions are not repeated.
 """
 
 import functools
@@ -16,16 +16,16 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
-from dreamer.envs.native.hosted import Hosted
+from dreamer.envs.native.hosted import HostedEnv
 from dreamer.types import Action, Observation, Space, Spaces
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Of libraries that it imports and that are not used here.
+    warnings.simplefilter("ignore")  # From libraries that it imports and that are not used here.
     from mujoco_playground import dm_control_suite
 
 
 class PlaygroundState(NamedTuple):
-    """The simulation, and how long it runs."""
+    """The simulation, and for how long it has run."""
 
     inner: Any
     """``mujoco_playground.State``."""
@@ -35,25 +35,25 @@ class PlaygroundState(NamedTuple):
 
 def tasks() -> list[str]:
     """Names of all tasks that can be made, as Playground spells them."""
-    return sorted(name for name in dm_control_suite.ALL_ENVS if not _outdated(name))
+    return sorted(name for name in dm_control_suite.ALL_ENVS if not _is_outdated(name))
 
 
-def _outdated(name: str) -> bool:
-    """Whether a task calls what the installed MuJoCo no longer has."""
+def _is_outdated(name: str) -> bool:
+    """Whether a task calls a function that the installed MuJoCo no longer has."""
     return name.startswith("Reacher") and not hasattr(mujoco.MjSpec, "find_body")
 
 
 @functools.cache
 def build(name: str) -> "Playground":
-    """One of `tasks`, the same object for the same name.
+    """One of `tasks`, one object per name.
 
     Raises:
-        UnknownTask: there is none of this name.
+        UnknownTask: there is no task of this name.
         EnvError: Playground cannot make it with the installed MuJoCo.
     """
     if name not in dm_control_suite.ALL_ENVS:
         raise UnknownTask(f"MuJoCo Playground has no task '{name}' in its DM Control suite.")
-    if _outdated(name):
+    if _is_outdated(name):
         raise EnvError(
             f"Task 'playground_{name}' cannot be made with MuJoCo {mujoco.__version__}, expected one that has "
             "mujoco.MjSpec.find_body, which Playground calls for this task: use dmc_reacher_easy or dmc_reacher_hard."
@@ -62,23 +62,23 @@ def build(name: str) -> "Playground":
 
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
-    """The task behind Gymnasium's interface; raises as `build`."""
-    return Hosted(build(name), render_mode)
+    """The task behind Gymnasium's interface; raises what `build` raises."""
+    return HostedEnv(build(name), render_mode)
 
 
 class Playground:
     """A task of the suite with its default settings.
 
     Observation ``vector``; continuous ``action``. Truncated after the number of steps that Playground sets, 1000. No
-    task terminates: Playground calls an episode done only where the simulation left the finite numbers. Such a step
-    is answered as a failure on the host is: truncated, with the observation before it and no reward.
+    task terminates: Playground calls an episode done only if the simulation produced NaN or infinity. Such a step is
+    answered like a failure on the host: truncated, with the previous observation and no reward.
 
     Args:
         name: one of `tasks`.
     """
 
     def __init__(self, name: str) -> None:
-        # The default, Warp, needs an Nvidia GPU; what is written in JAX runs wherever the learner does.
+        # The default, Warp, needs an NVIDIA GPU; the version in JAX runs wherever the learner does.
         self._env = dm_control_suite.load(name, config_overrides={"impl": "jax"})
         self._limit = int(dm_control_suite.get_default_config(name).episode_length)
         self.obs_spaces: Spaces = {"vector": Space("vector", (int(self._env.observation_size),))}
@@ -87,9 +87,9 @@ class Playground:
 
     def reset(self, key: Array) -> tuple[PlaygroundState, Observation]:
         """See `dreamer.envs.native.NativeEnv.reset`."""
-        # Playground keeps a key in its state, and a state holds plain numbers only.
+        # Playground keeps the key in its state, which must hold plain numbers only.
         inner = self._env.reset(jax.random.key_data(key))
-        # Python numbers in a state are weakly typed; a step is compiled for once only if they are not.
+        # Python numbers in a state are weakly typed, and a step would be compiled again once they no longer are.
         inner = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), inner)
         return PlaygroundState(inner, jnp.zeros((), jnp.int32)), {"vector": inner.obs}
 
@@ -98,11 +98,11 @@ class Playground:
     ) -> tuple[PlaygroundState, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
         """See `dreamer.envs.native.NativeEnv.step`."""
         before = state.inner
-        # Playground writes into the dictionaries that it is given.
-        own = before.replace(metrics=dict(before.metrics), info=dict(before.info))
-        inner = self._env.step(own, jnp.asarray(action["action"]))
+        # Playground writes into the dictionaries it is given, so it gets copies.
+        copied = before.replace(metrics=dict(before.metrics), info=dict(before.info))
+        inner = self._env.step(copied, jnp.asarray(action["action"]))
         finite = jnp.isfinite(inner.obs).all() & jnp.isfinite(inner.reward) & (inner.done == 0)
-        # The next observation builds on what is kept here; the physics itself is replaced by the reset.
+        # Keep the last finite observation. The broken physics needs no repair: the reset replaces it.
         inner = inner.replace(obs=jnp.where(finite, inner.obs, before.obs))
         inner = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), inner, before)
         reward = jnp.where(finite, inner.reward, 0.0)

@@ -1,6 +1,6 @@
-"""The tasks of `dreamer.envs.suites.probes` once more, in JAX: the same rules step by step, other random numbers.
+"""The tasks of `dreamer.envs.suites.probes` in JAX: the same rules step by step, with other random numbers.
 
-What they look like, how they are rewarded and the highest return are described there.
+Observations, rewards and highest returns are described there.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
 from dreamer.types import MASK, Action, Observation, Space, Spaces
 
-Answer = tuple[Any, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]
+StepResult = tuple[Any, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 """What a step returns: state, observation, reward, terminated, truncated."""
 
 _NEVER = np.zeros((), bool)
-"""None of these tasks has a time limit: they all end terminated."""
+"""Truncation: none of these tasks has a time limit; they all end terminated."""
 
 
 class CatchState(NamedTuple):
-    """Where everything is; columns and rows count from 0 at the top left."""
+    """Positions of everything; columns and rows count from 0 at the top left."""
 
     paddle: Int32[Array, ""]
     """Column of its middle."""
@@ -30,16 +30,18 @@ class CatchState(NamedTuple):
     drift: Int32[Array, ""]
     """Columns per step: -1, 0 or 1."""
     left: Int32[Array, ""]
-    """Drops of the episode that are not over."""
+    """Drops of the episode that have not ended."""
 
 
-class Catch:
+class JaxCatch:
     """`dreamer.envs.suites.probes.Catch`; see there."""
 
     def __init__(self, size: int = 8, cell: int = 2, drops: int = 4) -> None:
         self.obs_spaces: Spaces = {"image": Space("image", (size * cell, size * cell, 1))}
         self.action_spaces: Spaces = {"action": Space("discrete", (), 3)}
-        self._size, self._cell, self._drops = size, cell, drops
+        self._size = size
+        self._cell = cell
+        self._drops = drops
 
     def reset(self, key: Array) -> tuple[CatchState, Observation]:
         """A new ball, the paddle in the middle."""
@@ -47,19 +49,21 @@ class Catch:
         state = CatchState(_int(self._size // 2), _int(0), column, drift, _int(self._drops))
         return state, {"image": self._image(state)}
 
-    def step(self, state: CatchState, action: Action, key: Array) -> Answer:
+    def step(self, state: CatchState, action: Action, key: Array) -> StepResult:
         """Move paddle and ball; a ball in the last row is caught or missed, and the next one drops."""
         paddle = jnp.clip(state.paddle + action["action"] - 1, 1, self._size - 2)
+        # A ball that would leave the grid turns round first.
         ahead = state.column + state.drift
         drift = jnp.where((ahead < 0) | (ahead >= self._size), -state.drift, state.drift)
         moved = CatchState(paddle, state.row + 1, state.column + drift, drift, state.left)
         landed = moved.row == self._size - 1
         caught = jnp.where(jnp.abs(moved.column - paddle) <= 1, 1.0, -1.0)
+        # A landed ball is replaced by a new one at the top.
         column, drift = self._drop(key)
         dropped = CatchState(paddle, _int(0), column, drift, state.left - 1)
         following: CatchState = jax.tree.map(lambda new, old: jnp.where(landed, new, old), dropped, moved)
         over = following.left == 0
-        # The last image of an episode shows the catch or the miss; between drops the next ball is seen instead.
+        # The last image of an episode shows the catch or the miss; between drops, the next ball is shown instead.
         seen: CatchState = jax.tree.map(lambda old, new: jnp.where(over, old, new), moved, following)
         reward = jnp.where(landed, caught, 0.0)
         return following, {"image": self._image(seen)}, reward, over, jnp.asarray(_NEVER)
@@ -91,7 +95,7 @@ class TimedState(NamedTuple):
 
 
 class _Timed:
-    """Episodes of a fixed number of steps with a vector, two actions and a hidden cue; subclasses say the rest."""
+    """Episodes of a fixed number of steps with a vector, two actions and a hidden cue; subclasses define the rest."""
 
     length: int
     width: int = 1
@@ -105,7 +109,7 @@ class _Timed:
         state = TimedState(_int(0), jax.random.randint(key, (), 0, 2))
         return state, {"vector": self._obs(state)}
 
-    def step(self, state: TimedState, action: Action, key: Array) -> Answer:
+    def step(self, state: TimedState, action: Action, key: Array) -> StepResult:
         """Let time pass."""
         state = TimedState(state.time + 1, state.cue)
         reward = self._reward(state, jnp.asarray(action["action"]))
@@ -119,7 +123,7 @@ class _Timed:
         raise NotImplementedError
 
 
-class Constant(_Timed):
+class JaxConstant(_Timed):
     """`dreamer.envs.suites.probes.Constant`; see there."""
 
     length = 1
@@ -128,7 +132,7 @@ class Constant(_Timed):
         return jnp.ones((), jnp.float32)
 
 
-class TwoStep(_Timed):
+class JaxTwoStep(_Timed):
     """`dreamer.envs.suites.probes.TwoStep`; see there."""
 
     length = 2
@@ -140,7 +144,7 @@ class TwoStep(_Timed):
         return (state.time == self.length).astype(jnp.float32)
 
 
-class RepeatCue(_Timed):
+class JaxAction(_Timed):
     """`dreamer.envs.suites.probes.Action`; see there."""
 
     length = 1
@@ -152,7 +156,7 @@ class RepeatCue(_Timed):
         return jnp.where(action == state.cue, 1.0, -1.0)
 
 
-class Memory(_Timed):
+class JaxMemory(_Timed):
     """`dreamer.envs.suites.probes.Memory`; see there."""
 
     length = 5
@@ -167,13 +171,13 @@ class Memory(_Timed):
 
 
 class MaskedState(NamedTuple):
-    """Steps taken, and the action before, -1 at first."""
+    """Steps taken, and the previous action, -1 at first."""
 
     time: Int32[Array, ""]
     previous: Int32[Array, ""]
 
 
-class Masked:
+class JaxMasked:
     """`dreamer.envs.suites.probes.Masked`; see there. A forbidden action cannot raise here: it earns -1000."""
 
     length = 6
@@ -187,7 +191,7 @@ class Masked:
         state = MaskedState(_int(0), _int(-1))
         return state, {MASK: self._mask(state)}
 
-    def step(self, state: MaskedState, action: Action, key: Array) -> Answer:
+    def step(self, state: MaskedState, action: Action, key: Array) -> StepResult:
         """Reward the action, and forbid it for the next step."""
         chosen = jnp.asarray(action["action"])
         reward = jnp.where(chosen == state.previous, -1000.0, 1.0 - chosen)
@@ -203,14 +207,24 @@ def _int(value: int) -> Int32[Array, ""]:
 
 
 PROBES: dict[str, Callable[[], Any]] = {
-    "action": RepeatCue,
-    "catch": Catch,
-    "constant": Constant,
-    "masked": Masked,
-    "memory": Memory,
-    "two_step": TwoStep,
+    "action": JaxAction,
+    "catch": JaxCatch,
+    "constant": JaxConstant,
+    "masked": JaxMasked,
+    "memory": JaxMemory,
+    "two_step": JaxTwoStep,
 }
 """Class of each probe by name, as in `dreamer.envs.suites.probes`."""
 
 
-__all__ = ["PROBES", "Catch", "CatchState", "Constant", "Masked", "Memory", "RepeatCue", "TwoStep"]
+__all__ = [
+    "PROBES",
+    "CatchState",
+    "JaxAction",
+    "JaxCatch",
+    "JaxConstant",
+    "JaxMasked",
+    "JaxMemory",
+    "JaxTwoStep",
+    "StepResult",
+]

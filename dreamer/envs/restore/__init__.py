@@ -1,1 +1,1 @@
-"""Saving and restoring environments in the middle of an episode."""
+"""Saves and restores environments in the middle of an episode."""

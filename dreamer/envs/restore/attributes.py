@@ -1,7 +1,7 @@
-"""The state of environments that do not tell it themselves: what is in their attributes, if all of that is plain data.
+"""The state of environments that do not give it themselves: their attributes, if all of those are plain data.
 
-Better to refuse than to restore wrongly. Where an environment keeps anything whose contents cannot be seen here, such
-as a simulator behind a handle, it is not restorable, unless it has methods of its own: ``get_state() -> state`` and
+It is better to refuse than to restore incorrectly. An environment that holds anything whose contents are not visible
+here, such as a simulator behind a handle, is not restorable unless it has methods ``get_state() -> state`` and
 ``set_state(state)``, with a state as in `dreamer.envs.restore.states`.
 """
 
@@ -10,7 +10,7 @@ import enum
 import random
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from dreamer.envs.errors import NotRestorable
 
 _DESCRIPTIONS = {"spec", "_cached_spec", "metadata", "_metadata", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}
-"""Attributes by which Gymnasium describes an environment and how it was made, and which nothing changes."""
+"""Attributes in which Gymnasium describes an environment and how it was made, and which never change."""
 
 _NUMBERS = "biufcSUmM"
 """Kinds of dtypes of plain arrays."""
@@ -31,23 +31,23 @@ _GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64
 _SCALARS = (type(None), bool, int, float, str, bytes)
 
 
-def tells_itself(env: Any) -> bool:
-    """Whether an environment has both methods; then they speak for all that it wraps, too."""
+def has_state_methods(env: Any) -> bool:
+    """Whether an environment has both methods, which then cover everything it wraps too."""
     return callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None))
 
 
 def needs_rehearsal(env: gymnasium.Env) -> bool:
     """Whether a state should be tried before it is trusted.
 
-    So it is where anything but the environment itself, and Gymnasium's own wrappers, says what the state is; and where
-    the environment asks for it, by an attribute ``needs_rehearsal``.
+    That is the case if the state of any layer, except Gymnasium's own wrappers, is read from its attributes instead of
+    given by its own methods; and if the environment asks for it with an attribute ``needs_rehearsal``.
     """
     layers = (layer for layer in _layers(env) if not type(layer).__module__.startswith("gymnasium.wrappers"))
-    return any(getattr(layer, "needs_rehearsal", not tells_itself(layer)) for layer in layers)
+    return any(getattr(layer, "needs_rehearsal", not has_state_methods(layer)) for layer in layers)
 
 
 def get_state(env: gymnasium.Env) -> dict[str, Any]:
-    """State of an environment and of all that it wraps.
+    """State of an environment and of everything it wraps.
 
     Raises:
         NotRestorable: names the first attribute that is not plain data.
@@ -55,7 +55,7 @@ def get_state(env: gymnasium.Env) -> dict[str, Any]:
     writer = _Writer()
     layers = []
     for layer in _layers(env):
-        if tells_itself(layer):
+        if has_state_methods(layer):
             layers.append([_name(type(layer)), True, layer.get_state()])  # type: ignore[attr-defined]
         else:
             layers.append([_name(type(layer)), False, writer.take_all(layer)])
@@ -63,46 +63,47 @@ def get_state(env: gymnasium.Env) -> dict[str, Any]:
 
 
 def set_state(env: gymnasium.Env, state: dict[str, Any]) -> None:
-    """Give an environment, new or not, the state of another one of the same making.
+    """Give an environment, new or not, the state of another that was built alike.
 
     Raises:
-        NotRestorable: it is of another making; what it was before is lost.
+        NotRestorable: the other was built differently; the state from before is lost.
     """
     layers = list(_layers(env))
-    got, expected = [_name(type(layer)) for layer in layers], [name for name, *_ in state["layers"]]
+    got = [_name(type(layer)) for layer in layers]
+    expected = [name for name, *_ in state["layers"]]
     if got != expected:
         raise NotRestorable(f"The environment consists of {got}, expected {expected} as when it was saved.")
     reader = _Reader(state["objects"])
-    for layer, (name, itself, own) in zip(layers, state["layers"], strict=True):
-        if itself != tells_itself(layer):
-            raise NotRestorable(f"{name} got, or lost, the methods get_state and set_state since it was saved.")
-        if itself:
+    for layer, (name, has_methods, own) in zip(layers, state["layers"], strict=True):
+        if has_methods != has_state_methods(layer):
+            raise NotRestorable(f"{name} gained or lost the methods get_state and set_state since it was saved.")
+        if has_methods:
             layer.set_state(own)  # type: ignore[attr-defined]
             continue
         reader.put_all(own, layer)
 
 
 def get_state_of(owner: Any) -> dict[str, Any]:
-    """State of an object that is no environment; raises `NotRestorable`."""
+    """State of an object that is not an environment; raises `NotRestorable`."""
     writer = _Writer()
     return {"own": writer.take_all(owner), "objects": writer.objects}
 
 
 def set_state_of(owner: Any, state: dict[str, Any]) -> None:
-    """Give it to an object of the same making; raises `NotRestorable`."""
+    """Give the state to an object that was built alike; raises `NotRestorable`."""
     _Reader(state["objects"]).put_all(state["own"], owner)
 
 
 def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
-    """An environment and all that it wraps, from the outside, down to the first that speaks for the rest."""
+    """An environment and what it wraps, from the outside down to the first layer that has its own methods."""
     yield env
-    while isinstance(env, gymnasium.Wrapper) and not tells_itself(env):
+    while isinstance(env, gymnasium.Wrapper) and not has_state_methods(env):
         env = env.env
         yield env
 
 
 def _attributes(owner: Any) -> list[tuple[str, Any]]:
-    """Attributes of an object, a layer of an environment for example, that make up its state."""
+    """Attributes that make up the state of an object, for example of one layer of an environment."""
     hidden = [kind for kind in type(owner).__mro__ if kind.__dict__.get("__slots__")]
     if hidden:
         raise NotRestorable(f"{_name(type(owner))} keeps attributes in __slots__ of {_name(hidden[0])}: remove them.")
@@ -110,47 +111,60 @@ def _attributes(owner: Any) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in vars(owner).items() if key not in _DESCRIPTIONS | wrapped]
 
 
-Place = tuple[Any, str]
-"""An object, and where in it, for messages."""
+class _Location(NamedTuple):
+    """Where a value is, for messages: an object and the path from it."""
+
+    owner: Any
+    path: str
+
+    def __str__(self) -> str:
+        return f"Attribute '{self.path}' of {_name(type(self.owner))}"
+
+    def extend(self, suffix: str) -> "_Location":
+        """The location of an item of the value here."""
+        return _Location(self.owner, self.path + suffix)
 
 
 class _Writer:
-    """Lists objects, each once however often it is referred to: what two attributes share, they must go on sharing.
+    """Lists objects, each once however many references it has: attributes that share an object must keep sharing it.
 
-    A value is a scalar as it is, or a tuple with the number of an object.
+    A value is a scalar as it is, or a tuple with the index of an object in the list.
     """
 
     def __init__(self) -> None:
         self.objects: list[Any] = []
-        self._known: dict[int, tuple[Any, tuple[int]]] = {}  # The object itself, lest its id is given to another one.
-        self._memory: dict[int, str] = {}
+        # By id: the object and its reference. Holding the object keeps its id from being reused.
+        self._references: dict[int, tuple[Any, tuple[int]]] = {}
+        # Path of the first array over each block of memory, by the block's id.
+        self._blocks: dict[int, str] = {}
 
     def take_all(self, owner: Any) -> dict[str, Any]:
         """All attributes of an object."""
-        return {key: self.take(value, (owner, key)) for key, value in _attributes(owner)}
+        return {key: self.take(value, _Location(owner, key)) for key, value in _attributes(owner)}
 
-    def take(self, value: Any, place: Place) -> Any:
-        """A value, whose objects are listed."""
+    def take(self, value: Any, place: _Location) -> Any:
+        """A value; lists the objects in it."""
         if type(value) in _SCALARS or (isinstance(value, np.generic) and value.dtype.kind in _NUMBERS):
             return value
-        if id(value) not in self._known:
-            reference = (len(self.objects),)
-            self._known[id(value)] = value, reference
+        if id(value) not in self._references:
+            index = len(self.objects)
+            # Registered before its contents are described, because it may contain itself.
+            self._references[id(value)] = value, (index,)
             self.objects.append(None)
-            self.objects[reference[0]] = self._describe(value, place)
-        return self._known[id(value)][1]
+            self.objects[index] = self._describe(value, place)
+        _, reference = self._references[id(value)]
+        return reference
 
-    def _describe(self, value: Any, place: Place) -> list[Any]:
-        layer, path = place
+    def _describe(self, value: Any, place: _Location) -> list[Any]:
         kind = type(value)
         if kind in (list, tuple):
-            return [kind.__name__, [self.take(item, (layer, f"{path}[{i}]")) for i, item in enumerate(value)]]
+            return [kind.__name__, [self.take(item, place.extend(f"[{i}]")) for i, item in enumerate(value)]]
         if kind is collections.deque:
-            items = [self.take(item, (layer, f"{path}[{i}]")) for i, item in enumerate(value)]
+            items = [self.take(item, place.extend(f"[{i}]")) for i, item in enumerate(value)]
             return ["deque", value.maxlen, items]
         if kind in (dict, collections.OrderedDict):
             items = [
-                [self.take(key, place), self.take(item, (layer, f"{path}[{key!r}]"))] for key, item in value.items()
+                [self.take(key, place), self.take(item, place.extend(f"[{key!r}]"))] for key, item in value.items()
             ]
             return [kind.__name__, items]
         if kind is np.ndarray and value.dtype.kind in _NUMBERS:
@@ -167,47 +181,46 @@ class _Writer:
         if name := _fixture(value):
             return ["fixture", name]
         raise NotRestorable(
-            f"Attribute '{path}' of {_name(type(layer))} is a {_name(kind)}, which is not plain data: give the "
-            f"environment the methods get_state and set_state."
+            f"{place} is a {_name(kind)}, which is not plain data: give the environment the methods get_state and "
+            f"set_state."
         )
 
-    def _refuse_shared(self, array: np.ndarray, place: Place) -> None:
-        """Two arrays over the same memory would be two separate ones afterwards."""
+    def _refuse_shared(self, array: np.ndarray, place: _Location) -> None:
+        """Refuse arrays over the same memory, which would no longer share it once they are restored."""
         root: Any = array
         while getattr(root, "base", None) is not None:
             root = root.base
-        other = self._memory.setdefault(id(root), place[1])
-        if other != place[1] or (root is not array and not isinstance(root, np.ndarray)):
-            with_whom = f" with '{other}'" if other != place[1] else ""
+        other = self._blocks.setdefault(id(root), place.path)
+        if other != place.path or (root is not array and not isinstance(root, np.ndarray)):
+            partner = f" with '{other}'" if other != place.path else ""
             raise NotRestorable(
-                f"Attribute '{place[1]}' of {_name(type(place[0]))} shares memory{with_whom}: copy it, or give the "
-                f"environment the methods get_state and set_state."
+                f"{place} shares memory{partner}: copy it, or give the environment the methods get_state and set_state."
             )
 
-    def _bit_generator(self, bits: Any, place: Place) -> dict[str, Any]:
+    def _bit_generator(self, bits: Any, place: _Location) -> dict[str, Any]:
         seeds = getattr(bits, "seed_seq", None)
         name = type(bits).__name__
         if (
             _GENERATORS.get(name) is not type(bits)
             or type(seeds) is not np.random.SeedSequence
-            or id(bits) in self._known
+            or id(bits) in self._references  # shared between generators
         ):
             raise NotRestorable(
-                f"Attribute '{place[1]}' of {_name(type(place[0]))} draws from a {_name(type(bits))} that cannot be "
-                f"made again: use numpy.random.default_rng(seed)."
+                f"{place} draws from a {_name(type(bits))} that cannot be recreated: use "
+                f"numpy.random.default_rng(seed)."
             )
-        self._known[id(bits)] = bits, (0,)
+        self._references[id(bits)] = bits, (0,)
         keys = ("entropy", "spawn_key", "pool_size", "n_children_spawned")
         entropy = {key: getattr(seeds, key) for key in keys}
         return {"seeds": entropy, "state": bits.state}
 
-    def _space(self, space: Any, place: Place) -> list[Any]:
-        """Random state of a space, and of those in it; where they are is the same in every environment of its kind."""
+    def _space(self, space: Any, place: _Location) -> list[Any]:
+        """Random state of a space and of the spaces in it, whose nesting is the same in environments built alike."""
         return [self.take(space._np_random, place), [self._space(part, place) for part in _parts(space)]]
 
 
 class _Reader:
-    """Makes the objects of a `_Writer` again."""
+    """Recreates the objects of a `_Writer`."""
 
     def __init__(self, objects: list[Any]) -> None:
         self._objects = objects
@@ -215,14 +228,14 @@ class _Reader:
 
     def put_all(self, own: dict[str, Any], owner: Any) -> None:
         """Set the attributes of an object."""
-        more = sorted(key for key, _ in _attributes(owner) if key not in own)
-        if more:
-            raise NotRestorable(f"{_name(type(owner))} has an attribute '{more[0]}' that the saved one has not.")
-        found = vars(owner)
-        found.update({key: self.put(value, (owner, key), found.get(key)) for key, value in own.items()})
+        extra = sorted(key for key, _ in _attributes(owner) if key not in own)
+        if extra:
+            raise NotRestorable(f"{_name(type(owner))} has an attribute '{extra[0]}' that the saved one lacks.")
+        present = vars(owner)
+        present.update({key: self.put(value, _Location(owner, key), present.get(key)) for key, value in own.items()})
 
-    def put(self, value: Any, place: Place, present: Any) -> Any:
-        """The value of an attribute whose value is ``present`` in the environment that is restored."""
+    def put(self, value: Any, place: _Location, present: Any) -> Any:
+        """The restored value of an attribute; ``present`` is its value until now."""
         if not isinstance(value, tuple):
             return value
         (index,) = value
@@ -233,14 +246,14 @@ class _Reader:
             self._make(index, kind, content, place)
         return self._made[index]
 
-    def _make(self, index: int, kind: str, content: list[Any], place: Place) -> None:
+    def _make(self, index: int, kind: str, content: list[Any], place: _Location) -> None:
         def values(items: list[Any]) -> Iterator[Any]:
             return (self.put(item, place, None) for item in items)
 
         if kind == "tuple":
             self._made[index] = tuple(values(content[0]))
         elif kind in ("list", "deque"):
-            # Known before it is filled: it may contain itself.
+            # Registered before it is filled, because it may contain itself.
             new: Any = [] if kind == "list" else collections.deque(maxlen=content[0])
             self._made[index] = new
             new.extend(values(content[-1]))
@@ -265,22 +278,22 @@ class _Reader:
         else:
             raise NotRestorable(f"The saved state has an object of an unknown kind '{kind}'.")
 
-    def _keep(self, kind: str, content: list[Any], place: Place, present: Any) -> Any:
-        """What the environment has already, if it is what the saved one had."""
+    def _keep(self, kind: str, content: list[Any], place: _Location, present: Any) -> Any:
+        """The value until now, if it is what the saved environment had."""
         got = _fixture(present) if kind == "fixture" else _name(type(present))
         if got != content[0]:
-            layer, path = place
             raise NotRestorable(
-                f"Attribute '{path}' of {_name(type(layer))} is {got or 'something else'} at first, and was "
-                f"{content[0]} when it was saved: give the environment the methods get_state and set_state."
+                f"{place} starts as {got or 'something else'}, but was {content[0]} when it was saved: give the "
+                f"environment the methods get_state and set_state."
             )
         if kind == "space":
             self._seed(present, content[1:], place)
         return present
 
-    def _seed(self, space: Any, state: list[Any], place: Place) -> None:
-        space._np_random = self.put(state[0], place, None)
-        for part, own in zip(_parts(space), state[1], strict=True):
+    def _seed(self, space: Any, state: list[Any], place: _Location) -> None:
+        generator, parts = state
+        space._np_random = self.put(generator, place, None)
+        for part, own in zip(_parts(space), parts, strict=True):
             self._seed(part, own, place)
 
 
@@ -292,7 +305,7 @@ def _parts(space: Any) -> list[Any]:
 
 
 def _fixture(value: Any) -> str:
-    """Name of something that has no state of its own and is there in every environment; empty for all else."""
+    """Name of an object that has no state and exists in every process; empty for anything else."""
     if isinstance(value, enum.Enum):
         return f"{_name(type(value))}.{value.name}"
     if isinstance(value, types.BuiltinFunctionType) and not isinstance(value.__self__, types.ModuleType):
@@ -314,4 +327,4 @@ def _name(value: Any) -> str:
     return f"{module}.{getattr(value, '__qualname__', getattr(value, '__name__', value))}".lstrip(".")
 
 
-__all__ = ["get_state", "needs_rehearsal", "set_state", "tells_itself"]
+__all__ = ["get_state", "get_state_of", "has_state_methods", "needs_rehearsal", "set_state", "set_state_of"]

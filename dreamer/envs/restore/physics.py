@@ -1,7 +1,7 @@
 """State of DeepMind Control's environments: MuJoCo's integration state, what changes in the model, and the task.
 
-Some tasks keep what an episode is about in the model, such as the place of a target. Arrays of the model are compared
-by digest with those it had when it was built, and the ones that changed belong to the state.
+Some tasks keep part of an episode in the model, such as the place of a target. The model's arrays are compared, by
+digest, with those from when it was built, and the ones that changed belong to the state.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from dreamer.envs.errors import NotRestorable
 from dreamer.envs.restore import attributes
 
 Digests = dict[str, bytes]
-"""Digest of every array and option of a model by its name."""
+"""Digest of every array and option of a model, by name."""
 
 
 def digests(env: Any) -> Digests:
-    """What a model is like that was just built; empty for environments that are not of the suite."""
+    """Digests of a model that was just built; empty for environments that are not of the suite."""
     return {name: _digest(value) for _, name, value in _parts(env)} if not _reason(env) else {}
 
 
@@ -27,10 +27,10 @@ def get_state(env: Any, built: Digests) -> dict[str, Any]:
 
     Args:
         env: a `dm_control.rl.control.Environment`.
-        built: its `digests` from before its first reset.
+        built: its `digests` from before the first reset.
 
     Raises:
-        NotRestorable: it is not of the suite, or its task keeps more than plain data.
+        NotRestorable: it is not of the suite, or its task holds more than plain data.
     """
     if reason := _reason(env):
         raise NotRestorable(reason)
@@ -44,7 +44,7 @@ def get_state(env: Any, built: Digests) -> dict[str, Any]:
 
 
 def set_state(env: Any, state: dict[str, Any]) -> None:
-    """Give it to an environment that was just built from the same seed; raises `NotRestorable`."""
+    """Give the state to an environment that was just built from the same seed; raises `NotRestorable`."""
     if reason := _reason(env):
         raise NotRestorable(reason)
     import mujoco
@@ -62,10 +62,12 @@ def set_state(env: Any, state: dict[str, Any]) -> None:
     if state["physics"].shape != (size,):
         raise NotRestorable(f"The saved state of MuJoCo has {state['physics'].size} numbers, expected {size}.")
     physics.set_state(state["physics"], _integration())
-    # What follows from positions and velocities; the rest of a step begins where this ends, see Physics.step.
+    # Computes what follows from positions and velocities. Physics.step begins with the second half of a step, which
+    # needs the results of this first half.
     mujoco.mj_step1(physics.model.ptr, physics.data.ptr)
     attributes.set_state_of(env.task, state["task"])
-    env._step_count, env._reset_next_step = state["steps"], state["over"]
+    env._step_count = state["steps"]
+    env._reset_next_step = state["over"]
 
 
 def _integration() -> int:
@@ -79,10 +81,10 @@ def _reason(env: Any) -> str:
     kinds = {type(env): "dm_control.rl.control"}
     if type(env).__module__ == "dm_control.rl.control":
         kinds |= {type(env.physics): "dm_control.suite", type(env.task): "dm_control.suite"}
-    for kind, known in kinds.items():
-        if not f"{kind.__module__}.".startswith(f"{known}."):
+    for kind, package in kinds.items():
+        if not f"{kind.__module__}.".startswith(f"{package}."):
             name = f"{kind.__module__}.{kind.__qualname__}"
-            return f"{name} is not of DeepMind Control's suite, and does not tell its state."
+            return f"{name} is not of DeepMind Control's suite, and does not give its state."
     return ""
 
 

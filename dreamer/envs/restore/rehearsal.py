@@ -1,11 +1,11 @@
-"""Try whether environments can be saved and restored, before anybody relies on it."""
+"""Tries out whether environments can be saved and restored, before anything relies on it."""
 
 import collections
 import contextlib
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,31 +16,38 @@ from dreamer.envs.rollouts import random_action
 from dreamer.spaces import mask_keys
 
 _TURNS = 15
-"""Turns before the state is taken, then again before a reset, and after it."""
+"""Turns before the state is taken, from there to a forced reset, and after it."""
 
 _SECONDS = 0.3
 """Slow environments take fewer turns."""
 
-Answer = tuple[dict[str, np.ndarray], float, bool, bool, int]
-"""Observation, reward, terminated, truncated, env steps."""
+
+class _Answer(NamedTuple):
+    """What an environment returned."""
+
+    obs: dict[str, np.ndarray]
+    reward: float
+    terminated: bool
+    truncated: bool
+    env_steps: int
 
 
 def rehearse(make: Callable[[], Adapter]) -> None:
-    """Play one new environment with random actions, give its state to another one, and play both alike.
+    """Play a new environment with random actions, give its state to another, and play both with the same actions.
 
-    Both are closed afterwards. Global randomness is left as it was.
+    Both are closed afterwards, and the state of global random generators is restored.
 
     Raises:
-        NotRestorable: their answers differ, or they fail, or they change an attribute of a class.
+        NotRestorable: the answers differ, an environment fails, or one changes an attribute of a class.
     """
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(random.setstate, random.getstate())
         cleanup.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         try:
             one, two = (cleanup.enter_context(contextlib.closing(make())) for _ in range(2))
-            shared = _shared(one)
+            shared = _class_attributes(one)
             _compare(one, two)
-            for name, value in _shared(one).items():
+            for name, value in _class_attributes(one).items():
                 if value != shared.get(name):
                     raise NotRestorable(f"{one.name} changes an attribute of a class, {name}: keep it in self.")
         except NotRestorable:
@@ -52,7 +59,11 @@ def rehearse(make: Callable[[], Adapter]) -> None:
 
 
 def _compare(one: Adapter, two: Adapter) -> None:
-    """They take turns, so that what they share has changed in between, and each draws other global random numbers."""
+    """Compare their answers, turn by turn.
+
+    Taking turns exposes hidden state: anything they share changes in between, and each draws other numbers from global
+    random generators.
+    """
     rng = np.random.default_rng(0)
     last = _reset(one, seed=0)
     for _ in _turns():
@@ -61,14 +72,15 @@ def _compare(one: Adapter, two: Adapter) -> None:
     again = last
     for forced in (False, True):
         if forced:
-            last, again = _reset(one), _reset(two)
-            _refuse_different(one, last, again)
+            last = _reset(one)
+            again = _reset(two)
+            _require_equal(one, last, again)
         for _ in _turns():
             state = rng.bit_generator.state
             last = _advance(one, last, rng)
-            rng.bit_generator.state = state
+            rng.bit_generator.state = state  # so that both get the same action
             again = _advance(two, again, rng)
-            _refuse_different(one, last, again)
+            _require_equal(one, last, again)
 
 
 def _turns() -> Any:
@@ -79,23 +91,24 @@ def _turns() -> Any:
         yield turn
 
 
-def _advance(env: Adapter, last: Answer, rng: np.random.Generator) -> Answer:
-    if last[2] or last[3]:
+def _advance(env: Adapter, last: _Answer, rng: np.random.Generator) -> _Answer:
+    if last.terminated or last.truncated:
         return _reset(env)
     masks = mask_keys(env.obs_spaces, env.action_spaces)
-    *answer, info = env.step(random_action(rng, env.action_spaces, masks, last[0]))
-    return (*answer, info["env_steps"])
+    obs, reward, terminated, truncated, info = env.step(random_action(rng, env.action_spaces, masks, last.obs))
+    return _Answer(obs, reward, terminated, truncated, info["env_steps"])
 
 
-def _reset(env: Adapter, seed: int | None = None) -> Answer:
-    return env.reset(seed=seed)[0], 0.0, False, False, 0
+def _reset(env: Adapter, seed: int | None = None) -> _Answer:
+    obs, _ = env.reset(seed=seed)
+    return _Answer(obs, reward=0.0, terminated=False, truncated=False, env_steps=0)
 
 
-def _refuse_different(env: Adapter, one: Answer, two: Answer) -> None:
-    if _bits(one) != _bits(two):
+def _require_equal(env: Adapter, one: _Answer, two: _Answer) -> None:
+    if _bits(tuple(one)) != _bits(tuple(two)):
         raise NotRestorable(
-            f"{env.name} went another way after its state was restored, so something that the state leaves out decides "
-            f"what it does, such as global randomness: give it methods get_state and set_state that know of everything."
+            f"{env.name} behaved differently after its state was restored, so it depends on something that the state "
+            f"leaves out, such as global randomness: give it methods get_state and set_state that cover everything."
         )
 
 
@@ -104,9 +117,10 @@ def _bits(value: Any) -> tuple[str, bytes]:
     return repr(structure), data.tobytes()
 
 
-def _shared(env: Adapter) -> dict[str, str]:
+def _class_attributes(env: Adapter) -> dict[str, str]:
     """Plain attributes of the classes of an environment and its wrappers, as text."""
-    found, layer = {}, env.env
+    found = {}
+    layer = env.env
     plain = (int, float, str, list, dict, set, np.ndarray, collections.deque)
     while True:
         for kind in type(layer).__mro__:

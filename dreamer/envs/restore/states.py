@@ -1,8 +1,8 @@
 """States of environments as JSON and bytes, so that a checkpoint can hold them exactly and nothing in it is executed.
 
 A state is a nest of dicts, lists and tuples of None, bools, integers of any size, floats, strings, bytes, and NumPy
-arrays and numbers of any dtype but object. What `pack` takes apart, `unpack` puts together again: the same types, the
-same order of keys, the same bits.
+arrays and numbers of any dtype except object. `unpack` rebuilds what `pack` takes apart: the same types, the same order
+of keys, the same bits.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from dreamer.envs.errors import NotRestorable
 
 _DTYPES = "biufcSUmM"
-"""Kinds of dtypes whose bytes are all there is to them."""
+"""Kinds of dtypes whose values are fully described by their bytes."""
 
 
 def pack(state: Any) -> tuple[Any, np.ndarray]:
@@ -22,10 +22,10 @@ def pack(state: Any) -> tuple[Any, np.ndarray]:
 
     Returns:
         Its structure and all its numbers, ready for JSON; and the bytes of its arrays, uint8 ``[n]`` with n at least 1,
-        as not everything that stores arrays takes empty ones.
+        because some array stores refuse empty arrays.
 
     Raises:
-        NotRestorable: it holds something else; the message says where.
+        NotRestorable: it holds anything else; the message says where.
     """
     data = bytearray()
     structure = _take(state, "", data)
@@ -33,10 +33,10 @@ def pack(state: Any) -> tuple[Any, np.ndarray]:
 
 
 def unpack(structure: Any, data: np.ndarray) -> Any:
-    """Inverse of `pack`; all arrays are new and can be written.
+    """Inverse of `pack`; all arrays are new and writable.
 
     Raises:
-        NotRestorable: the two do not belong together, or are not of `pack`.
+        NotRestorable: the two do not belong together, or did not come from `pack`.
     """
     try:
         return _put(structure, np.ascontiguousarray(data, np.uint8).tobytes())
@@ -47,7 +47,7 @@ def unpack(structure: Any, data: np.ndarray) -> Any:
 
 
 def _take(value: Any, place: str, data: bytearray) -> Any:
-    # Subclasses are something else: np.float64 is one of float, IntEnum one of int.
+    # Exact types, not isinstance: np.float64 is a subclass of float, IntEnum one of int.
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
@@ -63,7 +63,7 @@ def _take(value: Any, place: str, data: bytearray) -> Any:
     if kind is bytes:
         return {"bytes": _append(value, data)}
     if kind is np.ndarray and value.dtype.kind in _DTYPES:
-        # Sums of products may come out differently in another order of the axes.
+        # Keep the memory order: sums of products may round differently in the other one.
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         return {"array": [*_append(value.tobytes(order), data), value.dtype.str, list(value.shape), order]}
     if isinstance(value, np.generic) and value.dtype.kind in _DTYPES:
@@ -76,7 +76,7 @@ def _take(value: Any, place: str, data: bytearray) -> Any:
 
 
 def _append(chunk: bytes, data: bytearray) -> list[int]:
-    """Append bytes; returns where they begin, and how many they are."""
+    """Append bytes; returns their offset and length."""
     data += chunk
     return [len(data) - len(chunk), len(chunk)]
 
@@ -96,7 +96,7 @@ def _put(value: Any, data: bytes) -> Any:
     start, length, *form = content
     chunk = data[start : start + length]
     if start < 0 or len(chunk) != length:
-        raise IndexError(f"{length} bytes from {start} on, of {len(data)}")
+        raise IndexError(f"{length} bytes at offset {start}, of {len(data)}")
     if kind == "bytes":
         return chunk
     if kind == "number":

@@ -1,4 +1,4 @@
-"""The score of Crafter, which Craftax shares."""
+"""The score of Crafter and Craftax."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ def score(logs: Sequence[Mapping[str, float]]) -> float:
     """``exp(mean_i ln(1 + s_i)) - 1``, with s_i the percentage of episodes that unlocked achievement i.
 
     Args:
-        logs: ``info["log"]`` of at least one episode: how often each achievement was unlocked, the same ones in all.
+        logs: ``info["log"]`` of at least one episode: how often each achievement was unlocked; all have the same names.
 
     Returns:
         A number from 0 to 100. Source: Hafner, *Benchmarking the Spectrum of Agent Capabilities*, on the score.

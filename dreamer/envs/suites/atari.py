@@ -1,4 +1,4 @@
-"""Atari 2600 games, from the Arcade Learning Environment (ALE) without wrappers in between."""
+"""Atari 2600 games, from the Arcade Learning Environment (ALE) without any wrappers."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from dreamer.config import AtariConfig, EnvConfig
 from dreamer.envs.errors import NotRestorable, UnknownTask
 
 _TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
-"""Games that need a second player; ALE ends the whole process when it loads one for a single player."""
+"""Games that need a second player; ALE kills the whole process when it loads one of them for a single player."""
 
 
 def tasks() -> list[str]:
@@ -30,16 +30,16 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
 class Atari(gymnasium.Env):
     """One game, under the protocols of Machado et al. 2018 (sticky actions) and of the 100k benchmark.
 
-    Observation: uint8 ``[H, W, 3]``, or ``[H, W, 1]`` for gray. Games draw some objects in every other frame only, so
-    it is the pixelwise maximum of the last two frames the emulator showed, whatever the repeat, resized with Pillow's
-    bilinear filter. The first frame of a game stands alone.
+    Observation: uint8 ``[H, W, 3]``, or ``[H, W, 1]`` for gray. Games draw some objects only in every other frame, so
+    it is the pixelwise maximum of the emulator's last two frames, whatever the repeat, resized with Pillow's bilinear
+    filter. The first frame of a game stands alone.
 
-    Every action is applied for ``repeat`` frames, or until the episode ends. It is terminated when the game is over,
-    and truncated after ``max_frames`` frames of the game. A lost life, unless ``lives`` says to ignore it, terminates
-    it as well; for ``terminal`` the next episode continues the game: it begins with the observation that the last one
-    ended with, and the frames of both count towards ``max_frames``. No-ops do not: nobody sees them.
+    Every action is applied for ``repeat`` frames, or until the episode ends. An episode terminates when the game is
+    over, and is truncated after ``max_frames`` frames of the game. Unless ``lives`` is ``ignore``, losing a life
+    terminates it too; with ``terminal``, the next episode continues the game: it begins with the last observation of
+    the one before, and the frames of both count towards ``max_frames``. No-ops at the start do not count.
 
-    A seed decides everything, sticky actions and the number of no-ops included.
+    A seed decides everything, including sticky actions and the number of no-ops.
 
     Args:
         game: name in lower case with underscores.
@@ -52,7 +52,7 @@ class Atari(gymnasium.Env):
     """
 
     needs_rehearsal = True
-    """In a few games, such as Q*bert and Tetris, something matters that ALE's saved state leaves out."""
+    """In a few games, such as Q*bert and Tetris, ALE's saved state leaves out something that matters."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012 (Gymnasium's own convention)
 
@@ -71,7 +71,7 @@ class Atari(gymnasium.Env):
         self.observation_space = spaces.Box(0, 255, (*config.size, channels), np.uint8)
         self._capture = self.ale.getScreenGrayscale if config.gray else self.ale.getScreenRGB
         screen = self._capture()
-        self._screens = [screen, screen.copy()]  # the last two, the latest at the end
+        self._screens = [screen, screen.copy()]  # the last two, the latest one last
         self._frames = 0
         self._continues = False
 
@@ -85,7 +85,9 @@ class Atari(gymnasium.Env):
         return self._observe(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        lives, reward, taken = self.ale.lives(), 0.0, 0
+        lives = self.ale.lives()
+        reward = 0.0
+        taken = 0
         while True:
             reward += self.ale.act(self._actions[action])
             self._look()
@@ -101,7 +103,7 @@ class Atari(gymnasium.Env):
         return self._observe(), reward, terminated, limit and not terminated, {"env_steps": taken}
 
     def get_state(self) -> dict[str, Any]:
-        """The console with its random state, and everything here that outlasts a step."""
+        """The console with its random state, and everything here that outlives a step."""
         return {
             "ale": self.ale.cloneSystemState().serialize(),
             "random": self.np_random.bit_generator.state,
@@ -111,14 +113,15 @@ class Atari(gymnasium.Env):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same game; raises `NotRestorable` if ALE does not take all of it."""
+        """Continue from a state of the same game; raises `NotRestorable` if ALE does not restore all of it."""
         self.ale.restoreSystemState(ALEState(state["ale"]))
         if self.ale.cloneSystemState().serialize() != state["ale"]:
-            raise NotRestorable("The Arcade Learning Environment restores the state of this game only in part.")
+            raise NotRestorable("The Arcade Learning Environment restores only part of this game's state.")
         self.np_random.bit_generator.state = state["random"]
         for screen, saved in zip(self._screens, state["screens"], strict=True):
             screen[:] = saved
-        self._frames, self._continues = state["frames"], state["continues"]
+        self._frames = state["frames"]
+        self._continues = state["continues"]
 
     def render(self) -> np.ndarray:
         """The emulator's screen as RGB, neither pooled nor resized."""
@@ -140,7 +143,7 @@ class Atari(gymnasium.Env):
 
     def _power_on(self) -> None:
         self.ale.reset_game()
-        self._screens[-1][:] = 0  # what the last game showed must not shine through
+        self._screens[-1][:] = 0  # the last game must not shine through
         self._look()
 
     def _look(self) -> None:

@@ -16,7 +16,7 @@ from dreamer.envs.suites.achievements import score
 
 
 def tasks() -> list[str]:
-    """``reward``, and ``noreward`` for agents that explore without any."""
+    """``reward``, and ``noreward`` for agents that explore without reward."""
     return ["noreward", "reward"]
 
 
@@ -24,23 +24,23 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     """Make one of `tasks`; raises `UnknownTask`."""
     if name not in tasks():
         raise UnknownTask(f"Crafter has no task '{name}'.")
-    return Crafter(name == "reward", render_mode)
+    return Crafter(reward=name == "reward", render_mode=render_mode)
 
 
 class Crafter(gymnasium.Env):
-    """Crafter as a Gymnasium environment, with episodes that a seed decides and rendering that disturbs nothing.
+    """Crafter as a Gymnasium environment, with episodes decided by the seed, and rendering without side effects.
 
     Observation: uint8 ``[64, 64, 3]``. 17 discrete actions. Terminated at death, truncated after 10,000 steps. The last
     step of an episode has ``info["log"]``: how often each achievement was unlocked, as ``achievement_NAME``.
 
     Args:
-        reward: whether achievements and changes of health are rewarded; without, every reward is 0.
+        reward: whether achievements and changes of health are rewarded; if not, every reward is 0.
         render_mode: "rgb_array" to render 360 x 360 frames for people.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own convention)
 
-    def __init__(self, reward: bool = True, render_mode: str | None = None) -> None:
+    def __init__(self, *, reward: bool = True, render_mode: str | None = None) -> None:
         self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
         self.action_space = spaces.Discrete(len(constants.actions))
         self.render_mode = render_mode
@@ -64,7 +64,7 @@ class Crafter(gymnasium.Env):
     def render(self) -> np.ndarray:
         """The agent's view as RGB, 360 x 360."""
         random = self._env._world.random
-        before = random.get_state()  # at night, drawing draws random numbers from the world
+        before = random.get_state()  # at night, rendering draws random numbers from the world
         frame = self._env.render((360, 360))
         random.set_state(before)
         return frame
@@ -83,8 +83,8 @@ class _Ordered(dict):
 def _order_chunks(world: engine.World) -> None:
     """Keep the creatures of each chunk in a fixed order.
 
-    Crafter draws from a set which of them vanishes, and the order of a set depends on addresses in memory: the same
-    seed would give another episode in the next process.
+    Crafter picks the creature that vanishes from a set, whose order depends on addresses in memory: the same seed would
+    give another episode in the next process.
     """
     chunks = collections.defaultdict(_Ordered, {key: _Ordered() for key in world.chunks})
     for creature in world.objects:

@@ -1,4 +1,4 @@
-"""DeepMind Control (Tassa et al., 2018): the suite by name, and any other `dm_env.Environment`."""
+"""DeepMind Control (Tassa et al., 2018): the suite's tasks by name, and any other `dm_env.Environment`."""
 
 import ctypes.util
 import logging
@@ -18,10 +18,10 @@ from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
 from dreamer.envs.restore import physics
 
 _CAMERAS = {"quadruped": 2}
-"""Cameras of the published pixel results where they are not camera 0."""
+"""Cameras of the published pixel results, where they are not camera 0."""
 
 _UNLIMITED = 1e10
-"""MuJoCo's bound of an actuator that has none."""
+"""The bound that MuJoCo gives to an actuator without bounds."""
 
 
 def tasks() -> list[str]:
@@ -37,7 +37,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     domain, task = names[name]
     from dm_control import suite
 
-    logging.getLogger("absl").addFilter(_is_news)
+    logging.getLogger("absl").addFilter(_is_relevant)
 
     def load(seed: int | None) -> dm_env.Environment:
         return suite.load(domain, task, task_kwargs={"random": seed})
@@ -46,29 +46,29 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     return DMEnv(load, config.repeat, config.dmc.obs, config.dmc.size, camera, render_mode)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """MuJoCo warns of an attribute in the suite's own models whenever one is loaded; users can do nothing about it."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Drops MuJoCo's warning about an attribute in the suite's own models, about which users can do nothing."""
     return "settotalmass" not in record.getMessage()
 
 
 class DMEnv(gymnasium.Env):
     """A `dm_env.Environment` as a Gymnasium environment.
 
-    Observations are its own, by their names and with floats as float32, the camera's view as uint8 ``image [H, W, 3]``,
-    or both. An observation without a name is called ``image`` if it is a uint8 array of three axes, else ``vector``.
-    Actions are its own; what moves without limits takes [-1, 1]. The episode is terminated where the discount of the
-    last step is 0, and truncated where it ended with another one, which is what a time limit does.
+    Observations are the environment's own, by name and with floats as float32; or the camera's view as uint8
+    ``image [H, W, 3]``; or both. An observation without a name is called ``image`` if it is a uint8 array of three
+    axes, otherwise ``vector``. Actions are the environment's own; unbounded ones take [-1, 1]. The episode terminates
+    if the discount of the last step is 0; any other discount, as a time limit gives it, means truncated.
 
     Args:
         load: makes the environment from a seed, or from fresh entropy for None.
         repeat: times each action is applied, or until the episode ends; only the last step is rendered.
-        obs: what is seen: "proprio" for its own observations, "pixels" for the camera's view, or "both".
+        obs: "proprio" for the environment's own observations, "pixels" for the camera's view, or "both".
         size: height and width of the camera's view, in pixels.
-        camera: index of the camera, also of the frames for people.
+        camera: index of the camera, also for the frames for people.
         render_mode: "rgb_array" to render 240 x 320 frames for people.
 
     Raises:
-        EnvError: it has a kind of observation or action that Gymnasium has no space for.
+        EnvError: it has an observation or action for which Gymnasium has no space.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own convention)
@@ -88,14 +88,15 @@ class DMEnv(gymnasium.Env):
         self._env = load(None)
         self._seed: int | None = None
         self._open = True
-        self._size, self._camera = size, camera
+        self._size = size
+        self._camera = camera
         self._pixels = obs != "proprio"
         spec: Any = self._env.observation_spec()
         self._bare = "" if isinstance(spec, Mapping) else _bare_name(spec)
         own = {} if obs == "pixels" else self._by_name(spec)
         self._own = {key: _observation_space(key, spec) for key, spec in own.items() if 0 not in spec.shape}
         if self._pixels and "image" in self._own:
-            raise EnvError("The environment has an observation 'image' of its own, expected none beside the camera's.")
+            raise EnvError("The environment has its own observation 'image', expected none besides the camera's.")
         image = {"image": spaces.Box(0, 255, (*size, 3), np.uint8)} if self._pixels else {}
         self.observation_space = spaces.Dict({**self._own, **image})
         self.action_space = _action_space(self._env.action_spec())
@@ -103,12 +104,13 @@ class DMEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
         if seed is not None:
-            # Some tasks draw from their seed while they are built, so nothing less than building them anew is exact.
+            # Some tasks draw from their seed while they are built, so only rebuilding them is exact.
             self._build(seed)
         return self._observe(self._env.reset()), {}
 
     def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
-        reward, taken = 0.0, 0
+        reward = 0.0
+        taken = 0
         while True:
             step = self._env.step(action)
             reward += step.reward or 0.0
@@ -119,9 +121,11 @@ class DMEnv(gymnasium.Env):
         return self._observe(step), reward, terminated, step.last() and not terminated, {"env_steps": taken}
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides how the episode goes on; raises `NotRestorable` for what is not of the suite."""
+        """Everything that decides how the episode continues; raises `NotRestorable` for tasks outside the suite."""
         if self._seed is None:
-            raise NotRestorable("The environment was never seeded, and what was drawn to build it is not known.")
+            raise NotRestorable(
+                "The environment was never seeded, so the random numbers it was built from are unknown."
+            )
         return {"seed": self._seed, "env": physics.get_state(self._env, self._built)}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -130,11 +134,12 @@ class DMEnv(gymnasium.Env):
         physics.set_state(self._env, state["env"])
 
     def _build(self, seed: int) -> None:
-        """Build the environment anew from a seed."""
-        seeded = self._load(seed)
+        """Rebuild the environment from a seed."""
+        env = self._load(seed)
         self._free()
-        self._env, self._seed = seeded, seed
-        self._built = physics.digests(seeded)
+        self._env = env
+        self._seed = seed
+        self._built = physics.digests(env)
 
     def render(self) -> np.ndarray:
         """The scene as RGB, 240 x 320; raises `EnvError` if nothing here can render."""
@@ -146,7 +151,7 @@ class DMEnv(gymnasium.Env):
             self._free()
 
     def _free(self) -> None:
-        # The suite's environments do not close anything themselves; their rendering contexts would stay.
+        # The suite's environments do not free their rendering contexts themselves.
         if free := getattr(getattr(self._env, "physics", None), "free", None):
             free()
         self._env.close()
@@ -170,17 +175,17 @@ class DMEnv(gymnasium.Env):
             reason = str(error).partition(". ")[0]
             raise EnvError(
                 f"MuJoCo cannot render camera {self._camera} at {size[0]} x {size[1]} pixels: {reason}. Set "
-                f"env.dmc.camera or env.dmc.size to what it can."
+                f"env.dmc.camera or env.dmc.size to supported values."
             ) from error
-        except Exception as error:  # every rendering backend fails in a way of its own
+        except Exception as error:  # every rendering backend fails in its own way
             raise _cannot_render(error) from error
 
 
 def choose_renderer() -> None:
-    """Without a screen, choose the renderer that is installed and works, unless MUJOCO_GL chose already.
+    """Without a screen, choose a renderer that is installed and works, unless MUJOCO_GL is set already.
 
-    The libraries read the variable when they are imported. Without it they would take a window system that is not
-    there, and with a renderer that does not work not even tasks without images could be made.
+    The libraries read the variable when they are imported. Without it they would look for a window system, and with a
+    renderer that does not work, not even tasks without images could be made.
     """
     if os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY") or not sys.platform.startswith("linux"):
         return
@@ -188,12 +193,12 @@ def choose_renderer() -> None:
     os.environ["MUJOCO_GL"] = installed[0] if installed else "disable"
     try:
         import dm_control._render  # noqa: F401 (the only part that depends on the variable)
-    except Exception:  # such as a container that has the library and no driver for it
+    except Exception:  # for example in a container that has the library but no driver
         os.environ["MUJOCO_GL"] = "disable"
 
 
 def require_renderer() -> None:
-    """Raise `EnvError` if nothing here can render, on behalf of environments that render while they are made."""
+    """Raise `EnvError` if nothing here can render; for environments that render while they are made."""
     choose_renderer()
     from dm_control import mujoco
 
@@ -205,7 +210,7 @@ def require_renderer() -> None:
 
 def _cannot_render(error: Exception) -> EnvError:
     return EnvError(
-        f"MuJoCo cannot render here ({type(error).__name__}: {error}). Without a screen, it needs one of Debian's "
+        f"MuJoCo cannot render here ({type(error).__name__}: {error}). Without a screen, it needs one of the Debian "
         f"packages libegl1 (then set MUJOCO_GL=egl) or libosmesa6 (then set MUJOCO_GL=osmesa): install one, or choose "
         f"a task without images, such as one of dmc with env.dmc.obs=proprio."
     )
@@ -233,7 +238,7 @@ def _observation_space(key: str, spec: specs.Array) -> gymnasium.Space:
     dtype = np.dtype(np.float32) if kind == "f" else spec.dtype
     ends = (-np.inf, np.inf) if kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     bounds = (getattr(spec, name, end) for name, end in zip(("minimum", "maximum"), ends, strict=True))
-    with np.errstate(over="ignore"):  # bounds that float32 cannot hold are none
+    with np.errstate(over="ignore"):  # bounds that float32 cannot hold become infinite, that is, none
         low, high = (np.broadcast_to(bound, spec.shape).astype(dtype) for bound in bounds)
     return spaces.Box(low, high, dtype=dtype.type)
 
@@ -245,7 +250,8 @@ def _action_space(spec: Any) -> gymnasium.Space:
         raise EnvError(f"The environment has the action spec {spec}, expected a single array: wrap the environment.")
     low, high = (np.broadcast_to(getattr(spec, name, np.inf), spec.shape) for name in ("minimum", "maximum"))
     unlimited = np.maximum(np.abs(low), np.abs(high)) >= _UNLIMITED
-    low, high = np.where(unlimited, -1, low).astype(spec.dtype), np.where(unlimited, 1, high).astype(spec.dtype)
+    low = np.where(unlimited, -1, low).astype(spec.dtype)
+    high = np.where(unlimited, 1, high).astype(spec.dtype)
     return spaces.Box(low, high, dtype=spec.dtype.type)
 
 

@@ -1,4 +1,4 @@
-"""Gymnasium's registry: every id that is registered, or that a named module registers."""
+"""Gymnasium's registry: every registered id, and those that a named module registers."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import gymnasium
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
 
-# Packages that bring a namespace of ids, for those who have not installed it.
 _NAMESPACES = {"ALE": 'pip install "gymnasium[atari]"', "dm_control": 'pip install "shimmy[dm-control]"'}
+"""Commands that install the packages behind namespaces of ids."""
 
 
 def tasks() -> list[str]:
@@ -20,7 +20,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     """Make a registered environment; raises `EnvError`."""
     try:
         kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
-        # The adapter checks more than Gymnasium's checker, at every step and not only at the first.
+        # The adapter checks more than Gymnasium's checker does, and at every step instead of only the first.
         return gymnasium.make(name, disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         package = _NAMESPACES.get(name.partition("/")[0])

@@ -1,4 +1,4 @@
-"""Memory Maze (Pasukonis et al., 2023): find coloured objects in a maze again and again, in the order shown."""
+"""Memory Maze (Pasukonis et al., 2023): find coloured objects in a maze, over and over, in the order shown."""
 
 import importlib.util
 import logging
@@ -17,10 +17,10 @@ _SPEC = importlib.util.find_spec("memory_maze")
 if _SPEC is None:
     raise ModuleNotFoundError("No module named 'memory_maze'", name="memory_maze")
 _PACKAGE = importlib.util.module_from_spec(_SPEC)
-"""The package memory_maze without what it does when it is imported.
+"""The package memory_maze, without running its ``__init__``.
 
-That is to register its tasks with the library gym, which is neither needed here nor maintained, and to fail if gym is
-not installed.
+On import it registers its tasks with the library gym, which is unmaintained and not needed here, and fails if gym is
+missing.
 """
 
 
@@ -34,7 +34,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
 
     Observation: uint8 ``image [64, 64, 3]``, the view of the agent with a border in the colour of the object to find.
     Actions: nothing, forward, left, right, forward and left, forward and right; four per second.
-    Reward: 1 for the object, after which another one is to be found. Ends: truncated after 1000, 2000, 3000 or 4000
+    Reward: 1 for the object, after which another is to be found. Ends: truncated after 1000, 2000, 3000 or 4000
     steps. Rendering for people shows the maze from above.
 
     Raises:
@@ -50,12 +50,12 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     def load(seed: int | None) -> dm_env.Environment:
         return build(seed=seed, image_only_obs=True)
 
-    logging.getLogger("absl").addFilter(_is_news)
+    logging.getLogger("absl").addFilter(_is_relevant)
     return DMEnv(load, config.repeat, render_mode=render_mode)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log record is not the remark that dm_control makes about the rolling ball at every reset."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Drops the warning about the rolling ball that dm_control logs at every reset."""
     return "Cannot set velocity on Entity with no free joint" not in str(record.msg)
 
 

@@ -1,4 +1,4 @@
-"""MiniGrid and BabyAI (Chevalier-Boisvert et al., 2023): small worlds of rooms, seen in part, with a mission."""
+"""MiniGrid and BabyAI (Chevalier-Boisvert et al., 2023): small, partially observed worlds of rooms, with a mission."""
 
 import contextlib
 import io
@@ -21,10 +21,10 @@ from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
 
 _MOST_MISSIONS = 1000
-"""More classes than this would make the mission the largest part of the observation; the known tasks have up to 324."""
+"""With more classes, the mission would be the largest part of the observation; known tasks have up to 324."""
 
 _WORDS = (
-    "",  # after the end of the mission
+    "",  # padding after the end of the mission
     *("red", "green", "blue", "purple", "yellow", "grey", "box", "ball", "key", "door", "object", "a", "the"),
     *("in", "front", "of", "you", "behind", "on", "your", "left", "right"),
     *("open", "go", "to", "pick", "up", "put", "next", "and", "then", "after"),
@@ -32,7 +32,7 @@ _WORDS = (
 """Vocabulary of BabyAI's grammar."""
 
 _LONGEST = 72
-"""Words of BabyAI's longest sentence: two times two instructions to put one object next to another."""
+"""Words in BabyAI's longest sentence: two times two instructions to put one object next to another."""
 
 
 def tasks() -> list[str]:
@@ -46,7 +46,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
         raise UnknownTask(f"minigrid {minigrid.__version__} has no task '{name}'.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a newer version of the task exists
+            warnings.simplefilter("ignore")  # about newer versions of the task
             env = gymnasium.make(name, disable_env_checker=True, render_mode=render_mode)
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvError(f"Task 'minigrid_{name}' needs a package that is not installed: {error}.") from error
@@ -54,23 +54,23 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
 
 
 class MiniGrid(gymnasium.ObservationWrapper):
-    """MiniGrid with observations that are numbers.
+    """MiniGrid with numeric observations.
 
     Observation, by ``obs``:
 
     * ``symbolic``: ``object``, ``color`` and ``state``, classes ``[V, V]`` of the V x V cells in view (V = 7) by column
       and row, with the agent in the middle of the last row;
-    * ``image``: uint8 ``image [H, W, 3]``, the same view drawn, with what is out of sight in the dark.
+    * ``image``: uint8 ``image [H, W, 3]``, a drawing of the same view, with cells out of sight dark.
 
-    Then ``direction``, the class of the agent's orientation (right, down, left, up), and the ``mission``, unless the
-    task has a single one: its class among all missions of the task in alphabetical order or, in BabyAI, whose missions
-    are too many to count, classes ``[72]`` of its words from a fixed vocabulary, filled up with 0.
+    Also ``direction``, the class of the agent's orientation (right, down, left, up), and the ``mission``, unless the
+    task has only one: its class among all missions of the task in alphabetical order or, in BabyAI, which has too many
+    missions to list, classes ``[72]`` of its words from a fixed vocabulary, padded with 0.
 
-    Reward, end and time limit are MiniGrid's own: success and death are terminated, ``max_steps`` truncated.
+    Reward, end and time limit are MiniGrid's own: success and death terminate, ``max_steps`` truncates.
 
     Args:
         env: a `minigrid.minigrid_env.MiniGridEnv`, which may be wrapped.
-        obs: what is seen.
+        obs: "symbolic" or "image".
         size: height and width of the image, in pixels.
 
     Raises:
@@ -83,7 +83,7 @@ class MiniGrid(gymnasium.ObservationWrapper):
         self._symbolic = obs == "symbolic"
         self._size = size
         view: int = self._grid.agent_view_size
-        # At least as large as asked for, because shrinking keeps every line of the drawing and growing invents some.
+        # Drawn at least as large as needed: shrinking keeps every line of the drawing, enlarging would invent some.
         self._tile = math.ceil(max(size) / view)
         found: dict[str, gymnasium.Space] = {"direction": spaces.Discrete(4)}
         if self._symbolic:
@@ -97,11 +97,11 @@ class MiniGrid(gymnasium.ObservationWrapper):
         self.observation_space = spaces.Dict(found)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every level that it tries and discards
+        with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every level that it rejects
             return super().reset(seed=seed, options=options)
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """Numbers for a native observation."""
+        """Convert MiniGrid's own observation to numbers."""
         found: dict[str, Any] = {"direction": int(observation["direction"])}
         if self._symbolic:
             found |= dict(zip(("object", "color", "state"), np.moveaxis(observation["image"], -1, 0), strict=True))
@@ -122,7 +122,7 @@ class MiniGrid(gymnasium.ObservationWrapper):
 
 def _mission(space: MissionSpace) -> tuple[gymnasium.Space, Callable[[str], Any]] | None:
     """Space of the mission and the function that encodes it; None if the mission is always the same."""
-    if isinstance(space, BabyAIMissionSpace):  # which cannot list its missions
+    if isinstance(space, BabyAIMissionSpace):  # it cannot list its missions
         return spaces.MultiDiscrete(np.full(_LONGEST, len(_WORDS))), _encode_words
     words = space.ordered_placeholders or []
     if (count := math.prod(map(len, words))) > _MOST_MISSIONS:

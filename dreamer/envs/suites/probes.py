@@ -1,4 +1,4 @@
-"""Built-in environments that need nothing but Gymnasium: two small tasks worth learning, and probes of known value.
+"""Built-in environments that need only Gymnasium: two small tasks worth learning, and probes of known value.
 
 Each docstring gives the highest mean return per episode. Probes isolate one ability: if an agent fails one, the name
 says what is broken.
@@ -22,11 +22,11 @@ class Catch(gymnasium.Env):
     Observation: uint8 image ``[size * cell, size * cell, channels]`` of a grid of ``size x size`` cells. Cells are
     larger than a pixel on purpose: an object of one pixel adds so little to the squared error that a world model is
     right to ignore it. The ball is one bright cell that starts in a random column of the top row, falls one row per
-    step, moves sideways by a random -1, 0 or +1 column per step during the whole drop, and bounces off the walls. The
-    paddle is 3 cells wide, in the bottom row; it stays where it is between drops.
+    step, drifts sideways by -1, 0 or +1 columns per step, drawn once per drop, and bounces off the walls. The paddle is
+    3 cells wide, in the bottom row, and stays where it is between drops.
     Actions: 0 left, 1 stay, 2 right, one column per step.
     Ends: terminated after ``drops * (size - 1)`` steps. Highest return: ``drops``, because the paddle can always be in
-    time: it moves as fast as the ball does, ``size - 1`` steps are enough to cross the image.
+    time: it moves as fast as the ball, and ``size - 1`` steps are enough to cross the image.
     """
 
     def __init__(
@@ -36,7 +36,10 @@ class Catch(gymnasium.Env):
         self.observation_space = spaces.Box(0, 255, (size * cell, size * cell, channels), np.uint8)
         self.action_space = spaces.Discrete(3)
         self.render_mode = render_mode
-        self._size, self._cell, self._channels, self._drops = size, cell, channels, drops
+        self._size = size
+        self._cell = cell
+        self._channels = channels
+        self._drops = drops
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -57,7 +60,7 @@ class Catch(gymnasium.Env):
         image = self._image()
         self._left -= 1
         self._drop()
-        # The last image of an episode shows the catch or the miss; between drops the next ball is seen instead.
+        # The last image of an episode shows the catch or the miss; between drops, the next ball is shown instead.
         return image if not self._left else self._image(), reward, not self._left, False, {}
 
     def render(self) -> np.ndarray:
@@ -83,7 +86,7 @@ class Catch(gymnasium.Env):
 class HideVelocities(gymnasium.ObservationWrapper):
     """CartPole-v1 without the two velocities: observation ``[2]``, cart position and pole angle; highest return 500.
 
-    One observation does not tell what to do, so that only an agent with memory balances the pole.
+    A single observation does not determine the best action, so only an agent with memory can balance the pole.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:
@@ -97,9 +100,9 @@ class HideVelocities(gymnasium.ObservationWrapper):
 
 
 class _Probe(gymnasium.Env):
-    """Episodes of a fixed number of steps with vector observations and discrete actions; subclasses say the rest.
+    """Episodes of a fixed number of steps with vector observations and discrete actions; subclasses define the rest.
 
-    The episode is over when the last step was taken, and ends terminated.
+    The episode ends with the last step, terminated.
     """
 
     length: int
@@ -125,7 +128,7 @@ class _Probe(gymnasium.Env):
         return self._obs(), reward, over, False, {}
 
     def _begin(self) -> None:
-        """Draw what the episode needs."""
+        """Draw the random numbers of the episode."""
 
     def _obs(self) -> np.ndarray:
         return np.zeros(self.width, np.float32)
@@ -196,10 +199,10 @@ class Memory(_Probe):
 
 
 class Masked(gymnasium.Env):
-    """No action twice in a row, on pain of a ValueError: observation ``action_mask [3]`` forbids the action before.
+    """No action twice in a row, or a ValueError is raised: observation ``action_mask [3]`` forbids the last action.
 
-    Actions 0, 1 and 2 earn 1, 0 and -1; ends terminated after 6 steps. Best return 3, from 0 and 1 in turns; among
-    allowed actions at random 0. Without the mask, an agent would take action 0 for ever.
+    Actions 0, 1 and 2 earn 1, 0 and -1; ends terminated after 6 steps. Best return 3, from alternating 0 and 1;
+    random allowed actions average 0. Without the mask, an agent would always take action 0.
     """
 
     length = 6
@@ -227,7 +230,7 @@ class Masked(gymnasium.Env):
 class Dummy(gymnasium.Env):
     """Every supported kind of space, nested, with random observations; for tests of plumbing.
 
-    Reward: 1 whatever is done. Ends: terminated or truncated (by a fair coin) after 10 steps. Return 10.
+    Reward: 1 for every step. Ends: terminated or truncated (by a fair coin) after 10 steps. Return 10.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:

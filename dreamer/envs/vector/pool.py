@@ -1,4 +1,4 @@
-"""Environments in worker processes, and what happens when one of them fails."""
+"""A pool of environments in worker processes, which replaces those that fail."""
 
 import itertools
 import select
@@ -24,9 +24,9 @@ _HINTS: dict[int, str] = {
 
 
 class Failure(NamedTuple):
-    """What happened in a worker, and the indices of the environments that have to be made anew.
+    """What happened in a worker, and the indices of the environments to remake.
 
-    ``making`` says that an environment could not be made, so that trying again is pointless.
+    ``making`` says that an environment could not be made, so trying again is pointless.
     """
 
     worker: Worker
@@ -39,19 +39,19 @@ class Failure(NamedTuple):
 class Pool:
     """N environments in ``ceil(N / config.per_worker)`` worker processes, which are replaced when they fail.
 
-    Where an environment raises, or answers what its spaces do not allow, its worker makes it anew. A worker that takes
-    longer than ``config.timeout`` or dies is started anew, with all its environments. Either way the answer is the
-    first observation of a new episode, so that the episode before ends with the last answer it gave.
+    If an environment raises, or its answer violates its spaces, its worker remakes it. A worker that takes longer than
+    ``config.timeout`` or dies is restarted with all its environments. Either way the answer is the first observation
+    of a new episode, so the previous episode ends with the last answer it gave.
 
     Some failures end everything with `EnvError`: an environment that cannot be made, any failure before all
-    environments answered a step, and more than ``config.failures`` in a row while no episode is finished anywhere.
+    environments have answered a step, and more than ``config.failures`` in a row without any episode being finished.
 
     Args:
         recipe: how environments are made.
         config: number of environments and workers, and the limits above.
-        slots: shared memory with the first seeds; the workers start to make the environments at once.
-        seeds: seed of environment i when it is made anew for the k-th time, from ``(i, k)``.
-        on_failure: told about every failure that does not end everything.
+        slots: shared memory with the first seeds; the workers start making the environments at once.
+        seeds: seed of environment i when it is remade for the k-th time, from ``(i, k)``.
+        on_failure: called with a message about every failure that does not end everything.
 
     Attributes:
         failures: failures so far.
@@ -66,8 +66,11 @@ class Pool:
         on_failure: Callable[[str], None],
     ) -> None:
         self.failures = 0
-        self._recipe, self._config, self._slots = recipe, config, slots
-        self._seeds, self._on_failure = seeds, on_failure
+        self._recipe = recipe
+        self._config = config
+        self._slots = slots
+        self._seeds = seeds
+        self._on_failure = on_failure
         self._in_a_row = 0
         self._stepped = False
         self._starts = [0] * config.count
@@ -84,9 +87,9 @@ class Pool:
             raise
 
     def run(self, command: int) -> dict[int, dict[str, float]]:
-        """Have all carry out a command; returns their logs by index.
+        """Have all execute a command; returns their logs by index.
 
-        The first command must be a reset, for which their first episodes, begun when they were made, will do.
+        The first command must be a reset. It is already under way: workers reset an environment when they make it.
 
         Raises:
             EnvError: failures that end everything; see above.
@@ -100,8 +103,8 @@ class Pool:
         waiting: Sequence[Worker] = self._workers
         while failures := self._collect(waiting, logs):
             for index in itertools.chain.from_iterable(failure.indices for failure in failures):
-                logs.pop(index, None)  # Of an episode that the failure of a neighbour makes unheard of.
-            waiting = self._mend(failures)
+                logs.pop(index, None)  # The worker failed after it reported this, so the step is lost.
+            waiting = self._replace(failures)
         self._busy = False
         self._stepped |= command == STEP
         self._episode += slots.is_first
@@ -116,7 +119,7 @@ class Pool:
 
         Raises:
             NotRestorable: an environment refused.
-            EnvError: a worker failed, which the next `run` mends.
+            EnvError: a worker failed; the next `run` replaces it.
         """
         found: dict[int, Any] = {}
         for worker in self._workers:
@@ -126,13 +129,13 @@ class Pool:
         return [found[index] for index in range(self._config.count)]
 
     def set_states(self, states: list[Any]) -> None:
-        """Have every environment continue from a state; raises what `get_states` raises. All must be made anew then."""
+        """Have every environment continue from a state; raises what `get_states` raises; all must be remade then."""
         for worker in self._workers:
             worker.ask({index: states[index] for index in worker.indices})
         self._answers()
 
     def counters(self) -> dict[str, Any]:
-        """What there is to remember beside the environments."""
+        """State of the pool itself, besides that of the environments."""
         return {
             "failures": self.failures,
             "in_a_row": self._in_a_row,
@@ -143,27 +146,31 @@ class Pool:
         }
 
     def set_counters(self, counters: dict[str, Any], seeds: Callable[[int, int], int]) -> None:
-        """Continue from `counters`, and with the seeds of the run before."""
+        """Continue from `counters`, and with the seeds of the saved run."""
         self._seeds = seeds
-        if counters:  # Of environments in one process there are none.
-            self.failures, self._in_a_row = counters["failures"], counters["in_a_row"]
+        if counters:  # A `LocalPool` saves none.
+            self.failures = counters["failures"]
+            self._in_a_row = counters["in_a_row"]
             self._stepped = counters["stepped"]
-            self._starts, self._episode, self._time = counters["starts"], counters["episode"], counters["time"]
+            self._starts = counters["starts"]
+            self._episode = counters["episode"]
+            self._time = counters["time"]
 
     def _answers(self) -> list[dict[int, Any]]:
-        """What all workers have to say about states; none is left waiting where one fails."""
-        found, errors = [], []
+        """Answers of all workers about states; each is read even if another fails, so that none is left in a pipe."""
+        answers: list[dict[int, Any]] = []
+        errors: list[EnvError] = []
         for worker in self._workers:
             try:
-                found.append(worker.answer(max(self._config.timeout, _MAKING)))
+                answers.append(worker.answer(max(self._config.timeout, _MAKING)))
             except EnvError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
-        return found
+        return answers
 
     def close(self, patience: float) -> None:
-        """End all workers, by force those that need longer than ``patience`` seconds to close their environments."""
+        """End all workers; those that need more than ``patience`` seconds to close their environments are killed."""
         for worker in self._workers:
             worker.leave()
         deadline = time.monotonic() + patience
@@ -179,7 +186,7 @@ class Pool:
         return worker
 
     def _collect(self, waiting: Sequence[Worker], logs: dict[int, dict[str, float]]) -> list[Failure]:
-        """Wait for the answers of workers; adds their logs, and returns their failures."""
+        """Wait for the workers' answers; adds their logs to ``logs``, and returns their failures."""
         failures: list[Failure] = []
         pending = {worker.fileno(): worker for worker in waiting}
         poll = select.poll()
@@ -191,23 +198,23 @@ class Pool:
         while pending:
             ready = poll.poll(max(0.0, min(deadline - time.monotonic(), 1e6)) * 1000)
             if not ready and time.monotonic() >= deadline:
-                return failures + [self._hang(worker, limit) for worker in pending.values()]
+                return failures + [self._end_hanging(worker, limit) for worker in pending.values()]
             for number, _ in ready:
                 poll.unregister(number)
                 worker = pending.pop(number)
                 report = worker.receive()
                 if report is None:
-                    failures.append(self._death(worker))
+                    failures.append(self._remove_dead(worker))
                     continue
                 logs.update(report.logs)
                 failures += [Failure(worker, [index], *rest) for index, rest in report.failures.items()]
         return failures
 
-    def _mend(self, failures: list[Failure]) -> list[Worker]:
-        """Make anew what failed; returns the workers that are busy with it."""
+    def _replace(self, failures: list[Failure]) -> list[Worker]:
+        """Start remaking what failed; returns the workers that are busy with it."""
         self._slots.command[:] = SKIP
         for failure in failures:
-            self._tell(failure)
+            self._report(failure)
             for index in failure.indices:
                 self._starts[index] += 1
                 self._slots.seed[index] = self._seeds(index, self._starts[index])
@@ -221,11 +228,12 @@ class Pool:
             busy[id(worker)] = worker
         return list(busy.values())
 
-    def _tell(self, failure: Failure) -> None:
-        """Count a failure and pass it on; raises `EnvError` if it ends everything."""
+    def _report(self, failure: Failure) -> None:
+        """Count and report a failure; raises `EnvError` if it ends everything."""
         self.failures += 1
         self._in_a_row += 1
-        allowed, traceback = self._config.failures, ""
+        allowed = self._config.failures
+        traceback = ""
         if failure.traceback:
             traceback = f"\nIn the worker process:\n{failure.traceback.rstrip()}"
         if failure.making or not self._stepped:
@@ -233,23 +241,23 @@ class Pool:
         if self._in_a_row > allowed:
             raise EnvError(
                 f"{failure.sentence} This was failure {self._in_a_row} in a row without a finished episode, expected "
-                f"at most env.failures={allowed}: mend the cause, or run with env.workers=sync to see more.{traceback}"
+                f"at most env.failures={allowed}: fix the cause, or run with env.workers=sync to see more.{traceback}"
             )
         self._on_failure(
             f"{failure.sentence} Its episode ends here as truncated, and a new one begins (failure {self._in_a_row} in "
             f"a row, env.failures={allowed}).{traceback}"
         )
 
-    def _hang(self, worker: Worker, limit: float) -> Failure:
+    def _end_hanging(self, worker: Worker, limit: float) -> Failure:
         where = self._where(worker)
         self._drop(worker, patience=0.0)
         key = " (env.timeout)" if limit == self._config.timeout else ""
         sentence = f"{where}: no answer within {limit:g} seconds{key}, so its worker process was ended."
         return Failure(worker, worker.indices, sentence)
 
-    def _death(self, worker: Worker) -> Failure:
+    def _remove_dead(self, worker: Worker) -> Failure:
         where = self._where(worker)
-        code = self._drop(worker, patience=1.0)  # The exit code comes a moment after the end.
+        code = self._drop(worker, patience=1.0)  # The exit code arrives a moment after the pipe closes.
         hint = _HINTS.get(-code, "") if code is not None else ""
         sentence = f"{where}: its worker process ended without a word (exit code {code}{hint})."
         return Failure(worker, worker.indices, sentence)

@@ -13,17 +13,17 @@ from dreamer.envs.errors import EnvError
 from dreamer.spaces import Spaces
 
 STEP, RESET, MAKE, SKIP = range(4)
-"""Commands: step (or reset, if the episode is over), reset, make the environment anew and reset it, do nothing."""
+"""Commands: step (or reset, if the episode is over); reset; make the environment and reset it; do nothing."""
 
 _ALIGNMENT = 64
-"""Bytes of a cache line, so that no array begins in the middle of one."""
+"""Bytes in a cache line; every array starts at a multiple."""
 
 
 class Slots:
     """One slot per environment, in one block of memory that processes can share.
 
-    A shared block is a file in memory without a name, so nothing of it stays behind however its users end. It can be
-    pickled while a process is being started, and at no other time; the copy there is the same memory.
+    A shared block is an unnamed file in memory, so nothing remains of it however its users end. It can be pickled only
+    while a process is being started; the copy there is the same memory.
 
     Args:
         count: number of environments N.
@@ -32,8 +32,8 @@ class Slots:
 
     Attributes:
         command: what each environment does next, uint8 ``[N]``.
-        seed: what each one is seeded with when it is first reset after it was made, int64 ``[N]``.
-        turn: at the first index of each worker, the index it is busy with, or -1; int64 ``[N]``.
+        seed: seed of the first reset after each environment is made, int64 ``[N]``.
+        turn: at each worker's first index, the index of the environment it is busy with, or -1; int64 ``[N]``.
         obs, action: arrays ``[N, ...]`` by key.
         reward, is_first, is_last, is_terminal, env_steps: arrays ``[N]`` as in `Step`.
 
@@ -43,7 +43,7 @@ class Slots:
 
     def __init__(self, count: int, obs_spaces: Spaces, action_spaces: Spaces, *, shared: bool) -> None:
         self._layout = (count, obs_spaces, action_spaces)
-        size = sum(_padded(count, *spec) for spec in _specs(obs_spaces, action_spaces).values())
+        size = sum(_padded_size(count, *spec) for spec in _specs(obs_spaces, action_spaces).values())
         self._fd = _allocate(size) if shared else -1
         if shared:
             weakref.finalize(self, os.close, self._fd)
@@ -64,10 +64,15 @@ class Slots:
         offset = 0
         for name, (shape, dtype) in _specs(obs_spaces, action_spaces).items():
             arrays[name] = np.ndarray((count, *shape), dtype, memory, offset)
-            offset += _padded(count, shape, dtype)
-        self.command, self.seed, self.turn = (arrays[name] for name in ("command", "seed", "turn"))
-        self.reward, self.env_steps = arrays["reward"], arrays["env_steps"]
-        self.is_first, self.is_last, self.is_terminal = (arrays[f"is_{name}"] for name in ("first", "last", "terminal"))
+            offset += _padded_size(count, shape, dtype)
+        self.command = arrays["command"]
+        self.seed = arrays["seed"]
+        self.turn = arrays["turn"]
+        self.reward = arrays["reward"]
+        self.env_steps = arrays["env_steps"]
+        self.is_first = arrays["is_first"]
+        self.is_last = arrays["is_last"]
+        self.is_terminal = arrays["is_terminal"]
         self.obs = {key: arrays[f"obs/{key}"] for key in obs_spaces}
         self.action = {key: arrays[f"action/{key}"] for key in action_spaces}
 
@@ -88,22 +93,25 @@ def _specs(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, tuple[tuple[i
     return specs
 
 
-def _padded(count: int, shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Bytes of an array ``[count, *shape]``, rounded up."""
+def _padded_size(count: int, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Bytes of an array ``[count, *shape]``, rounded up to a multiple of the alignment."""
+    # Negated floor division rounds up.
     return -(-count * math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
 def _allocate(size: int) -> int:
-    """File descriptor of new shared memory, all of it claimed: a lack shows here and not as a crash later."""
+    """File descriptor of new shared memory, fully allocated: a shortfall fails here instead of crashing later."""
     if not hasattr(os, "memfd_create"):
-        raise EnvError("env.workers=async needs shared memory of Linux, which this system lacks: use env.workers=sync.")
+        raise EnvError(
+            "env.workers=async needs Linux's shared memory (memfd), which this system lacks: use env.workers=sync."
+        )
     fd = os.memfd_create("dreamer")
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
         os.close(fd)
         raise EnvError(
-            f"The environments need {size / 1e6:.1f} MB of shared memory, which cannot be had ({error.strerror}): "
+            f"The environments need {size / 1e6:.1f} MB of shared memory, which is not available ({error.strerror}): "
             f"lower env.count or the size of observations, or use env.workers=sync."
         ) from error
     return fd

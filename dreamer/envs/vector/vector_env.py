@@ -12,35 +12,35 @@ from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.errors import EnvError, NotRestorable
 from dreamer.envs.restore.rehearsal import rehearse
-from dreamer.envs.vector.member import Local, Member, refuse_different
 from dreamer.envs.vector.pool import Pool
 from dreamer.envs.vector.slots import MAKE, RESET, STEP, Slots
+from dreamer.envs.vector.sub_env import LocalPool, SubEnv, require_spaces
 from dreamer.envs.vector.workers import Recipe
 from dreamer.spaces import Step
 
 _PATIENCE = 10.0
-"""Seconds that workers have to close their environments."""
+"""Seconds that workers get to close their environments."""
 
 
 class VectorEnv:
     """``config.count`` copies of an environment, in this process or in worker processes.
 
     The step after ``is_last`` is the reset (next-step autoreset): its observation is the first of the new episode, its
-    reward 0, and the action given for it is ignored. Returned arrays are never written again.
+    reward 0, and the action given for it is ignored. Returned arrays are never overwritten.
 
     With ``config.workers="sync"``, whatever an environment raises is raised at once. With ``"async"``, a failed
-    environment is replaced and answers with the first observation of a new episode, as if the episode before had been
-    cut off after its last answer; see `Pool`.
+    environment is replaced and answers with the first observation of a new episode, as if the previous episode had
+    been truncated after its last answer; see `Pool`.
 
     Workers are started by a fork server, never forked from this process: JAX runs threads, and a fork of a process with
-    threads may deadlock. ``make_env`` travels by cloudpickle, so lambdas and closures are fine, and what is defined in
-    the main script travels with it: workers do not import the main script, which therefore needs no
-    ``if __name__ == "__main__"`` guard.
+    threads may deadlock. ``make_env`` is sent with cloudpickle, so lambdas and closures work, and definitions in the
+    main script are sent along: workers do not import the main script, so it needs no ``if __name__ == "__main__"``
+    guard.
 
     Attributes:
         num_envs: number of environments N.
         obs_spaces, action_spaces: `Space` by key, without the axis N.
-        failures: failures of environments that were survived so far.
+        failures: number of failures of environments survived so far.
     """
 
     def __init__(
@@ -55,32 +55,39 @@ class VectorEnv:
         Args:
             make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one.
             config: number, workers, limits, action repeat and checks.
-            seed: decides the seed of every environment, and of those that replace it; see `seed_of`.
-            on_failure: told in words about each failure that was survived; None prints it to stderr.
+            seed: decides the seeds of all environments and their replacements; see `seed_of`.
+            on_failure: called with a message about each failure survived; None prints it to stderr.
 
         Raises:
             EnvError: an environment cannot be made, or sent to a worker.
         """
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
         seeds = functools.partial(seed_of, sequence, config.count)
-        self._sequence, self._scratch = sequence, functools.partial(adapt, make_env, config)
+        self._sequence = sequence
+        self._scratch = functools.partial(adapt, make_env, config)
         shared = config.workers == "async"
         envs = make_all(make_env, config, 1 if shared else config.count)
         self.num_envs = config.count
         self.failures = 0
-        self.obs_spaces, self.action_spaces = envs[0].obs_spaces, envs[0].action_spaces
-        self._started = self._closed = self._broken = False
-        self._rehearsed, self._refusal = not envs[0].needs_rehearsal, ""
-        self._envs: Local | Pool
+        first = envs[0]
+        self.obs_spaces = first.obs_spaces
+        self.action_spaces = first.action_spaces
+        self._started = False
+        self._closed = False
+        self._broken = False
+        self._rehearsed = not first.needs_rehearsal
+        self._refusal = ""
+        self._envs: LocalPool | Pool
         if shared:
-            envs[0].close()
-            recipe = Recipe.of(make_env, config, envs[0])
+            first.close()
+            recipe = Recipe.of(make_env, config, first)
         self._slots = Slots(config.count, self.obs_spaces, self.action_spaces, shared=shared)
         self._slots.seed[:] = [seeds(index, 0) for index in range(config.count)]
         if shared:
             self._envs = Pool(recipe, config, self._slots, seeds, on_failure or _print)
         else:
-            self._envs = Local([Member(self._slots, i, self._scratch, env) for i, env in enumerate(envs)], self._slots)
+            sub_envs = [SubEnv(self._slots, i, self._scratch, env) for i, env in enumerate(envs)]
+            self._envs = LocalPool(sub_envs, self._slots)
 
     def reset(self) -> Step:
         """Reset all environments, the first time with their seeds; returns the first `Step` of N new episodes.
@@ -88,9 +95,10 @@ class VectorEnv:
         Raises:
             EnvError: an environment failed, as in `step`.
         """
-        self._refuse_closed()
+        self._require_open()
         self._started = True
-        command, self._broken = MAKE if self._broken else RESET, False
+        command = MAKE if self._broken else RESET
+        self._broken = False
         return self._run(command)
 
     def step(self, action: dict[str, np.ndarray]) -> Step:
@@ -100,29 +108,29 @@ class VectorEnv:
             action: one array ``[N, ...]`` per action key, in the agent's units; see `Space`.
 
         Raises:
-            EnvError: the action does not fit, which changes nothing; or an environment failed and was not replaced. The
-                message carries the cause, and all environments are closed.
+            EnvError: the action does not fit, which changes nothing; or an environment failed and was not replaced, and
+                all environments are closed. The message includes the cause.
         """
-        self._refuse_closed()
+        self._require_open()
         if not self._started:
             raise EnvError("VectorEnv.step was called before reset: call reset first.")
-        self._refuse_misfit(action)
+        self._check_action(action)
         for key, slot in self._slots.action.items():
             slot[...] = action[key]
         return self._run(STEP)
 
     def state(self) -> dict[str, Any]:
-        """State of all environments, as in `dreamer.envs.restore.states`; what they answered last is not part of it.
+        """State of all environments, as in `dreamer.envs.restore.states`; their latest answers are not included.
 
-        Environments whose state needs a rehearsal are tried first, once: two more are made, and must play alike after
-        one was given the state of the other. The answer is remembered; the run is not affected.
+        Environments whose state needs a rehearsal get one first, once: two more are made, and must play alike after
+        one was given the state of the other. The result is remembered; the run is not affected.
 
         Raises:
             NotRestorable: the environments cannot be restored, and why.
-            EnvError: they are closed, were never reset, or a worker failed just now, which the next step mends.
+            EnvError: they are closed, were never reset, or a worker has just failed, which the next step replaces.
         """
         if self._closed:
-            raise EnvError("The environments were closed already, after a failure, when they were to be saved.")
+            raise EnvError("The environments were closed already, after a failure, before they could be saved.")
         if not self._started:
             raise EnvError("VectorEnv.state was called before reset: call reset first.")
         if self._refusal:
@@ -140,18 +148,18 @@ class VectorEnv:
         return {"members": members, "seeds": seeds, "counters": self._envs.counters()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from the state of another one, with either kind of workers, as that one would have.
+        """Continue from the state of another `VectorEnv`, with either kind of workers, as that one would have.
 
         Raises:
-            NotRestorable: it cannot, and why. `reset` begins new episodes then, with the seeds of this one.
+            NotRestorable: it cannot, and why. `reset` then begins new episodes, with the seeds of this one.
         """
-        self._refuse_closed()
+        self._require_open()
         if not self._started:
-            self.reset()  # Whoever makes environments in workers has to wait for them.
+            self.reset()  # Waits until the workers have made their environments.
         try:
             if len(state["members"]) != self.num_envs:
                 count = len(state["members"])
-                raise NotRestorable(f"{count} environments were saved, and there are {self.num_envs} now.")
+                raise NotRestorable(f"{count} environments were saved, but there are {self.num_envs} now.")
             sequence = np.random.SeedSequence(**state["seeds"])
             self._envs.set_states(state["members"])
             self._envs.set_counters(state["counters"], functools.partial(seed_of, sequence, self.num_envs))
@@ -160,7 +168,8 @@ class VectorEnv:
             if isinstance(error, NotRestorable):
                 raise
             raise NotRestorable(f"The environments could not be restored: {error}") from error
-        self._sequence, self.failures = sequence, self._envs.failures
+        self._sequence = sequence
+        self.failures = self._envs.failures
 
     def close(self) -> None:
         """Close the environments and end their processes; may be called twice."""
@@ -194,13 +203,13 @@ class VectorEnv:
         if not self._closed:
             self._closed = True
             self._envs.close(patience)
-            del self._envs, self._slots  # All that holds the shared memory.
+            del self._envs, self._slots  # Nothing else holds the shared memory.
 
-    def _refuse_closed(self) -> None:
+    def _require_open(self) -> None:
         if self._closed:
             raise EnvError("The environments are closed, after close() or after a failure: make a new VectorEnv.")
 
-    def _refuse_misfit(self, action: dict[str, np.ndarray]) -> None:
+    def _check_action(self, action: dict[str, np.ndarray]) -> None:
         if action.keys() != self.action_spaces.keys():
             raise EnvError(f"The action has the keys {sorted(action)}, expected exactly {sorted(self.action_spaces)}.")
         for key, value in action.items():
@@ -212,9 +221,9 @@ class VectorEnv:
 
 
 def seed_of(sequence: np.random.SeedSequence, count: int, index: int, start: int) -> int:
-    """Seed of environment ``index`` of ``count`` when it is made for the first time (``start`` 0), or anew.
+    """Seed of environment ``index`` of ``count`` when first made (``start`` 0) or remade for the ``start``-th time.
 
-    31 bits, as simulators with signed 32-bit seeds exist. The sequence stays as it was.
+    31 bits, because some simulators take signed 32-bit seeds. The sequence is left unchanged.
     """
     if start == 0:
         return int(sequence.generate_state(count)[index]) >> 1
@@ -225,7 +234,7 @@ def seed_of(sequence: np.random.SeedSequence, count: int, index: int, start: int
 
 
 def make_all(make_env: Callable[[], Any], config: EnvConfig, count: int) -> list[Adapter]:
-    """Make ``count`` environments that are new and alike; closes them again if that fails."""
+    """Make ``count`` distinct environments with equal spaces; closes them again if that fails."""
     with contextlib.ExitStack() as undo:
         envs: list[Adapter] = []
         for _ in range(count):
@@ -234,7 +243,7 @@ def make_all(make_env: Callable[[], Any], config: EnvConfig, count: int) -> list
                 raise EnvError("make_env returned the same environment twice, expected a new one from every call.")
             envs.append(env)
             undo.callback(env.close)
-            refuse_different(env, envs[0].observation_space, envs[0].action_space)
+            require_spaces(env, envs[0].observation_space, envs[0].action_space)
         undo.pop_all()
     return envs
 

@@ -1,8 +1,8 @@
-"""Worker processes, each with one or more members of a `VectorEnv`.
+"""Worker processes, each with one or more environments of a `VectorEnv`.
 
-Parent and worker share `Slots`, and talk over one pipe: an empty message wakes the worker, which carries out the
-commands in its slots and answers with a `Report`, as an empty message if there is nothing to report. Any other message
-is about states of environments: it asks for them, or holds those from which the environments continue.
+Parent and worker share `Slots` and talk over one pipe. An empty message wakes the worker, which executes the commands
+in its slots and answers with a `WorkerReport`, or an empty message if there is nothing to report. Any other message is
+about states of environments: it asks for them, or holds those to continue from.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.errors import EnvError, NotRestorable
-from dreamer.envs.vector.member import Member, explain, refuse_different, unrestorable
 from dreamer.envs.vector.slots import Slots
+from dreamer.envs.vector.sub_env import SubEnv, explain, require_spaces, state_errors
 
 
 class Recipe(NamedTuple):
     """What a worker needs to make its environments.
 
-    ``made`` is the pickled ``make_env``; name and spaces are those of the first environment, which all must equal.
+    ``pickled`` is ``make_env``; name and spaces are those of the first environment, which all others must have too.
     """
 
-    made: bytes
+    pickled: bytes
     config: EnvConfig
     name: str
     observation_space: gymnasium.Space
@@ -45,27 +45,27 @@ class Recipe(NamedTuple):
 
     @classmethod
     def of(cls, make_env: Callable[[], Any], config: EnvConfig, like: Adapter) -> "Recipe":
-        """The recipe for more environments like one; raises `EnvError` if ``make_env`` cannot be pickled."""
+        """The recipe for more environments like ``like``; raises `EnvError` if ``make_env`` cannot be pickled."""
         try:
-            made = cloudpickle.dumps(make_env)
+            pickled = cloudpickle.dumps(make_env)
         except (pickle.PicklingError, TypeError, ValueError) as error:
             raise EnvError(
                 f"make_env cannot be sent to worker processes ({error}), expected something that cloudpickle can "
                 f"pickle: create what it needs inside it, or use env.workers=sync."
             ) from error
-        return cls(made, config, like.name, like.observation_space, like.action_space)
+        return cls(pickled, config, like.name, like.observation_space, like.action_space)
 
     def make(self) -> Adapter:
-        """Make one; raises whatever making it raises."""
-        env = adapt(pickle.loads(self.made), self.config)
-        refuse_different(env, self.observation_space, self.action_space)
+        """Make one environment; raises whatever making it raises."""
+        env = adapt(pickle.loads(self.pickled), self.config)
+        require_spaces(env, self.observation_space, self.action_space)
         return env
 
 
-class Report(NamedTuple):
+class WorkerReport(NamedTuple):
     """What does not fit into slots, by index of the environment: logs of episodes, and failures.
 
-    A failure is ``(sentence, traceback, making)``; the last is whether it happened when the environment was made.
+    A failure is ``(sentence, traceback, making)``; ``making`` is whether it happened while the environment was made.
     """
 
     logs: dict[int, dict[str, float]]
@@ -101,51 +101,51 @@ class Worker:
             theirs.close()
 
     def fileno(self) -> int:
-        """File descriptor that can be read when the worker has answered or died."""
+        """File descriptor that becomes readable when the worker has answered or died."""
         return self._pipe.fileno()
 
     def wake(self) -> None:
-        """Have it carry out the commands in its slots."""
-        with contextlib.suppress(OSError):  # Of a worker that died; `receive` will tell.
+        """Have it execute the commands in its slots."""
+        with contextlib.suppress(OSError):  # The worker has died, which `receive` will notice.
             self._pipe.send_bytes(b"")
 
-    def receive(self) -> Report | None:
-        """Its answer, for which it must have been woken; None if it died instead."""
+    def receive(self) -> WorkerReport | None:
+        """Its answer to `wake`; None if it died instead."""
         try:
             message = self._pipe.recv_bytes()
         except (EOFError, OSError):
             return None
-        return Report(*pickle.loads(message)) if message else _NOTHING
+        return WorkerReport(*pickle.loads(message)) if message else _NOTHING
 
     def ask(self, states: dict[int, Any] | None) -> None:
         """Have its environments continue from states by index, or ask for their states; `answer` must follow."""
-        with contextlib.suppress(OSError):  # Of a worker that died; `answer` will tell.
+        with contextlib.suppress(OSError):  # The worker has died, which `answer` will notice.
             self._pipe.send_bytes(pickle.dumps(states))
 
     def answer(self, patience: float) -> dict[int, Any]:
-        """States by index, of none after they were set.
+        """States by index; empty after they were set.
 
         Raises:
             NotRestorable: an environment refused.
-            EnvError: the worker is dead, or it was killed, as it did not answer within ``patience`` seconds.
+            EnvError: the worker is dead, or was killed because it did not answer within ``patience`` seconds.
         """
         try:
             if self._pipe.poll(patience):
-                found = pickle.loads(self._pipe.recv_bytes())
-                if isinstance(found, str):
-                    raise NotRestorable(found)
-                return found
+                answer = pickle.loads(self._pipe.recv_bytes())
+                if isinstance(answer, str):
+                    raise NotRestorable(answer)
+                return answer
             self._kill()
         except (EOFError, OSError):
             pass
         raise EnvError(f"The worker of the environments {self.indices} did not answer: it hangs, or is dead.")
 
     def leave(self) -> None:
-        """Tell it to close its environments and end; `stop` must follow."""
+        """Ask it to close its environments and end; `stop` must follow."""
         self._pipe.close()
 
     def stop(self, patience: float) -> int | None:
-        """End it after at most ``patience`` seconds; returns the exit code if it ended by itself, otherwise None."""
+        """End it after at most ``patience`` seconds; returns the exit code if it ended on its own, otherwise None."""
         self.leave()
         self._process.join(patience)
         code = self._process.exitcode
@@ -157,68 +157,68 @@ class Worker:
 
     def _kill(self) -> None:
         if pid := self._process.pid:
-            with contextlib.suppress(OSError):  # Processes that its environments started are in its group.
+            with contextlib.suppress(OSError):  # Its group includes processes that its environments started.
                 os.killpg(pid, signal.SIGKILL)
             self._process.kill()
 
 
-_NOTHING = Report({}, {})
+_NOTHING = WorkerReport({}, {})
 
 
 def serve(pipe: multiprocessing.connection.Connection, indices: Sequence[int], recipe: Recipe, slots: Slots) -> None:
-    """The worker process: obeys until the parent closes the pipe or dies."""
-    # Ctrl-C is sent to every process of the terminal; what it means is the parent's business.
+    """The worker process: executes commands until the parent closes the pipe or dies."""
+    # Ctrl-C is sent to every process of the terminal; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()
     threading.Thread(target=_follow_parent, daemon=True).start()
-    # Environments that draw from global randomness: all workers would have inherited the fork server's.
+    # For environments that draw from global generators: otherwise all workers would inherit the fork server's state.
     random.seed(int(slots.seed[indices[0]]))
     np.random.seed(slots.seed[indices[0]])  # noqa: NPY002
-    members = {index: Member(slots, index, recipe.make) for index in indices}
+    sub_envs = {index: SubEnv(slots, index, recipe.make) for index in indices}
     with contextlib.suppress(EOFError, OSError):
         while True:
             message = pipe.recv_bytes()
-            pipe.send_bytes(_states(message, members) if message else _obey(members, recipe.name, slots))
-    for member in members.values():
+            pipe.send_bytes(_states(message, sub_envs) if message else _execute(sub_envs, recipe.name, slots))
+    for sub_env in sub_envs.values():
         with contextlib.suppress(Exception):
-            member.close()
+            sub_env.close()
 
 
-def _obey(members: dict[int, Member], name: str, slots: Slots) -> bytes:
-    """Have all members carry out their commands; returns the report."""
+def _execute(sub_envs: dict[int, SubEnv], name: str, slots: Slots) -> bytes:
+    """Have all environments execute their commands; returns the pickled report."""
     report = _NOTHING
-    first = next(iter(members))
-    for index, member in members.items():
+    first = next(iter(sub_envs))
+    for index, sub_env in sub_envs.items():
         slots.turn[first] = index
         try:
-            log = member.obey()
+            log = sub_env.execute()
         except (Exception, SystemExit) as error:
-            where = member.env.where() if member.env else f"Environment {name}, when it was made"
-            failure = (explain(error, where, index), traceback.format_exc(), member.env is None)
-            report = Report(report.logs, {**report.failures, index: failure})
+            where = sub_env.env.where() if sub_env.env else f"Environment {name}, when it was made"
+            failure = (explain(error, where, index), traceback.format_exc(), sub_env.env is None)
+            report = WorkerReport(report.logs, {**report.failures, index: failure})
         else:
             if log:
-                report = Report({**report.logs, index: log}, report.failures)
+                report = WorkerReport({**report.logs, index: log}, report.failures)
     slots.turn[first] = -1
     return pickle.dumps(tuple(report)) if report is not _NOTHING else b""
 
 
-def _states(message: bytes, members: dict[int, Member]) -> bytes:
-    """Set states of members, or get them; returns them, or a sentence that says why not."""
+def _states(message: bytes, sub_envs: dict[int, SubEnv]) -> bytes:
+    """Set or get states of environments; returns the states, or a sentence that says why not, pickled."""
     given: dict[int, Any] | None = pickle.loads(message)
     try:
-        with unrestorable("saved" if given is None else "restored"):
+        with state_errors("saved" if given is None else "restored"):
             if given is None:
-                return pickle.dumps({index: member.get_state() for index, member in members.items()})
+                return pickle.dumps({index: sub_env.get_state() for index, sub_env in sub_envs.items()})
             for index, state in given.items():
-                members[index].set_state(state)
+                sub_envs[index].set_state(state)
             return pickle.dumps({})
     except NotRestorable as error:
         return pickle.dumps(str(error))
 
 
 def _follow_parent() -> None:
-    """End this process and those of its environments when the parent is gone, even if an environment hangs."""
+    """End this process and those of its environments when the parent dies, even if an environment hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -240,8 +240,8 @@ def _context() -> Any:
 def _without_main() -> Iterator[None]:
     """Keep `multiprocessing` from importing the main script again in every worker.
 
-    cloudpickle sends what is defined there by value, so workers do not need it; importing it would cost seconds per
-    worker, and starts the training again in scripts without a ``__name__`` guard.
+    cloudpickle sends what is defined there by value, so workers do not need it. Importing it would take seconds per
+    worker, and restart the training in scripts without a ``__name__`` guard.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -251,4 +251,4 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-__all__ = ["Recipe", "Report", "Worker", "serve"]
+__all__ = ["Recipe", "Worker", "WorkerReport", "serve"]

@@ -1,4 +1,4 @@
-"""One of the N environments of a `VectorEnv`, wherever it lives; and all N of them in this process."""
+"""One of the N environments of a `VectorEnv`, in any process; and a pool of all N in this process."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,17 @@ from dreamer.envs.errors import EnvError, NotRestorable
 from dreamer.envs.vector.slots import MAKE, SKIP, STEP, Slots
 
 
-class Member:
-    """Carries out the commands in one slot, and writes the answers there.
+class SubEnv:
+    """Executes the commands in one slot, and writes the answers there.
 
     Args:
         slots: where commands, actions and answers are.
         index: which slot.
         make: makes the environment.
-        env: the environment, if it is made already.
+        env: the environment, if it exists already.
 
     Attributes:
-        env: the environment; None before it is made, and if it could not be made.
+        env: the environment; None until it is made, and if it could not be made.
     """
 
     def __init__(self, slots: Slots, index: int, make: Callable[[], Adapter], env: Adapter | None = None) -> None:
@@ -29,22 +29,23 @@ class Member:
         self._make = make
         self._slots = slots
         self._index = index
-        # An index with an ellipsis gives a view even of a single number.
+        # Indexing with an ellipsis gives a view, even of a single number.
         self._obs = {key: array[index, ...] for key, array in slots.obs.items()}
         self._action = {key: array[index, ...] for key, array in slots.action.items()}
         self._new = True
         self._over = False
 
     def make(self) -> None:
-        """Make the environment anew; raises whatever making it raises."""
-        with contextlib.suppress(Exception):  # Of one that is broken already.
+        """Make the environment, in place of the present one; raises whatever making it raises."""
+        with contextlib.suppress(Exception):  # From one that is broken already.
             self.close()
         self.env = self._make()
         self._new = True
 
     def close(self) -> None:
         """Close the environment, if there is one."""
-        env, self.env = self.env, None
+        env = self.env
+        self.env = None  # even if closing fails
         if env is not None:
             env.close()
 
@@ -55,19 +56,20 @@ class Member:
         return {"new": self._new, "over": self._over, "env": self.env.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state; raises what `Adapter.set_state` raises, and must be made anew then."""
+        """Continue from a state; raises what `Adapter.set_state` raises, and must be remade after that."""
         assert self.env is not None
         self.env.set_state(state["env"])
-        self._new, self._over = state["new"], state["over"]
+        self._new = state["new"]
+        self._over = state["over"]
 
-    def obey(self) -> dict[str, float] | None:
-        """Carry out the command in the slot.
+    def execute(self) -> dict[str, float] | None:
+        """Execute the command in the slot.
 
         Returns:
-            What the environment reports about the episode that ended just now, in ``info["log"]``; otherwise None.
+            What the environment reports in ``info["log"]`` if its episode has just ended; otherwise None.
 
         Raises:
-            Exception: whatever the environment raises, or `EnvError` from its `Adapter`. The answer is void then.
+            Exception: whatever the environment raises, or `EnvError` from its `Adapter`. The answer is invalid then.
         """
         command = self._slots.command[self._index]
         if command == STEP and not self._over:
@@ -83,19 +85,21 @@ class Member:
         assert self.env is not None
         obs, reward, terminated, truncated, info = self.env.step(self._action)
         self._over = terminated or truncated
-        self._answer(obs, reward, False, terminated, info["env_steps"])
+        self._answer(obs, reward, is_first=False, is_terminal=terminated, env_steps=info["env_steps"])
         return self._log(info.get("log", {})) if self._over else None
 
     def _reset(self) -> None:
         assert self.env is not None
         obs, _ = self.env.reset(seed=int(self._slots.seed[self._index]) if self._new else None)
-        self._new = self._over = False
-        self._answer(obs, 0.0, True, False, 0)
+        self._new = False
+        self._over = False
+        self._answer(obs, 0.0, is_first=True, is_terminal=False, env_steps=0)
 
-    def _answer(self, obs: dict[str, Any], reward: float, is_first: bool, is_terminal: bool, env_steps: int) -> None:
+    def _answer(self, obs: dict[str, Any], reward: float, *, is_first: bool, is_terminal: bool, env_steps: int) -> None:
         for key, slot in self._obs.items():
             slot[...] = obs[key]
-        slots, i = self._slots, self._index
+        slots = self._slots
+        i = self._index
         slots.reward[i] = reward
         slots.is_first[i] = is_first
         slots.is_last[i] = self._over
@@ -112,83 +116,84 @@ class Member:
             ) from None
 
 
-def refuse_different(env: Adapter, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
-    """Raise `EnvError` unless the environment has these spaces, bounds included."""
+def require_spaces(env: Adapter, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
+    """Raise `EnvError` unless the environment has these spaces, including their bounds."""
     for role, got, expected in (
         ("observation", env.observation_space, observation_space),
         ("action", env.action_space, action_space),
     ):
         if got != expected:
             raise EnvError(
-                f"Environment {env.name} was made with the {role} space {got}, expected {expected} as the first one "
-                f"has: make_env must return environments with equal spaces."
+                f"Environment {env.name} was made with the {role} space {got}, expected {expected} like the "
+                f"first one: make_env must return environments with equal spaces."
             )
 
 
-class Local:
-    """All members in this process, one after another. What one raises is raised at once.
+class LocalPool:
+    """All environments in this process, stepped one after another. What one raises is raised at once.
 
     Args:
-        members: the members; their environments are made already.
+        sub_envs: the environments, which are made already.
         slots: their slots.
 
     Attributes:
-        failures: 0, as none is survived.
+        failures: 0, because no failure is survived.
     """
 
     failures = 0
 
-    def __init__(self, members: Sequence[Member], slots: Slots) -> None:
-        self._members = members
+    def __init__(self, sub_envs: Sequence[SubEnv], slots: Slots) -> None:
+        self._sub_envs = sub_envs
         self._slots = slots
 
     def run(self, command: int) -> dict[int, dict[str, float]]:
-        """Have all carry out a command; returns their logs by index. Raises `EnvError`."""
+        """Have all execute a command; returns their logs by index. Raises `EnvError`."""
         self._slots.command[:] = command
         logs = {}
-        for index, member in enumerate(self._members):
+        for index, sub_env in enumerate(self._sub_envs):
             try:
-                log = member.obey()
+                log = sub_env.execute()
             except Exception as error:
-                raise EnvError(explain(error, member.env.where() if member.env else "Environment", index)) from error
+                where = sub_env.env.where() if sub_env.env else "Environment"
+                raise EnvError(explain(error, where, index)) from error
             if log:
                 logs[index] = log
         return logs
 
     def get_states(self) -> list[dict[str, Any]]:
-        """State of every member; raises `NotRestorable`."""
-        with unrestorable("saved"):
-            return [member.get_state() for member in self._members]
+        """State of every environment; raises `NotRestorable`."""
+        with state_errors("saved"):
+            return [sub_env.get_state() for sub_env in self._sub_envs]
 
     def set_states(self, states: list[dict[str, Any]]) -> None:
-        """Continue from states; raises `NotRestorable`, and they must be made anew then."""
-        with unrestorable("restored"):
-            for member, state in zip(self._members, states, strict=True):
-                member.set_state(state)
+        """Continue from states; raises `NotRestorable`, and all must be remade after that."""
+        with state_errors("restored"):
+            for sub_env, state in zip(self._sub_envs, states, strict=True):
+                sub_env.set_state(state)
 
     def counters(self) -> dict[str, Any]:
-        """What there is to remember beside the members: nothing."""
+        """State of the pool itself: none."""
         return {}
 
     def set_counters(self, counters: dict[str, Any], seeds: Callable[[int, int], int]) -> None:
-        """Nothing is remembered, and nobody replaced."""
+        """Does nothing: this pool has no state, and replaces no environment."""
 
     def close(self, patience: float) -> None:
-        """Close the environments; ``patience`` is for those that live elsewhere."""
-        for member in self._members:
-            member.close()
+        """Close the environments; ``patience`` matters only for worker processes."""
+        for sub_env in self._sub_envs:
+            sub_env.close()
 
 
 @contextlib.contextmanager
-def unrestorable(what: str) -> Iterator[None]:
-    """Raise `NotRestorable` for anything that is raised here, where environments are ``what``: saved or restored."""
+def state_errors(action: str) -> Iterator[None]:
+    """Turn any error into `NotRestorable`, while environments are being ``action``: saved or restored."""
     try:
         yield
     except NotRestorable:
         raise
     except Exception as error:
         raise NotRestorable(
-            f"The state of an environment could not be {what} ({type(error).__name__}: {error}): mend its methods "
+            f"The state of an environment could not be {action} ({type(error).__name__}: {error}): fix its methods "
             f"get_state and set_state."
         ) from error
 
@@ -200,4 +205,4 @@ def explain(error: BaseException, where: str, index: int) -> str:
     return f"{where}: {type(error).__name__}: {error} (environment number {index}); fix the environment."
 
 
-__all__ = ["Local", "Member", "explain", "refuse_different", "unrestorable"]
+__all__ = ["LocalPool", "SubEnv", "explain", "require_spaces", "state_errors"]
