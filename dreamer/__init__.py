@@ -10,10 +10,18 @@ from typing import Any
 
 _HOMES = {
     "Agent": "agent",
+    "Algorithm": "algorithms",
+    "Batch": "types",
+    "Behavior": "behaviors",
     "Config": "config",
     "ConfigError": "config",
     "load_config": "config",
+    "Planner": "planners",
+    "Space": "types",
+    "Trajectory": "types",
+    "WorldModel": "world_models",
     "evaluate": "evaluate",
+    "imagine": "world_models",
     "load": "evaluate",
     "make_env": "evaluate",
     "train": "train",
