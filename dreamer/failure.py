@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamer import checkpoints
 from dreamer.agent import Agent, guard
-from dreamer.checkpoints import Checkpoint, CheckpointError
+from dreamer.checkpoints import Checkpoint, CheckpointError, former
 from dreamer.config import ConfigError
 from dreamer.logs import averages
 from dreamer.training.failure import batch_arrays, batch_of, load_arrays
@@ -33,7 +33,9 @@ def again(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
         meta = json.loads((path / "failure.json").read_text())
         parts = [load_arrays(file) for file in sorted(path.glob("batch-*.npz"), key=lambda file: int(file.stem[6:]))]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        saved = Checkpoint(load_arrays(path / "state.npz"), None, meta, path)
+        state = load_arrays(path / "state.npz")
+        state = former.state_arrays(state) if meta["version"] == former.VERSION else state
+        saved = Checkpoint(state, None, meta, path)
         agent = Agent(saved.config, *saved.spaces)
         batch = batch_of(arrays, agent.algorithm.stored)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:

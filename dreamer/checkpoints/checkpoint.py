@@ -25,7 +25,7 @@ import numpy as np
 from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.checkpoints import arrays as array_files
-from dreamer.checkpoints import files, manifest
+from dreamer.checkpoints import files, former, manifest
 from dreamer.checkpoints.files import CheckpointError, best, directory, exists, keep, mark_best, set_aside, steps
 from dreamer.checkpoints.manifest import DamageError
 from dreamer.config import Config
@@ -33,7 +33,7 @@ from dreamer.devices.hosts import HostError, Hosts
 from dreamer.devices.placement import Placement
 from dreamer.types import Parts, Space, Spaces, TrainState, named_leaves
 
-VERSION = 3
+VERSION = 4
 
 Which = int | Literal["newest", "best"]
 """Names a checkpoint of a run: by its step, or as the newest that is whole, or as the best by evaluation."""
@@ -286,11 +286,15 @@ def load_part(
     damaged: list[Damaged] = []
     for one in [alone] if (alone / manifest.NAME).exists() else _candidates(path, "newest"):
         try:
-            _check(one)
+            meta = _check(one)
             with _reading(one):
-                shapes = array_files.shapes(one / "state")
-                same = {name: shape for name, shape in wanted.items() if shapes.get(name) == shape}
-                return Part(one, array_files.read(one / "state", same, hosts), shapes, tuple(damaged))
+                there = array_files.shapes(one / "state")
+                renamed = former.state_name if meta["version"] == former.VERSION else str
+                shapes = {renamed(name): shape for name, shape in there.items()}
+                same = {name: shape for name, shape in there.items() if wanted.get(renamed(name)) == shape}
+                found = array_files.read(one / "state", same, hosts)
+                arrays = {renamed(name): array for name, array in found.items()}
+                return Part(one, arrays, shapes, tuple(damaged))
         except DamageError as error:
             damaged.append(Damaged(one, str(error)))
     raise DamagedError(damaged)
@@ -333,11 +337,13 @@ def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint
             own = path if hosts.first else path / "hosts" / str(hosts.index)
             fields = _read_fields(path, hosts) if hosts.first else _read_part(own)
             replay = {**_read_meta(own)["replay"], "fields": fields}
+    if meta["version"] == former.VERSION:
+        state = former.state_arrays(state)
     return Checkpoint(state, replay, meta, path)
 
 
 def _check(path: pathlib.Path) -> dict[str, Any]:
-    """Compare all files of a checkpoint with its manifest, and return its ``meta`` if it is of this version."""
+    """Compare all files of a checkpoint with its manifest, and return its ``meta`` if its version can be read."""
     old = path / "meta" / "metadata"
     with _reading(path):
         if old.exists() and not (path / manifest.NAME).exists():
@@ -346,8 +352,10 @@ def _check(path: pathlib.Path) -> dict[str, Any]:
             manifest.verify(path)
             meta = _read_meta(path)
             version, _ = meta["version"], meta["hosts"]
-    if version != VERSION:
-        raise CheckpointError(f"The checkpoint {path} has format version {version}, expected {VERSION}.")
+    if version not in (VERSION, former.VERSION):
+        raise CheckpointError(
+            f"The checkpoint {path} has format version {version}, expected {VERSION} or {former.VERSION}."
+        )
     return meta
 
 

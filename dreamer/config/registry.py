@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dreamer.config.fields import ConfigError
@@ -16,11 +16,13 @@ class Registry(Mapping[str, str]):
     Args:
         key: the config key, for messages.
         places: ``package.module:function`` by name.
+        also: further words that the key may say, which stand for no function.
     """
 
-    def __init__(self, key: str, places: Mapping[str, str]):
+    def __init__(self, key: str, places: Mapping[str, str], also: Sequence[str] = ()):
         self._key = key
         self._places = dict(places)
+        self._also = tuple(also)
 
     def __getitem__(self, name: str) -> str:
         return self._places[name]
@@ -40,10 +42,11 @@ class Registry(Mapping[str, str]):
         place = self._places.get(name, name)
         module, colon, function = place.partition(":")
         if not colon:
-            near = difflib.get_close_matches(name, self._places, n=1)
+            words = [*self._also, *self._places]
+            near = difflib.get_close_matches(name, words, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(
-                f"{self._key}={name} cannot be used.{hint} Expected one of {', '.join(self._places)}, or "
+                f"{self._key}={name} cannot be used.{hint} Expected one of {', '.join(words)}, or "
                 "package.module:function for your own."
             )
         try:

@@ -1,4 +1,4 @@
-"""Score trained agents: ``python -m dreamer.evaluate RUN... [--episodes 20] [--json] [--video out.mp4]``."""
+"""Score trained agents: ``python -m dreamer.evaluate RUN... [--episodes 20] [--planner cem] [--json] [--video F]``."""
 
 import argparse
 import json
@@ -47,7 +47,12 @@ def _chosen(logdirs: Sequence[str], which: checkpoints.Which | Literal["all"]) -
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dreamer.evaluate", description="Score trained agents.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or of a population for its members")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN",
+        help="directory of a run, or of a population for its members; also planner.KEY=value, as planner.horizon=12",
+    )
     parser.add_argument("--episodes", type=int, default=20, help="complete episodes of each to play (default 20)")
     parser.add_argument(
         "--checkpoint",
@@ -60,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--mode", choices=("mode", "sample"), help="take the policy's mode (default) or")
     mode.add_argument("--sample", dest="mode", action="store_const", const="sample", help="draw actions from it")
+    parser.add_argument("--planner", metavar="KIND", help="act by planning in the world model (cem), or not (none)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--video", metavar="FILE", help="write the episodes of a run as a video, for example out.mp4")
     return parser
@@ -69,6 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
+    runs = [word for word in args.words if "=" not in word]
+    overrides = [word for word in args.words if "=" in word]
+    if args.planner is not None:
+        overrides.insert(0, f"planner.kind={args.planner}")
+    if not runs:
+        parser.error("there is no directory of a run among the arguments")
     if args.episodes < 1:
         parser.error(f"--episodes is {args.episodes}, expected at least 1")
     if not 0 <= args.seed < 2**32:
@@ -76,10 +88,15 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         keep_compiled_programs()
     try:
-        chosen = _chosen(args.runs, args.checkpoint)
+        chosen = _chosen(runs, args.checkpoint)
         if args.video and len(chosen) > 1:
             parser.error(f"--video shows one checkpoint of one run, and {len(chosen)} are given: choose one")
-        options: dict[str, Any] = {"seed": args.seed, "mode": args.mode or "mode", "video": args.video}
+        options: dict[str, Any] = {
+            "seed": args.seed,
+            "mode": args.mode or "mode",
+            "video": args.video,
+            "overrides": overrides,
+        }
         scored = [
             Scored(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
             for logdir, which in chosen

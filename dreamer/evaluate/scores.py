@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dreamer import checkpoints, envs
+from dreamer import config as configs
 from dreamer.agent.runtime import Agent, Mode
-from dreamer.config import Config
+from dreamer.config import Config, ConfigError
 from dreamer.evaluate import statistics
 from dreamer.evaluate.episodes import PARALLEL, MakeEnv, Moment, play
 from dreamer.evaluate.video import Film
@@ -58,26 +59,36 @@ class Evaluation:
         )
 
 
-def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest") -> Agent:
+def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest", overrides: Sequence[str] = ()) -> Agent:
     """The agent of a run, from one of its checkpoints, which also holds its config and spaces.
 
     Args:
         logdir: directory of the run, which is only read.
         checkpoint: the newest one, with a warning the newest that is not damaged; the best by evaluation; or that of a
             step.
+        overrides: ``planner.KEY=value`` strings: how the agent acts, whatever it was trained with.
 
     Raises:
         CheckpointError: no usable checkpoint is there.
+        ConfigError: an override is wrong, or is not about the planner.
     """
-    return load_saved(logdir, checkpoint)[0]
+    return load_saved(logdir, checkpoint, overrides)[0]
 
 
-def load_saved(logdir: str | pathlib.Path, which: checkpoints.Which) -> tuple[Agent, checkpoints.Checkpoint]:
+def load_saved(
+    logdir: str | pathlib.Path, which: checkpoints.Which, overrides: Sequence[str] = ()
+) -> tuple[Agent, checkpoints.Checkpoint]:
     """As `load`, and the checkpoint, which knows the counters of the run."""
+    for override in overrides:
+        if not override.startswith("planner."):
+            raise ConfigError(
+                f"'{override}' cannot be changed in an agent that was trained: only keys of the planner can, for "
+                "example planner.horizon=12."
+            )
     saved = checkpoints.load(logdir, which=which)
     for damaged in saved.damaged:
         warnings.warn(f"{damaged} The one before is used: {saved.path.name}.", stacklevel=3)
-    agent = Agent(saved.config, *saved.spaces)
+    agent = Agent(configs.override(saved.config, overrides), *saved.spaces)
     checkpoints.restore_agent(agent, saved)
     return agent, saved
 
@@ -132,13 +143,14 @@ def evaluate_logdir(
     seed: int = 0,
     mode: Mode = "mode",
     video: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Evaluation:
     """Load a run and score it; optionally write the episodes as a video.
 
     Raises:
-        CheckpointError, EnvError, VideoError: see `load`, `evaluate` and `dreamer.evaluate.video`.
+        CheckpointError, ConfigError, EnvError, VideoError: see `load`, `evaluate` and `dreamer.evaluate.video`.
     """
-    agent, saved = load_saved(logdir, checkpoint)
+    agent, saved = load_saved(logdir, checkpoint, overrides)
     options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
     if video is None:
         return evaluate(agent, make_env(saved.config), episodes, **options)

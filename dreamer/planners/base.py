@@ -51,7 +51,7 @@ class Planner(Protocol):
         """
 
 
-PLANNERS = Registry("planner.kind", {"cem": "dreamer.planners.shooting:cem"})
+PLANNERS = Registry("planner.kind", {"cem": "dreamer.planners.shooting:cem"}, also=["none"])
 """Functions ``(config, action_spaces) -> Planner``."""
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dreamer import checkpoints
-from dreamer.checkpoints import Checkpoint, CheckpointError, Damaged, DamagedError, Prepared, Snapshot, Written
+from dreamer.checkpoints import Checkpoint, CheckpointError, Damaged, DamagedError, Prepared, Snapshot, Written, former
 from dreamer.config.population import Member
 from dreamer.devices.member_axis import member_of
 from dreamer.envs.native import NativeEnv
@@ -167,6 +167,8 @@ def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
 def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
     """All arrays of a member by their path in `MemberState`."""
     fields: dict[str, Any] = saved.replay["fields"] if saved.replay else {}
+    if saved.meta["version"] == former.VERSION:
+        fields = former.member_arrays({name: np.asarray(value) for name, value in fields.items()}, saved.spaces[1])
     return {name: np.asarray(value) for name, value in fields.items()} | {
         name if name.startswith(_ACTING) else f"{_TRAIN}{name}": value for name, value in saved.state.items()
     }

@@ -20,7 +20,7 @@ import psutil
 from dreamer import checkpoints, envs
 from dreamer import config as configs
 from dreamer.agent import Agent
-from dreamer.checkpoints import transfer
+from dreamer.checkpoints import former, transfer
 from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
 from dreamer.config import Config
 from dreamer.devices import backend
@@ -407,7 +407,10 @@ class HostRun:
             structure = replay.get("driver", {"reason": "The checkpoint was written before states were saved."})
             if arrays is None:
                 raise envs.NotRestorable(structure["reason"])
-            self.driver.restore(unpack(structure, arrays))
+            state = unpack(structure, arrays)
+            if saved.meta["version"] == former.VERSION:
+                state["memory"] = former.policy_memory(state["memory"], self.agent.action_spaces)
+            self.driver.restore(state)
         except envs.NotRestorable as error:
             self._new_episodes = str(error)
             self.learner.replay.close_open_episodes()
