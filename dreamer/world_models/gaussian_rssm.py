@@ -66,7 +66,7 @@ class GaussianRSSM(RSSM):
         """Inverse of `pack`."""
         return GaussianLatent(*(jnp.asarray(x, self.dtype) for x in stored))
 
-    def _split(self, flat: Float[Array, "*batch 2*S"]) -> Any:
+    def _split(self, flat: Float[Array, "*batch parameters"]) -> Any:
         return tuple(jnp.split(flat, 2, -1))
 
     def _state(self, deter: Float[Array, "batch D"], parameters: Any, noise: Noise) -> Any:
