@@ -25,9 +25,11 @@ from dreamer.devices.member_axis import show_cores
 from dreamer.evaluate import make_env
 from dreamer.replay import ReplayMemoryError
 from dreamer.training.device import DeviceRun
+from dreamer.training.directory import LogdirInUse, default_logdir
 from dreamer.training.failure import TrainingFailed
 from dreamer.training.host import HostRun
-from dreamer.training.run import SIGNALS, LogdirInUse, Result, default_logdir
+from dreamer.training.run import Result
+from dreamer.training.stopping import SIGNALS
 
 sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the function below.
 

@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,12 +51,15 @@ class Registry(Mapping[str, str]):
                 f"{self._key}={name} cannot be used.{hint} Expected one of {', '.join(words)}, or "
                 "package.module:function for your own."
             )
+        # An installed command does not look for modules in the working directory by itself.
+        if os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.append(os.getcwd())
         try:
             found = getattr(importlib.import_module(module), function, None)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             raise ConfigError(
-                f"{self._key}={name} cannot be used: there is no module '{error.name}'. Install it, or run where "
-                "Python finds it."
+                f"{self._key}={name} cannot be used: importing {module} failed with {type(error).__name__}: {error}. "
+                "Expected package.module:function, with the package installed or in the working directory."
             ) from error
         if not callable(found):
             raise ConfigError(f"{self._key}={name} cannot be used: '{module}' has no function '{function}'.")

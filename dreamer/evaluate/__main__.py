@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # Runs and keys may stand before and after options.
     runs = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
     if args.planner is not None:

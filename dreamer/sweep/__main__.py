@@ -13,7 +13,8 @@ from dreamer.sweep import cluster, file, local, report, wandb_file
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import SweepPlan, Trial
 from dreamer.sweep.search import search
-from dreamer.training.run import LogdirInUse, StopRequest, exclusive
+from dreamer.training.directory import LogdirInUse, exclusive
+from dreamer.training.stopping import StopRequest
 
 
 def sweep(

@@ -19,7 +19,7 @@ from dreamer.sweep.board import OUTPUT, Board
 from dreamer.sweep.local import owner
 from dreamer.sweep.plan import Trial
 from dreamer.sweep.scores import read_lines
-from dreamer.training.run import StopRequest
+from dreamer.training.stopping import StopRequest
 
 _PAUSE = 10.0
 """Seconds between two reports to Ray about a running trial."""

@@ -16,7 +16,7 @@ from dreamer.devices import cores as own_cores
 from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
 from dreamer.sweep.plan import Trial
-from dreamer.training.run import SIGNALS, StopRequest
+from dreamer.training.stopping import SIGNALS, StopRequest
 
 TRAIN = (sys.executable, "-m", "dreamer.train")
 

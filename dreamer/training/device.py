@@ -7,20 +7,18 @@ windows last about a second, so that the display moves, Ctrl-C is heard, and log
 import collections
 import contextlib
 import pathlib
-import shlex
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
 from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent, guard
-from dreamer.checkpoints import Checkpoint, CheckpointError, Snapshot, transfer
-from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
+from dreamer.checkpoints import Checkpoint, Snapshot, transfer
+from dreamer.checkpoints.saver import room_for_copy
 from dreamer.config import Config
 from dreamer.config.population import members
 from dreamer.devices import backend
@@ -30,34 +28,26 @@ from dreamer.devices.placement import dtype_advice
 from dreamer.devices.profiler import Profiler
 from dreamer.envs import summarizer
 from dreamer.envs.native import native_env
-from dreamer.evaluate import Evaluation, evaluate, make_env
+from dreamer.evaluate import make_env
 from dreamer.logs import averages, logger
 from dreamer.logs.plots import plot_learning_curve
-from dreamer.logs.watcher import Prediction, Watcher, context_of
+from dreamer.logs.watcher import Prediction, context_of
 from dreamer.replay import TrainRatio, device
 from dreamer.training import device_saves
 from dreamer.training.device_program import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.training.device_report import Report
 from dreamer.training.device_window import WINDOW, Pace, Record, summarize
+from dreamer.training.directory import exclusive, refuse_other_config, resume_command, write_config
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
-from dreamer.training.run import (
-    Result,
-    StopRequest,
-    budget_spent,
-    early_end,
-    exclusive,
-    note_best,
-    refuse_other_config,
-    resume_command,
-    write_config,
-)
+from dreamer.training.run import Result, Run
+from dreamer.training.stopping import budget_spent, early_end
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
 """What a report tells of each turn."""
 
 
-class DeviceRun:
+class DeviceRun(Run):
     """One run of a population, or of a single agent, in one log directory.
 
     Args:
@@ -71,8 +61,8 @@ class DeviceRun:
     def __init__(self, config: Config, quiet: bool = False):
         self.members = members(config)
         # A population of one is a run like any other, and its directory says so.
-        self.config = config = config if len(self.members) > 1 else self.members[0].config
-        self.logdir = pathlib.Path(config.logdir)
+        config = config if len(self.members) > 1 else self.members[0].config
+        super().__init__(config)
         self.env = native_env(config)
         self.loop = DeviceLoop(config, self.members, self.env)
         self._ready = device.rows_until_ready(config.replay, config.env.count)
@@ -81,8 +71,6 @@ class DeviceRun:
         self._memories = self.loop.devices if not backend.on_cpu() else 1
         available = available_bytes() * self._memories
         device.check_memory(*self._bytes, self.loop.places, config.replay.capacity, available)
-        self._stop = StopRequest()
-        self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
             self._cleanup.enter_context(self._stop.listening())
@@ -90,23 +78,21 @@ class DeviceRun:
                 self._cleanup.enter_context(exclusive(path))
             self._refuse_other()
             saved = device_saves.load(self.members)
-            self._taken: transfer.Taken | None = None
             if saved is None:
                 self.state = self._begin_fresh()
             else:
                 self.state = self.loop.place(device_saves.restore(self.loop.shapes(), saved))
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
-            self.turns, self.updates, self._resumes, self._seconds_before = 0, 0, 0, 0.0
+            self.turns = 0
+            self.updates = 0
             self._damaged = saved[0].damaged if saved is not None else ()
             if saved is not None:
                 self._restore(saved[0])
             self._open_logs(quiet, saved)
             first = self.members[0].config
-            title, pictures = f"{config.task}, seed {first.seed}", config.logger.pictures_every
-            self.watcher = Watcher(pathlib.Path(first.logdir), self.env.obs_spaces, title, pictures)
-            self._cleanup.callback(self.watcher.close)
-            self.saver = Saver()
-            self._cleanup.callback(self.saver.close)
+            every = config.logger.pictures_every
+            self.watcher = self._make_watcher(pathlib.Path(first.logdir), self.env.obs_spaces, first.seed, every)
+            self.saver = self._make_saver(background=True)
             for damaged in self._damaged:
                 checkpoints.set_aside(damaged.path)
             undo.pop_all()
@@ -159,12 +145,10 @@ class DeviceRun:
 
     def _loop(self) -> None:
         config, pace, speed = self.config.run, Pace(), logger.Speed()
-        self._begin = time.perf_counter()
-        if self._damaged:
-            self.log.write({**self._common_counters(), "resume/damaged_checkpoints": len(self._damaged)})
+        self._start_clock()
         # The state is fetched after every window, so there is nothing to wait for.
         profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
-        next_log = self._begin + min(config.log_every, 5.0)
+        next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every
         while self._going_on():
             learning = self.turns + 1 >= self._ready
@@ -181,7 +165,7 @@ class DeviceRun:
             profiler.turn(self.updates)
             if end >= next_log:
                 self._tick(speed)
-                next_log = time.perf_counter() + config.log_every
+                next_log = self._next_log()
             if self.updates:
                 self.watcher.turn(self._prediction, self.records[0].log, self._first_counters)
             self._hear_of_save()
@@ -226,7 +210,7 @@ class DeviceRun:
             record, (own, cursor) = self.records[index], self.loop.member(self.state, index)
             config, bad = record.member.config, int(report.metrics[averages.BAD][index])
             tensor = guard.tensor_name(bad, report.metrics, own.train)
-            record.log.write({**self._counters(record), "guard_tensor": tensor})
+            record.log.write({**self._counters_of(record), "guard_tensor": tensor})
             share = float(report.metrics[averages.SKIPPED][index])
             self.log.say(
                 f"{record.member.name}: {share:.1%} of the updates up to {self.updates} were skipped, the last "
@@ -242,22 +226,12 @@ class DeviceRun:
 
     def _tick(self, speed: logger.Speed) -> None:
         rates = speed.rates(self.env_steps, self.updates)
-        run = self.config.run
-        eta = (run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
-        if run.hours:
-            eta = min(eta, 3600 * run.hours - self._seconds())
-        line = {
-            "train_ratio": self.ratio.true_ratio,
-            "eta_seconds": eta if rates["rate/updates"] > 0 else float("inf"),
-            "bottleneck": "device",
-            "memory_bytes": psutil.Process().memory_info().rss,
-            "env/failures": 0,
-        }
+        line = self._rate_line(rates, train_ratio=self.ratio.true_ratio, bottleneck="device", failures=0)
         for record in self.records:
-            record.log.tick(self._counters(record), {**rates, **line})
+            record.log.tick(self._counters_of(record), line)
         if len(self.records) > 1:
             together = {name: len(self.records) * rate for name, rate in rates.items()}
-            self.log.tick(self._common_counters(), {**together, **line})
+            self.log.tick(self._counters(), {**line, **together})
 
     def _going_on(self) -> bool:
         """Whether there is another window, or else why not: a population has reached what all its members have."""
@@ -267,15 +241,13 @@ class DeviceRun:
         self._ended = self._stop.signal or rule
         return not self._ended
 
-    def _seconds(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._begin
-
-    def _counters(self, record: Record) -> dict[str, Any]:
+    def _counters_of(self, record: Record) -> dict[str, Any]:
+        """Counters of one member."""
         return record.counters(record.env_steps, self.updates, self._seconds())
 
-    def _common_counters(self) -> dict[str, Any]:
+    def _counters(self) -> dict[str, Any]:
         """Counters of the run: those of its only member, or what all have together."""
-        own = self._counters(self.records[0])
+        own = self._counters_of(self.records[0])
         if len(self.records) == 1:
             return own
         steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
@@ -287,27 +259,14 @@ class DeviceRun:
         return Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics)
 
     def _first_counters(self) -> dict[str, Any]:
-        return self._counters(self.records[0])
-
-    def _hear_of_save(self, wait: bool = False) -> None:
-        """Write down what the last save took; one that failed is no reason to stop."""
-        try:
-            saved = self.saver.outcome(wait)
-        except CheckpointError as error:
-            self.log.say(f"{error} Training goes on, and the next save tries again.")
-        else:
-            self._log_save(saved)
-
-    def _log_save(self, saved: Saved | None) -> None:
-        if saved is not None:
-            self.log.write({**self._common_counters(), **saved.metrics()})
+        return self._counters_of(self.records[0])
 
     def _start_save(self, wait: bool = False) -> None:
         """Begin to save while training goes on, unless the host has no memory for it; or save at once."""
         learner = {"updates": self.updates, "ratio": self.ratio.state()}
         common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
         logs = [{"recent": list(r.log.recent), "episode_logs": list(r.log.episode_logs)} for r in self.records]
-        metas = [{**self._counters(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
+        metas = [{**self._counters_of(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
         state, step = self.state, self.env_steps
 
         def prepare(copy: bool) -> Iterable[device_saves.PreparedMember]:
@@ -319,12 +278,6 @@ class DeviceRun:
             lambda contents: device_saves.write(contents, step, self.config.run.keep),
             background=not wait and room_for_copy(jax.tree.leaves(state.members)),
         )
-
-    def _save(self) -> None:
-        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
-        self._hear_of_save(wait=True)
-        self._start_save(wait=True)
-        self._log_save(self.saver.outcome(wait=True))
 
     def _refuse_other(self) -> None:
         """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
@@ -351,24 +304,12 @@ class DeviceRun:
     def _open_logs(self, quiet: bool, saved: Sequence[Checkpoint] | None) -> None:
         """Write the configs down, and open the log of each member, and that of the run if there are several."""
         config, alone = self.config, len(self.members) == 1
-        wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
         title = f"Dreamer on {config.task}" + ("" if alone else f", {len(self.members)} members")
         names, summarize = getattr(self.env, "log_names", ()), summarizer(config.task)
         own = summarize if alone else None
-        shown = logger.Logger(
-            self.logdir,
-            title,
-            config.run.env_steps,
-            quiet,
-            config.logger.tensorboard,
-            wandb if config.logger.wandb else None,
-            own,
-        )
-        self._cleanup.callback(shown.close)
+        shown = self._make_log(title=title, quiet=quiet, summarize=own, logdir=self.logdir)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
-        write_config(self.logdir, config)
-        if self._taken is not None:
-            (self.logdir / "load.txt").write_text(self._taken.listing())
+        self._write_config()
         self.log, self.records = shown, []
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
@@ -398,19 +339,10 @@ class DeviceRun:
             self.log.say(f"Closing evaluation over {episodes} fresh episodes of each with the policy's mode ...")
         results = []
         for agent, record in zip(agents, self.records, strict=True):
-            evaluation = self._evaluate(agent, record, episodes) if episodes else None
+            counters, make = self._counters_of(record), make_env(agent.config)
+            evaluation = self._score(agent, make, record.log, counters, self.env_steps) if episodes else None
             results.append(Result(agent, pathlib.Path(agent.config.logdir), evaluation, bool(self._stop), self._ended))
         return results
-
-    def _evaluate(self, agent: Agent, record: Record, episodes: int) -> Evaluation:
-        config = agent.config
-        evaluation = evaluate(
-            agent, make_env(config), episodes, seed=config.seed, checkpoint_env_steps=record.env_steps
-        )
-        summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
-        record.log.write({**self._counters(record), **summary}, tables={"eval/episodes": evaluation.table()})
-        note_best(pathlib.Path(config.logdir), self.env_steps, summary["eval/mean"], self.log.say)
-        return evaluation
 
     def _announce(self) -> None:
         c, count = self.config, len(self.members)
@@ -429,27 +361,22 @@ class DeviceRun:
         )
         if advice := dtype_advice(c):
             self.log.say(f"  {advice}")
-        if self._taken is not None:
-            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
-        for damaged in self._damaged:
-            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
+        self._announce_origin()
 
     def _closing_words(self, results: Sequence[Result]) -> None:
-        duration = logger.duration(self._seconds())
-        lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{self._ended} ended it."]
         scored = [(record.member.name, result.evaluation) for record, result in zip(self.records, results, strict=True)]
-        lines += summarize([(name, evaluation) for name, evaluation in scored if evaluation is not None])
         for result in results if len(results) > 1 else []:
             plot_learning_curve(result.logdir, f"{self.config.task}, {result.logdir.name}")
-        curve = plot_learning_curve(self.logdir, f"{self.config.task}, {self.log.title}")
-        names = {
-            "metrics": self.logdir / "metrics.jsonl",
-            "config": self.logdir / "config.yaml",
-        }
-        names |= {"learning curve": curve} if curve else {}
-        lines += [f"  {name:<15} {where}" for name, where in names.items()]
-        lines.append(f"Score again: python -m dreamer.evaluate {shlex.quote(str(results[0].logdir))} --episodes 20")
-        self.log.say("\n".join(lines))
+        self._say_result(
+            ended=self._ended,
+            scores=summarize([(name, evaluation) for name, evaluation in scored if evaluation is not None]),
+            checkpoint=None,
+            again="Score again",
+            title=self.log.title,
+        )
+
+    def _scored_logdir(self) -> pathlib.Path:
+        return pathlib.Path(self.members[0].config.logdir)
 
 
 __all__ = ["DeviceRun"]

@@ -21,7 +21,7 @@ from dreamer.checkpoints import Snapshot
 from dreamer.devices.hosts import HostError, Hosts
 from dreamer.replay.layout import STORED
 from dreamer.spaces import portable
-from dreamer.training.run import resume_command
+from dreamer.training.directory import resume_command
 from dreamer.types import Batch, named_leaves
 
 

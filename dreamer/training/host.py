@@ -6,8 +6,8 @@ accelerator.
 """
 
 import contextlib
+import math
 import pathlib
-import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,9 @@ import numpy as np
 import psutil
 
 from dreamer import checkpoints, envs
-from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.checkpoints import former, transfer
-from dreamer.checkpoints.saver import Saved, Saver, room_for_copy
+from dreamer.checkpoints.saver import room_for_copy
 from dreamer.config import Config
 from dreamer.devices import backend
 from dreamer.devices.hosts import join
@@ -30,32 +29,22 @@ from dreamer.devices.placement import available_bytes, dtype_advice, expectation
 from dreamer.devices.profiler import Profiler
 from dreamer.envs.driver import Driver, Row
 from dreamer.envs.restore.states import pack, unpack
-from dreamer.evaluate import Evaluation, evaluate
+from dreamer.evaluate import Evaluation
 from dreamer.logs import logger
-from dreamer.logs.plots import plot_learning_curve
-from dreamer.logs.watcher import SEQUENCES, Prediction, Watcher, context_of
+from dreamer.logs.watcher import SEQUENCES, Prediction, context_of
 from dreamer.replay import Layout, Replay, ReplayDiskError, TrainRatio
+from dreamer.training.directory import exclusive, refuse_other_config, resume_command
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
 from dreamer.training.learner import Learner
-from dreamer.training.run import (
-    EARLY,
-    Result,
-    StopRequest,
-    budget_spent,
-    early_end,
-    exclusive,
-    note_best,
-    refuse_other_config,
-    resume_command,
-    write_config,
-)
+from dreamer.training.run import Result, Run
+from dreamer.training.stopping import EARLY, budget_spent, early_end
 
 DISK_PATIENCE = 1.0
 """Seconds between looks at a full disk."""
 
 
-class HostRun:
+class HostRun(Run):
     """One training run in one log directory.
 
     Args:
@@ -69,11 +58,8 @@ class HostRun:
     """
 
     def __init__(self, config: Config, make: Callable[[], gymnasium.Env], quiet: bool = False):
-        self.config = config
-        self.logdir = pathlib.Path(config.logdir)
+        super().__init__(config)
         self._make = make
-        self._stop = StopRequest()
-        self._cleanup = contextlib.ExitStack()
         self.hosts = hosts = join(config)
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
@@ -111,10 +97,10 @@ class HostRun:
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
             self.learner.on_skip = self._tell_skip
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
-            self._resumes, self._seconds_before = resumes, 0.0
-            self._new_episodes = self._damage = ""
+            self._resumes = resumes
+            self._new_episodes = ""
+            self._damage = ""
             self._damaged = saved.damaged if saved is not None else ()
-            self._taken = None
             if saved is not None:
                 self._restore(saved)
             elif config.load.from_:
@@ -122,13 +108,9 @@ class HostRun:
                 self.agent.state = transfer.begin_with(self.agent.state, self._taken)
             self._counted = self._steps()
             if hosts.first:
-                write_config(self.logdir, config)
-                if self._taken is not None:
-                    (self.logdir / "load.txt").write_text(self._taken.listing())
+                self._write_config()
             self._open_log(quiet, saved)
-            # Closed before the log, and before another run may have the directory.
-            self.saver = Saver(background=hosts.count == 1)
-            self._cleanup.callback(self.saver.close)
+            self.saver = self._make_saver(background=hosts.count == 1)
             attempt.close()
             hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
             hosts.same("What load.from gave to", str(self._taken and self._taken.listing()))
@@ -140,22 +122,21 @@ class HostRun:
     def _open_log(self, quiet: bool, saved: checkpoints.Checkpoint | None) -> None:
         """Open the log and the watcher; on hosts that are not the first, they write nothing."""
         config, first = self.config, self.hosts.first
-        wandb = {"project": config.logger.project, "name": self.logdir.name, "config": configs.to_dict(config)}
-        self.log = logger.Logger(
-            self.logdir if first else None,
-            f"Dreamer on {config.task}",
-            config.run.env_steps,
-            quiet or not first,
-            config.logger.tensorboard,
-            wandb if config.logger.wandb and first else None,
-            envs.summarizer(config.task),
+        self.log = self._make_log(
+            title=f"Dreamer on {config.task}",
+            quiet=quiet or not first,
+            summarize=envs.summarizer(config.task),
+            logdir=self.logdir if first else None,
         )
-        self._cleanup.callback(self.log.close)
         self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
         self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
-        title, every = f"{config.task}, seed {config.seed}", config.logger.pictures_every if first else 0.0
-        self.watcher = Watcher(self.logdir, self.agent.obs_spaces, title, every)
-        self._cleanup.callback(self.watcher.close)
+        every = config.logger.pictures_every if first else 0.0
+        self.watcher = self._make_watcher(self.logdir, self.agent.obs_spaces, config.seed, every)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of all hosts together."""
+        return self.driver.env_steps
 
     def train(self) -> Result:
         """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
@@ -176,7 +157,7 @@ class HostRun:
                 self._agree()
                 self._save()
                 raise envs.EnvError(
-                    f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Mend the environment, then "
+                    f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Fix the environment, then "
                     f"resume with: {resume_command(self.logdir)}"
                 ) from error
             path = self._save()
@@ -217,14 +198,12 @@ class HostRun:
 
     def _loop(self) -> None:
         config, driver, learner = self.config.run, self.driver, self.learner
-        self._begin = time.perf_counter()
-        if self._damaged:
-            self.log.write({**self._counters(), "resume/damaged_checkpoints": len(self._damaged)})
+        self._start_clock()
         speed = logger.Speed()
         record = config.profile if self.hosts.first else 0
         profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
         estimated = False
-        next_log = self._begin + min(config.log_every, 5.0)
+        next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every
         self._agree()
         while not self._stopped and not self._over:
@@ -244,26 +223,17 @@ class HostRun:
             speed.busy["learner"] += middle - start
             speed.busy["environment"] += end - middle
             if end >= next_log:
-                rates = speed.rates(driver.env_steps, learner.updates)
-                eta = (config.env_steps - driver.env_steps) / max(rates["rate/env_steps"], 1e-9)
-                if config.hours:
-                    eta = min(eta, 3600 * config.hours - self._seconds())
-                steady = rates["rate/updates"] > 0
-                self.log.tick(
-                    self._counters(),
-                    {
-                        **rates,
-                        "train_ratio": learner.ratio.true_ratio,
-                        "eta_seconds": eta if steady else float("inf"),
-                        "bottleneck": speed.bottleneck(),
-                        "memory_bytes": psutil.Process().memory_info().rss,
-                        "env/failures": self.driver.envs.failures,
-                    },
+                line = self._rate_line(
+                    speed.rates(driver.env_steps, learner.updates),
+                    train_ratio=learner.ratio.true_ratio,
+                    bottleneck=speed.bottleneck(),
+                    failures=driver.envs.failures,
                 )
-                if steady and not estimated and end - self._begin > 20:
+                self.log.tick(self._counters(), line)
+                if math.isfinite(line["eta_seconds"]) and not estimated and end - self._begin > 20:
                     estimated = True
-                    self._estimate(eta)
-                next_log = time.perf_counter() + config.log_every
+                    self._estimate(line["eta_seconds"])
+                next_log = self._next_log()
             if learner.updates:
                 self.watcher.turn(self._prediction, self.log, self._counters)
             profiler.turn(learner.updates)
@@ -336,9 +306,6 @@ class HostRun:
         self._stopped = heard > 0
         return bool(saves) and not (self._stopped or self._over)
 
-    def _seconds(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._begin
-
     def _counters(self) -> dict[str, Any]:
         return {
             "env_steps": self.driver.env_steps,
@@ -352,20 +319,6 @@ class HostRun:
         """What the world model makes of the newest sequences."""
         batch = self.learner.replay.newest(SEQUENCES)
         return Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch))
-
-    def _hear_of_save(self, wait: bool = False) -> None:
-        """Write down what the last save took; one that failed is no reason to stop."""
-        try:
-            saved = self.saver.outcome(wait)
-        except checkpoints.CheckpointError as error:
-            self.log.say(f"{error} Training goes on, and the next save tries again.")
-        else:
-            self._record_save(saved)
-
-    def _record_save(self, saved: Saved | None) -> None:
-        if saved is not None:
-            self.learner.replay.confirm()
-            self.log.write({**self._counters(), **saved.metrics()})
 
     def _start_save(self, wait: bool = False) -> None:
         """Begin to save while training goes on, unless there is no memory for a copy; or save at once."""
@@ -388,15 +341,14 @@ class HostRun:
         )
 
     def _save(self) -> pathlib.Path:
-        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        """See `Run._save`."""
         if not self.learner.replay.rows_total:
             return self.logdir  # Nothing has happened yet, and so there is nothing to lose.
-        self._hear_of_save(wait=True)
-        self._start_save(wait=True)
-        saved = self.saver.outcome(wait=True)
-        assert saved is not None
-        self._record_save(saved)
-        return saved.written.path
+        return super()._save()
+
+    def _confirm_save(self) -> None:
+        """Replay may forget what the checkpoint before needed."""
+        self.learner.replay.confirm()
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         checkpoints.restore_agent(self.agent, saved)
@@ -423,16 +375,7 @@ class HostRun:
         if not episodes or not self.hosts.first:
             return None
         self.log.say(f"Closing evaluation over {episodes} fresh episodes with the policy's mode ...")
-        evaluation = evaluate(
-            self.agent, self._make, episodes, seed=self.config.seed, checkpoint_env_steps=self.driver.env_steps
-        )
-        summary = evaluation.summary()
-        self.log.write(
-            {**self._counters(), **{f"eval/{k}": v for k, v in summary.items() if k != "task"}},
-            tables={"eval/episodes": evaluation.table()},
-        )
-        note_best(self.logdir, self.driver.env_steps, summary["mean"], self.log.say)
-        return evaluation
+        return self._score(self.agent, self._make, self.log, self._counters(), self.driver.env_steps)
 
     def _announce(self) -> None:
         c, replay, gigabytes = self.config, self.learner.replay, 1e-9
@@ -449,10 +392,7 @@ class HostRun:
         for advice in (expectation(c, self.agent.parameter_count, self.agent.placement), dtype_advice(c)):
             if advice:
                 self.log.say(f"  {advice}")
-        if self._taken is not None:
-            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
-        for damaged in self._damaged:
-            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
+        self._announce_origin()
         if self._damage:
             self.log.say(f"  {self._damage}")
         if self._resumes:
@@ -472,18 +412,14 @@ class HostRun:
         self.log.say(f"Expected: about {logger.duration(total)} in all, {logger.duration(eta)} from here.")
 
     def _closing_words(self, path: pathlib.Path, evaluation: Evaluation | None) -> None:
-        if not self.hosts.first:
-            return
-        curve = plot_learning_curve(self.logdir, f"{self.config.task}, seed {self.config.seed}")
-        duration = logger.duration(self._counters()["seconds"])
-        lines = [f"Trained for {self.driver.env_steps:,} env steps in {duration}; run.{self._over} ended it."]
-        if evaluation is not None:
-            lines.append(str(evaluation))
-        names = {"checkpoint": path, "metrics": self.logdir / "metrics.jsonl", "config": self.logdir / "config.yaml"}
-        names |= {"learning curve": curve} if curve else {}
-        lines += [f"  {name:<15} {where}" for name, where in names.items()]
-        lines.append(f"Score it again: python -m dreamer.evaluate {shlex.quote(str(self.logdir))} --episodes 20")
-        self.log.say("\n".join(lines))
+        if self.hosts.first:
+            self._say_result(
+                ended=self._over,
+                scores=[] if evaluation is None else [str(evaluation)],
+                checkpoint=path,
+                again="Score it again",
+                title=f"seed {self.config.seed}",
+            )
 
 
 __all__ = ["HostRun"]

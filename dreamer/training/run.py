@@ -1,32 +1,33 @@
-"""What a run needs whichever loop it has: its directory, the lock on it, the request to stop, and its result."""
+"""A run, whichever loop it has: what `dreamer.training.host` and `dreamer.training.device` share.
+
+A run is built, or refused before anything has happened; then `train` announces, compiles, loops, saves, evaluates and
+closes. What differs between the loops is what a turn is, and what a checkpoint holds.
+"""
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import pathlib
 import shlex
-import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import psutil
 
 from dreamer import checkpoints
 from dreamer import config as configs
-from dreamer.agent.runtime import Agent
-from dreamer.config import Config, ConfigError, RunConfig
-from dreamer.evaluate import Evaluation
-from dreamer.logs.logger import RECENT
-
-FREE_TO_CHANGE = (
-    *("logdir", "run.", "logger.", "devices", "distributed", "optimizer.moments"),
-    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
-)
-"""Config keys, or prefixes of them, that a resumed run may change; except for ``run.loop``."""
-
-
-class LogdirInUse(RuntimeError):
-    """Another process trains in this directory."""
+from dreamer.agent import Agent
+from dreamer.checkpoints import transfer
+from dreamer.checkpoints.saver import Saved, Saver
+from dreamer.config import Config
+from dreamer.evaluate import Evaluation, MakeEnv, evaluate
+from dreamer.logs import logger
+from dreamer.logs.logger import Logger
+from dreamer.logs.plots import plot_learning_curve
+from dreamer.logs.watcher import Prediction, Watcher
+from dreamer.training.directory import note_best, write_config
+from dreamer.training.stopping import StopRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,183 +44,204 @@ class Result:
     """Results of all members, if it was a population; the fields above are those of the first, and its directory."""
 
 
-SIGNALS = {"SIGINT": 130, "SIGTERM": os.EX_TEMPFAIL}
-"""Exit status of a run that was saved because of a signal. Somebody who presses Ctrl-C wants it to end, as 130 says to
-a shell. A scheduler that sends SIGTERM wants its machine: 75 means "try again later" in sysexits.h. The 143 of a
-process that SIGTERM has killed would not tell that the run was saved."""
-
-
-class StopRequest:
-    """Whether somebody wants the run to stop.
-
-    Attributes:
-        signal: name of the signal that asked for it; empty as long as nobody did.
-        where: who got the signal, if it was another host.
-    """
-
-    signal = ""
-    where = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.signal)
-
-    def __str__(self) -> str:
-        return f"{self.signal}{self.where}"
-
-    @property
-    def code(self) -> int:
-        """A number for `hosts.Hosts.table`: 0 without a request, else 1 or more."""
-        return [*SIGNALS, self.signal].index(self.signal) + 1 if self.signal else 0
-
-    def hear(self, code: int) -> None:
-        """Take over a request of another host, unless there is one of this host."""
-        if code and not self.signal:
-            self.signal, self.where = [*SIGNALS, "a failure"][code - 1], " on another host"
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are requests here, and the third of them raises `KeyboardInterrupt`.
-
-        The second changes nothing but the display, so that an impatient hand, or a scheduler that repeats itself, does
-        not lose what is being saved.
-        """
-        count = 0
-
-        def request(number: int, frame: Any) -> None:
-            nonlocal count
-            count += 1
-            self.signal = self.signal or signal.Signals(number).name
-            if count == 2:
-                # Not through the buffers of Python, which this may have interrupted.
-                with contextlib.suppress(OSError):
-                    os.write(2, b"\nThe run stops and is saved after this turn. A third signal ends it at once.\n")
-            if count > 2:
-                raise KeyboardInterrupt
-
-        previous = {}
-        with contextlib.suppress(ValueError):  # Not in the main thread: then signals are not ours to handle.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, request)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                # None: whoever handled it before was not Python, and cannot be put back.
-                if handler is not None:
-                    signal.signal(number, handler)
-
-
-def budget_spent(run: RunConfig, env_steps: int, episodes: int) -> str:
-    """The rule by which a run that has counted so much is over, as the name of its key; empty if it is not."""
-    if env_steps >= run.env_steps:
-        return "env_steps"
-    return "episodes" if run.episodes and episodes >= run.episodes else ""
-
-
-EARLY = ("", "hours", "score")
-"""The rules of `early_end`, and none: a number for `hosts.Hosts.table`."""
-
-
-def early_end(run: RunConfig, seconds: float, recent: Collection[float]) -> str:
-    """The rule by which a run is over after so many seconds, or because of its recent returns; empty if it is not.
+class Run(ABC):
+    """One run in one log directory.
 
     Args:
-        run: the config.
-        seconds: of training, over all resumes.
-        recent: returns of the last episodes, at most as many as count.
+        config: the run's config, with ``logdir`` set.
+
+    Attributes:
+        config: the same.
+        logdir: directory of the run.
+        log: metrics, and what is said on the terminal.
+        watcher: draws what the world model predicts.
+        saver: writes checkpoints.
     """
-    if run.hours and seconds >= 3600 * run.hours:
-        return "hours"
-    return "score" if len(recent) >= RECENT and sum(recent) / len(recent) >= run.score else ""
 
+    log: Logger
+    watcher: Watcher
+    saver: Saver
 
-def write_config(logdir: pathlib.Path, config: Config) -> None:
-    """Write ``config.yaml``. A resumed run that cannot keeps the old one, which is the same up to budgets.
+    def __init__(self, config: Config):
+        self.config = config
+        self.logdir = pathlib.Path(config.logdir)
+        self._stop = StopRequest()
+        # Closed in reverse order when the run is over: the saver before the log, and both before the lock.
+        self._cleanup = contextlib.ExitStack()
+        self._begin = time.perf_counter()
+        self._seconds_before = 0.0
+        self._resumes = 0
+        self._damaged: Sequence[checkpoints.Damaged] = ()
+        self._taken: transfer.Taken | None = None
 
-    Raises:
-        ConfigError: it cannot be written, and there was none.
-    """
-    path = logdir / "config.yaml"
-    try:
-        fresh = path.with_name(".config.yaml.new")
-        fresh.write_text(configs.to_yaml(config))
-        os.replace(fresh, path)
-    except OSError as error:
-        if not path.exists():
-            raise ConfigError(
-                f"{path} cannot be written: {error.strerror}. Free space or choose another logdir."
-            ) from error
+    @property
+    @abstractmethod
+    def env_steps(self) -> int:
+        """Environment steps so far, which the budget counts."""
 
+    @abstractmethod
+    def train(self) -> Result:
+        """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case."""
 
-def default_logdir(config: Config) -> str:
-    """``runs/TIME-TASK-SEED``, a directory that is not there yet."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = pathlib.Path("runs") / f"{stamp}-{config.task.replace('/', '_')}-{config.seed}"
-    path, number = base, 1
-    while path.exists():
-        path, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return str(path)
+    @abstractmethod
+    def _counters(self) -> dict[str, Any]:
+        """What every line of the run's metrics begins with."""
 
+    @abstractmethod
+    def _start_save(self, wait: bool = False) -> None:
+        """Begin to save while training continues, unless there is no memory for a copy; or save at once."""
 
-@contextlib.contextmanager
-def exclusive(logdir: pathlib.Path) -> Iterator[None]:
-    """Create and lock a log directory; the lock goes with the process, however it ends.
+    @abstractmethod
+    def _prediction(self) -> Prediction:
+        """What the world model makes of the newest sequences."""
 
-    Raises:
-        LogdirInUse: another process holds it.
-        ConfigError: the directory cannot be created or written.
-    """
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        lock = open(logdir / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(f"logdir={logdir} cannot be used: {error.strerror}. Choose another logdir.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise LogdirInUse(
-                f"logdir={logdir} is in use by another run (process {owner}). Wait for it, stop it, or choose another "
-                "logdir."
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"logdir={logdir} cannot be locked: {error.strerror}. Choose a logdir on a file system with locks; one "
-                "from a network may have to be mounted with them."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    # Opening
 
-
-def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> None:
-    """Raise `ConfigError` naming every key that a resumed run must not change but would."""
-    changed = configs.differences(saved, config)
-    wrong = [
-        f"{key}: {old} in the checkpoint, {new} now"
-        for key, (old, new) in changed.items()
-        if not key.startswith(FREE_TO_CHANGE) or key == "run.loop"
-    ]
-    if wrong:
-        raise ConfigError(
-            "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
-            + f"\nGo on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
+    def _make_log(
+        self,
+        *,
+        title: str,
+        quiet: bool,
+        summarize: Callable[..., Any] | None,
+        logdir: pathlib.Path | None,
+    ) -> Logger:
+        """The log of the run; with ``logdir`` None, one that writes nothing."""
+        settings = self.config.logger
+        wandb = {"project": settings.project, "name": self.logdir.name, "config": configs.to_dict(self.config)}
+        log = Logger(
+            logdir,
+            title,
+            self.config.run.env_steps,
+            quiet,
+            settings.tensorboard,
+            wandb if settings.wandb and logdir is not None else None,
+            summarize,
         )
+        self._cleanup.callback(log.close)
+        return log
+
+    def _make_watcher(self, logdir: pathlib.Path, spaces: Any, seed: int, every: float) -> Watcher:
+        watcher = Watcher(logdir, spaces, f"{self.config.task}, seed {seed}", every)
+        self._cleanup.callback(watcher.close)
+        return watcher
+
+    def _make_saver(self, *, background: bool) -> Saver:
+        saver = Saver(background)
+        self._cleanup.callback(saver.close)
+        return saver
+
+    def _write_config(self) -> None:
+        """Write down the config, and what ``load.from`` gave."""
+        write_config(self.logdir, self.config)
+        if self._taken is not None:
+            (self.logdir / "load.txt").write_text(self._taken.listing())
+
+    def _announce_origin(self) -> None:
+        """Say what the run starts from, if not from nothing."""
+        if self._taken is not None:
+            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
+        for damaged in self._damaged:
+            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
+
+    # Turns
+
+    def _start_clock(self) -> None:
+        """Training begins now."""
+        self._begin = time.perf_counter()
+        if self._damaged:
+            self.log.write({**self._counters(), "resume/damaged_checkpoints": len(self._damaged)})
+
+    def _seconds(self) -> float:
+        """Seconds of training, over all resumes."""
+        return self._seconds_before + time.perf_counter() - self._begin
+
+    def _next_log(self, *, first: bool = False) -> float:
+        """When the next line of metrics is due; the first comes early."""
+        every = self.config.run.log_every
+        return self._begin + min(every, 5.0) if first else time.perf_counter() + every
+
+    def _rate_line(self, rates: Mapping[str, float], *, train_ratio: float, bottleneck: str, failures: int) -> dict:
+        """What a line of metrics says of the run's speed, with the time that is left."""
+        run = self.config.run
+        eta = (run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
+        if run.hours:
+            eta = min(eta, 3600 * run.hours - self._seconds())
+        return {
+            **rates,
+            "train_ratio": train_ratio,
+            "eta_seconds": eta if rates["rate/updates"] > 0 else float("inf"),
+            "bottleneck": bottleneck,
+            "memory_bytes": psutil.Process().memory_info().rss,
+            "env/failures": failures,
+        }
+
+    # Saving
+
+    def _hear_of_save(self, wait: bool = False) -> None:
+        """Write down what the last save took; one that failed is no reason to stop."""
+        try:
+            saved = self.saver.outcome(wait)
+        except checkpoints.CheckpointError as error:
+            self.log.say(f"{error} Training goes on, and the next save tries again.")
+        else:
+            self._record_save(saved)
+
+    def _record_save(self, saved: Saved | None) -> None:
+        """Write down what a save took."""
+        if saved is not None:
+            self._confirm_save()
+            self.log.write({**self._counters(), **saved.metrics()})
+
+    def _confirm_save(self) -> None:
+        """A checkpoint is complete."""
+        return
+
+    def _save(self) -> pathlib.Path:
+        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
+        self._hear_of_save(wait=True)
+        self._start_save(wait=True)
+        saved = self.saver.outcome(wait=True)
+        assert saved is not None
+        self._record_save(saved)
+        return saved.written.path
+
+    # Closing
+
+    def _score(self, agent: Agent, make: MakeEnv, log: Logger, counters: Mapping[str, Any], step: int) -> Evaluation:
+        """Play the closing evaluation of an agent, and write it down; ``step`` is that of its checkpoint."""
+        config = agent.config
+        evaluation = evaluate(
+            agent,
+            make,
+            config.run.eval_episodes,
+            seed=config.seed,
+            checkpoint_env_steps=counters["env_steps"],
+        )
+        summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
+        log.write({**counters, **summary}, tables={"eval/episodes": evaluation.table()})
+        note_best(pathlib.Path(config.logdir), step, summary["eval/mean"], self.log.say)
+        return evaluation
+
+    def _say_result(
+        self, *, ended: str, scores: Sequence[str], checkpoint: pathlib.Path | None, again: str, title: str
+    ) -> None:
+        """The last words: what ended the run, how good it is, where its files are, and how to score it again."""
+        curve = plot_learning_curve(self.logdir, f"{self.config.task}, {title}")
+        duration = logger.duration(self._seconds())
+        files = {
+            "checkpoint": checkpoint,
+            "metrics": self.logdir / "metrics.jsonl",
+            "config": self.logdir / "config.yaml",
+            "learning curve": curve,
+        }
+        lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{ended} ended it.", *scores]
+        lines += [f"  {name:<15} {where}" for name, where in files.items() if where is not None]
+        lines.append(f"{again}: python -m dreamer.evaluate {shlex.quote(str(self._scored_logdir()))} --episodes 20")
+        self.log.say("\n".join(lines))
+
+    def _scored_logdir(self) -> pathlib.Path:
+        """The directory that the command of the last words names."""
+        return self.logdir
 
 
-def note_best(logdir: pathlib.Path, step: int, score: float, say: Callable[[str], None]) -> None:
-    """Tell of an evaluation of the checkpoint of a step, so that the best one stays; says if that cannot be noted."""
-    try:
-        before = checkpoints.best(logdir)
-        if not checkpoints.mark_best(logdir, step, score) and before is not None:
-            say(f"The checkpoint of step {before.step:,} stays the best one, with a mean return of {before.score:.1f}.")
-    except checkpoints.CheckpointError as error:
-        say(str(error))
-
-
-def resume_command(logdir: pathlib.Path) -> str:
-    """The command that goes on with a run."""
-    return f"python -m dreamer.train --resume {shlex.quote(str(logdir))}"
+__all__ = ["Result", "Run"]

@@ -26,7 +26,7 @@ from dreamer.envs.driver import Row
 from dreamer.logs.logger import read_metrics
 from dreamer.replay import read_contents
 from dreamer.training.host import HostRun
-from dreamer.training.run import StopRequest
+from dreamer.training.stopping import StopRequest
 from tests.small import ACTION_SPACES, OBS_SPACES, OVERRIDES, same_tree, small_batch, small_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

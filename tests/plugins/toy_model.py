@@ -49,7 +49,8 @@ class ToyModel(nnx.Module):
         inputs = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (batch.prev_action, batch.obs, batch.is_first))
 
         def body(state, now):
-            state = self.filter(state, *now, ())
+            prev_action, obs, is_first = now
+            state = self.filter(state, prev_action, obs, is_first, ())
             return state, state
 
         states = jax.lax.scan(body, self.unpack(batch.stored), inputs)[1]

@@ -18,7 +18,7 @@ from dreamer.sweep.__main__ import main, sweep
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import SweepPlan
 from dreamer.sweep.search import search
-from dreamer.training.run import exclusive, write_config
+from dreamer.training.directory import exclusive, write_config
 from tests.sweep.fake_train import leave_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

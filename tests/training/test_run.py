@@ -13,7 +13,8 @@ from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer import train as training
 from dreamer.config import ConfigError, RunConfig
-from dreamer.training.run import SIGNALS, StopRequest, budget_spent, early_end, write_config
+from dreamer.training.directory import write_config
+from dreamer.training.stopping import SIGNALS, StopRequest, budget_spent, early_end
 from tests.small import OVERRIDES, run_config, small_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -30,8 +30,8 @@ from dreamer.evaluate import __main__ as command
 from dreamer.evaluate import evaluate_logdir
 from dreamer.logs import logger
 from dreamer.logs.logger import read_metrics
-from dreamer.training import host as host_run
-from dreamer.training import run as runs
+from dreamer.training import directory as runs
+from dreamer.training import run as run_module
 from tests.small import OVERRIDES, run_config, same_tree
 
 pytestmark = pytest.mark.slow
@@ -309,7 +309,7 @@ def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch,
 
     monkeypatch.setattr(checkpoints, "write", write)
     # Waiting for each save, so that there is one in every turn, however slow the disk is.
-    monkeypatch.setattr(host_run, "Saver", lambda background: Saver(background=False))
+    monkeypatch.setattr(run_module, "Saver", lambda background: Saver(background=False))
     training.train(None, run_config(tmp_path, "run={env_steps: 24, save_every: 0, eval_episodes: 0, keep: 3}"))
     assert len(threads) > 3 and threading.main_thread() not in threads
     said = capsys.readouterr().err
@@ -443,7 +443,7 @@ def test_a_run_can_start_from_another(finished, tmp_path, capsys):
     saved = checkpoints.load(tmp_path)
     taken = [name for name in saved.state if name.startswith("nets.world_model.")]
     assert len(listed) == len(taken) + 1 and all(same_tree(saved.state[name], source.state[name]) for name in taken)
-    assert not same_tree(saved.state["nets.actor.mlp.layers.0.linear.kernel"], source.state[taken[0]])
+    assert not same_tree(saved.state["nets.behavior.actor.mlp.layers.0.linear.kernel"], source.state[taken[0]])
     assert saved.state["step"] == 0 and saved.meta["env_steps"] == 4
     # The run is its own from then on.
     result = training.train(None, run_config(tmp_path, *start, "run.env_steps=30"))
@@ -454,7 +454,7 @@ def test_a_run_can_start_from_another(finished, tmp_path, capsys):
 
 HOLDER = """
 import pathlib, sys, time
-from dreamer.training.run import exclusive
+from dreamer.training.directory import exclusive
 
 with exclusive(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
