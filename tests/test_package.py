@@ -82,5 +82,5 @@ def test_a_verb_runs_as_a_program(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'trian'\. It has: .*evaluate, load, .*train\."):
+    with pytest.raises(AttributeError, match=r"no attribute 'trian'\. It has: .*evaluate, imagine, load, .*train\."):
         dreamer.trian  # noqa: B018

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from dreamer.config import EnvConfig
-from dreamer.envs.adapter import Adapter
+from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
 from dreamer.envs.functions import load_function
 from dreamer.envs.vector import VectorEnv
@@ -147,4 +147,4 @@ def _suggestion(task: str) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-__all__ = ["Adapter", "EnvError", "NotRestorable", "VectorEnv", "make", "summarizer", "tasks"]
+__all__ = ["Adapter", "EnvError", "NotRestorable", "VectorEnv", "adapt", "make", "summarizer", "tasks"]

@@ -1,1 +1,7 @@
 """Pure functions that bear a paper's formula, without parameters: transforms, returns, distributions."""
+
+from dreamer.equations.kl import kl_balance
+from dreamer.equations.returns import lambda_return, survival_weights
+from dreamer.equations.transforms import symexp, symlog
+
+__all__ = ["kl_balance", "lambda_return", "survival_weights", "symexp", "symlog"]
