@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -140,6 +141,17 @@ def test_the_package_imports_nothing_heavy_by_itself() -> None:
 def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
     drawers = {"util", "utils", "tool", "tools", "common", "helpers", "misc"}
     assert not [path for path in MODULES if drawers & set(module_name(path).split("."))]
+
+
+def test_only_world_models_know_what_a_latent_is_made_of() -> None:
+    # Two files beside the rooms may name them: arrays that older files hold, and a config key of released runs.
+    allowed = ("world_models", "config", "checkpoints.former", "compare.released")
+    others = [path for path in MODULES if not module_name(path).startswith(allowed)]
+    assert [module_name(path) for path in others if re.search(r"\b(deter|stoch)\b", path.read_text())] == []
+
+
+def test_one_file_asks_for_the_backend() -> None:
+    assert [module_name(path) for path in MODULES if "default_backend" in path.read_text()] == ["devices.backend"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

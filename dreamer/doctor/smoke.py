@@ -14,7 +14,7 @@ from dreamer.logs.logger import read_metrics
 _SMALL = (
     "task=probe_action",
     "env.count=2",
-    "rssm={deter: 16, hidden: 8, stoch: 3, classes: 4, blocks: 2, prior_layers: 1}",
+    "rssm={hidden: 8, classes: 4, blocks: 2, prior_layers: 1}",
     "nets={units: 8, depth: 2, encoder_layers: 1, decoder_layers: 1, actor_layers: 1, critic_layers: 1, bins: 41}",
     "nets.dtype=float32",
     "behavior.horizon=3",

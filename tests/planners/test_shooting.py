@@ -1,0 +1,139 @@
+"""The cross-entropy method on a model whose best plan is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer.planners import Planner
+from dreamer.planners.shooting import CEM, cem
+from dreamer.types import Space
+from tests.small import small_config
+
+SPACES = {"move": Space("discrete", (), 3), "push": Space("continuous", (2,))}
+CONFIG = "planner={kind: cem, horizon: 4, candidates: 128, elites: 16, iterations: 5}"
+
+
+class Sure:
+    """A prediction that is certain."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def mean(self):
+        return self.value
+
+
+class Target:
+    """A state is the distance of the last action from what is wanted there, and the steps taken.
+
+    The best class is 2 and the best push (0.5, -0.25); after ``end`` steps the episode is over, and rewards that would
+    follow are huge.
+    """
+
+    def __init__(self, end=100):
+        self.end = end
+
+    def noise(self, key, batch):
+        return ()
+
+    def step(self, state, action, noise):
+        off = jnp.square(action["push"] - jnp.array([[0.5, -0.25]])).sum(-1) + 1.0 * (action["move"] != 2)
+        return {"off": off, "time": state["time"] + 1}
+
+    def features(self, state):
+        return state["off"][..., None]
+
+    def reward(self, state):
+        return Sure(jnp.where(state["time"] > self.end, 1000.0 * state["off"], -state["off"]))
+
+    def cont(self, state):
+        return jnp.where(state["time"] >= self.end, 0.0, 1.0)
+
+    def masks(self, state):
+        return {}
+
+
+def no_prior(state, key):
+    raise AssertionError("was asked")
+
+
+def start(rows):
+    return {"off": jnp.zeros(rows), "time": jnp.zeros(rows, jnp.int32)}
+
+
+def plan(planner, model, rows=2, before=None, first=True, masks=None, leaf=lambda state: 0 * state["off"], seed=0):
+    before = planner.init(rows) if before is None else before
+    is_first = jnp.full(rows, first)
+    return jax.jit(
+        lambda key: planner.plan(model, leaf, no_prior, start(rows), before, is_first, key, masks),
+    )(jax.random.key(seed))
+
+
+@pytest.fixture(scope="module")
+def planner():
+    return cem(small_config(CONFIG), SPACES)
+
+
+def test_it_is_a_planner(planner):
+    assert isinstance(planner, Planner)
+    assert isinstance(planner, CEM)
+
+
+def test_it_finds_the_best_action(planner):
+    action, _, metrics = plan(planner, Target())
+    np.testing.assert_array_equal(action["move"], [2, 2])
+    np.testing.assert_allclose(action["push"], [[0.5, -0.25]] * 2, atol=0.1)
+    assert action["move"].dtype == jnp.int32
+    assert -0.5 < float(metrics["planner/return"]) <= 0
+
+
+def test_nothing_counts_after_the_end(planner):
+    """Rewards beyond an end would be won by the worst actions."""
+    action, _, metrics = plan(planner, Target(end=1))
+    np.testing.assert_array_equal(action["move"], [2, 2])
+    assert float(metrics["planner/return"]) <= 0
+
+
+def test_the_leaf_counts_where_the_plan_ends(planner):
+    _, _, plain = plan(planner, Target())
+    _, _, valued = plan(planner, Target(), leaf=lambda state: 10.0 + 0 * state["off"])
+    np.testing.assert_allclose(
+        float(valued["planner/return"] - plain["planner/return"]), 10 * planner.discount**4, rtol=1e-3
+    )
+
+
+def test_a_forbidden_class_is_not_taken(planner):
+    masks = {"move": jnp.array([[True, True, False], [False, True, True]])}
+    action, _, _ = plan(planner, Target(), masks=masks)
+    assert int(action["move"][0]) in (0, 1)
+    assert int(action["move"][1]) == 2
+
+
+def test_the_next_step_begins_with_the_plan_shifted_by_one(planner):
+    _, following, _ = plan(planner, Target())
+    fresh = planner.init(2)
+    # What was found for the second step is now first, and the last step is open again.
+    np.testing.assert_allclose(following.mean["push"][:, 0], [[0.5, -0.25]] * 2, atol=0.2)
+    np.testing.assert_array_equal(following.mean["push"][:, -1], fresh.mean["push"][:, -1])
+    np.testing.assert_array_equal(following.probs["move"][:, -1], fresh.probs["move"][:, -1])
+
+
+def test_a_plan_of_another_episode_is_forgotten(planner):
+    fresh = planner.init(2)
+    spoilt = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), fresh)
+    action, _, _ = plan(planner, Target(), before=spoilt, first=True)
+    assert np.isfinite(action["push"]).all()
+
+
+def test_elites_are_the_best_candidates(planner):
+    before = planner.init(1)
+    score = jnp.arange(128.0)[None]
+    moves = jnp.broadcast_to((jnp.arange(128) % 3)[None, :, None], (1, 128, 4))
+    pushes = jnp.broadcast_to(jnp.arange(128.0)[None, :, None, None], (1, 128, 4, 2))
+    found = planner._refit(before, {"move": moves, "push": pushes}, score)
+    elites = np.arange(112, 128)
+    np.testing.assert_allclose(found.mean["push"], 0.9 * elites.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.std["push"], 0.1 + 0.9 * elites.std(), rtol=1e-5)
+    shares = [np.mean(elites % 3 == c) for c in range(3)]
+    np.testing.assert_allclose(found.probs["move"][0, 0], 0.1 / 3 + 0.9 * np.array(shares), rtol=1e-5)
