@@ -13,7 +13,7 @@ from dreamer import checkpoints
 from dreamer.agent import Agent
 from dreamer.config import ConfigError, load
 from dreamer.devices import placement as devices
-from dreamer.devices.placement import Divided, Placement, launch
+from dreamer.devices.placement import ShardedPlacement, Placement, launch
 from dreamer.equations import returns
 from dreamer.equations.returns import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
@@ -60,7 +60,7 @@ def alone():
     scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("replicated", "sharded")]
 )
 def together(request):
-    agent = agent_on(Divided(jax.devices()[:4], request.param))
+    agent = agent_on(ShardedPlacement(jax.devices()[:4], request.param))
     fresh = agent.placement.fetch_state(jax.tree.leaves(agent.state))
     agent.state = start_state()
     return agent, train(agent), fresh
@@ -238,7 +238,7 @@ def test_a_launch_keeps_the_order_of_one_thread_where_it_must(backend, hosts, be
 
 def test_users_are_told_what_to_expect(monkeypatch):
     large, small = load([], ["replay.batch_size=64"]), load(["size/1m"])
-    four, two = Divided(jax.devices()[:4]), Divided(jax.devices()[:2])
+    four, two = ShardedPlacement(jax.devices()[:4]), ShardedPlacement(jax.devices()[:2])
     assert devices.expectation(large, 150_000_000, Placement()) == ""
     assert "share the cores of one CPU: together they are hardly" in devices.expectation(large, 150_000_000, four)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
