@@ -1,1 +1,1 @@
-"""Pure functions that bear a paper's formula, without parameters: transforms, returns, distributions."""
+"""Equations of papers as pure functions without parameters: transforms, returns, distributions."""

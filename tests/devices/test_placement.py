@@ -13,7 +13,7 @@ from dreamer import checkpoints
 from dreamer.agent import Agent
 from dreamer.config import ConfigError, load
 from dreamer.devices import placement as devices
-from dreamer.devices.placement import ShardedPlacement, Placement, launch
+from dreamer.devices.placement import Placement, ShardedPlacement, launch
 from dreamer.equations import returns
 from dreamer.equations.returns import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config

@@ -63,7 +63,7 @@ def decoded(image, change=0.0):
 )
 def test_frames_are_enlarged_to_even_sides(shape, expected):
     frame = np.arange(shape[0] * shape[1] * 3, dtype=np.uint64).astype(np.uint8).reshape(*shape, 3)
-    shown = video.even(frame)
+    shown = video.enlarge_frame(frame)
     assert shown.shape == (*expected, 3)
     np.testing.assert_array_equal(shown[0, 0], frame[0, 0])
     np.testing.assert_array_equal(shown[-1, -1], frame[-1, -1])
