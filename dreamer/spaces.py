@@ -52,7 +52,7 @@ def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
     for an allowed class and 0 for a forbidden one, with the shape of the action and a last axis of its classes.
 
     Raises:
-        ValueError: a mask belongs to no discrete action key, two belong to the same, or its space is not that of a mask.
+        ValueError: a mask belongs to no discrete action key, two belong to the same, or its space is wrong.
     """
     found: dict[str, str] = {}
     discrete = [key for key, space in action_spaces.items() if space.kind == "discrete"]

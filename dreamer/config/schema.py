@@ -299,7 +299,7 @@ class Config:
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
     devices: str = option(
-        "1", "devices of each host that share every update, or the members of a population: a number, or all"
+        "1", "how many devices of each host share every update, or the members of a population: a number, or all"
     )
     distributed: bool = option(
         False,

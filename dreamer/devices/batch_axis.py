@@ -2,9 +2,9 @@
 
 A function that is traced `for_devices` of a mesh is one program for all of them. XLA shards what it finds there on its
 own, and would make devices exchange sums wherever a loop adds to the gradient of a kernel, at every step. Therefore
-`on_each_device` shards the gradient by hand: within it, each device does what it would do alone for a smaller batch, and
-whatever concerns all rows is explicit: `mean`, `all_rows` and `draw`. Outside it, and on one device, these do nothing,
-and the numbers are the same up to the order of summation.
+`on_each_device` shards the gradient by hand: within it, each device does what it would do alone for a smaller batch,
+and whatever concerns all rows is explicit: `mean`, `all_rows` and `draw`. Outside it, and on one device, these do
+nothing, and the numbers are the same up to the order of summation.
 """
 
 import itertools

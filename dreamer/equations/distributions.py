@@ -250,8 +250,8 @@ class SymexpTwoHot(distrax.Distribution):
     def log_prob(self, value: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
         """Negative cross-entropy with the two-hot encoding of ``value``; no gradient reaches ``value``."""
         around = transforms.neighbours(jax.lax.stop_gradient(value), self.bins)
-        # sum_k w_k log p_k = sum_k w_k logit_k - logsumexp(logits), because weights sum to 1: no array of log-probabilities
-        # is needed.
+        # Weights sum to 1, so sum_k w_k log p_k = sum_k w_k logit_k - logsumexp(logits), without an array of
+        # log-probabilities.
         return transforms.two_hot_dot(self.logits, *around) - jax.nn.logsumexp(self.logits, -1)
 
 

@@ -54,7 +54,7 @@ def lambda_return(
         _, returns = jax.lax.scan(backward, value[-1], (immediate, factor), reverse=True)
         return returns
 
-    # The same recursion for accelerators, on which each step of a loop would take less time than its launch. A step is a
+    # The same recursion for accelerators, where each step of a loop would take less time than its launch. A step is a
     # linear function of the return after it, R -> immediate + factor R. Composing these functions in pairs, pairs of
     # pairs, and so on gives all returns as functions of the last value.
     sums, factors = jax.lax.associative_scan(_compose, (immediate, factor), reverse=True)

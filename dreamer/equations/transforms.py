@@ -44,8 +44,8 @@ def neighbours(
 ) -> tuple[Int32[Array, "*shape"], Float32[Array, "*shape"]]:
     """The two bins around each number: the index of the lower one, and the weight of the upper one.
 
-    ``x`` is the mean of the two with weights ``1 - weight`` and ``weight``; beyond the ends, the outermost bin has all the
-    weight.
+    ``x`` is the mean of the two with weights ``1 - weight`` and ``weight``; beyond the ends, the outermost bin has it
+    all.
 
     Args:
         x: values in the units of ``bins``.
@@ -54,7 +54,7 @@ def neighbours(
     x = jnp.clip(x, bins[0], bins[-1])
     centres = jnp.asarray(bins)
     last = len(bins) - 2
-    # Centres are evenly spaced in symlog, so there is nothing to search for: count spacings from the middle, which is 0.
+    # Centres are evenly spaced in symlog, so nothing has to be searched: count spacings from the middle, which is 0.
     half = len(bins) // 2
     guess = jnp.floor(symlog(x) * np.float32(half / np.log1p(float(bins[-1]))))
     below = jnp.clip(guess.astype(jnp.int32) + half, 0, last)

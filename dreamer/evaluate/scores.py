@@ -112,7 +112,8 @@ def evaluate(
         mode: take the policy's mode, or draw from it.
         checkpoint_env_steps: recorded in the result.
         parallel: most episodes played in parallel.
-        watch: called with every moment of every episode; then the environments render, and episodes are played one by one.
+        watch: called with every moment of every episode; episodes are then played one by one, in environments that
+            must render.
 
     Raises:
         EnvError: an environment failed.

@@ -53,7 +53,7 @@ def _chunked_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, 
 
 def _chunked_conv_backward(saved: tuple[Array, Array], error: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    # A convolution is linear in its images and in its kernel, so each gradient is a transpose with the other held fixed.
+    # A convolution is linear in its images and in its kernel, so each gradient is a transpose with the other fixed.
     (x_error,) = jax.linear_transpose(lambda x: plain_conv(x, kernel), x)(error)
     # As many chunks as keep each within the cache, but no more than there are images or than compile quickly.
     chunks = min(_MOST_CHUNKS, len(x), max(1, (x.nbytes + error.nbytes) // _CHUNK_BYTES))

@@ -19,8 +19,8 @@ from dreamer.types import Observation, Spaces
 class Encoder(nnx.Module):
     """Observations to one embedding: an MLP for all vectors and classes, a convolutional network for each image size.
 
-    Vectors are squashed by symlog, classes become one-hot vectors, images are scaled to [-0.5, 0.5]. Keys are joined in sorted
-    order; images of equal height and width share one network, stacked along channels.
+    Vectors are squashed by symlog, classes become one-hot vectors, images are scaled to [-0.5, 0.5]. Keys are joined in
+    sorted order; images of equal height and width share one network, stacked along channels.
     """
 
     def __init__(self, config: NetsConfig, spaces: Spaces, *, rngs: nnx.Rngs):
@@ -139,7 +139,7 @@ class Decoder(nnx.Module):
 def reconstruction_losses(
     predictions: dict[str, Array], obs: Observation, spaces: Spaces
 ) -> dict[str, Float32[Array, "B T"]]:
-    """``obs/KEY``: squared error (vectors in symlog space, images in 0 to 1) or cross-entropy, summed over the event."""
+    """``obs/KEY``: squared error (vectors in symlog, images in [0, 1]) or cross-entropy, summed over the event."""
     losses = {}
     for key, prediction in predictions.items():
         space = spaces[key]
