@@ -1,6 +1,6 @@
 """What environments take and return, in NumPy alone; `dreamer.types` has the timing convention and all other types.
 
-A file of its own because worker processes need nothing else: importing JAX would cost each of them a second and 100 MB.
+Separate, because worker processes need nothing else: importing JAX would cost each of them a second and 100 MB.
 """
 
 from collections.abc import Mapping

@@ -173,7 +173,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
-    # JAX has an entry of its own kind for attributes, keys of dictionaries, and indices of sequences.
+    # JAX has different entries for attributes, keys of dictionaries, and indices of sequences.
     parts = [str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path]
     # Parameters are objects that hold their array as ``value``.
     return ".".join(part for part in parts if part != "value")

@@ -40,7 +40,7 @@ class AtariConfig:
 class MiniGridConfig:
     """MiniGrid."""
 
-    obs: Literal["symbolic", "image"] = option("symbolic", "what lies in the agent's view, as classes or as pixels")
+    obs: Literal["symbolic", "image"] = option("symbolic", "the agent's view, as classes or as pixels")
     size: tuple[int, ...] = option((64, 64), "height and width of the image", "pixels")
 
 

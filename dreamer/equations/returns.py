@@ -34,7 +34,7 @@ def lambda_return(
 
     Args:
         reward: reward received on arriving in each state.
-        discount: discount times the probability of going on from each state.
+        discount: discount times the probability of continuing from each state.
         lambda_: mixing per state, 0 where the recursion must not look past a state (an episode's last one).
         value: bootstrap value of each state.
 
@@ -74,7 +74,7 @@ def survival_weights(cont: Float32[Array, "time *batch"], discount: Number) -> F
     ``cont[0]`` belongs to the start state, so starts whose episode has ended weigh nothing.
 
     Args:
-        cont: probability of going on from each state; it includes the discount if ``discount`` is 1.
+        cont: probability of continuing from each state; it includes the discount if ``discount`` is 1.
         discount: factor per step, 1 if it is part of ``cont``.
     """
     return jnp.cumprod(cont * discount, 0) / discount

@@ -94,8 +94,8 @@ class Film:
                 self._writer.append_data(picture)
         except (OSError, RuntimeError) as error:
             raise VideoError(
-                f"'{self.path}' cannot be written, as the video encoder stopped: {_first_line(error)}. Check the space "
-                "on the disk, and that imageio-ffmpeg has the codec H.264 (pip install --force-reinstall "
+                f"'{self.path}' cannot be written because the video encoder stopped: {_first_line(error)}. Check the "
+                "space on the disk, and that imageio-ffmpeg has the codec H.264 (pip install --force-reinstall "
                 "imageio-ffmpeg)."
             ) from error
 
@@ -261,7 +261,7 @@ def _open(path: pathlib.Path, fps: int) -> Any:
             return imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=1)
     except (ImportError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         raise VideoError(
-            f"'{path}' cannot be written, as there is no video encoder that works: {_first_line(error)}. Install one "
+            f"'{path}' cannot be written because no video encoder works: {_first_line(error)}. Install one "
             "with pip install --force-reinstall imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE."
         ) from error
 

@@ -109,7 +109,7 @@ def test_no_activation_leaves_its_device(together):
 
 
 def test_percentiles_are_those_of_the_whole_batch(alone, together, monkeypatch):
-    """That each device took percentiles of its own part, and the mean of them, would be noticed."""
+    """The mean of percentiles that each device takes of its own part would be a mistake; this would notice it."""
 
     def per_device(previous, returns, rate):
         parts = returns.reshape(returns.shape[0], 4, -1)
@@ -228,12 +228,12 @@ def test_short_programs_run_beside_a_long_one_that_was_launched():
     np.testing.assert_array_equal(long, turn)
 
 
-@pytest.mark.parametrize(("backend", "hosts", "beside"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 1, False)])
-def test_a_launch_keeps_the_order_of_one_thread_where_it_must(backend, hosts, beside, monkeypatch):
-    """Two hosts on CPUs whose updates ran beside other messages ended with "distributed collective mismatch"."""
+@pytest.mark.parametrize(("backend", "hosts", "concurrent"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 1, False)])
+def test_a_launch_keeps_the_order_of_one_thread_where_it_must(backend, hosts, concurrent, monkeypatch):
+    """On two hosts, updates that ran concurrently with other messages raised "distributed collective mismatch"."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
-    assert (launch(threading.get_ident) != threading.get_ident()) is beside
+    assert (launch(threading.get_ident) != threading.get_ident()) is concurrent
 
 
 def test_users_are_told_what_to_expect(monkeypatch):
