@@ -157,10 +157,10 @@ def test_other_kinds_of_files_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["/bin/false", "/no/such/encoder"])
-def test_a_missing_encoder_is_told_in_one_sentence(encoder, tmp_path, monkeypatch):
+def test_a_missing_encoder_is_reported_in_one_sentence(encoder, tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", encoder)
     agent = Blind()
-    with pytest.raises(video.VideoError, match=r"no video encoder that works: .* pip install .*IMAGEIO_FFMPEG_EXE\.$"):
+    with pytest.raises(video.VideoError, match=r"no video encoder works: .* pip install .*IMAGEIO_FFMPEG_EXE\.$"):
         video.Film(tmp_path / "out.mp4", agent)
 
 
