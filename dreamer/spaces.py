@@ -1,6 +1,6 @@
-"""What environments take and answer, in NumPy alone; `dreamer.types` has the timing convention and all other types.
+"""What environments take and return, in NumPy alone; `dreamer.types` has the timing convention and all other types.
 
-A file of its own because worker processes need nothing else: importing JAX would cost each of them a second and 100 MB.
+Separate, because worker processes need nothing else: importing JAX would cost each of them a second and 100 MB.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ class Space(NamedTuple):
     kind: Literal["image", "vector", "discrete", "continuous"]
     shape: tuple[int, ...]
     classes: int = 0
+    """Number of classes of a discrete space; otherwise 0."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -51,7 +52,7 @@ def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
     for an allowed class and 0 for a forbidden one, with the shape of the action and a last axis of its classes.
 
     Raises:
-        ValueError: a mask belongs to no discrete action key, two belong to the same, or its space is another.
+        ValueError: a mask belongs to no discrete action key, two belong to the same, or its space is wrong.
     """
     found: dict[str, str] = {}
     discrete = [key for key, space in action_spaces.items() if space.kind == "discrete"]
@@ -77,26 +78,28 @@ def mask_keys(obs_spaces: Spaces, action_spaces: Spaces) -> dict[str, str]:
 
 
 class Step(NamedTuple):
-    """What N parallel environments answer at one instant; host arrays with a leading axis N.
-
-    ``obs`` maps each key to ``[N, ...]``; the other fields have shape ``[N]``: ``reward`` float32, the flags bool.
-    ``env_steps`` (int32) counts the simulator steps behind this answer: 0 for a reset, otherwise the number of times
-    the action was really applied (at most ``env.repeat``). ``log`` holds, by index of the environment, the numbers that
-    an environment has to report about the episode that ends here.
-    """
+    """What N parallel environments return at one instant; host arrays with a leading axis N."""
 
     obs: dict[str, np.ndarray]
+    """``[N, ...]`` by observation key."""
     reward: np.ndarray
+    """float32 ``[N]``."""
     is_first: np.ndarray
+    """bool ``[N]``."""
     is_last: np.ndarray
+    """bool ``[N]``."""
     is_terminal: np.ndarray
+    """bool ``[N]``."""
     env_steps: np.ndarray
+    """Simulator steps behind this step, int32 ``[N]``: 0 for a reset, otherwise the number of times that the action was
+    really applied, at most ``env.repeat``."""
     log: Mapping[int, Mapping[str, float]] = MappingProxyType({})
+    """Numbers that an environment reports about the episode that ends here, by index of the environment."""
 
 
 __all__ = ["MASK", "Space", "Spaces", "Step", "is_mask", "mask_keys"]
 
 
 def portable(dtype: np.dtype) -> np.dtype:
-    """The dtype itself, or an unsigned integer of its width if `numpy.save` would forget what it is (bfloat16)."""
+    """The dtype itself, or an unsigned integer of its width if `numpy.save` would lose track of it (bfloat16)."""
     return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")

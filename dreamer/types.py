@@ -41,9 +41,9 @@ Metrics = dict[str, Array]
 
 @jax.tree_util.register_pytree_node_class
 class Scalars(Mapping[str, Any]):
-    """`Metrics` in one array, so that a program returns, and a host fetches, one array in place of forty.
+    """`Metrics` in one array, so that a program returns, and a host fetches, one array instead of forty.
 
-    Whoever looks at a number first waits for the program, and fetches all. Integers are exact up to 2**24.
+    The first look at a number waits for the program and fetches all of them. Integers are exact up to 2**24.
 
     Args:
         names: of M metrics.
@@ -51,7 +51,8 @@ class Scalars(Mapping[str, Any]):
     """
 
     def __init__(self, names: tuple[str, ...], array: Any):
-        self._names, self._array = names, array
+        self._names = names
+        self._array = array
         self._fetched: dict[str, np.float32] | None = None
 
     @classmethod
@@ -86,8 +87,7 @@ Number = float | Float32[Array, ""] | Int32[Array, ""]
 """A number of the config; an array without axes where members of a population differ in it."""
 
 Masks = Mapping[str, Array]
-"""``bool [..., *shape, classes]`` by action key, true for allowed classes; what has no mask has no key."""
-
+"""``bool [..., *shape, classes]`` by action key, true for allowed classes; an action without a mask has no key."""
 
 State = Any
 """What a world model, or a policy, remembers from step to step: a pytree of arrays ``[N, ...]`` that only it reads."""
@@ -114,9 +114,11 @@ class Batch(NamedTuple):
     reward: Array | np.ndarray
     """float32 ``[B, T]``."""
     is_first: Array | np.ndarray
-    """bool ``[B, T]``, like the next two."""
+    """bool ``[B, T]``."""
     is_last: Array | np.ndarray
+    """bool ``[B, T]``."""
     is_terminal: Array | np.ndarray
+    """bool ``[B, T]``."""
     stored: Stored
     """What was stored with the step before each sequence, ``[B, ...]``; or, if the algorithm asks for whole sequences,
     with that step and every step of the sequence, ``[B, 1 + T, ...]``."""
@@ -159,16 +161,19 @@ class TrainState(NamedTuple):
     memory: Parts
     """Everything else that is learned or counted, such as a slow critic or the range of returns."""
     skipped_in_row: Int32[Array, ""]
-    """How many of the latest updates were skipped, see `dreamer.agent.guard`; 0 after one that was done."""
+    """How many updates in a row were skipped up to now, see `dreamer.agent.guard`; 0 after one that was done."""
     opt_state: Any
+    """What the optimizer remembers: moments, with the shapes of ``nets``, and a counter."""
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by their path, for example ``world_model.rssm.mix.kernel``."""
-    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_path_name(path): leaf for path, leaf in paths_and_leaves}
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
+    # JAX has different entries for attributes, keys of dictionaries, and indices of sequences.
     parts = [str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path]
     # Parameters are objects that hold their array as ``value``.
     return ".".join(part for part in parts if part != "value")

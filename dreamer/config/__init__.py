@@ -1,4 +1,4 @@
-"""Every choice of a run, typed, with help and bounds: fields, sections, presets and overrides, populations."""
+"""Every choice of a run, with type, help and bounds: fields, sections, presets, overrides and populations."""
 
 from dreamer.config.fields import ConfigError
 from dreamer.config.help import reference

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message says what, got, expected and what to do."""
+    """A config that cannot be used; the message says what was wrong, got and expected, and what to do."""
 
 
 _ORDER = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
@@ -22,8 +22,8 @@ def option(default: Any, help: str, unit: str = "", **bounds: Any) -> Any:
         default: its default.
         help: one line that says what it is.
         unit: unit of the value.
-        bounds: smallest and largest value, by the names in `_ORDER`; of every element of a tuple. Without a lower one,
-            integers are at least 1, as they count something, and other numbers at least 0.
+        bounds: smallest and largest value, by the names in `_ORDER`; of every item of a tuple. Without a lower bound,
+            integers are at least 1, because they count something, and other numbers at least 0.
     """
     if not bounds.keys() & {"at_least", "above"}:
         bounds = {"at_least": 0 if isinstance(default, float) else 1, **bounds}
@@ -44,17 +44,17 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 def key_of(name: str) -> str:
-    """Key of a field: its name, where Python allows it; ``from`` is a word of Python's own, and its field ``from_``."""
+    """Key of a field: its name, without the underscore that follows a keyword of Python, as in ``from_``."""
     return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
 
 
 def keys_of(values: Any) -> Any:
-    """Nested dictionaries with keys in place of names of fields."""
+    """Nested dictionaries, with names of fields replaced by keys."""
     return {key_of(name): keys_of(value) for name, value in values.items()} if isinstance(values, dict) else values
 
 
 def names_of(values: Any) -> Any:
-    """Inverse of `keys`."""
+    """Inverse of `keys_of`."""
     if not isinstance(values, dict):
         return values
     return {f"{key}_" if keyword.iskeyword(str(key)) else key: names_of(value) for key, value in values.items()}
@@ -76,7 +76,7 @@ def has_type(kind: Any, value: Any) -> bool:
 
 
 def in_range(field: Any, value: Any) -> bool:
-    """Whether a value of the right type is finite and within the bounds of its field; so for every item of a tuple."""
+    """Whether a value of the right type, or every item of a tuple, is finite and within the bounds of its field."""
     if isinstance(value, bool | str):
         return True
     items = value if isinstance(value, tuple) else (value,)
@@ -86,9 +86,10 @@ def in_range(field: Any, value: Any) -> bool:
     return all(abs(item) < math.inf and all(_ORDER[word](item, limit) for word, limit in bounds) for item in items)
 
 
-def expected(field: Any) -> str:
+def describe_field(field: Any) -> str:
     """What a field takes, in words."""
-    kind, bounds = field.type, field.metadata["bounds"].items()
+    kind = field.type
+    bounds = field.metadata["bounds"].items()
     if kind == tuple[str, ...]:
         return "a list of texts"
     if get_origin(kind) is Literal:

@@ -8,7 +8,7 @@ from dreamer.config.schema import Config
 
 
 def reference() -> str:
-    """Help text: every key with type, default, unit and meaning, one per line."""
+    """Help text: every key with type, default, unit and meaning, one after another."""
     lines: list[str] = []
 
     def describe(cls: Any, prefix: str) -> None:

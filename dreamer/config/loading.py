@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.config.fields import ConfigError, expected, has_type, key_of, keys_of, names_of, walk
+from dreamer.config.fields import ConfigError, describe_field, has_type, key_of, keys_of, names_of, walk
 from dreamer.config.schema import Config, leaves
 
 
@@ -32,7 +32,7 @@ def presets() -> dict[str, str]:
     found = {}
     for path in sorted(root.rglob("*.yaml")):
         if path.parent.name == "sweeps":
-            continue  # Those hold many runs.
+            continue  # A sweep holds many runs.
         first = path.read_text().splitlines()[0] if path.stat().st_size else ""
         found[path.relative_to(root).with_suffix("").as_posix()] = first.lstrip("# ").strip()
     return found
@@ -44,7 +44,7 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
     Args:
         names: preset names relative to ``configs/``, without suffix.
         overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
-            taken as they stand: ``logdir=007`` is no number.
+            taken literally: ``logdir=007`` is not a number.
 
     Returns:
         The resolved, validated config.
@@ -66,7 +66,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 def from_dict(values: dict[str, Any]) -> Config:
     """Rebuild a config from `to_dict`, checking keys, types and ranges; raises `ConfigError`.
 
-    Keys that had another name when it was saved are understood.
+    Keys that had another name when the config was saved are understood.
     """
     run = values.get("run")
     if isinstance(run, dict) and "stop_score" in run:
@@ -86,7 +86,7 @@ def to_yaml(config: Config) -> str:
 
 
 def load_yaml(path: str | os.PathLike[str]) -> Config:
-    """Read a resolved ``config.yaml`` of a run; raises `ConfigError` if it is not one."""
+    """Read the resolved ``config.yaml`` of a run; raises `ConfigError` if it is not one."""
     try:
         values = yaml.safe_load(pathlib.Path(path).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -101,7 +101,8 @@ def load_yaml(path: str | os.PathLike[str]) -> Config:
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, as ``{key: (old, new)}``."""
-    old_items, new_items = dict(flatten(old)), dict(flatten(new))
+    old_items = dict(flatten(old))
+    new_items = dict(flatten(new))
     return {key: (old_items[key], new_items[key]) for key in old_items if old_items[key] != new_items[key]}
 
 
@@ -131,24 +132,24 @@ def _apply(merged: Any, overrides: Sequence[str]) -> Any:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.")
-        key, value = _spell_out(key.strip(), value, merged.population.sweep)
+        key, value = _expand(key.strip(), value, merged.population.sweep)
         merged = _merge(merged, _nest(key, _parse(key, value)), f"override '{item}'")
     return merged
 
 
-def _spell_out(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
-    """The override that is meant by ``population=8`` or ``population.lr=[1e-4,3e-4]``; any other as it is.
+def _expand(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
+    """The override that ``population=8`` or ``population.lr=[1e-4,3e-4]`` is short for; any other unchanged.
 
-    ``sweep`` holds the entries of ``population.sweep`` so far; those of other keys stay.
+    ``sweep`` holds the entries of ``population.sweep`` up to now; those of other keys stay.
     """
     section, dot, name = key.partition(".")
     if section != "population" or key in leaves():
         return key, value
     if not dot:
         return "population.seeds", value
-    # Members share how they plan, so its keys are no reason to ask which one is meant.
-    named = [leaf for leaf in leaves() if not leaf.startswith("planner.")]
-    meant = [leaf for leaf in named if leaf == name or leaf.endswith(f".{name}")]
+    # Members share how they plan, so keys of the planner do not make a name ambiguous.
+    candidates = [leaf for leaf in leaves() if not leaf.startswith("planner.")]
+    meant = [leaf for leaf in candidates if leaf == name or leaf.endswith(f".{name}")]
     if len(meant) != 1:
         near = difflib.get_close_matches(name, {leaf.rpartition(".")[2] for leaf in leaves()}, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -168,13 +169,14 @@ def _parse(key: str, value: str) -> Any:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The message of an error without its drawing of the place; says line and column instead."""
+    """The message of an error in one line, with line and column instead of YAML's excerpt of the place."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
     return " ".join(str(error).split()).rstrip(".")
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:
+    """``a.b.c`` and a value as ``{a: {b: {c: value}}}``, from the inside out."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -189,16 +191,16 @@ def _reject_interpolation(value: Any, source: str) -> None:
 
 
 def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -> None:
-    """OmegaConf would convert some values without a word, and has no message for others."""
+    """Raise `ConfigError`: OmegaConf would convert some values silently, and has no message for others."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key_of(str(name)) != name:
             raise ConfigError(f"In the {source}: There is no key '{key}'. Did you mean: '{key_of(name)}'?")
         if field := leaves().get(key):
             given = tuple(value) if isinstance(value, list) else value
-            # YAML takes 4e-4 for text, as it has no point.
+            # YAML takes 4e-4 for text, because it has no point.
             if not has_type(field.type, given) and not (field.type is float and _is_number(given)):
-                raise ConfigError(f"In the {source}: {key} is {value!r}, expected {expected(field)}.")
+                raise ConfigError(f"In the {source}: {key} is {value!r}, expected {describe_field(field)}.")
         elif isinstance(value, dict):
             _reject_wrong_types(value, source, f"{key}.")
 
@@ -217,7 +219,7 @@ def _merge(base: Any, values: dict[str, Any], source: str) -> Any:
     try:
         return OmegaConf.merge(base, names_of(values))
     except (OmegaConfBaseException, OverflowError) as error:
-        # What it knows are names of fields, and what the reader knows are keys.
+        # OmegaConf speaks of names of fields, but readers know keys.
         lines = re.sub(r"\w+", lambda word: key_of(word[0]), str(error)).splitlines()
         key = next((line.partition(":")[2].strip() for line in lines if "full_key" in line), "")
         where = f" (key '{key}')" if key else ""

@@ -1,7 +1,7 @@
 """Populations: which members a config asks for, and how one program serves them all.
 
-Members differ in their seed, and in numbers that the program can take as arguments (`SWEEPABLE`): everywhere else in
-the package a number of the config is written into the program when it is compiled.
+Members differ in their seed, and in numbers that the program can take as arguments (`SWEEPABLE`). All other numbers of
+the config are constants of the program when it is compiled.
 """
 
 import copy
@@ -18,7 +18,7 @@ from dreamer import config as configs
 from dreamer.config import Config, ConfigError, PopulationConfig
 
 _IN_NETWORKS = ("behavior.actor_unimix", "behavior.min_std", "behavior.max_std")
-"""Numbers that the network modules hold, and therefore the type of the training state, which members share."""
+"""Numbers that the network modules hold; they are part of the type of the training state, which members share."""
 
 SWEEPABLE = (
     *(f"optimizer.{field.name}" for field in dataclasses.fields(configs.OptimizerConfig) if field.type in (int, float)),
@@ -29,7 +29,7 @@ SWEEPABLE = (
         if field.type is float and f"behavior.{field.name}" not in _IN_NETWORKS
     ),
 )
-"""Config keys in which members may differ: numbers that only the update reads, and that shape nothing."""
+"""Config keys in which members may differ: numbers that only the update reads, and on which no shape depends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Member:
     """One agent of a population."""
 
     name: str
-    """Its directory within that of the run; empty if it is the only one."""
+    """Its directory within that of the run; empty if it is the only member."""
     config: Config
-    """Its own resolved config, that of a run alone."""
+    """Its own resolved config, as if it were trained alone."""
     numbers: Mapping[str, int | float]
     """Its values of the keys that are swept."""
 
@@ -48,10 +48,11 @@ def members(config: Config) -> tuple[Member, ...]:
     """All members that a config asks for: every combination of the swept values, with every seed.
 
     Raises:
-        ConfigError: an entry of ``population.sweep`` is no list of values, or names a key that members must share.
+        ConfigError: an entry of ``population.sweep`` is not a list of values, or names a key that members must share.
     """
     sweep = dict(_parse(entry) for entry in config.population.sweep)
     seeds = range(config.seed, config.seed + config.population.seeds)
+    # Directories are named by the last part of each key, unless two are the same.
     short = [key.rpartition(".")[2] for key in sweep]
     labels = short if len(set(short)) == len(short) else list(sweep)
     alone = dataclasses.replace(config, population=PopulationConfig())
@@ -63,18 +64,17 @@ def members(config: Config) -> tuple[Member, ...]:
             name = ""
         logdir = str(pathlib.Path(config.logdir) / name) if config.logdir else ""
         numbers = dict(zip(sweep, values, strict=True))
-        own = configs.override(
-            dataclasses.replace(alone, seed=seed, logdir=logdir), [f"{key}={value!r}" for key, value in numbers.items()]
-        )
+        overrides = [f"{key}={value!r}" for key, value in numbers.items()]
+        own = configs.override(dataclasses.replace(alone, seed=seed, logdir=logdir), overrides)
         found.append(Member(name, own, numbers))
     return tuple(found)
 
 
 def directories(logdir: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
-    """The directories of the runs in a log directory: of each member of a population, otherwise itself.
+    """The directories of the runs in a log directory: those of the members of a population, otherwise itself.
 
     Raises:
-        ConfigError: it has a ``config.yaml`` that is not one.
+        ConfigError: its ``config.yaml`` is not a config.
     """
     root = pathlib.Path(logdir)
     if not (root / "config.yaml").exists():
@@ -85,17 +85,17 @@ def directories(logdir: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
 def with_numbers(config: Config, numbers: Mapping[str, Any]) -> Config:
     """A config with other numbers by dotted key, which may be traced; they are not checked.
 
-    Configs check their values when they are made, which cannot be done to an array that has none yet. The values behind
-    it were checked with each member's own config.
+    Configs check their values when they are made, which is impossible for an array that has no value yet. The values
+    behind it were checked with each member's own config.
     """
     for key, number in numbers.items():
         section, _, name = key.partition(".")
-        config = _with(config, section, _with(getattr(config, section), name, number))
+        config = _set_field(config, section, _set_field(getattr(config, section), name, number))
     return config
 
 
-def _with(frozen: Any, name: str, value: Any) -> Any:
-    """A copy of a frozen dataclass with one field set past its checks."""
+def _set_field(frozen: Any, name: str, value: Any) -> Any:
+    """A copy of a frozen dataclass with another value of one field, without its checks."""
     clone = copy.copy(frozen)
     object.__setattr__(clone, name, value)
     return clone
@@ -106,7 +106,7 @@ def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
     key, _, text = entry.partition("=")
     try:
         values = yaml.safe_load(text)
-        # YAML takes 4e-4 for text, as it has no point.
+        # YAML takes 4e-4 for text, because it has no point.
         numbers = tuple(float(value) if isinstance(value, str) else value for value in values)
     except (TypeError, ValueError, yaml.YAMLError):
         numbers = ()

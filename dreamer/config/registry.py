@@ -13,7 +13,7 @@ from dreamer.config.fields import ConfigError
 class Registry(Mapping[str, str]):
     """Names that a config key may take, each with ``package.module:function``, which is imported when asked for.
 
-    One's own choice needs no entry: the key may also say ``package.module:function`` itself.
+    A choice of your own needs no entry: the key may also be ``package.module:function`` itself.
 
     Args:
         key: the config key, for messages.
@@ -39,7 +39,7 @@ class Registry(Mapping[str, str]):
         """The function that a name stands for.
 
         Raises:
-            ConfigError: there is no such name (names the nearest), module or function.
+            ConfigError: there is no such name (the message has the nearest), module or function.
         """
         place = self._places.get(name, name)
         module, colon, function = place.partition(":")

@@ -1,4 +1,4 @@
-"""Every choice that decides a run: one frozen dataclass for each kind, with type, default, unit, help and bounds.
+"""Every choice that decides a run: a frozen dataclass for each section, whose fields have type, help and bounds.
 
 The defaults are the published DreamerV3. A `Config` is hashable and complete: it alone reproduces a run.
 """
@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dreamer.config.fields import ConfigError, expected, has_type, in_range, option, require, walk
+from dreamer.config.fields import ConfigError, describe_field, has_type, in_range, option, require, walk
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class DMCConfig:
 
     obs: Literal["proprio", "pixels", "both"] = option("proprio", "what the agent sees; only pixels are rendered")
     size: tuple[int, ...] = option((64, 64), "height and width of the image", "pixels")
-    camera: int = option(-1, "camera of the image; -1: the usual one of the domain", at_least=-1)
+    camera: int = option(-1, "camera of the image; -1: the default of the domain", at_least=-1)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AtariConfig:
     actions: Literal["needed", "all"] = option("needed", "actions the game distinguishes, or all 18")
     lives: Literal["ignore", "terminal", "reset"] = option(
         "ignore",
-        "a lost life means nothing, ends the episode as terminal and the next one continues the game, or ends both "
+        "a lost life means nothing, ends the episode as terminal while the next one continues the game, or ends both "
         "episode and game; unless ignored, scores are those of single lives",
     )
     max_frames: int = option(108_000, "frames of a game, no-ops not counted, after which it is truncated", "frames")
@@ -40,7 +40,7 @@ class AtariConfig:
 class MiniGridConfig:
     """MiniGrid."""
 
-    obs: Literal["symbolic", "image"] = option("symbolic", "what lies in the agent's view, as classes or as pixels")
+    obs: Literal["symbolic", "image"] = option("symbolic", "the agent's view, as classes or as pixels")
     size: tuple[int, ...] = option((64, 64), "height and width of the image", "pixels")
 
 
@@ -53,15 +53,13 @@ class EnvConfig:
         "sync", "step environments one after another in this process, or in worker processes over shared memory"
     )
     per_worker: int = option(1, "environments in each worker process", "environments")
-    timeout: float = option(
-        60.0, "a worker that takes longer for a step is stopped and started anew", "seconds", above=0
-    )
+    timeout: float = option(60.0, "a worker that takes longer for a step is stopped and restarted", "seconds", above=0)
     failures: int = option(
         10, "failures in a row, without a good episode between them, that end the run", "failures", at_least=0
     )
     repeat: int = option(1, "times each action is applied; rewards are summed", "env steps per agent step")
     clip_reward: float = option(
-        0.0, "rewards are cut off at plus and minus this, after summing repeats; 0: not", "reward"
+        0.0, "rewards are clipped to plus and minus this, after summing repeats; 0: not clipped", "reward"
     )
     check: bool = option(True, "refuse observations that are not finite, or outside their space")
     dmc: DMCConfig = option(DMCConfig(), "DeepMind Control")
@@ -146,7 +144,7 @@ class BehaviorConfig:
     )
     horizon: int = option(15, "imagined steps (H)", "agent steps")
     starts: int = option(
-        0, "imagination starts from the last this many states of each sequence; 0: from all", "states", at_least=0
+        0, "imagination starts from this many states at the end of each sequence; 0: from all", "states", at_least=0
     )
     return_horizon: float = option(333.0, "discount = 1 - 1 / return_horizon", "agent steps", above=1)
     return_lambda: float = option(0.95, "mixing of the lambda-return", at_most=1)
@@ -174,8 +172,8 @@ class PlannerConfig:
     horizon: int = option(9, "steps that a plan looks ahead", "agent steps")
     candidates: int = option(256, "action sequences in each iteration", "sequences", at_least=2)
     elites: int = option(32, "best sequences, which the next iteration is drawn around", "sequences")
-    iterations: int = option(4, "times that candidates are drawn", "iterations")
-    momentum: float = option(0.1, "share of the distribution before that is kept in each iteration", below=1)
+    iterations: int = option(4, "rounds of drawing candidates", "iterations")
+    momentum: float = option(0.1, "share of the previous distribution that each iteration keeps", below=1)
     min_std: float = option(0.05, "smallest standard deviation of continuous actions", above=0)
 
 
@@ -233,19 +231,19 @@ class PopulationConfig:
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """Parameters that a new run takes from another one; a run that is resumed has its own."""
+    """Parameters that a new run takes from another one; a resumed run has its own."""
 
     from_: str = option(
         "", "directory of a run, or of one of its checkpoints, from which a new run takes parameters; empty: fresh ones"
     )
     only: Literal["all", "world_model", "encoder", "decoder", "dynamics", "behavior", "actor", "critic"] = option(
-        "all", "the part that is taken, as far as names and shapes agree; behavior is actor and critic"
+        "all", "the part that is taken, where names and shapes agree; behavior is actor and critic"
     )
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long to train, and what to write down."""
+    """How long to train, and what to record."""
 
     loop: Literal["host", "device"] = option(
         "host",
@@ -254,14 +252,12 @@ class RunConfig:
     )
     env_steps: int = option(
         1_000_000,
-        "train until this many environment steps were taken; the device loop counts resets among them",
+        "train until this many environment steps were taken; the device loop counts resets as steps",
         "env steps",
     )
-    profile: int = option(
-        0, "record so many updates with JAX's profiler, after the first ten; 0 for none", "updates", at_least=0
-    )
+    profile: int = option(0, "profile this many updates with JAX, after the first ten; 0: none", "updates", at_least=0)
     episodes: int = option(0, "stop after this many episodes; 0: any number", "episodes", at_least=0)
-    hours: float = option(0.0, "stop after training for this long, all resumes together; 0: any time", "hours")
+    hours: float = option(0.0, "stop after training for this long, over all resumes; 0: any time", "hours")
     score: float = option(
         1e9,
         "stop once the mean return of the last ten training episodes is at least this",
@@ -277,18 +273,20 @@ class RunConfig:
     )
     log_every: float = option(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = option(600.0, "seconds between checkpoints", "seconds")
-    keep: int = option(2, "checkpoints kept, the newest ones; the best by evaluation stays as well", "checkpoints")
+    keep: int = option(2, "newest checkpoints kept; the best by evaluation stays as well", "checkpoints")
 
 
 @dataclass(frozen=True)
 class LoggerConfig:
-    """What is written beside ``metrics.jsonl``."""
+    """What is written besides ``metrics.jsonl``."""
 
     tensorboard: bool = option(True, "write files for TensorBoard to LOGDIR/tensorboard")
-    wandb: bool = option(False, "send metrics and pictures to Weights & Biases, or keep them for it if out of reach")
+    wandb: bool = option(
+        False, "send metrics and pictures to Weights & Biases; if it cannot be reached, keep them to send later"
+    )
     project: str = option("dreamer", "project at Weights & Biases")
     pictures_every: float = option(
-        300.0, "seconds between predictions of the world model drawn to LOGDIR/pictures; 0: none", "seconds"
+        300.0, "seconds between pictures of the world model's predictions in LOGDIR/pictures; 0: none", "seconds"
     )
 
 
@@ -301,7 +299,7 @@ class Config:
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
     devices: str = option(
-        "1", "how many devices of each host share every update, or the members of a population: number or all"
+        "1", "how many devices of each host share every update, or the members of a population: a number, or all"
     )
     distributed: bool = option(
         False,
@@ -324,25 +322,31 @@ class Config:
 
     def __post_init__(self) -> None:
         for key, field, value in walk(self):
-            require(has_type(field.type, value) and in_range(field, value), key, value, expected(field))
+            require(has_type(field.type, value) and in_range(field, value), key, value, describe_field(field))
             if key.endswith(".size"):
                 require(len(value) == 2, key, value, "two numbers, height and width")
         number = self.devices.isdecimal() and int(self.devices) >= 1
         require(number or self.devices == "all", "devices", self.devices, "a number from 1 on, or all")
-        deter, blocks = self.rssm.deter, self.rssm.blocks
+        deter = self.rssm.deter
+        blocks = self.rssm.blocks
         require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
             require(value % 2 == 1, key, value, "an odd number")
         require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
-        elites, candidates = self.planner.elites, self.planner.candidates
+        elites = self.planner.elites
+        candidates = self.planner.candidates
         require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")
-        low, high = self.behavior.min_std, self.behavior.max_std
+        low = self.behavior.min_std
+        high = self.behavior.max_std
         require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")
-        length, starts = self.replay.batch_length, self.behavior.starts
+        length = self.replay.batch_length
+        starts = self.behavior.starts
         require(starts <= length, "behavior.starts", starts, f"0 to replay.batch_length={length}")
-        anneal, warmup = self.optimizer.anneal, self.optimizer.warmup
+        anneal = self.optimizer.anneal
+        warmup = self.optimizer.warmup
         require(not 0 < anneal <= warmup, "optimizer.anneal", anneal, f"0, or more than optimizer.warmup={warmup}")
-        capacity, steps = self.replay.capacity, self.env.count * (length + 1)
+        capacity = self.replay.capacity
+        steps = self.env.count * (length + 1)
         why = f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment"
         require(capacity >= steps, "replay.capacity", capacity, why)
 
@@ -354,18 +358,19 @@ def leaves() -> dict[str, Any]:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Raise `ConfigError` unless a value has the type and lies in the range of its key, whatever the other keys are."""
+    """Raise `ConfigError` unless a value has the type and range of its key, whatever the other keys are."""
     field = leaves()[key]
-    require(has_type(field.type, value) and in_range(field, value), key, value, expected(field))
+    require(has_type(field.type, value) and in_range(field, value), key, value, describe_field(field))
 
 
 def halvings(height: int, width: int, most: int) -> int:
-    """How many times the convolutions halve an image: as often as possible, at most ``most``, to 3 pixels or more.
+    """How many times the convolutions halve an image: at most ``most``, and as long as 3 pixels or more are left.
 
     Raises:
-        ConfigError: the remaining image is larger than 16 pixels or cannot be halved at all; names legal sizes.
+        ConfigError: more than 16 pixels are left, or it cannot be halved at all; the message has legal sizes.
     """
-    count, sides = 0, (height, width)
+    count = 0
+    sides = height, width
     while count < most and all(side % 2 ** (count + 1) == 0 and side // 2 ** (count + 1) >= 3 for side in sides):
         count += 1
     if count == 0 or max(height, width) // 2**count > 16:

@@ -1,4 +1,4 @@
-"""Operations: how many a program has, and how many this machine can do in a second."""
+"""Floating-point operations: how many a program has, and how many per second this machine can do."""
 
 import math
 import time
@@ -27,7 +27,7 @@ def matmul_ceiling(dtype: str) -> float:
 def program_gflop(function: Callable[..., Any], *args: Any) -> float:
     """GFLOP of a function, counted in its program; shapes and dtypes of the arguments are enough."""
     traced = jax.make_jaxpr(function)(*args)
-    # Custom gradients compute some that nobody asked for; the compiler leaves them out too.
+    # Custom gradients compute results that nothing uses; the compiler leaves them out too.
     used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return count_flops(used) / 1e9
 
@@ -35,16 +35,19 @@ def program_gflop(function: Callable[..., Any], *args: Any) -> float:
 def count_flops(jaxpr: Any) -> float:
     """Operations of all matrix products and convolutions in a program, two for each multiplication and addition.
 
-    Loops count as often as they run; those whose number of rounds is not known beforehand, once.
+    A loop counts as often as it runs; once, if the number of its rounds is not known beforehand.
     """
     total = 0.0
     for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
+        name = equation.primitive.name
+        params = equation.params
         if name == "dot_general":
+            # Each entry of the result is a sum over the contracted axes.
             (contracted, _), _ = params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * equation.outvars[0].aval.size * depth
         elif name == "conv_general_dilated":
+            # Each entry of the result is a sum over the kernel of one output channel.
             kernel = equation.invars[1].aval
             outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * equation.outvars[0].aval.size * kernel.size / outputs

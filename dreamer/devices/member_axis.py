@@ -1,4 +1,4 @@
-"""The axis of members: one program for a whole population, divided over devices.
+"""The axis of members: one program for a whole population, sharded over devices.
 
 Members do not depend on one another, so each device runs the program of its own members, and nothing is exchanged. A
 CPU shows its cores as devices (`show_cores`): two programs on a core each are faster than one program on both, since
@@ -47,7 +47,7 @@ def member_devices(config: Config, members: int) -> list[jax.Device]:
     Raises:
         ConfigError: there are not enough devices, or fewer members than devices.
     """
-    chosen = jax.local_devices() if _on_cores(config) else devices.chosen(config)
+    chosen = jax.local_devices() if _on_cores(config) else devices.choose_devices(config)
     if config.devices.isdecimal() and len(chosen) > members and not _on_cores(config):
         raise ConfigError(
             f"devices={config.devices} cannot be used: there are {members} member(s), and none is divided over "

@@ -1,8 +1,8 @@
 """Which devices train, and which array lies where on them.
 
-The batch is divided over the devices; parameters are whole on each of them, so that acting needs no other device than
-its own. The update is one program for all devices, the same function that one device runs, see `batch_axis`. The
-numbers are those of one device, up to the order of summation, and so are the random draws.
+The batch is sharded over the devices; parameters are replicated on each of them, so that acting needs one device only.
+The update is one program for all devices, the same function that one device runs, see `batch_axis`. The numbers are
+those of one device, up to the order of summation, and so are the random draws.
 
 Agents trained on one device have the plain `Placement`, which leaves everything to JAX.
 """
@@ -24,43 +24,43 @@ from dreamer.devices import backend, batch_axis
 from dreamer.types import Batch
 
 _LARGE = 2**20
-"""Numbers in an array that is worth dividing: below, there is more to wait for than to save."""
+"""Numbers in an array that is worth sharding; for smaller ones, waiting costs more than memory is saved."""
 
 _OPERATIONS_PER_SECOND = 5e13
 """What an accelerator is assumed to compute in matrix products of our sizes; like the next two, for `expectation`."""
 
 _SECONDS_PER_STEP = 1e-4
-"""What a step of a scan is assumed to take, however little there is to compute: some twenty kernels."""
+"""What a step of a scan is assumed to take, however little it computes: about twenty kernels."""
 
 _BYTES_PER_SECOND = 1e11
 """What is assumed to pass between two devices."""
 
 _LAUNCHER = ThreadPoolExecutor(1, "launcher")
 
-Update = Callable[[list[Array], list[Array], Batch, Array], tuple[list[Array], Any, Any]]
+LeafUpdate = Callable[[list[Array], list[Array], Batch, Array], tuple[list[Array], Any, Any]]
 """``(networks, other leaves of the state, batch, key) -> (all leaves, latents [B, T, ...], metrics)``."""
 
 
 def launch(program: Callable[..., Any], *args: Any) -> Any:
-    """``program(*args)`` for a compiled program that takes long, beside which the caller wants to run short ones.
+    """``program(*args)`` for a compiled program that takes long, during which the caller wants to run short ones.
 
-    On CPUs, JAX runs what one thread has started in that order, and what several threads have started side by side. On
-    accelerators there is one queue anyway. Processes that talk to each other need one order, too: side by side, the
-    message of an update on one host can meet that of another program on the other.
+    On CPUs, JAX runs what one thread has started in that order, and what several threads have started concurrently. On
+    accelerators there is one queue anyway. Processes that talk to each other also need one order: otherwise the message
+    of an update on one host can meet that of another program on the other.
     """
-    beside = backend.on_cpu() and jax.process_count() == 1
-    return _LAUNCHER.submit(program, *args).result() if beside else program(*args)
+    concurrent = backend.on_cpu() and jax.process_count() == 1
+    return _LAUNCHER.submit(program, *args).result() if concurrent else program(*args)
 
 
 def compiler_options() -> dict[str, Any] | None:
-    """Options for programs that compute much, to be given to `jax.jit`."""
-    # LLVM keeps to 256 bits where it may choose. Half of what imagination spends on gates goes with 512, on processors
-    # that have them; the others take no notice.
+    """Options of `jax.jit` for programs that compute a lot."""
+    # Left to itself, LLVM uses vectors of 256 bits. With 512, gates take half as long in imagination on processors that
+    # have them; the option does nothing on others.
     return {"xla_cpu_prefer_vector_width": 512} if backend.on_cpu() else None
 
 
 class Placement:
-    """Everything on one device, the one that JAX chooses by itself."""
+    """Everything on one device, JAX's default."""
 
     count = 1
 
@@ -74,7 +74,7 @@ class Placement:
         """
         return jax.jit(init)
 
-    def compile_update(self, update: Update, nets: slice) -> Any:
+    def compile_update(self, update: LeafUpdate, nets: slice) -> Any:
         """Compile an update of the state that `compile_init` makes, in which networks are the leaves ``nets``.
 
         The networks are not donated: the policy may still act with those from before the update.
@@ -86,16 +86,16 @@ class Placement:
         return key
 
     def own_key(self, key: Array) -> Array:
-        """A random key for what every host does by itself."""
+        """A random key for what every host does on its own."""
         return key
 
     def spread(self, batch: Batch) -> Batch:
-        """A batch of this host where an update wants it."""
+        """A batch of this host, put where an update wants it."""
         return batch
 
     def place(self, leaves: Sequence[Any], part: slice = slice(None)) -> list[Array]:
-        """A part of the leaves of a state, from wherever they are, where an update wants them."""
-        # A copy, as updates write over what they are given.
+        """A part of the leaves of a state, from wherever they are, put where an update wants them."""
+        # A copy, because updates overwrite what they are given.
         return [jnp.array(x) if isinstance(x, np.ndarray) else x for x in leaves]
 
     def near(self, leaves: Sequence[Array]) -> list[Array]:
@@ -107,20 +107,20 @@ class Placement:
         return jax.device_get(tree)
 
     def fetch_state(self, leaves: Sequence[Array]) -> list[np.ndarray]:
-        """Leaves of the state, whole, as NumPy arrays. All hosts must call it together."""
+        """Whole leaves of the state as NumPy arrays. All hosts must call it together."""
         return [np.asarray(x) for x in jax.device_get(list(leaves))]
 
 
-class Divided(Placement):
-    """Batch and large moments divided over a mesh of devices, all else whole on each.
+class ShardedPlacement(Placement):
+    """Batch and large moments sharded over a mesh of devices, everything else replicated on each.
 
-    Moments are what only the optimizer needs. Divided, each device updates its part of them and of the parameters, and
-    tells the others the result: as much to send as a sum of whole gradients, for 8 bytes per parameter divided by the
-    number of devices (stage 1 of Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion
-    parameter models"). Parameters are not divided: acting would have to collect them at every step.
+    Only the optimizer needs moments. With sharded ones, each device updates its part of them and of the parameters, and
+    sends the result to the others. That is as much to send as a sum of whole gradients, and moments take 8 bytes per
+    parameter divided by the number of devices (stage 1 of Rajbhandari et al. 2020, "ZeRO: memory optimizations toward
+    training trillion parameter models"). Parameters are not sharded: acting would have to collect them at every step.
 
     Args:
-        devices: of all hosts, those of each in one piece.
+        devices: of all hosts, host by host.
         moments: ``config.optimizer.moments``.
     """
 
@@ -134,11 +134,11 @@ class Divided(Placement):
 
     def compile_init(self, init: Callable[[Array], list[Array]], shapes: Sequence[Any], moments: int) -> Any:
         """See `Placement.compile_init`."""
-        needed = len(shapes) - moments
-        self._layout = [self._whole] * needed + [self._by_size(x.shape) for x in shapes[needed:]]
+        replicated = len(shapes) - moments
+        self._layout = [self._whole] * replicated + [self._by_size(x.shape) for x in shapes[replicated:]]
         return jax.jit(init, out_shardings=self._layout)
 
-    def compile_update(self, update: Update, nets: slice) -> Any:
+    def compile_update(self, update: LeafUpdate, nets: slice) -> Any:
         """See `Placement.compile_update`."""
         rest = self._layout[: nets.start] + self._layout[nets.stop :]
         return jax.jit(
@@ -151,6 +151,7 @@ class Divided(Placement):
 
     def key(self, key: Array) -> Array:
         """See `Placement.key`."""
+        # Every host makes the same key from its data, so nothing has to be sent.
         data = np.asarray(jax.random.key_data(key))
         return jax.jit(lambda: jax.random.wrap_key_data(jnp.asarray(data)), out_shardings=self._whole)()
 
@@ -176,7 +177,7 @@ class Divided(Placement):
         return jax.tree.map(_rows_here, tree)
 
     def fetch_state(self, leaves: Sequence[Array]) -> list[np.ndarray]:
-        """See `Placement.fetch_state`; arrays that are divided over hosts are collected by all of them."""
+        """See `Placement.fetch_state`; arrays that are sharded over hosts are collected by all of them."""
         elsewhere = [i for i, x in enumerate(leaves) if not (x.is_fully_replicated or x.is_fully_addressable)]
         leaves = list(leaves)
         if elsewhere:
@@ -186,11 +187,11 @@ class Divided(Placement):
         return [np.asarray(x) for x in leaves]
 
     def _by_size(self, shape: Sequence[int]) -> NamedSharding:
-        """Large arrays are divided along their longest axis that divides evenly, if there is one."""
-        even = [axis for axis, size in enumerate(shape) if size % self.count == 0]
-        if math.prod(shape) < self._smallest or not even:
+        """How to place an array: if large, sharded along the longest axis that divides evenly, if there is one."""
+        divisible = [axis for axis, size in enumerate(shape) if size % self.count == 0]
+        if math.prod(shape) < self._smallest or not divisible:
             return self._whole
-        longest = max(even, key=lambda axis: shape[axis])
+        longest = max(divisible, key=lambda axis: shape[axis])
         return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, batch_axis.AXIS))
 
     def _place(self, leaf: Any, sharding: NamedSharding) -> Array:
@@ -207,11 +208,11 @@ def available_bytes() -> int:
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
 
 
-def chosen(config: Config) -> list[jax.Device]:
-    """The devices of this host that ``config.devices`` names.
+def choose_devices(config: Config) -> list[jax.Device]:
+    """The devices of this host that ``config.devices`` asks for.
 
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: there are fewer.
     """
     here = jax.local_devices()
     count = len(here) if config.devices == "all" else int(config.devices)
@@ -227,11 +228,12 @@ def placement(config: Config) -> Placement:
     """Where the arrays of a run lie: ``config.devices`` of every host.
 
     Raises:
-        ConfigError: there are not so many devices, or they cannot share the batch evenly.
+        ConfigError: there are fewer devices, or they cannot share the batch evenly.
     """
-    here = chosen(config)
+    here = choose_devices(config)
     hosts = jax.process_count() if config.distributed else 1
-    count, rows = len(here) * hosts, config.replay.batch_size
+    count = len(here) * hosts
+    rows = config.replay.batch_size
     if rows % count:
         fitting = [n for n in range(1, jax.local_device_count() + 1) if rows % (n * hosts) == 0]
         fewer = f"devices={' or '.join(map(str, fitting))}, or " if fitting else ""
@@ -242,29 +244,30 @@ def placement(config: Config) -> Placement:
     if count == 1:
         return Placement()
     if hosts == 1:
-        return Divided(here, config.optimizer.moments)
+        return ShardedPlacement(here, config.optimizer.moments)
     everywhere = [[d for d in jax.devices() if d.process_index == host][: len(here)] for host in range(hosts)]
-    return Divided([device for devices in everywhere for device in devices], config.optimizer.moments)
+    return ShardedPlacement([device for devices in everywhere for device in devices], config.optimizer.moments)
 
 
 def expectation(config: Config, parameters: int, placement: Placement) -> str:
-    """A sentence for users if more devices are not expected to help much; otherwise nothing.
+    """A sentence for users if more devices are not expected to help much; otherwise the empty string.
 
-    Not measured, but counted: the arithmetic of an update is shared by the devices, while the steps of its scans follow
-    one another however many devices there are, and the sum of gradients has to be sent.
+    Counted, not measured: the arithmetic of an update is shared by the devices, while the steps of its scans follow one
+    another however many devices there are, and the sum of gradients has to be sent.
     """
     on_cpu = backend.on_cpu()
     if placement.count == 1 or (on_cpu and jax.process_count() > 1):
         return ""
     if on_cpu:
         return f"These {placement.count} devices share the cores of one CPU: together they are hardly faster than one."
-    replay, behavior = config.replay, config.behavior
+    replay = config.replay
+    behavior = config.behavior
     starts = behavior.starts or replay.batch_length
-    # Two operations per parameter and state for a forward pass, four for a backward one. In imagination the actor and
-    # the critic have both, the rest has one or is not used; 2.5 makes it the count of docs/results/bench.md.
+    # Two operations per parameter and state for a forward pass, four for a backward pass. In imagination the actor and
+    # the critic have both, everything else has one or is not used; 2.5 gives the count of docs/results/bench.md.
     states = replay.batch_size * (6 * replay.batch_length + 2.5 * starts * behavior.horizon)
     arithmetic = parameters * states / _OPERATIONS_PER_SECOND
-    # Forwards and backwards through the sequence, forwards in imagination.
+    # Forward and backward along the sequence, forward in imagination.
     waiting = (3 * replay.batch_length + behavior.horizon) * _SECONDS_PER_STEP
     sending = 8 * parameters / _BYTES_PER_SECOND
     faster = (arithmetic + waiting) / (arithmetic / placement.count + waiting + sending)
@@ -279,7 +282,7 @@ def expectation(config: Config, parameters: int, placement: Placement) -> str:
 
 
 def dtype_advice(config: Config) -> str:
-    """A sentence for users whose dtype is slow where they train; otherwise nothing."""
+    """A sentence for users whose dtype is slow where they train; otherwise the empty string."""
     if not backend.on_cpu() or config.nets.dtype == "float32":
         return ""
     return (

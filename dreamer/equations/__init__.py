@@ -1,4 +1,4 @@
-"""Pure functions that bear a paper's formula, without parameters: transforms, returns, distributions."""
+"""Equations of papers as pure functions without parameters: transforms, returns, distributions, divergences."""
 
 from dreamer.equations.kl import kl_balance
 from dreamer.equations.returns import lambda_return, survival_weights

@@ -21,8 +21,8 @@ _LOG_ZERO = -1e9
 """Log-probability of a forbidden class: its exponential is exactly 0, and 0 times it is 0 and not NaN."""
 
 _FEW = 8
-"""Up to so many classes, their axis comes before the last for arithmetic: along an axis of four, nothing is vectorised.
-With more, it does not matter or takes longer (1,024 x 32 variables on one core of a CPU)."""
+"""With up to this many classes, arithmetic moves their axis before the last: along an axis of four, nothing is
+vectorised. With more, that does not matter or takes longer (1,024 x 32 variables on one core of a CPU)."""
 
 
 def unimix_log_probs(
@@ -30,7 +30,7 @@ def unimix_log_probs(
 ) -> Float32[Array, "*batch C"]:
     """Log of ``(1 - unimix) softmax(logits) + unimix / C``: no class is impossible, in sampling, KL and entropy.
 
-    With a mask, C counts the allowed classes, of which there must be one, and no other class has any share: its
+    With a mask, C counts the allowed classes, of which there must be at least one. No other class has any share: its
     probability is exactly 0, its log-probability large, negative and finite, and no gradient reaches its logit.
     """
     logits = logits.astype(jnp.float32)
@@ -42,14 +42,15 @@ def unimix_log_probs(
 def unimix_probs(logits: Float[Array, "*batch C"], unimix: float) -> Float32[Array, "*batch C"]:
     """``(1 - unimix) softmax(logits) + unimix / C``, the exponential of `unimix_log_probs` without its logarithm."""
     logits = logits.astype(jnp.float32)
-    if _few(logits):
+    if _has_few_classes(logits):
+        # Variables last, where arithmetic is vectorised.
         probs = jnp.swapaxes(jax.nn.softmax(jnp.swapaxes(logits, -1, -2), -2), -1, -2)
     else:
         probs = jax.nn.softmax(logits, -1)
     return (1 - unimix) * probs + unimix / logits.shape[-1] if unimix else probs
 
 
-def _few(x: Array) -> bool:
+def _has_few_classes(x: Array) -> bool:
     return x.ndim > 1 and x.shape[-1] <= _FEW
 
 
@@ -58,7 +59,7 @@ def _masked_unimix(
 ) -> Float32[Array, "*batch C"]:
     log_probs = jax.nn.log_softmax(jnp.where(mask, logits, _LOG_ZERO), -1)
     if unimix:
-        # Forbidden classes get their share here too, and lose it below: log(0) would have a gradient of NaN.
+        # Forbidden classes get a share here too, and lose it below: log(0) would have a gradient of NaN.
         log_probs = jnp.log((1 - unimix) * jnp.exp(log_probs) + unimix / mask.sum(-1, keepdims=True))
     return jnp.where(mask, log_probs, _LOG_ZERO)
 
@@ -69,9 +70,10 @@ def draw_class(key: Array, probs: Float32[Array, "*batch C"]) -> Int[Array, "*ba
 
 
 def invert_cdf(uniform: Float32[Array, "*batch"], probs: Float32[Array, "*batch C"]) -> Int[Array, "*batch"]:
-    """The classes that uniform draws in [0, 1) fall on: how many have a cumulative probability below the draw."""
-    # Rounding can leave the last sum below 1; the last class catches a draw that lands above it.
-    if _few(probs):
+    """The class of each uniform draw in [0, 1): the number of classes with a cumulative probability below it."""
+    # Rounding can leave the last sum below 1. It is not compared, so that the last class catches a draw above it.
+    if _has_few_classes(probs):
+        # Variables last, where arithmetic is vectorised.
         cumulative = jnp.cumsum(jnp.swapaxes(probs, -1, -2), -2)
         return (cumulative[..., :-1, :] < uniform[..., None, :]).sum(-2)
     # The running sum is a product with a triangle: one fast operation on every backend. Full precision, since
@@ -83,11 +85,16 @@ def invert_cdf(uniform: Float32[Array, "*batch"], probs: Float32[Array, "*batch 
 
 @jax.custom_jvp
 def straight_through(onehot: Float32[Array, "*shape C"], probs: Float32[Array, "*shape C"]) -> Array:
-    """``onehot`` with the derivative of ``probs``; NaN where these are, for they stand for no class."""
-    return onehot + 0 * probs[..., :1]  # One is NaN if all are. Where no derivative is wanted, no other is needed.
+    """``onehot`` with the derivative of ``probs``; NaN where these are NaN, because they stand for no class."""
+    # If one probability is NaN, all are. So the first one is enough, and where no derivative is wanted, the others need
+    # not be computed.
+    return onehot + 0 * probs[..., :1]
 
 
-straight_through.defjvp(lambda primals, tangents: (straight_through(*primals), tangents[1]))
+@straight_through.defjvp
+def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    _, probs_tangent = tangents
+    return straight_through(*primals), probs_tangent
 
 
 class Categorical(distrax.Distribution):
@@ -95,9 +102,9 @@ class Categorical(distrax.Distribution):
 
     Args:
         log_probs: normalised log-probabilities ``[*batch, *event, C]``, for example from `unimix_log_probs`.
-        event_ndims: number of event axes before C that form one event.
+        event_ndims: number of axes before C that form one event.
         mask: classes that may be drawn, if not all; those that ``log_probs`` was made with.
-        probs: exponential of ``log_probs``, if it is known. Drawing then needs no logarithm.
+        probs: exponential of ``log_probs``, if it is at hand. Drawing then needs no logarithm.
     """
 
     def __init__(
@@ -162,7 +169,7 @@ class Categorical(distrax.Distribution):
 
 
 class OneHot(Categorical):
-    """As `Categorical` with samples as one-hot vectors that let gradients through to the probabilities."""
+    """`Categorical` whose samples are one-hot vectors that pass gradients on to the probabilities."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -190,7 +197,7 @@ class OneHot(Categorical):
 
 
 class Gaussian(NamedTuple):
-    """Independent normal variables as one event, the last axis."""
+    """Independent normal variables; the last axis is one event."""
 
     mean: Float32[Array, "*batch S"]
     std: Float32[Array, "*batch S"]
@@ -243,7 +250,8 @@ class SymexpTwoHot(distrax.Distribution):
     def log_prob(self, value: Float32[Array, "*batch"]) -> Float32[Array, "*batch"]:
         """Negative cross-entropy with the two-hot encoding of ``value``; no gradient reaches ``value``."""
         around = transforms.neighbours(jax.lax.stop_gradient(value), self.bins)
-        # Weights sum to 1, so the normaliser leaves the sum and no array of log-probabilities is needed.
+        # Weights sum to 1, so sum_k w_k log p_k = sum_k w_k logit_k - logsumexp(logits), without an array of
+        # log-probabilities.
         return transforms.two_hot_dot(self.logits, *around) - jax.nn.logsumexp(self.logits, -1)
 
 
@@ -267,7 +275,7 @@ def bounded_normal(
 
 
 class _Normal(distrax.Normal):
-    """Draws for each row of a batch the same, however the batch is divided."""
+    """Draws the same numbers for each row of a batch, however the batch is sharded."""
 
     def _sample_n(self, key: Array, n: int) -> Array:
         draws = batch_axis.draw(jax.random.normal, key, (n, *self.batch_shape), axis=1)

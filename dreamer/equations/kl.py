@@ -1,4 +1,4 @@
-"""The KL terms that tie what a model expects to what it sees."""
+"""The KL losses that tie what a model expects to what it sees."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ def kl_balance(
 ) -> tuple[Float32[Array, "*batch"], Float32[Array, "*batch"]]:
     """KL from posterior to prior, once to train the prior (``dyn``) and once to train the posterior (``rep``).
 
-    ``dyn = max(free, KL(sg(q) || p))`` and ``rep = max(free, KL(q || sg(p)))``, in nats. The maximum is taken at every
-    step, after the variables of a state were summed.
+    ``dyn = max(free, KL(sg(q) || p))`` and ``rep = max(free, KL(q || sg(p)))``, in nats, where ``sg`` stops the
+    gradient. The maximum is taken at every step, after summing over the variables of a state.
 
     Args:
-        distribution: from parameters to a distribution with ``kl_to``.
+        distribution: makes a distribution with ``kl_to`` from parameters.
         posterior: parameters of q, any pytree.
         prior: parameters of p.
         free_nats: KL below this has no gradient.
@@ -28,8 +28,10 @@ def kl_balance(
     Source: Hafner et al. 2025, equation 4.
     """
     stop = jax.lax.stop_gradient
-    q, p = distribution(posterior), distribution(prior)
-    q_fixed, p_fixed = distribution(stop(posterior)), distribution(stop(prior))
+    q = distribution(posterior)
+    p = distribution(prior)
+    q_fixed = distribution(stop(posterior))
+    p_fixed = distribution(stop(prior))
     return jnp.maximum(q_fixed.kl_to(p), free_nats), jnp.maximum(q.kl_to(p_fixed), free_nats)
 
 

@@ -1,4 +1,4 @@
-"""Returns: the lambda-return, the weights of imagined states, and the running scale of returns."""
+"""Returns: the lambda-return, the weights of imagined states, and the running range of returns."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ from dreamer.types import Number
 
 
 class ReturnRange(NamedTuple):
-    """Exponential moving averages of the 5th and 95th percentile of imagined returns; scalars, in reward units."""
+    """Exponential moving averages of percentiles of imagined returns, in units of reward."""
 
     low: Float32[Array, ""]
+    """Of the 5th percentile."""
     high: Float32[Array, ""]
+    """Of the 95th percentile."""
 
 
 def lambda_return(
@@ -32,7 +34,7 @@ def lambda_return(
 
     Args:
         reward: reward received on arriving in each state.
-        discount: discount times the probability of going on from each state.
+        discount: discount times the probability of continuing from each state.
         lambda_: mixing per state, 0 where the recursion must not look past a state (an episode's last one).
         value: bootstrap value of each state.
 
@@ -40,41 +42,46 @@ def lambda_return(
     """
     lambda_ = jnp.broadcast_to(jnp.asarray(lambda_, reward.dtype), reward.shape)
     immediate = reward[1:] + discount[1:] * (1 - lambda_[1:]) * value[1:]
-    passed_on = discount[1:] * lambda_[1:]
+    factor = discount[1:] * lambda_[1:]
 
-    if not backend.on_cpu():
-        # The recursion in a few rounds over pairs, pairs of pairs, and so on: its steps are too short to be launched.
-        sums, factors = jax.lax.associative_scan(_follow, (immediate, passed_on), reverse=True)
-        return sums + factors * value[-1:]
+    if backend.on_cpu():
 
-    def backward(following: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        immediate, passed_on = now
-        current = immediate + passed_on * following
-        return current, current
+        def backward(following: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+            immediate, factor = now
+            current = immediate + factor * following
+            return current, current
 
-    _, returns = jax.lax.scan(backward, value[-1], (immediate, passed_on), reverse=True)
-    return returns
+        _, returns = jax.lax.scan(backward, value[-1], (immediate, factor), reverse=True)
+        return returns
+
+    # The same recursion for accelerators, where each step of a loop would take less time than its launch. A step is a
+    # linear function of the return after it, R -> immediate + factor R. Composing these functions in pairs, pairs of
+    # pairs, and so on gives all returns as functions of the last value.
+    sums, factors = jax.lax.associative_scan(_compose, (immediate, factor), reverse=True)
+    return sums + factors * value[-1:]
 
 
-def _follow(later: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[Array, Array]:
-    """``x -> a + b x`` after another such function, each as (a, b)."""
-    return now[0] + now[1] * later[0], now[1] * later[1]
+def _compose(later: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[Array, Array]:
+    """``x -> a + b x`` applied after ``later``, another such function, each as (a, b)."""
+    later_sum, later_factor = later
+    now_sum, now_factor = now
+    return now_sum + now_factor * later_sum, now_factor * later_factor
 
 
 def survival_weights(cont: Float32[Array, "time *batch"], discount: Number) -> Float32[Array, "time *batch"]:
     """Probability, with discount, that each imagined state is reached: ``cumprod(cont * discount) / discount``.
 
-    ``cont[0]`` belongs to the start state, so starts that already ended weigh nothing.
+    ``cont[0]`` belongs to the start state, so starts whose episode has ended weigh nothing.
 
     Args:
-        cont: probability of going on from each state; contains the discount already if ``discount`` is 1.
+        cont: probability of continuing from each state; it includes the discount if ``discount`` is 1.
         discount: factor per step, 1 if it is part of ``cont``.
     """
     return jnp.cumprod(cont * discount, 0) / discount
 
 
 def update_return_range(previous: ReturnRange, returns: Float32[Array, "*shape"], rate: Number) -> ReturnRange:
-    """Move the 5th and 95th percentile towards those of all ``returns`` by ``rate``. Starts at 0, without debiasing."""
+    """Move both percentiles towards those of all ``returns`` by ``rate``. They start at 0, without debiasing."""
     low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
     return ReturnRange(previous.low + rate * (low - previous.low), previous.high + rate * (high - previous.high))
 

@@ -33,7 +33,7 @@ def symexp_bins(count: int) -> np.ndarray:
     """
     if count < 3 or count % 2 == 0:
         raise ValueError(f"symexp_bins got count={count}, expected an odd number of at least 3.")
-    # One half is computed and mirrored: rounding then cannot make a uniform prediction differ from 0.
+    # Compute one half and mirror it, so that rounding cannot make a uniform prediction differ from 0.
     half = np.linspace(-20, 0, count // 2 + 1)
     half = np.sign(half) * np.expm1(np.abs(half))
     return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
@@ -44,28 +44,34 @@ def neighbours(
 ) -> tuple[Int32[Array, "*shape"], Float32[Array, "*shape"]]:
     """The two bins around each number: the index of the lower one, and the weight of the upper one.
 
-    ``x`` is the mean of the two with weights ``1 - weight`` and ``weight``; beyond the ends, the last bin has it all.
+    ``x`` is the mean of the two with weights ``1 - weight`` and ``weight``; beyond the ends, the outermost bin has it
+    all.
 
     Args:
         x: values in the units of ``bins``.
         bins: `symexp_bins`, float32 ``[K]``.
     """
-    x, centres, last = jnp.clip(x, bins[0], bins[-1]), jnp.asarray(bins), len(bins) - 2
-    # Centres are evenly spaced after symlog, so there is nothing to search for. The logarithm is rounded: close to a
-    # centre, the guess may be one too low or too high.
+    x = jnp.clip(x, bins[0], bins[-1])
+    centres = jnp.asarray(bins)
+    last = len(bins) - 2
+    # Centres are evenly spaced in symlog, so nothing has to be searched: count spacings from the middle, which is 0.
     half = len(bins) // 2
     guess = jnp.floor(symlog(x) * np.float32(half / np.log1p(float(bins[-1]))))
     below = jnp.clip(guess.astype(jnp.int32) + half, 0, last)
+    # The logarithm is rounded: close to a centre, the guess may be one too high or too low. Compare with the centres.
     below = below - (x < centres[below]) + (x >= centres[below + 1])
+    # The largest centre belongs to the last pair.
     below = jnp.minimum(below, last)
-    low, high = centres[below], centres[below + 1]
+    low = centres[below]
+    high = centres[below + 1]
     return below, (x - low) / (high - low)
 
 
 def two_hot(below: Int32[Array, "*shape"], weight: Float32[Array, "*shape"], count: int) -> Float32[Array, "*shape K"]:
-    """The encoding of numbers whose `neighbours` are given: weights over all K = ``count`` bins, two of them not 0."""
+    """The encoding of numbers from their `neighbours`: weights over all K = ``count`` bins, of which two are not 0."""
     bins = jax.lax.broadcasted_iota(jnp.int32, (*below.shape, count), below.ndim)
-    below, weight = below[..., None], weight[..., None]
+    below = below[..., None]
+    weight = weight[..., None]
     return jnp.where(bins == below, 1 - weight, jnp.where(bins == below + 1, weight, 0))
 
 
@@ -75,8 +81,8 @@ def two_hot_dot(
 ) -> Float32[Array, "*shape"]:
     """``(values * two_hot(below, weight, K)).sum(-1)``, which looks up two values instead of reading all.
 
-    Its gradient reaches ``values`` only. As plain arithmetic of the few numbers that are kept for it, that gradient
-    fuses with whatever is added to it, and no array of weights is ever written to memory.
+    Its gradient reaches ``values`` only. It is plain arithmetic on the few numbers that are saved for it, so it fuses
+    with whatever it is added to, and no array of weights is ever written to memory.
     """
     pair = jnp.take_along_axis(values, jnp.stack([below, below + 1], -1), -1)
     return (1 - weight) * pair[..., 0] + weight * pair[..., 1]
@@ -84,6 +90,7 @@ def two_hot_dot(
 
 def _two_hot_dot_backward(saved: tuple[Array, Array, int], gradient: Array) -> tuple[Array, None, None]:
     below, weight, count = saved
+    # The derivative by each value is its weight.
     return gradient[..., None] * two_hot(below, weight, count), None, None
 
 
@@ -105,5 +112,5 @@ def two_hot_mean(probs: Float32[Array, "*shape K"], bins: np.ndarray) -> Float32
 
 
 def _row(values: np.ndarray, like: Array) -> Array:
-    """``values [K]`` with leading axes of size 1, because implicit rank promotion is switched off in the tests."""
+    """``values [K]`` with leading axes of size 1, because the tests forbid implicit rank promotion."""
     return jnp.asarray(values, jnp.float32).reshape((1,) * (like.ndim - 1) + (-1,))

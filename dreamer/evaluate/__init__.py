@@ -1,4 +1,4 @@
-"""Scores of trained agents, and videos of what they make of it: ``python -m dreamer.evaluate``."""
+"""Scores of trained agents, and videos of how they see their episodes: ``python -m dreamer.evaluate``."""
 
 import sys
 from typing import Any
@@ -7,7 +7,8 @@ from dreamer import CallableModule
 from dreamer.evaluate.episodes import MakeEnv, Moment
 from dreamer.evaluate.scores import Evaluation, evaluate, evaluate_logdir, load, load_saved, make_env
 
-sys.modules[__name__].__class__ = CallableModule  # dreamer.evaluate(...) calls the function of that name.
+# Makes dreamer.evaluate(...) call the function of that name.
+sys.modules[__name__].__class__ = CallableModule
 
 
 def __getattr__(name: str) -> Any:

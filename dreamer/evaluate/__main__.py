@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dreamer import checkpoints, envs
 from dreamer.config import ConfigError, population
 from dreamer.devices.compile_cache import keep_compiled_programs
-from dreamer.evaluate.scores import Scored, evaluate_logdir, pool, which_checkpoint
+from dreamer.evaluate.scores import RunEvaluation, evaluate_logdir, pool, which_checkpoint
 from dreamer.evaluate.video import VideoError
 from dreamer.logs import tables
 
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             "overrides": overrides,
         }
         scored = [
-            Scored(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
+            RunEvaluation(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
             for logdir, which in chosen
         ]
     except (checkpoints.CheckpointError, ConfigError, envs.EnvError, VideoError, OSError) as error:

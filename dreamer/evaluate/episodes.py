@@ -1,8 +1,8 @@
-"""Plays complete episodes with an agent, each with random numbers of its own.
+"""Plays complete episodes with an agent, each with its own random numbers.
 
 Episode k begins with seed k of the environment, and the policy draws from a key of that episode and the time in it. So
-it is the same episode however many are played beside it, before it or after it, up to the rounding of sums that
-are computed for several at once.
+it is the same episode however many are played alongside, before or after it, except for the rounding of sums that are
+computed for several at once.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from dreamer.types import Mode
 MakeEnv = Callable[[], gymnasium.Env]
 
 PARALLEL = 20
-"""Most episodes that are played side by side."""
+"""Most episodes that are played in parallel."""
 
 
 class Moment(NamedTuple):
@@ -42,6 +42,7 @@ class Moment(NamedTuple):
     score: float
     """Sum of rewards so far."""
     episode: int
+    """Number of the episode, from 0."""
     time: int
     """Agent steps since the reset."""
 
@@ -52,26 +53,38 @@ class _Player:
 
     env: envs.Adapter
     episode: int
+    """Number of the episode."""
     obs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     time: int = 0
+    """Agent steps since the reset."""
     reward: float = 0.0
     score: float = 0.0
+    """Sum of rewards since the reset."""
     length: int = 0
+    """Env steps since the reset."""
     over: bool = False
+    """Whether the episode has ended."""
     idle: bool = False
+    """Whether there is no further episode to play."""
 
     def reset(self, seed: int) -> None:
         """Begin the episode."""
-        with _explained(self):
+        with _environment_errors(self):
             self.obs, _ = self.env.reset(seed=seed)
-        self.time, self.length, self.reward, self.score, self.over = 0, 0, 0.0, 0.0, False
+        self.time = 0
+        self.length = 0
+        self.reward = 0.0
+        self.score = 0.0
+        self.over = False
 
     def step(self, action: dict[str, np.ndarray]) -> None:
         """Go on with the episode."""
-        with _explained(self):
+        with _environment_errors(self):
             self.obs, self.reward, terminated, truncated, info = self.env.step(action)
-        self.time, self.length = self.time + 1, self.length + info["env_steps"]
-        self.score, self.over = self.score + self.reward, terminated or truncated
+        self.time += 1
+        self.length += info["env_steps"]
+        self.score += self.reward
+        self.over = terminated or truncated
 
 
 def play(
@@ -92,9 +105,9 @@ def play(
         episodes: number of episodes, at least 1.
         seed: decides the environments and the draws of the policy; the first episodes are those of a shorter list.
         mode: take the policy's mode, or draw from it.
-        parallel: most episodes that are played side by side, at least 1.
-        watch: called with every moment of every episode, one episode after another, the last observation included; the
-            environment must render.
+        parallel: most episodes that are played in parallel, at least 1.
+        watch: called with every moment of every episode, one episode after another, including the last observation;
+            the environment must render.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -104,7 +117,7 @@ def play(
         ValueError: its spaces are not those of the agent.
     """
     count = 1 if watch else min(episodes, parallel)
-    # 31 bits, as simulators with signed 32-bit seeds exist.
+    # 31 bits, because some simulators take signed 32-bit seeds.
     seeds = [int(number) >> 1 for number in np.random.SeedSequence([seed, 1]).generate_state(episodes)]
     config = dataclasses.replace(agent.config.env, count=count, workers="sync")
     finished: dict[int, Episode] = {}
@@ -123,7 +136,7 @@ def play(
             for index, player in enumerate(players):
                 if player.over and not player.idle:
                     finished[player.episode] = Episode(player.score, player.length, index)
-                    # Decided beforehand: to take whichever ends first would favour short episodes.
+                    # Which episodes count is decided beforehand: taking those that end first would favour short ones.
                     player.idle = player.episode + count >= episodes
                     if not player.idle:
                         player.episode += count
@@ -143,9 +156,17 @@ def _act(agent: Agent, players: list[_Player], memory: Any, seed: int, mode: Mod
 
 
 def _moment(player: _Player, memory: Memory) -> Moment:
-    with _explained(player):
+    with _environment_errors(player):
         frame = np.asarray(player.env.render())
-    return Moment(frame, player.obs, memory, player.reward, player.score, player.episode, player.time)
+    return Moment(
+        frame=frame,
+        obs=player.obs,
+        memory=memory,
+        reward=player.reward,
+        score=player.score,
+        episode=player.episode,
+        time=player.time,
+    )
 
 
 def _refuse_other_spaces(agent: Agent, env: envs.Adapter) -> None:
@@ -157,8 +178,8 @@ def _refuse_other_spaces(agent: Agent, env: envs.Adapter) -> None:
 
 
 @contextlib.contextmanager
-def _explained(player: _Player) -> Iterator[None]:
-    """Raise `EnvError` for whatever an environment raises."""
+def _environment_errors(player: _Player) -> Iterator[None]:
+    """Turn whatever an environment raises into an `EnvError`."""
     try:
         yield
     except Exception as error:

@@ -64,15 +64,16 @@ def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest", o
 
     Args:
         logdir: directory of the run, which is only read.
-        checkpoint: the newest one, with a warning the newest that is not damaged; the best by evaluation; or that of a
-            step.
+        checkpoint: the newest one (if it is damaged, the newest that is not, with a warning); the best by evaluation;
+            or that of a step.
         overrides: ``planner.KEY=value`` strings: how the agent acts, whatever it was trained with.
 
     Raises:
         CheckpointError: no usable checkpoint is there.
         ConfigError: an override is wrong, or is not about the planner.
     """
-    return load_saved(logdir, checkpoint, overrides)[0]
+    agent, _ = load_saved(logdir, checkpoint, overrides)
+    return agent
 
 
 def load_saved(
@@ -109,9 +110,9 @@ def evaluate(
     parallel: int = PARALLEL,
     watch: Callable[[Moment], None] | None = None,
 ) -> Evaluation:
-    """Run complete, fresh episodes in parallel environments.
+    """Play complete, fresh episodes in parallel environments.
 
-    Every episode has its own seed, so the scores do not depend on how many are played side by side; see
+    Every episode has its own seed, so the scores do not depend on how many are played in parallel; see
     `dreamer.evaluate.episodes`.
 
     Args:
@@ -121,8 +122,9 @@ def evaluate(
         seed: seed of the environments and of what the policy draws, 0 to 2**32 - 1.
         mode: take the policy's mode, or draw from it.
         checkpoint_env_steps: recorded in the result.
-        parallel: most episodes played side by side.
-        watch: called with every moment of every episode; plays one after another in environments that render.
+        parallel: most episodes played in parallel.
+        watch: called with every moment of every episode; episodes are then played one by one, in environments that
+            must render.
 
     Raises:
         EnvError: an environment failed.
@@ -131,8 +133,12 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
     played = play(agent, make, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch)
-    scores, lengths = tuple(episode.score for episode in played), tuple(episode.length for episode in played)
-    return Evaluation(agent.config.task, scores, lengths, checkpoint_env_steps)
+    return Evaluation(
+        task=agent.config.task,
+        scores=tuple(episode.score for episode in played),
+        lengths=tuple(episode.length for episode in played),
+        checkpoint_env_steps=checkpoint_env_steps,
+    )
 
 
 def evaluate_logdir(
@@ -159,7 +165,7 @@ def evaluate_logdir(
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class RunEvaluation:
     """The evaluation of one checkpoint of a run."""
 
     run: str
@@ -167,19 +173,19 @@ class Scored:
     evaluation: Evaluation
 
     def figures(self) -> dict[str, Any]:
-        """What ``--json`` prints of it: `Evaluation.summary`, `statistics.describe`, and every score and length."""
+        """What ``--json`` prints: `Evaluation.summary`, `statistics.describe`, and every score and length."""
         evaluation = self.evaluation
         every = {"scores": list(evaluation.scores), "lengths": list(evaluation.lengths)}
         return {"run": self.run, **evaluation.summary(), **statistics.describe([evaluation.scores]), **every}
 
 
-def pool(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Statistics over several runs of a task; if the checkpoint was given by its step, over those of the same step.
+def pool(scored: Sequence[RunEvaluation]) -> list[dict[str, Any]]:
+    """Statistics over several runs of a task; if checkpoints were chosen by step, over those of the same step.
 
-    Their intervals are stratified by run: they say how sure the scores of these very agents are, not of agents from
-    other seeds.
+    Their intervals are stratified by run: they say how certain the scores of these very agents are, not those of agents
+    from other seeds.
     """
-    groups: dict[tuple[str, object], list[Scored]] = {}
+    groups: dict[tuple[str, object], list[RunEvaluation]] = {}
     for one in scored:
         step = one.checkpoint if isinstance(one.checkpoint, int) else None
         groups.setdefault((one.evaluation.task, step), []).append(one)
@@ -197,7 +203,7 @@ def pool(scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def which_checkpoint(text: str) -> checkpoints.Which:
-    """The word or number after ``--checkpoint``."""
+    """The checkpoint that the word or number after ``--checkpoint`` names."""
     if text.isdecimal():
         return int(text)
     words: dict[str, checkpoints.Which] = {"newest": "newest", "best": "best"}

@@ -1,4 +1,4 @@
-"""Encoder and decoder of images: convolutions that halve and double them."""
+"""Encoder and decoder of images, built from convolutions that halve and double them."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamer.config import halvings
-from dreamer.nn.convolutions import halve, in_parts, same_conv, upsampled_conv
+from dreamer.nn.convolutions import halve, map_parts, same_conv, upsample_conv
 from dreamer.nn.layers import BlockLinear, Layer, Linear, RMSNorm, add_bias, fan_in_init
 
 
@@ -34,9 +34,10 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 outputs"]:
-        """Convolve, ``[N, H, W, inputs]`` to ``[N, H, W, outputs]`` (twice H and W with ``upsample``)."""
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        x = upsampled_conv(x, kernel) if self.upsample else same_conv(x, kernel)
+        """Convolve ``[N, H, W, inputs]`` to ``[N, H, W, outputs]`` (twice H and W with ``upsample``)."""
+        x = x.astype(self.dtype)
+        kernel = self.kernel[...].astype(self.dtype)
+        x = upsample_conv(x, kernel) if self.upsample else same_conv(x, kernel)
         return add_bias(x, self.bias[...])
 
 
@@ -53,7 +54,7 @@ class ImageEncoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
         """Encode images."""
-        return in_parts(self._encode, x)
+        return map_parts(self._encode, x)
 
     def _encode(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -66,12 +67,12 @@ class ImageDecoder(nnx.Module):
 
     Args:
         shape: height, width and channels.
-        recurrent: size R of the recurrent part of the features, of which each block paints some channels of the start.
+        recurrent: size R of the recurrent part of the features; each block of it paints some channels of the start.
         sample: size S of the sampled part.
         units: half the width of the layer that reads the sampled part.
         depths: channels after each halving.
         kernel: odd side of the kernels in pixels.
-        blocks: diagonal blocks of the layer that reads the recurrent part, at most.
+        blocks: diagonal blocks, at most, of the layer that reads the recurrent part.
         dtype: dtype of the computation.
         rngs: source of initial parameters.
     """
@@ -110,18 +111,18 @@ class ImageDecoder(nnx.Module):
         self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"]
     ) -> Float[Array, "batch h w c"]:
         """Decode both parts of the features to float32 images ``[N, H, W, C]``."""
-        return in_parts(self._paint, self._start(recurrent, sample))
+        return map_parts(self._paint, self._start(recurrent, sample))
 
     def _start(
         self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"]
     ) -> Float[Array, "batch h w c"]:
         height, width, depth = self.start
-        # Each block paints its own group of channels over the whole start image.
+        # Each block paints its own group of channels over the whole start image: split the result into blocks, each an
+        # image, and move the axis of blocks next to that of their channels.
         x = self.from_recurrent(recurrent).reshape(-1, self.blocks, height, width, depth // self.blocks)
         x = x.transpose(0, 2, 3, 1, 4).reshape(-1, height, width, depth)
-        y = sample
-        for layer in self.from_sample:
-            y = layer(y)
+        hidden, output = self.from_sample
+        y = output(hidden(sample))
         return x + y.reshape(x.shape)
 
     def _paint(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:

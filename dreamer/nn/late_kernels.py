@@ -1,10 +1,10 @@
-"""A scan that computes the gradients of kernels after its backward loop, and not in it.
+"""A scan that computes the gradients of kernels after its backward loop instead of in it.
 
 Computes exactly `dreamer.nn.plain_scan.plain`; skip this unless you work on speed.
 
 The gradient of a kernel that a loop uses at every step is a sum over the steps. JAX adds to that sum at every step of
-the backward loop: for a batch of 16 rows a thin product and three passes over an array of the kernel's size, 64 times.
-Here the loop only hands gradients from step to step and keeps those of each layer's result; then one product over all
+the backward loop: for a batch of 16 rows, a thin product and three passes over an array of the kernel's size, 64 times.
+Here the loop only passes gradients from step to step, and saves those of each layer's result. Then one product over all
 steps and rows gives each kernel its gradient.
 """
 
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dreamer.nn.layers import replace_linear
-from dreamer.nn.plain_scan import Step, plain
+from dreamer.nn.plain_scan import LoopStep, plain
 
 
-def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
+def scan(step: LoopStep, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     """``jax.lax.scan(partial(step, module), carry, inputs)[1]``, whose gradient takes less time.
 
     Args:
@@ -31,7 +31,7 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
         inputs: any pytree of arrays ``[T, ...]``.
 
     Returns:
-        Outputs of all steps, ``[T, ...]``. Gradients flow to all arguments but ``step``.
+        Outputs of all steps, ``[T, ...]``. Gradients flow to all arguments except ``step``.
 
     Raises:
         ValueError: when differentiated, if ``step`` calls a linear layer twice.
@@ -39,15 +39,21 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     return _late(step, module, carry, inputs)
 
 
-class Kept:
-    """Stands for a linear layer: evaluates it, and keeps its result under its index.
+_late = jax.custom_vjp(plain, nondiff_argnums=(0,))
+"""`plain` itself, with the gradient defined below."""
+
+
+class ResultRecorder:
+    """Stands in for a linear layer: evaluates it, and records its result under its index.
 
     Raises:
         ValueError: when called twice.
     """
 
     def __init__(self, results: dict[int, jax.Array], index: int, layer: Any):
-        self.results, self.index, self.layer = results, index, layer
+        self.results = results
+        self.index = index
+        self.layer = layer
 
     def __call__(self, *given: jax.Array) -> jax.Array:
         if self.index in self.results:
@@ -58,62 +64,75 @@ class Kept:
 
 @jax.custom_vjp
 def _tap(result: jax.Array, offset: jax.Array) -> jax.Array:
-    """``result + offset`` for an offset of zeros, without the addition."""
+    """``result + offset`` for an offset of zeros, without the addition: the offset gets the gradient of the result."""
     return result
 
 
 _tap.defvjp(lambda result, offset: (result, None), lambda _, gradient: (gradient, gradient))
 
 
-def _forward(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> tuple[Any, Any]:
+def _forward(step: LoopStep, module: nnx.Module, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """Outputs of the loop, and what `_backward` needs."""
+
     def results_of_step(module: Any, carry: Any, now: Any) -> dict[int, jax.Array]:
         results: dict[int, jax.Array] = {}
-        step(replace_linear(module, functools.partial(Kept, results)), carry, now)
+        step(replace_linear(module, functools.partial(ResultRecorder, results)), carry, now)
         return results
 
     def loop(module: Any, carry: Any, inputs: Any, offsets: dict[int, jax.Array]) -> tuple[Any, dict[int, Any]]:
-        """Outputs, and what each linear layer was given; an offset takes the gradient of the layer's result."""
+        """Outputs, and the arguments of each linear layer; an offset takes the gradient of the layer's result."""
 
         def body(carry: Any, now: Any) -> tuple[Any, Any]:
             now, offset = now
-            kept: dict[int, Any] = {}
+            arguments: dict[int, Any] = {}
 
-            def tapped(index: int, layer: Any) -> Callable[..., jax.Array]:
+            def tap(index: int, layer: Any) -> Callable[..., jax.Array]:
+                # The layer's parameters get their gradient in `_backward`, so the loop computes none.
                 fixed = jax.lax.stop_gradient(layer)
 
                 def call(*given: jax.Array) -> jax.Array:
-                    # Not differentiated: the gradients of what is kept would be zeros, and the loop would add them.
-                    kept[index] = jax.lax.stop_gradient(given)
+                    # Not differentiated: the gradients of what is saved would be zeros, and the loop would add them.
+                    arguments[index] = jax.lax.stop_gradient(given)
                     return _tap(fixed(*given), offset[index])
 
                 return call
 
-            carry, outputs = step(replace_linear(module, tapped), carry, now)
-            return carry, (outputs, kept)
+            carry, outputs = step(replace_linear(module, tap), carry, now)
+            return carry, (outputs, arguments)
 
         return jax.lax.scan(body, carry, (inputs, offsets))[1]
 
+    # Trace one step for the shapes of its layers' results; nothing is computed.
     results = jax.eval_shape(results_of_step, module, carry, jax.tree.map(lambda x: x[0], inputs))
+    # Give each result of each step an offset of zeros, [T, *result.shape].
     steps = len(jax.tree.leaves(inputs)[0])
     offsets = {index: jnp.zeros((steps, *result.shape), result.dtype) for index, result in results.items()}
-    outputs, pull, kept = jax.vjp(loop, module, carry, inputs, offsets, has_aux=True)
-    return outputs, (module, pull, kept)
+    # Run the loop; `pull` is its backward loop, which has no kernels to add to.
+    outputs, pull, arguments = jax.vjp(loop, module, carry, inputs, offsets, has_aux=True)
+    return outputs, (module, pull, arguments)
 
 
-def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    module, pull, kept = saved
-    in_loop, carry, inputs, offsets = pull(gradient)
+def _backward(step: LoopStep, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    """Gradients of module, carry and inputs."""
+    module, pull, arguments = saved
+    # The backward loop gives every gradient except those of linear layers, and those of the layers' results.
+    in_loop, carry, inputs, result_gradients = pull(gradient)
     late: dict[int, Any] = {}
 
-    def product(index: int, layer: Any) -> Any:
-        if index in kept:
-            flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (kept[index], offsets[index]))
-            late[index] = jax.vjp(lambda layer: layer(*flat[0]), layer)[1](flat[1])[0]
+    def multiply(index: int, layer: Any) -> Any:
+        if index in arguments:
+            # Steps and rows become the rows of one matrix, [T, B, size] to [T * B, size], so that one product of a
+            # layer's arguments with the gradient of its result is the sum over both.
+            pair = arguments[index], result_gradients[index]
+            given, result_gradient = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), pair)
+            _, pull_layer = jax.vjp(lambda layer: layer(*given), layer)
+            (late[index],) = pull_layer(result_gradient)
         return layer
 
-    replace_linear(module, product)
+    # Visits every linear layer and fills `late`; the modules that it returns are those it was given.
+    replace_linear(module, multiply)
+    # A layer that no step calls keeps the zeros of the loop.
     return replace_linear(in_loop, lambda index, zeros: late.get(index, zeros)), carry, inputs
 
 
-_late = jax.custom_vjp(plain, nondiff_argnums=(0,))
 _late.defvjp(_forward, _backward)

@@ -21,7 +21,7 @@ INIT_SCALE = 1.1368
 
 
 def fan_in_init(key: Array, shape: Sequence[int], fan_in: int, scale: float = 1.0) -> Float[Array, "*shape"]:
-    """Normal of standard deviation ``scale * 1.1368 / sqrt(fan_in)``, cut at two of them; float32."""
+    """Normal of standard deviation ``scale * 1.1368 / sqrt(fan_in)``, truncated at two of them; float32."""
     if scale == 0:
         return jnp.zeros(shape, jnp.float32)
     draw = jax.random.truncated_normal(key, -2, 2, tuple(shape), jnp.float32)
@@ -46,10 +46,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Apply the layer over the last axis."""
-        return self.prepared()(x)
+        return self.prepare()(x)
 
-    def prepared(self) -> Partial:
-        """The layer as a function, a pytree, with all that does not depend on its argument done: for loops."""
+    def prepare(self) -> Partial:
+        """For loops: the layer as a function, a pytree, in which all that does not depend on its argument is done."""
         return Partial(_linear, self.kernel[...].astype(self.dtype), self.bias[...])
 
 
@@ -66,16 +66,18 @@ def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs output
 
 @jax.custom_vjp
 def _narrow_matmul(x: Array, kernel: Array) -> Array:
+    """``x @ kernel`` for a kernel with few outputs."""
     return x @ kernel
 
 
 def _narrow_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    # The kernel's gradient is x.T @ rows. XLA's CPU backend multiplies with a transposed matrix at less than half its
+    # speed, so what is computed is (rows.T @ x).T: the smaller factor is transposed before the product, and the small
+    # result after it. Without the barriers, XLA would fuse both transposes with the product again.
     rows = gradient.reshape(-1, kernel.shape[1])
-    # XLA's CPU backend multiplies with a transposed matrix at less than half its speed. So the smaller of the two is
-    # transposed before, and the small result after; without the barriers, XLA would join both with the product again.
-    turned = jax.lax.optimization_barrier(rows.T) @ x.reshape(-1, kernel.shape[0])
-    return gradient @ kernel.T, jax.lax.optimization_barrier(turned).T
+    transposed = jax.lax.optimization_barrier(rows.T) @ x.reshape(-1, kernel.shape[0])
+    return gradient @ kernel.T, jax.lax.optimization_barrier(transposed).T
 
 
 _narrow_matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _narrow_matmul_backward)
@@ -85,9 +87,8 @@ class BlockLinear(nnx.Module):
     """Block-diagonal linear layer: G blocks, each with its own kernel over its own slice of the input.
 
     With ``shared > 0`` every block also reads the same extra input. That is the first layer of the block GRU, whose
-    kernel sees ``concat([own slice, shared])``; here the two parts are multiplied separately, because the shared part
-    of all blocks is one large matrix product, and the own slices need not be copied next to G copies of the shared
-    input.
+    kernel sees ``concat([own slice, shared])``. Here the two parts are multiplied separately: the shared part of all
+    blocks is one large matrix product, and no block needs a copy of the shared input next to its slice.
 
     Args:
         inputs: size of the sliced input, a multiple of ``blocks``.
@@ -112,13 +113,15 @@ class BlockLinear(nnx.Module):
         self, x: Float[Array, "batch inputs"], shared: Float[Array, "batch shared"] | None = None
     ) -> Float[Array, "batch outputs"]:
         """Apply every block to its slice of ``x`` (and to all of ``shared``); results lie side by side."""
-        return self.prepared()(x, *[] if shared is None else [shared])
+        return self.prepare()(x, *[] if shared is None else [shared])
 
-    def prepared(self) -> Partial:
-        """See `Linear.prepared`."""
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...]
+    def prepare(self) -> Partial:
+        """See `Linear.prepare`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        bias = self.bias[...]
         if not self.shared:
             return Partial(_blocks, kernel, bias)
+        # The rows of all blocks that read the shared input, [G, shared, o], side by side as [shared, G * o].
         common = kernel[:, self.own :].transpose(1, 0, 2).reshape(self.shared, -1)
         return Partial(_blocks_with_shared, kernel[:, : self.own], common, bias)
 
@@ -142,8 +145,8 @@ def replace_linear(modules: Any, stand_in: Callable[[int, Any], Any]) -> Any:
 
 
 def prepare(modules: Any) -> Any:
-    """Modules for a loop: what their linear layers do with their parameters alone is done, see `Linear.prepared`."""
-    return replace_linear(modules, lambda _, layer: layer.prepared())
+    """Modules for a loop: what their linear layers do with their parameters alone is done, see `Linear.prepare`."""
+    return replace_linear(modules, lambda _, layer: layer.prepare())
 
 
 def block_matmul(
@@ -151,15 +154,16 @@ def block_matmul(
 ) -> Float[Array, "batch outputs"]:
     """``concat_g(x_g W_g + b_g)`` for the G equal slices of the last axis of ``x``."""
     blocks, size, _ = kernel.shape
-    if backend.on_cpu():
-        # XLA's CPU backend runs a batched product several times slower than the same products one by one. Each gets its
-        # own bias, so that nothing stands between the products and a reader of single blocks, see `map_blocks`.
-        parts = [x[:, g * size : (g + 1) * size] @ kernel[g] for g in range(blocks)]
-        if bias is not None:
-            parts = [add_bias(*pair) for pair in zip(parts, jnp.split(bias, blocks), strict=True)]
-        return jnp.concatenate(parts, -1)
-    result = jnp.einsum("ngk,gko->ngo", x.reshape(x.shape[0], blocks, size), kernel).reshape(x.shape[0], -1)
-    return result if bias is None else add_bias(result, bias)
+    if not backend.on_cpu():
+        result = jnp.einsum("ngk,gko->ngo", x.reshape(x.shape[0], blocks, size), kernel).reshape(x.shape[0], -1)
+        return result if bias is None else add_bias(result, bias)
+    # XLA's CPU backend runs a batched product several times slower than the same products one by one.
+    parts = [x[:, g * size : (g + 1) * size] @ kernel[g] for g in range(blocks)]
+    # Each gets its own part of the bias, so that nothing stands between a product and what reads single blocks, see
+    # `map_blocks`.
+    if bias is not None:
+        parts = [add_bias(part, part_bias) for part, part_bias in zip(parts, jnp.split(bias, blocks), strict=True)]
+    return jnp.concatenate(parts, -1)
 
 
 def map_blocks(function: Callable[..., Array], blocks: int, *xs: Float[Array, "batch _"]) -> Float[Array, "batch size"]:
@@ -167,12 +171,12 @@ def map_blocks(function: Callable[..., Array], blocks: int, *xs: Float[Array, "b
 
     ``function`` works along the last axis, over any leading ones.
     """
-    if backend.on_cpu():
-        # Over an axis of blocks, XLA's CPU backend computes indices for every element and does not vectorise.
-        slices = zip(*(jnp.split(x, blocks, -1) for x in xs), strict=True)
-        return jnp.concatenate([function(*each) for each in slices], -1)
-    result = function(*(x.reshape(x.shape[0], blocks, -1) for x in xs))
-    return result.reshape(result.shape[0], -1)
+    if not backend.on_cpu():
+        result = function(*(x.reshape(x.shape[0], blocks, -1) for x in xs))
+        return result.reshape(result.shape[0], -1)
+    # Over an axis of blocks, XLA's CPU backend computes indices for every element and does not vectorise.
+    slices = zip(*(jnp.split(x, blocks, -1) for x in xs), strict=True)
+    return jnp.concatenate([function(*each) for each in slices], -1)
 
 
 class RMSNorm(nnx.Module):
@@ -182,20 +186,20 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(size, jnp.float32))
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        """Normalise over the last axis; the dtype stays."""
+        """Normalise over the last axis, in the dtype of ``x``."""
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-4)
         return (wide * inverse * as_row(self.scale[...], x)).astype(x.dtype)
 
 
 @jax.checkpoint
-def normed_silu(norm: RMSNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-    """``silu(norm(x))``, computed once more for its gradient: only ``x`` is kept, and not five arrays of its size."""
+def norm_silu(norm: RMSNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+    """``silu(norm(x))``, computed again for its gradient: only ``x`` is saved, and not five arrays of its size."""
     return jax.nn.silu(norm(x))
 
 
 class Layer(nnx.Module):
-    """Linear, RMSNorm, SiLU: the block that everything is built from."""
+    """Linear, RMSNorm, SiLU: the block from which everything is built."""
 
     def __init__(self, inputs: int, units: int, *, dtype: str, rngs: nnx.Rngs):
         self.linear = Linear(inputs, units, dtype=dtype, rngs=rngs)
@@ -203,7 +207,7 @@ class Layer(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply the three over the last axis."""
-        return normed_silu(self.norm, self.linear(x))
+        return norm_silu(self.norm, self.linear(x))
 
 
 class MLP(nnx.Module):
@@ -216,7 +220,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply all layers over the last axis."""
-        # As a matrix: XLA fuses what follows each product into it, unless the result has to be reshaped first.
+        # On a matrix, XLA fuses what follows each product into it; it does not if the result has to be reshaped first.
         batch = x.shape[:-1]
         x = x.reshape(math.prod(batch), x.shape[-1])
         for layer in self.layers:

@@ -3,13 +3,13 @@
 Computes exactly `dreamer.nn.plain_scan.plain`; skip this unless you work on speed.
 
 An accelerator launches the operations of a loop one by one, and small ones take less time than their launch. Left to
-JAX, most of those in a loop over a recurrent network are no arithmetic: its forward loop writes every intermediate
-result down for the backward loop, which then has the gradients of parameters beside those of the carry.
+JAX, most operations in a loop over a recurrent network are not arithmetic: its forward loop stores every intermediate
+result for the backward loop, which computes the gradients of parameters in addition to those of the carry.
 
-Here the forward loop writes down carries and outputs only. From the carries, all linear layers are evaluated on all
-steps at once. The backward loop takes their results as given, and hands the gradient of the carry from step to step.
-With these gradients, parameters and inputs get theirs from all steps at once. The products are evaluated twice more,
-for a batch of sequences a small part of an update. On a CPU, see `dreamer.nn.late_kernels`.
+Here the forward loop stores only carries and outputs. From the carries, all linear layers are evaluated on all steps at
+once. The backward loop takes their results as given, and passes the gradient of the carry from step to step. From these
+gradients, parameters and inputs get theirs on all steps at once. The products are evaluated twice more, which for a
+batch of sequences is a small part of an update. For CPUs, see `dreamer.nn.late_kernels`.
 """
 
 import functools
@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dreamer.nn.late_kernels import Kept
+from dreamer.nn.late_kernels import ResultRecorder
 from dreamer.nn.layers import prepare, replace_linear
-from dreamer.nn.plain_scan import Step, plain
+from dreamer.nn.plain_scan import LoopStep, plain
 
 
-def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
+def scan(step: LoopStep, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     """``jax.lax.scan(partial(step, module), carry, inputs)[1]``, whose loops have fewer operations.
 
     Args:
@@ -35,7 +35,7 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
         inputs: any pytree of arrays ``[T, B, ...]``.
 
     Returns:
-        Outputs of all steps, ``[T, ...]``. Gradients flow to all arguments but ``step``.
+        Outputs of all steps, ``[T, ...]``. Gradients flow to all arguments except ``step``.
 
     Raises:
         ValueError: when differentiated, if ``step`` calls a linear layer twice.
@@ -43,53 +43,69 @@ def scan(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     return _lean(step, module, carry, inputs)
 
 
-def _forward(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> tuple[Any, Any]:
-    prepared = prepare(module)
+_lean = jax.custom_vjp(plain, nondiff_argnums=(0,))
+"""`plain` itself, with the gradient defined below."""
+
+
+def _forward(step: LoopStep, module: nnx.Module, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """Outputs of the loop, and what `_backward` needs: the carry that each step started from."""
+    layers = prepare(module)
+    # Filled when the body is traced: for each output leaf, its place among the leaves of the carry, or None.
     places: list[int | None] = []
     structure: list[Any] = []
 
     def body(carry: Any, now: Any) -> tuple[Any, Any]:
-        following, outputs = step(prepared, carry, now)
-        own, (leaves, treedef) = jax.tree.leaves(following), jax.tree.flatten(outputs)
-        # An output that is a part of the carry is written down once.
+        following, outputs = step(layers, carry, now)
+        own = jax.tree.leaves(following)
+        leaves, treedef = jax.tree.flatten(outputs)
+        # An output that is the very array of a carry leaf is stored once, as part of the carry.
         places[:] = [next((i for i, x in enumerate(own) if x is leaf), None) for leaf in leaves]
         structure[:] = [treedef]
         return following, (following, [leaf for leaf, place in zip(leaves, places, strict=True) if place is None])
 
     _, (following, rest) = jax.lax.scan(body, carry, inputs)
-    own, others = jax.tree.leaves(following), iter(rest)
+    # Put the outputs together again, from the carries [T, B, ...] and from what was stored separately.
+    own = jax.tree.leaves(following)
+    others = iter(rest)
     outputs = jax.tree.unflatten(structure[0], [next(others) if place is None else own[place] for place in places])
+    # Step t started from what step t - 1 left, and the first from `carry`.
     carries = jax.tree.map(lambda first, x: jnp.concatenate([first[None], x[:-1]]), carry, following)
     return outputs, (module, carries, inputs)
 
 
-def _backward(step: Step, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
+def _backward(step: LoopStep, saved: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    """Gradients of module, carry and inputs."""
     module, carries, inputs = saved
     steps = len(jax.tree.leaves(carries)[0])
     results: dict[int, jax.Array] = {}
     layers: dict[int, Any] = {}
 
-    def kept(index: int, layer: Any) -> Kept:
-        layers[index] = layer.prepared()
-        return Kept(results, index, layer)
+    def record(index: int, layer: Any) -> ResultRecorder:
+        layers[index] = layer.prepare()
+        return ResultRecorder(results, index, layer)
 
-    step(replace_linear(module, kept), *_rows((carries, inputs)))
+    # Evaluate the step once on all T * B rows, and record the result of each linear layer.
+    step(replace_linear(module, record), *_rows((carries, inputs)))
 
     def back(carry_gradient: Any, now: Any) -> tuple[Any, Any]:
         carry, inputs, results, gradient = now
-        known = replace_linear(module, lambda i, _: functools.partial(_known, layers[i], results.get(i)))
-        _, pull = jax.vjp(lambda carry: step(known, carry, inputs), carry)
-        return pull((carry_gradient, gradient))[0], carry_gradient
+        # No layer is evaluated: each answers with its recorded result, and only multiplies gradients by its kernel.
+        replay = replace_linear(module, lambda i, _: functools.partial(_recall, layers[i], results.get(i)))
+        _, pull = jax.vjp(lambda carry: step(replay, carry, inputs), carry)
+        (earlier_gradient,) = pull((carry_gradient, gradient))
+        # Emit the gradient of the carry that this step returned: with it, a step can be differentiated on its own.
+        return earlier_gradient, carry_gradient
 
+    # Nothing follows the last step, so the gradient of its carry is zero.
     none = jax.tree.map(lambda x: jnp.zeros_like(x[0]), carries)
     each_step = carries, inputs, _steps(results, steps), gradient
     first, carry_gradients = jax.lax.scan(back, none, each_step, reverse=True)
+    # Given the gradients of what each step returned, steps no longer depend on each other: one batch of T * B rows.
     _, pull = jax.vjp(lambda module, now: step(module, _rows(carries), now), module, _rows(inputs))
     module_gradient, input_gradient = pull(_rows((carry_gradients, gradient)))
     return module_gradient, first, _steps(input_gradient, steps)
 
 
-_lean = jax.custom_vjp(plain, nondiff_argnums=(0,))
 _lean.defvjp(_forward, _backward)
 
 
@@ -104,14 +120,15 @@ def _steps(tree: Any, steps: int) -> Any:
 
 
 @jax.custom_vjp
-def _known(layer: Any, result: jax.Array, *given: jax.Array) -> jax.Array:
-    """``layer(*given)``, which is known to be ``result``; only what is given has a gradient."""
+def _recall(layer: Any, result: jax.Array, *given: jax.Array) -> jax.Array:
+    """``layer(*given)``, of which the ``result`` is at hand; only ``given`` gets a gradient."""
     return result
 
 
-def _pull(saved: Any, gradient: jax.Array) -> tuple[Any, ...]:
+def _recall_backward(saved: Any, gradient: jax.Array) -> tuple[Any, ...]:
     layer, given = saved
-    return None, None, *jax.vjp(layer, *given)[1](gradient)
+    _, pull = jax.vjp(layer, *given)
+    return None, None, *pull(gradient)
 
 
-_known.defvjp(lambda layer, result, *given: (result, (layer, given)), _pull)
+_recall.defvjp(lambda layer, result, *given: (result, (layer, given)), _recall_backward)

@@ -1,4 +1,4 @@
-"""From observations to an embedding, from features back to observations, and the errors of that."""
+"""From observations to an embedding, from features back to observations, and the losses of these predictions."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from dreamer.types import Observation, Spaces
 
 
 class Encoder(nnx.Module):
-    """Observation dict to one embedding: an MLP over all vectors and classes, a convolutional network per image size.
+    """Observations to one embedding: an MLP for all vectors and classes, a convolutional network for each image size.
 
-    Vectors are squashed by symlog, classes become one-hot, images are scaled to [-0.5, 0.5]. Keys are joined in sorted
-    order; images of equal height and width share one network, stacked along channels.
+    Vectors are squashed by symlog, classes become one-hot vectors, images are scaled to [-0.5, 0.5]. Keys are joined in
+    sorted order; images of equal height and width share one network, stacked along channels.
     """
 
     def __init__(self, config: NetsConfig, spaces: Spaces, *, rngs: nnx.Rngs):
@@ -113,6 +113,7 @@ class Decoder(nnx.Module):
         predictions = self.vectors(jnp.concatenate([recurrent, sample], -1), list(self.heads))
         for network, (_, keys) in zip(self.images, self.groups, strict=True):
             images = network(recurrent, sample)
+            # The images of a group lie side by side along channels.
             start = 0
             for key in keys:
                 channels = spaces[key].shape[-1]
@@ -121,12 +122,15 @@ class Decoder(nnx.Module):
         return predictions
 
     def vectors(self, feature: Float[Array, "*batch F"], keys: Sequence[str]) -> dict[str, Float32[Array, "..."]]:
-        """Predictions ``[*batch, ...]`` of some keys that are no images; no other head is computed."""
+        """Predictions ``[*batch, ...]`` of some keys that are not images; no other head is computed."""
         if self.mlp is None or not keys:
             return {}
-        spaces, hidden, predictions = dict(self.spaces), self.mlp(feature), {}
+        spaces = dict(self.spaces)
+        hidden = self.mlp(feature)
+        predictions = {}
         for key in keys:
-            space, out = spaces[key], self.heads[key](hidden).astype(jnp.float32)
+            space = spaces[key]
+            out = self.heads[key](hidden).astype(jnp.float32)
             classes = (space.classes,) if space.kind == "discrete" else ()
             predictions[key] = out.reshape(*out.shape[:-1], *space.shape, *classes)
         return predictions
@@ -135,10 +139,11 @@ class Decoder(nnx.Module):
 def reconstruction_losses(
     predictions: dict[str, Array], obs: Observation, spaces: Spaces
 ) -> dict[str, Float32[Array, "B T"]]:
-    """``obs/KEY``: squared error (vectors in symlog space, images in 0..1) or cross-entropy, summed over the event."""
+    """``obs/KEY``: squared error (vectors in symlog, images in [0, 1]) or cross-entropy, summed over the event."""
     losses = {}
     for key, prediction in predictions.items():
-        space, target = spaces[key], jnp.asarray(obs[key])
+        space = spaces[key]
+        target = jnp.asarray(obs[key])
         if space.kind == "discrete":
             log_probs = jax.nn.log_softmax(prediction, -1)
             losses[f"obs/{key}"] = -distributions.Categorical(log_probs, len(space.shape)).log_prob(target)
@@ -149,7 +154,7 @@ def reconstruction_losses(
 
 
 def flat_size(spaces: Spaces) -> int:
-    """Entries of all vectors and one-hot classes together."""
+    """Number of entries of all vectors and one-hot classes together."""
     return sum(
         math.prod(space.shape) * (space.classes if space.kind == "discrete" else 1)
         for space in spaces.values()

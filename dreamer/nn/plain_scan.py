@@ -1,4 +1,4 @@
-"""The loop over a recurrent network as it is written; what every faster one in this room computes exactly."""
+"""The loop over a recurrent network, plainly written; every faster one in this room computes exactly the same."""
 
 import functools
 from collections.abc import Callable
@@ -7,13 +7,14 @@ from typing import Any
 import jax
 from flax import nnx
 
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+LoopStep = Callable[[Any, Any, Any], tuple[Any, Any]]
 """``(module, carry, inputs of one step) -> (carry, outputs)``."""
 
 
-def plain(step: Step, module: nnx.Module, carry: Any, inputs: Any) -> Any:
+def plain(step: LoopStep, module: nnx.Module, carry: Any, inputs: Any) -> Any:
     """Outputs of all steps, ``[T, ...]``, of a loop over ``inputs [T, ...]`` that begins with ``carry``."""
-    return jax.lax.scan(functools.partial(step, module), carry, inputs)[1]
+    _, outputs = jax.lax.scan(functools.partial(step, module), carry, inputs)
+    return outputs
 
 
-__all__ = ["Step", "plain"]
+__all__ = ["LoopStep", "plain"]

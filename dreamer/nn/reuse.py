@@ -2,9 +2,9 @@
 
 Computes exactly `plain`; skip this unless you work on speed. A loop that evaluates a network in each of its steps, on
 inputs that take no gradient, is followed by a backward loop for the gradient of the network, whose small operations an
-accelerator has to launch one by one. But nothing passes from step to step there: all steps together are one batch, and
-the network is evaluated on it once more, for its gradient. That is counted, not measured. On a CPU, where the arrays of
-a step stay in its cache, an update takes 5 % longer that way: see `dreamer.nn.loops.reuse_pays`.
+accelerator has to launch one by one. But nothing passes from step to step in it: all steps together are one batch, on
+which the network is evaluated again, for its gradient. That is counted, not measured. On a CPU, where the arrays of a
+step stay in its cache, an update takes 5 % longer that way: see `dreamer.nn.loops.reuse_pays`.
 """
 
 import functools
@@ -16,10 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 Network = Callable[[Any, Array], Any]
+"""``(module, x [N, F]) -> result``."""
 
 
 def plain(network: Network, module: nnx.Module, x: Float[Array, "H N F"], result: Any) -> Any:
-    """``network(module, x)``, which a loop has computed as ``result`` and can be differentiated through."""
+    """``network(module, x)``, which a loop has computed as ``result``; gradients flow through that loop."""
     return result
 
 
@@ -43,11 +44,12 @@ def _forward(network: Network, module: nnx.Module, x: Array, result: Any) -> tup
 
 def _backward(network: Network, saved: tuple[nnx.Module, Array], gradient: Any) -> tuple[Any, None, None]:
     module, x = saved
-    # All steps become rows of one batch.
+    # All steps become rows of one batch, [H, N, ...] to [H * N, ...].
     x, gradient = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (x, gradient))
     _, pull = jax.vjp(lambda module: network(module, x), module)
+    (module_gradient,) = pull(gradient)
     # Neither the inputs nor the result of the loop take a gradient.
-    return pull(gradient)[0], None, None
+    return module_gradient, None, None
 
 
 reuse.defvjp(_forward, _backward)

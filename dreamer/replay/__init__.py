@@ -1,4 +1,4 @@
-"""Experience replay: what happened, drawn again as sequences, and how often to learn from it."""
+"""Experience replay: sequences drawn from what happened, and how often to learn from them."""
 
 from dreamer.replay.buffer import Replay, Ticket, read_contents
 from dreamer.replay.layout import Layout, ReplayMemoryError

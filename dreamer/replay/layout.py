@@ -1,4 +1,4 @@
-"""What replay stores for one step: names, shapes, dtypes, bytes, and the checks against them."""
+"""What replay stores for one step: names, shapes, dtypes and bytes, and checks against them."""
 
 import dataclasses
 import math
@@ -17,15 +17,15 @@ Spec = tuple[tuple[int, ...], np.dtype]
 """Shape without batch axes, and dtype."""
 
 Specs = dict[str, Spec]
-"""Specs by field name, in the order of `by_name`."""
+"""Specs by field name, in the order of `Layout.of`."""
 
 
 class ReplayMemoryError(MemoryError):
-    """Replay of the configured capacity does not fit into memory; the message says what would."""
+    """Replay of the configured capacity does not fit into memory or on disk; the message says what would."""
 
 
 STORED = "latent/"
-"""Beginning of the names of what an algorithm stores with a step, whatever that is; files of replay are named so."""
+"""Prefix of the names of what an algorithm stores with a step, whatever that is; names of files begin with it, too."""
 
 Span = Literal["context", "sequence"]
 """See `dreamer.algorithms.Algorithm.stored_span`."""
@@ -38,7 +38,7 @@ class Layout:
     Attributes:
         specs: shape and dtype of every field by name: ``obs/KEY``, ``action/KEY``, ``reward``, the three flags, and
             ``latent/PATH`` for each array of what is stored.
-        structure: pytree of names in place of what is stored.
+        structure: what is stored, as a pytree with names in place of arrays.
         span: whether a batch has what was stored with the step before each sequence, or also with each of its steps.
     """
 
@@ -65,7 +65,7 @@ class Layout:
 
     @property
     def stored_specs(self) -> Specs:
-        """Those of what is stored."""
+        """Specs of what is stored."""
         return {name: spec for name, spec in self.specs.items() if is_stored(name)}
 
     def row(self, step: Step, action: Any, stored: Any) -> dict[str, Any]:
@@ -85,16 +85,16 @@ class Layout:
         return {f"{STORED}{name}": leaf for name, leaf in named_leaves(stored).items()}
 
     def stored(self, fields: Callable[[str], Any]) -> Any:
-        """What is stored, from a function that gives the field of a name: inverse of `stored_fields`."""
+        """What is stored, from a function that returns the field of a name: inverse of `stored_fields`."""
         return jax.tree.map(fields, self.structure)
 
     def batch(self, now: Callable[[str], Any], before: Callable[[str], Any], stored: Callable[[str], Any]) -> Batch:
-        """A batch, from functions that give the field of a name.
+        """A batch, from functions that return the field of a name.
 
         Args:
-            now: at the steps of the sequences.
-            before: one step earlier.
-            stored: at the step before the sequences; with a span of "sequence", at that and all of theirs.
+            now: fields at the steps of the sequences.
+            before: fields one step earlier.
+            stored: fields at the step before each sequence; with a span of "sequence", also at all of its steps.
         """
         return Batch(
             obs={name.removeprefix("obs/"): now(name) for name in self.specs if name.startswith("obs/")},
@@ -128,14 +128,15 @@ def check_memory(capacity: int, num_envs: int, step_bytes: int, available: int) 
 
 
 def check_disk(directory: pathlib.Path, capacity: int, needed: int) -> None:
-    """Raise `ReplayMemoryError` if files of this many bytes do not fit, those counted in that are there already."""
+    """Raise `ReplayMemoryError` if files of ``needed`` bytes, including those that exist already, do not fit."""
     nearest = next(path for path in (directory, *directory.parents) if path.exists())
-    there = sum(file.stat().st_blocks * 512 for file in directory.iterdir()) if nearest == directory else 0
-    available = shutil.disk_usage(nearest).free + there
+    # `st_blocks` counts units of 512 bytes that a file really takes; a sparse file takes less than its size.
+    existing = sum(file.stat().st_blocks * 512 for file in directory.iterdir()) if nearest == directory else 0
+    available = shutil.disk_usage(nearest).free + existing
     if needed > available:
         raise ReplayMemoryError(
             f"replay.capacity={capacity} needs {needed / 1e9:.2f} GB on disk in {directory}, {available / 1e9:.2f} GB "
-            f"are available, {(needed - available) / 1e9:.2f} GB are missing. Choose a smaller replay.capacity, some "
+            f"are available, {(needed - available) / 1e9:.2f} GB are missing. Choose a smaller replay.capacity, about "
             f"{capacity * available // needed}, or another logdir."
         )
 
@@ -144,7 +145,7 @@ def check_fields(given: dict[str, Any], specs: Specs, lead: tuple[int, ...], wha
     """The given arrays on the host, in the order of ``specs``, each ``[*lead, *shape]`` of its dtype.
 
     Raises:
-        ValueError: saying what ``what`` holds and what was expected, if keys, shapes or dtypes differ.
+        ValueError: keys, shapes or dtypes differ; the message calls the arrays ``what``.
     """
     if given.keys() != specs.keys():
         raise ValueError(f"The {what} holds {sorted(given)}, expected {sorted(specs)}.")
@@ -183,5 +184,6 @@ def check_same(saved: dict[str, Any], here: dict[str, Any]) -> None:
     """Raise `ValueError` naming the first entry in which two layouts differ."""
     for name in [*here, *(name for name in saved if name not in here)]:
         if saved.get(name) != here.get(name):
-            got, expected = saved.get(name, "absent"), here.get(name, "absent")
+            got = saved.get(name, "absent")
+            expected = here.get(name, "absent")
             raise ValueError(f"The saved replay does not fit: '{name}' is {got} there and {expected} here.")

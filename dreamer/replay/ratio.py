@@ -9,7 +9,7 @@ class TrainRatio:
     Every agent step earns ``ratio`` replayed steps, every update spends ``replayed_per_update`` of them, and what is
     left over is carried to the next call. Steps taken while replay is not ready earn nothing, so learning never starts
     with a burst that catches up on the prefill. Only the steps since the previous call are ever multiplied by the
-    ratio: restoring into a run with another ratio changes the rate from there on and demands no burst either.
+    ratio: restoring into a run with another ratio changes the rate from there on, without a burst either.
 
     Args:
         ratio: replayed steps per agent step (``run.train_ratio``).
@@ -40,7 +40,7 @@ class TrainRatio:
             ready: whether replay holds enough to learn from (`Replay.ready`).
 
         Raises:
-            ValueError: if ``agent_steps`` is lower than at the previous call: a counter that was not restored.
+            ValueError: if ``agent_steps`` is lower than at the previous call: a counter was not restored.
         """
         if self._previous is not None and agent_steps < self._previous:
             raise ValueError(

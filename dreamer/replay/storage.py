@@ -1,13 +1,13 @@
 """The arrays of replay: a ring of rows, in memory or in files that survive the process.
 
-In a directory, every field but the latents is one memory-mapped file of ``slots`` rows. A new row is written there and
-nowhere else, so the kernel may page old ones out, and nothing has to be copied to keep them. There are more slots than
-rows in use: what is overwritten first are rows that no checkpoint needs any more.
+In a directory, every field except the latents is one memory-mapped file of ``slots`` rows. A new row is written there
+and nowhere else, so the kernel may page old rows out, and nothing has to be copied to keep them. There are more slots
+than rows in use, so that the rows overwritten first are those that no checkpoint needs any more.
 
 Latents change all the time, so they live in memory, with two copies in files that take turns: each `commit` brings the
 older copy up to date, and the other one still belongs to the checkpoint before. Only latents that changed are written.
 
-Contents are hashed in blocks of rows, and the hashes belong into the checkpoint: what a crash, a full disk or a flipped
+Contents are hashed in blocks of rows, and the hashes belong in the checkpoint. What a crash, a full disk or a flipped
 bit did to the files is found when they are opened again.
 """
 
@@ -29,8 +29,13 @@ COPIES = 2
 """Checkpoints whose contents can be restored: copies of the latents."""
 
 _BLOCK_BYTES = 2**22
+"""Largest block of rows that are hashed together."""
+
 _BLOCK_ROWS = 1024
+"""Most rows in it."""
+
 _SPARE_BLOCKS = 16
+"""Fewest blocks of slots beyond those in use."""
 
 
 class ReplayDiskError(OSError):
@@ -38,14 +43,14 @@ class ReplayDiskError(OSError):
 
 
 class Commit(NamedTuple):
-    """What a checkpoint keeps of a ring, to find its contents again and to know that they are whole."""
+    """What a checkpoint keeps of a ring, to find its contents again and to verify that they are intact."""
 
     generation: int
     """Which copy of the latents: ``generation % COPIES``."""
     rows: np.ndarray
-    """Hashes of the blocks from that of the oldest row on, uint64."""
+    """Hashes of the blocks from that of the oldest row on, uint64 ``[blocks]``."""
     latents: np.ndarray
-    """Hashes of the blocks of slots in use, uint64."""
+    """Hashes of the blocks of slots in use, uint64 ``[blocks]``."""
 
 
 class Size(NamedTuple):
@@ -54,11 +59,11 @@ class Size(NamedTuple):
     block: int
     """Rows that are hashed together."""
     slots: int
-    """Rows there is room for: those in use, and those that an older checkpoint needs; a multiple of ``block``."""
+    """Rows that there is room for: those in use, and those that an older checkpoint needs; a multiple of ``block``."""
 
     @classmethod
     def of(cls, specs: Specs, num_envs: int, rows: int) -> "Size":
-        """In a directory."""
+        """The size of a ring in a directory."""
         block = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (num_envs * bytes_per_step(specs))))
         spare = max(rows // 4, _SPARE_BLOCKS * block)
         return cls(block, math.ceil((rows + spare) / block) * block)
@@ -79,7 +84,7 @@ class Storage:
         num_envs: environments N of a row.
         rows: rows in use at a time.
         directory: where the files are; None: everything in memory, and nothing can be committed.
-        keep: whether what the files hold is wanted; otherwise they start anew.
+        keep: whether to use what the files hold; otherwise they are deleted first.
 
     Attributes:
         fields: every field by name, ``[slots, N, ...]``.
@@ -90,10 +95,12 @@ class Storage:
     def __init__(
         self, specs: Specs, num_envs: int, rows: int, directory: pathlib.Path | None = None, keep: bool = False
     ) -> None:
-        self._num_envs, self._rows = num_envs, rows
+        self._num_envs = num_envs
+        self._rows = rows
         self._directory = directory
-        size = Size(rows, rows) if directory is None else Size.of(specs, num_envs, rows)
-        self.slots, self._block = size.slots, size.block
+        size = Size(block=rows, slots=rows) if directory is None else Size.of(specs, num_envs, rows)
+        self.slots = size.slots
+        self._block = size.block
         shapes = {name: (self.slots, num_envs, *shape) for name, (shape, _) in specs.items()}
         dtypes = {name: dtype for name, (_, dtype) in specs.items()}
         self._files: dict[str, np.memmap] = {}
@@ -112,25 +119,30 @@ class Storage:
         self.fields: dict[str, np.ndarray] = {
             name: self._files[name] if name in self._files else np.zeros(shapes[name], dtypes[name]) for name in specs
         }
-        # One flat index finds a step of any environment. Plain arrays: indexing a memmap costs several microseconds.
+        # Plain arrays, because indexing a memmap costs several microseconds.
         self.fields = {name: field.view(np.ndarray) for name, field in self.fields.items()}
+        # One flat index, slot * N + environment, finds a step of any environment.
         self.flat = {
             name: field.reshape(self.slots * num_envs, *field.shape[2:]) for name, field in self.fields.items()
         }
         self._latents = {name: self.flat[name].view(portable(dtypes[name])) for name in specs if is_stored(name)}
+        # Slots before this one have room on disk.
         self._backed = 0
         blocks = self.slots // self._block
-        self._row_hashes, self._latent_hashes = np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)
+        self._row_hashes = np.zeros(blocks, np.uint64)
+        self._latent_hashes = np.zeros(blocks, np.uint64)
+        # For each copy of the latents, the flat places where it differs from memory.
         self._stale = [np.zeros(self.slots * num_envs, bool) for _ in self._copies]
         self._generation = 0
-        # Ends of the commits whose rows must not be overwritten, oldest first, and what was hashed before.
+        # Total numbers of rows at the commits whose rows must not be overwritten, oldest first.
         self._ends: list[int] = []
+        # Rows before this one were hashed by a commit.
         self._hashed = 0
 
     def reserve(self, row: int) -> None:
-        """Make sure that there is room for a row on disk, before it is written.
+        """Claim room on disk for a row, before it is written.
 
-        Writing to a mapped file beyond what the file system can hold kills the process, so the room is claimed first.
+        Writing to a mapped file beyond what the file system can hold kills the process.
 
         Raises:
             ReplayDiskError: there is none.
@@ -141,8 +153,8 @@ class Storage:
         end = (slot // self._block + 1) * self._block
         self._claim(end)
 
-    def touched(self, index: np.ndarray | slice) -> None:
-        """Latents at these places of the flat arrays were changed."""
+    def mark_changed(self, index: np.ndarray | slice) -> None:
+        """Note that latents at these places of the flat arrays were changed."""
         for stale in self._stale:
             stale[index] = True
 
@@ -150,41 +162,47 @@ class Storage:
         """Whether adding row ``total`` would overwrite what the older of the last two commits needs."""
         if len(self._ends) < COPIES:
             return False
+        # The older commit needs the rows from its oldest on, and with it the whole block that is hashed together.
         needed = max(0, self._ends[0] - self._rows) // self._block * self._block
+        # Row `total` lies where row `total - slots` was.
         return total - self.slots >= needed
 
     def commit(self, total: int) -> Commit:
-        """Take down the contents: ``total`` rows were ever added. Call `flush`, and `confirm` when that is on record.
+        """Bring files and hashes up to date; ``total`` rows were ever added. Then call `flush`, and later `confirm`.
 
-        Takes time for what is new only. Until it is confirmed, the next commit replaces this one.
+        Takes time only for what is new. Until it is confirmed, the next commit replaces this one.
         """
+        # Write the latents that changed since this copy was last written, block by block.
         which = self._generation % COPIES
         stale = self._stale[which].reshape(-1, self._block * self._num_envs)
         for block in np.flatnonzero(stale.any(1)).tolist():
+            # Place in the block, plus the places of all blocks before it: a flat index.
             index = block * stale.shape[1] + np.flatnonzero(stale[block])
             for name, copy in self._copies[which].items():
                 copy.reshape(-1, *copy.shape[2:]).view(np.ndarray)[index] = self._latents[name][index]
             self._latent_hashes[block] = self._hash(self._latents, block, self._block)
         stale[:] = False
-        # The last row of the commit before may have become the last of its episode since.
+        # Hash the blocks with rows that are new. Start with that of the last row hashed, which may have become the last
+        # of its episode since.
         oldest = max(0, total - self._rows) // self._block
-        for block in range(max(oldest, max(0, self._hashed - 1) // self._block), math.ceil(total / self._block)):
+        end = math.ceil(total / self._block)
+        for block in range(max(oldest, max(0, self._hashed - 1) // self._block), end):
             self._row_hashes[self._slot_block(block)] = self._hash_rows(block, total)
         self._hashed = total
         self._ends = [*self._ends[-(COPIES - 1) :], total]
-        blocks = [self._slot_block(block) for block in range(oldest, math.ceil(total / self._block))]
+        blocks = [self._slot_block(block) for block in range(oldest, end)]
         used = math.ceil(min(total, self.slots) / self._block)
         return Commit(self._generation, self._row_hashes[blocks], self._latent_hashes[:used].copy())
 
     def flush(self) -> None:
-        """Wait until the files hold what was committed, whatever happens to the machine. Safe in another thread."""
+        """Wait until the disk holds what was committed, even if the machine crashes. Safe in another thread."""
         for field in self._files.values():
             field.flush()
         for copy in self._copies[self._generation % COPIES].values():
             copy.flush()
 
     def confirm(self) -> None:
-        """The last commit is on record; the next one leaves its latents alone."""
+        """Declare the last commit saved; the next one leaves its latents alone."""
         self._generation += 1
 
     def restore(self, total: int, commit: Commit, newest: dict[str, np.ndarray]) -> tuple[int, int]:
@@ -196,7 +214,7 @@ class Storage:
             newest: values of the last row that may have changed since, by field.
 
         Returns:
-            The oldest row from which on everything is whole, and how many blocks of latents were not and are zeros now.
+            The row from which on everything is intact, and how many blocks of latents were not and are zeros now.
         """
         used = math.ceil(min(total, self.slots) / self._block)
         self._claim(used * self._block)
@@ -209,8 +227,10 @@ class Storage:
         with ThreadPoolExecutor(4) as pool:  # Hashing and copying let go of the interpreter's lock.
             hashes = list(pool.map(lambda block: self._hash_rows(block, total), blocks))
             found = list(pool.map(lambda block: self._read(copy, block), range(used)))
-        whole = [a == b for a, b in zip(hashes, commit.rows.tolist(), strict=True)]
-        first = max((block + 1 for block, fine in zip(blocks, whole, strict=True) if not fine), default=oldest)
+        intact = [a == b for a, b in zip(hashes, commit.rows.tolist(), strict=True)]
+        # Keep the blocks after the newest damaged one.
+        first = max((block + 1 for block, fine in zip(blocks, intact, strict=True) if not fine), default=oldest)
+        # Only the copy that was read is the same as memory.
         self._stale = [np.zeros(self.slots * self._num_envs, bool) for _ in self._copies]
         for stale in self._stale:
             stale[: used * self._block * self._num_envs] = True
@@ -220,16 +240,19 @@ class Storage:
             places = slice(block * self._block * self._num_envs, (block + 1) * self._block * self._num_envs)
             for latent in self._latents.values():
                 latent[places] = 0
-            self.touched(places)
+            self.mark_changed(places)
         self._latent_hashes[:used] = commit.latents
         self._row_hashes[[self._slot_block(block) for block in blocks]] = commit.rows
-        self._generation, self._hashed, self._ends = commit.generation + 1, total, [total]
+        self._generation = commit.generation + 1
+        self._hashed = total
+        self._ends = [total]
         return max(first * self._block, total - self._rows, 0), len(lost)
 
     def _claim(self, end: int) -> None:
         """Have the file system set aside the slots before ``end``."""
         for file in (*self._files.values(), *(file for copy in self._copies for file in copy.values())):
-            begin, stop = (slot * file[0].nbytes for slot in (min(self._backed, end), end))
+            begin = min(self._backed, end) * file[0].nbytes
+            stop = end * file[0].nbytes
             if stop == begin:
                 continue
             try:
@@ -244,14 +267,16 @@ class Storage:
         self._backed = max(self._backed, end)
 
     def _slot_block(self, block: int) -> int:
+        """The block of slots in which a block of absolute rows lies."""
         return block % (self.slots // self._block)
 
     def _hash_rows(self, block: int, total: int) -> int:
+        """Hash of a block of absolute rows, of which the last may have fewer than the others."""
         files = {name: self.flat[name] for name in self._files}
         return self._hash(files, self._slot_block(block), min(self._block, total - block * self._block))
 
     def _hash(self, arrays: dict[str, np.ndarray], block: int, rows: int) -> int:
-        """Of the first rows of a block of slots."""
+        """Hash of the first rows of a block of slots."""
         start = block * self._block * self._num_envs
         digest = xxhash.xxh3_64()
         for array in arrays.values():
@@ -259,7 +284,7 @@ class Storage:
         return digest.intdigest()
 
     def _read(self, copy: dict[str, np.memmap], block: int) -> int:
-        """Latents of a block of slots, from a file to memory; returns their hash."""
+        """Read the latents of a block of slots from a file into memory; returns their hash."""
         places = slice(block * self._block, (block + 1) * self._block)
         for name, file in copy.items():
             latents = self._latents[name].reshape(file.shape)
@@ -282,7 +307,7 @@ def read(
 
 
 def _path(directory: pathlib.Path, name: str, copy: int | None = None) -> pathlib.Path:
-    """One file per field: any key is a file name once its slashes and the like are quoted."""
+    """The file of a field: any key is a file name once its slashes and the like are quoted."""
     return directory / (urllib.parse.quote(name, safe="") + ("" if copy is None else f".{copy}"))
 
 

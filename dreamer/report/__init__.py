@@ -1,1 +1,1 @@
-"""Whether a world model may be trusted: report card, findings and page, ``python -m dreamer.report LOGDIR``."""
+"""Whether a world model can be trusted: report card, findings and page, ``python -m dreamer.report LOGDIR``."""

@@ -1,6 +1,6 @@
 """A page about a run and a report card of its world model: ``python -m dreamer.report LOGDIR``.
 
-Writes ``LOGDIR/report/index.html``, one file that opens anywhere and asks no server for anything, and ``report.json``
+Writes ``LOGDIR/report/index.html``, one file that opens anywhere and loads nothing from a server, and ``report.json``
 with all its numbers. docs/report.md says what they mean.
 """
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         default="newest",
         help="newest (default), best by the evaluations of the run, or the number of a step",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes and of all that is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes and of all random draws (default 0)")
     args = parser.parse_args(argv)
     if args.episodes < 1:
         parser.error(f"--episodes is {args.episodes}, expected at least 1")
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     for text in summary["warnings"]:
         print(f"Warning: {text}", file=sys.stderr)
     for finding in summary["findings"]:
-        shown = "-" if finding["value"] is None else page.number(finding["value"])
+        shown = "-" if finding["value"] is None else page.format_number(finding["value"])
         print(f"{finding['verdict']:<8} {shown:>8}  {finding['title']}")
     print(f"Report: {path}")
     return 0

@@ -5,25 +5,27 @@ from typing import NamedTuple
 import numpy as np
 
 EDGES = (0.0, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 1.0)
-"""Bins of predicted probabilities; narrow at the ends, where those of going on nearly always are."""
+"""Bins of predicted probabilities; narrow at the ends, where those of continuing nearly always lie."""
 
 GRID = np.linspace(0, 1, 21)
 """Levels at which the distribution of the PIT is computed."""
 
 
 class Bin(NamedTuple):
-    """Predictions in one range of probabilities, and how often the event came."""
+    """Predictions in one range of probabilities, and how often the event occurred."""
 
     low: float
     high: float
     size: int
+    """Number of predictions."""
     predicted: float
     """Mean of the predictions."""
     observed: float
     """Share of events."""
     observed_low: float
-    """95 % Wilson interval of that share, as if the predictions were independent."""
+    """Lower end of the 95 % Wilson interval of that share, as if the predictions were independent."""
     observed_high: float
+    """Its upper end."""
 
 
 def reliability(probability: np.ndarray, event: np.ndarray, edges: tuple[float, ...] = EDGES) -> list[Bin]:
@@ -31,8 +33,8 @@ def reliability(probability: np.ndarray, event: np.ndarray, edges: tuple[float, 
 
     Args:
         probability: predictions ``[N]``.
-        event: whether it came, bool ``[N]``.
-        edges: of the bins; a prediction on an edge belongs to the bin above it, 1 to the last.
+        event: whether it occurred, bool ``[N]``.
+        edges: edges of the bins; a prediction on an edge belongs to the bin above it, 1 to the last bin.
 
     Source: Murphy and Winkler, "Reliability of subjective probability forecasts", Applied Statistics 26 (1977).
     """
@@ -45,7 +47,17 @@ def reliability(probability: np.ndarray, event: np.ndarray, edges: tuple[float, 
             share = float(event[inside].mean())
             low, high = wilson(share, count)
             predicted = float(probability[inside].mean())
-            bins.append(Bin(edges[number], edges[number + 1], count, predicted, share, low, high))
+            bins.append(
+                Bin(
+                    low=edges[number],
+                    high=edges[number + 1],
+                    size=count,
+                    predicted=predicted,
+                    observed=share,
+                    observed_low=low,
+                    observed_high=high,
+                )
+            )
     return bins
 
 
@@ -78,11 +90,11 @@ def pit(probs: np.ndarray, value: np.ndarray, bins: np.ndarray, grid: np.ndarray
 
     A two-hot head predicts the distribution of a class J, which is one of the two bins around the value with the
     weights of its encoding. The PIT of J is uniform on ``[F(J-1), F(J)]``, so its distribution function at u is the
-    mean over values and over both bins of ``clip((u - F(J-1)) / p(J), 0, 1)``: nothing needs to be drawn.
+    mean over values and over both bins of ``clip((u - F(J-1)) / p(J), 0, 1)``: no random draws are needed.
 
     Args:
         probs: predicted probabilities of the bins, ``[N, K]``.
-        value: what was observed, ``[N]``.
+        value: observed values, ``[N]``.
         bins: centres of the bins, ``[K]``.
         grid: levels u in [0, 1].
 
@@ -94,20 +106,22 @@ def pit(probs: np.ndarray, value: np.ndarray, bins: np.ndarray, grid: np.ndarray
     if not len(value):
         return np.full(len(grid), np.nan)
     probs = probs.astype(np.float64) / probs.sum(-1, keepdims=True, dtype=np.float64)
-    upto = np.cumsum(probs, -1)
+    cumulative = np.cumsum(probs, -1)
     below, weight = two_hot_weights(value, bins)
-    rows, total = np.arange(len(value)), np.zeros(len(grid))
+    rows = np.arange(len(value))
+    total = np.zeros(len(grid))
+    # Each value counts for both bins around it, by the weights of its encoding.
     for index, share in ((below, 1 - weight), (below + 1, weight)):
         p = probs[rows, index]
-        before = upto[rows, index] - p
-        # A class that was held impossible has its whole PIT at one point.
+        before = cumulative[rows, index] - p
+        # A class that was predicted to be impossible has its whole PIT at one point.
         inside = np.clip((grid - before[:, None]) / np.maximum(p, 1e-12)[:, None], 0, 1)
         total += (share[:, None] * inside).sum(0)
     return total / len(value)
 
 
 def coverage(cdf: np.ndarray, level: float, grid: np.ndarray = GRID) -> float:
-    """Share of values inside the central interval that should hold ``level`` of them, from what `pit` returns."""
+    """Share of values inside the central interval that should hold ``level`` of them, from the result of `pit`."""
     low, high = np.interp([(1 - level) / 2, (1 + level) / 2], grid, cdf)
     return float(high - low)
 

@@ -22,28 +22,29 @@ from dreamer.report.held_out import HeldOut
 from dreamer.types import Parts, Spaces
 
 KNOWN = 0.05
-"""A return is known if its unseen rest weighs at most this much: its episode ended, or went on for long enough."""
+"""A return is known if its unseen rest weighs at most this much: its episode ended, or lasted long enough."""
 
-MOST_KNOWN = 0.9
-"""Share of states whose return must be known for the critic to be compared with these alone."""
+LEAST_KNOWN = 0.9
+"""Least share of states whose return must be known for the critic to be compared with these alone."""
 
 
 class Curves(NamedTuple):
     """Mean squared errors after k = 1..K dreamt steps, with bands over episodes, ``[K]``."""
 
     model: Band
+    """Of what the model expects."""
     repeat: Band
     """Of the guess that nothing changes."""
     mean: Band
     """Of the mean over all episodes as a guess."""
     spread: np.ndarray
-    """Variance among the dreams."""
+    """Variance among the dreams, ``[K]``."""
     ratio: Band
-    """Error of the model over that of the better guess, both summed over the steps of the actor's horizon."""
+    """Error of the model over that of the better guess, both summed over the steps of the actor's horizon; ``[]``."""
 
 
 class Agreement(NamedTuple):
-    """How predicted numbers go with what came."""
+    """How N predicted numbers agree with what happened."""
 
     correlation: Band
     bias: Band
@@ -51,7 +52,9 @@ class Agreement(NamedTuple):
     scale: float
     """Standard deviation of the real numbers."""
     predicted: np.ndarray
+    """``[N]``."""
     real: np.ndarray
+    """``[N]``."""
 
     def to_json(self) -> dict[str, Any]:
         """The numbers without the pairs, of which there are many."""
@@ -64,51 +67,58 @@ class Card:
     """All numbers."""
 
     episodes: int
+    """Number E of episodes."""
     scores: np.ndarray
-    """Sums of rewards of the recorded part of the episodes."""
+    """Sums of rewards of the recorded part of the episodes, ``[E]``."""
     agent_steps: int
     context: int
+    """Least number of observed steps before a dream."""
     horizon: int
     """Steps that the actor imagines."""
     starts: np.ndarray
-    """Start states behind each step of the curves, ``[K]``."""
+    """Number of start states behind each step of the curves, ``[K]``."""
     obs: dict[str, Curves]
+    """By observation key."""
     reward: Curves
     cont: Curves
     where: dict[str, tuple[np.ndarray, np.ndarray]]
     """Error of each entry (of images: each pixel) over the horizon: of the model, and of the better of the guesses."""
     kl: Band
+    """KL from posterior to the prior of the dream in nats, ``[K]``."""
     prior_entropy: Band
+    """Entropy of that prior in nats, ``[K]``."""
     most_entropy: float
     """Entropy of a prior that knows nothing, S ln C; NaN if the latent variables are not categorical."""
     perplexity: np.ndarray
-    """Classes in use of each categorical latent variable, ``[S]``; the share of the uniform distribution is not part of
-    it. Empty without such variables."""
+    """Classes in use of each categorical latent variable, without the share of the uniform distribution, ``[S]``.
+    Empty without such variables."""
     classes: int
+    """Classes C of each; 0 without such variables."""
     free_nats: float
     reliability: list[Bin]
     terminals: int
-    """Steps after which the task was over, among those behind the table."""
+    """Number of steps behind that table after which the task was over."""
     pit: np.ndarray
-    """Distribution function of the PIT of rewards at `calibration.GRID`."""
+    """Distribution function of the PIT of rewards at `calibration.GRID`, ``[len(GRID)]``."""
     reward_varies: bool
+    """Whether the rewards behind that differ at all."""
     returns: Agreement
-    """Imagined returns of H steps with what came."""
+    """Imagined returns of H steps with real ones."""
     value: Agreement
     """The critic's values with real returns, where these are known."""
     value_bootstrapped: Agreement
-    """The same over all episodes: of those that were cut off, the last value stands for what is unknown."""
+    """The same over all episodes: where they were cut off, the last value stands in for what is unknown."""
 
     @property
-    def values_known(self) -> bool:
+    def has_real_returns(self) -> bool:
         """Whether real returns are known for nearly all states.
 
-        Those of the others alone would mislead: where episodes are cut off late, they are the ones that failed.
+        A few known ones would mislead: where episodes are cut off late, those that ended are the ones that failed.
         """
-        return 0 < len(self.value.real) >= MOST_KNOWN * len(self.value_bootstrapped.real)
+        return 0 < len(self.value.real) >= LEAST_KNOWN * len(self.value_bootstrapped.real)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers as plain data; what is not finite is None."""
+        """All numbers as plain data; None for those that are not finite."""
         plain = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return plain | {
             "pit_levels": _plain(calibration.GRID),
@@ -134,7 +144,7 @@ def measure(
         config: the run's config.
         spaces: observation spaces.
         held_out: recorded episodes.
-        seed: of start states, dreams and resampling.
+        seed: seed of start states, dreams and resampling.
         budget: how much to compute.
     """
     budget = budget or Budget()
@@ -148,6 +158,7 @@ def measure(
     context = max(1, min(budget.context, int(length.max()) - 1))
     points = choose_points(length, context, budget.starts, rng)
     steps = reach(length, points, budget.steps)
+    # Steps [N, K] of the episodes that dreams are compared with, and which of them were recorded.
     followed = points.step[:, None] + 1 + np.arange(steps)
     valid = followed < length[points.episode, None]
     near = valid & (np.arange(steps) < settings.horizon)
@@ -160,8 +171,10 @@ def measure(
 
     band = functools.partial(_band, episode=points.episode, episodes=len(length), rng=rng)
     at = points.episode[:, None], np.minimum(followed, batch.reward.shape[1] - 1)
-    ends, seen = batch.is_terminal[at], held_out.valid
-    reward, arrived = batch.reward[at].astype(np.float64), seen & ~batch.is_first
+    ends = batch.is_terminal[at]
+    reward = batch.reward[at].astype(np.float64)
+    seen = held_out.valid
+    arrived = seen & ~batch.is_first
     cont = np.clip(dreams.cont / head_discount, 0, 1)
 
     def curves(errors: tuple[np.ndarray, ...]) -> Curves:
@@ -176,18 +189,19 @@ def measure(
     last_value = filtered.value[np.arange(len(length)), length - 1]
     acted = seen & (np.arange(seen.shape[1]) < length[:, None] - 1)
     which = np.broadcast_to(np.arange(len(length))[:, None], seen.shape)
-    near_probs, near_reward = dreams.reward_probs[near], reward[near]
+    near_probs = dreams.reward_probs[near]
+    near_reward = reward[near]
 
     def agreement(predicted: np.ndarray, real: np.ndarray, episode: np.ndarray) -> Agreement:
         return agree(predicted, real, episode, len(length), rng)
 
-    # Of categorical variables, the posterior is one array of logits.
+    # The posterior of categorical variables is one array of logits.
     categorical = isinstance(filtered.posterior, np.ndarray)
     perplexity = classes_in_use(filtered.posterior, seen) if categorical else np.zeros(0)
     classes = filtered.posterior.shape[-1] if categorical else 0
 
     known = acted & (unseen <= KNOWN)
-    completed = to_go + unseen * last_value[:, None]
+    bootstrapped = to_go + unseen * last_value[:, None]
     return Card(
         episodes=len(length),
         scores=(batch.reward * seen).sum(1, dtype=np.float64),
@@ -223,7 +237,7 @@ def measure(
         reward_varies=bool(np.ptp(near_reward) > 0),
         returns=agreement(imagined[covered], window[covered], points.episode[covered]),
         value=agreement(filtered.value[known], to_go[known], which[known]),
-        value_bootstrapped=agreement(filtered.value[acted], completed[acted], which[acted]),
+        value_bootstrapped=agreement(filtered.value[acted], bootstrapped[acted], which[acted]),
     )
 
 
@@ -238,22 +252,24 @@ def error_curves(
     """Means over start states, with bands.
 
     Args:
-        errors: of model, repetition and mean, and the spread of the dreams, ``[N, K]`` each.
-        valid: steps that were recorded, bool ``[N, K]``.
-        near: those within the actor's horizon.
+        errors: errors of model, repetition and mean, and the spread of the dreams, ``[N, K]`` each.
+        valid: which steps were recorded, bool ``[N, K]``.
+        near: which of them lie within the actor's horizon, bool ``[N, K]``.
         episode: number of the episode of each start, ``[N]``.
         episodes: how many there are.
         rng: source of the draws.
     """
-    # One row per kind, and the counts that they share.
-    counted = np.stack([*(np.where(valid, x, 0) for x in errors[:3]), valid], -1).astype(np.float64)
+    *kinds, spread = errors
+    # [N, K, 4]: the error of each kind, and the count that all three share.
+    counted = np.stack([*(np.where(valid, x, 0) for x in kinds), valid], -1).astype(np.float64)
     sums = bootstrap.sums_by_episode(counted, episode, episodes)
-    every = bootstrap.bootstrap(sums, lambda total: total[..., :3] / total[..., 3:], rng)
-    model, repeat, mean = (Band(*(x[..., i] for x in every)) for i in range(3))
-    close = np.stack([np.where(near, x, 0).sum(1) for x in errors[:3]], -1).astype(np.float64)
-    ratio = bootstrap.bootstrap(bootstrap.sums_by_episode(close, episode, episodes), _ratio, rng)
+    means = bootstrap.bootstrap(sums, lambda total: total[..., :3] / total[..., 3:], rng)
+    model, repeat, mean = (Band(*(x[..., kind] for x in means)) for kind in range(3))
+    # [N, 3]: the error of each kind over the actor's horizon.
+    totals = np.stack([np.where(near, x, 0).sum(1) for x in kinds], -1).astype(np.float64)
+    ratio = bootstrap.bootstrap(bootstrap.sums_by_episode(totals, episode, episodes), _ratio, rng)
     count = np.maximum(1, valid.sum(0))
-    return Curves(model, repeat, mean, np.where(valid, errors[3], 0).sum(0) / count, ratio)
+    return Curves(model, repeat, mean, spread=np.where(valid, spread, 0).sum(0) / count, ratio=ratio)
 
 
 def _pit(probs: np.ndarray, reward: np.ndarray) -> np.ndarray:
@@ -264,16 +280,19 @@ def _pit(probs: np.ndarray, reward: np.ndarray) -> np.ndarray:
 
 def _ratio(totals: np.ndarray) -> np.ndarray:
     """Error of the model over that of the better guess, from ``[R, 3]``; NaN if the guess is never wrong."""
-    guess = np.minimum(totals[:, 1], totals[:, 2])
-    return totals[:, 0] / np.where(guess > 1e-12, guess, np.nan)
+    model, repeat, mean = totals.T
+    guess = np.minimum(repeat, mean)
+    return model / np.where(guess > 1e-12, guess, np.nan)
 
 
 def _band(values: np.ndarray, valid: np.ndarray, episode: np.ndarray, episodes: int, rng: np.random.Generator) -> Band:
+    """Means over the starts of ``values [N, K]`` where ``valid``, with bands, ``[K]``."""
     counted = np.stack([np.where(valid, values, 0), valid], -1).astype(np.float64)
     return bootstrap.bootstrap(bootstrap.sums_by_episode(counted, episode, episodes), bootstrap.mean, rng)
 
 
 def _better(where: tuple[np.ndarray, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean errors of each entry: of the model, and of the guess that is better on the whole."""
     model, *guesses = where
     best = min(guesses, key=lambda guess: float(guess.sum()))
     return np.asarray(model / max(1, count)), np.asarray(best / max(1, count))
@@ -285,8 +304,8 @@ def classes_in_use(logits: np.ndarray, valid: np.ndarray) -> np.ndarray:
     Softmax of the logits is the posterior before the uniform share (`rssm.unimix`) is mixed in: with that share, a
     variable that never changes would seem to use several classes.
     """
-    chosen = logits[valid].astype(np.float64)
-    weights = np.exp(chosen - chosen.max(-1, keepdims=True))
+    logits = logits[valid].astype(np.float64)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
     return calibration.perplexity((weights / weights.sum(-1, keepdims=True)).mean(0))
 
 
@@ -297,7 +316,8 @@ def window_returns(
 
     After the end of the task all rewards are 0; after a time limit they are unknown.
     """
-    real, covered = np.zeros(len(points.step)), np.zeros(len(points.step), bool)
+    real = np.zeros(len(points.step))
+    covered = np.zeros(len(points.step), bool)
     for n, (e, t) in enumerate(zip(*points, strict=True)):
         last = min(t + horizon, length[e] - 1)
         rewards = reward[e, t + 1 : last + 1].astype(np.float64)
@@ -311,9 +331,10 @@ def returns_to_go(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Discounted rewards from each step to the end of its episode, and the weight of what is unknown, ``[E, T]``.
 
-    The weight is 0 where the task was over in the end, and ``discount^(steps left)`` where a time limit cut it off.
+    The weight is 0 where the episode ended with the task, and ``discount^(steps left)`` where a time limit cut it off.
     """
-    to_go, unseen = np.zeros(reward.shape), np.zeros(reward.shape)
+    to_go = np.zeros(reward.shape)
+    unseen = np.zeros(reward.shape)
     for e, size in enumerate(length.tolist()):
         unseen[e, size - 1] = 0.0 if is_terminal[e, size - 1] else 1.0
         for t in range(size - 2, -1, -1):
@@ -325,16 +346,19 @@ def returns_to_go(
 def agree(
     predicted: np.ndarray, real: np.ndarray, episode: np.ndarray, episodes: int, rng: np.random.Generator
 ) -> Agreement:
-    """Correlation and bias with bands, of pairs ``[N]`` and the episodes they are from."""
-    predicted, real = predicted.astype(np.float64), real.astype(np.float64)
+    """Correlation and bias, with bands, of pairs ``[N]`` and the episodes that they are from."""
+    predicted = predicted.astype(np.float64)
+    real = real.astype(np.float64)
     products = bootstrap.sums_by_episode(bootstrap.moments(predicted, real), episode, episodes)
     difference = np.stack([predicted - real, np.ones(len(real))], -1)
     bias = bootstrap.bootstrap(bootstrap.sums_by_episode(difference, episode, episodes), bootstrap.mean, rng)
     correlation = bootstrap.bootstrap(products, bootstrap.pearson, rng)
-    return Agreement(correlation, bias, float(real.std()) if len(real) else float("nan"), predicted, real)
+    scale = float(real.std()) if len(real) else float("nan")
+    return Agreement(correlation, bias, scale, predicted, real)
 
 
 def _plain(value: Any) -> Any:
+    """A value as JSON takes it: six digits, and None for what is not finite."""
     if isinstance(value, dict):
         return {name: _plain(x) for name, x in value.items()}
     if isinstance(value, Agreement):

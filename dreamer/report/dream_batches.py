@@ -1,4 +1,4 @@
-"""Runs the programs of `open_loop` over recorded episodes, a fixed number of rows at a time; gives host arrays."""
+"""Runs the programs of `open_loop` over recorded episodes, a fixed number of rows at a time; returns host arrays."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from dreamer.behaviors import Behavior
 from dreamer.config import Config
 from dreamer.report import open_loop
 from dreamer.report.held_out import HeldOut
-from dreamer.report.open_loop import Dreams, Filtered
+from dreamer.report.open_loop import Dreams, FilteredEpisodes
 from dreamer.types import Parts, Space, Spaces
 
 
@@ -20,9 +20,9 @@ class Budget:
     """How much is computed."""
 
     steps: int = 50
-    """Dreamt steps K, if episodes reach so far."""
+    """Dreamt steps K, if episodes are long enough."""
     context: int = 5
-    """Observed steps before a dream, at least; fewer if episodes are shorter."""
+    """Least number of observed steps before a dream; fewer if episodes are shorter."""
     starts: int = 256
     """Start states, drawn from all that have a context."""
     samples: int = 4
@@ -34,14 +34,16 @@ class Budget:
 
 
 LEAST_STARTS = 10
-"""Curves end where fewer starts are left, or those of one episode alone."""
+"""Curves end where fewer starts are left, or only those of one episode."""
 
 
 class Points(NamedTuple):
-    """Start states: number of the episode and of the step in it, ``[N]``."""
+    """N start states."""
 
     episode: np.ndarray
+    """Number of the episode, int ``[N]``."""
     step: np.ndarray
+    """Step in it, int ``[N]``."""
 
 
 def choose_points(length: np.ndarray, context: int, most: int, rng: np.random.Generator) -> Points:
@@ -63,20 +65,22 @@ def reach(length: np.ndarray, points: Points, most: int) -> int:
     return steps
 
 
-def filter_episodes(behavior: Behavior, nets: Parts, batch: Any, key: jax.Array, chunk: int) -> Filtered:
+def filter_episodes(behavior: Behavior, nets: Parts, batch: Any, key: jax.Array, chunk: int) -> FilteredEpisodes:
     """`open_loop.filter_states` over whole episodes, ``chunk`` steps at a time; host arrays ``[E, T, ...]``."""
     run = jax.jit(functools.partial(open_loop.filter_states, behavior))
     steps = batch.reward.shape[1]
     chunk = min(chunk, steps)
-    stored, parts = batch.stored, []
+    # Each chunk continues from the states that the one before ended with.
+    stored = batch.stored
+    parts = []
     for number, begin in enumerate(range(0, steps, chunk)):
         fields = batch._replace(stored=None)
-        part = jax.tree.map(lambda x, b=begin: _padded(x[:, b : b + chunk], chunk, 1), fields)._replace(stored=stored)
+        part = jax.tree.map(lambda x, b=begin: _pad(x[:, b : b + chunk], chunk, axis=1), fields)._replace(stored=stored)
         found = run(nets, part, jax.random.fold_in(key, number))
-        # The last step that is no padding may come earlier, but then nothing follows.
+        # In the last chunk, this may be a state of padding, but then nothing follows.
         stored = jax.tree.map(lambda x: x[:, -1], found.stored)
         parts.append(jax.device_get(found))
-    joined: Filtered = jax.tree.map(lambda *xs: np.concatenate(xs, 1)[:, :steps], *parts)
+    joined: FilteredEpisodes = jax.tree.map(lambda *xs: np.concatenate(xs, 1)[:, :steps], *parts)
     return joined
 
 
@@ -84,7 +88,7 @@ def dream_from(
     nets: Parts,
     spaces: Spaces,
     held_out: HeldOut,
-    filtered: Filtered,
+    filtered: FilteredEpisodes,
     points: Points,
     near: np.ndarray,
     key: jax.Array,
@@ -98,10 +102,11 @@ def dream_from(
     parts = []
     for number, begin in enumerate(range(0, len(points.step), budget.rows)):
         chosen = slice(begin, begin + budget.rows)
-        episode = _padded(points.episode[chosen], budget.rows, 0)
-        step = _padded(points.step[chosen], budget.rows, 0)
+        episode = _pad(points.episode[chosen], budget.rows)
+        step = _pad(points.step[chosen], budget.rows)
         count = len(points.step[chosen])
         rows = episode, step
+        # Indices [rows, K] of the steps after each start; those beyond the end of the arrays are not `near`.
         at = episode[:, None], np.minimum(step[:, None] + 1 + np.arange(steps), batch.reward.shape[1] - 1)
         found = run(
             nets,
@@ -111,13 +116,13 @@ def dream_from(
             {name: value[rows] for name, value in batch.obs.items()},
             average,
             jax.tree.map(lambda x, at=at: np.asarray(x)[at], filtered.posterior),
-            _padded(near[chosen].astype(np.float32), budget.rows, 0),
+            _pad(near[chosen].astype(np.float32), budget.rows),
             jax.random.fold_in(key, number),
         )
         found = jax.device_get(found)
         own = jax.tree.map(lambda x, n=count: x[:, :n].swapaxes(0, 1), found._replace(where={}))
         parts.append(own._replace(where=found.where))
-    # Of a single class there is one number, which stays an array.
+    # `asarray`, because the sum over a key of a single number is a scalar.
     where = jax.tree.map(lambda *xs: np.asarray(np.sum(xs, 0, dtype=np.float64)), *[part.where for part in parts])
     joined: Dreams = jax.tree.map(
         lambda *xs: np.concatenate(xs).astype(np.float64), *[p._replace(where={}) for p in parts]
@@ -128,7 +133,7 @@ def dream_from(
 def imagine_from(
     behavior: Behavior,
     nets: Parts,
-    filtered: Filtered,
+    filtered: FilteredEpisodes,
     points: Points,
     discount: float,
     config: Config,
@@ -144,21 +149,21 @@ def imagine_from(
     parts = []
     for number, begin in enumerate(range(0, len(points.step), budget.rows)):
         chosen = slice(begin, begin + budget.rows)
-        rows = _padded(points.episode[chosen], budget.rows, 0), _padded(points.step[chosen], budget.rows, 0)
+        rows = _pad(points.episode[chosen], budget.rows), _pad(points.step[chosen], budget.rows)
         start = jax.tree.map(lambda x, rows=rows: x[rows], filtered.stored)
         parts.append(np.asarray(run(nets, start, jax.random.fold_in(key, number)))[: len(points.step[chosen])])
     return np.concatenate(parts).astype(np.float64)
 
 
 def average_of(space: Space, value: Any, valid: np.ndarray) -> np.ndarray:
-    """Mean of an observation key over all steps that are no padding, in the units of `open_loop.encode`."""
+    """Mean of an observation key over all steps that are not padding, in the units of `open_loop.encode`."""
     total: Any = 0.0
     for row, inside in zip(value, valid, strict=True):
         total = total + np.asarray(open_loop.encode(space, row[inside])).sum(0, dtype=np.float64)
     return np.asarray(total / valid.sum(), np.float32)
 
 
-def _padded(x: Any, size: int, axis: int) -> np.ndarray:
+def _pad(x: Any, size: int, axis: int = 0) -> np.ndarray:
     """``x`` with zeros up to ``size``, so that every call has the same shapes."""
     missing = [(0, 0)] * x.ndim
     missing[axis] = (0, size - x.shape[axis])

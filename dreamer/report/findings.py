@@ -20,13 +20,13 @@ LIMITS = {
     "imagined_return": (0.2, 0.5),
     "value_bias": (0.25, 0.75),
 }
-"""Up to the first number good, up to the second fair, beyond poor; docs/report.md says of what, and why there."""
+"""Good up to the first number, fair up to the second, otherwise poor; docs/report.md says of what, and why."""
 
-HARDLY = 0.05
+LEAST_SPREAD = 0.05
 """Returns that vary by less than this share of their mean are nearly all the same."""
 
 UNUSED = 1.1
-"""A latent variable with a perplexity below this says next to nothing."""
+"""A latent variable with a perplexity below this carries next to no information."""
 
 
 class Finding(NamedTuple):
@@ -38,8 +38,9 @@ class Finding(NamedTuple):
     value: float
     """In the unit that the title names; None in JSON if it is not known."""
     low: float
-    """Confidence band, NaN if there is none."""
+    """Lower end of the confidence band, NaN if there is none."""
     high: float
+    """Its upper end."""
     verdict: Verdict
     sentence: str
 
@@ -72,7 +73,7 @@ def _finding(name: str, title: str, band: Band, verdict: Verdict, sentence: str)
     return Finding(name, title, float(band.value), float(band.low), float(band.high), verdict, sentence)
 
 
-def _alone(value: float) -> Band:
+def _without_band(value: float) -> Band:
     return Band(np.asarray(value), np.asarray(np.nan), np.asarray(np.nan))
 
 
@@ -82,12 +83,12 @@ def _open_loop(name: str, title: str, curves: Curves, card: Card) -> Finding:
     title = f"{title}: error over {steps} steps, relative to a blind guess"
     if verdict == "unknown":
         return _finding(
-            name, title, curves.ratio, verdict, "It never changed in these episodes, so nothing can be told."
+            name, title, curves.ratio, verdict, "It never changed in these episodes, so nothing can be said."
         )
     useful = useful_steps(curves)
-    until = f"up to step {useful}" if useful < len(card.starts) else f"as far as it goes, {useful} steps"
+    until = f"up to step {useful}" if useful < len(card.starts) else f"for all {useful} steps"
     if not useful:
-        until = "on the whole, though not at the first step"
+        until = "on the whole, but not at the first step"
     sentence = {
         "good": f"The dream is right about most of what changes; it beats both blind guesses {until}.",
         "fair": f"The dream knows more than a blind guess, but not much; it beats both {until}.",
@@ -105,52 +106,58 @@ def useful_steps(curves: Curves) -> int:
 
 def _continue(card: Card) -> Finding:
     error = calibration.calibration_error(card.reliability)
-    name, title = "continue_calibration", "Probability of going on: mean distance from what came"
+    name = "continue_calibration"
+    title = "Probability of continuing: mean distance from what happened"
     if not card.terminals:
         sentence = (
-            "No dream led up to the end of a task here, so only the other half can be told: that the model does not "
-            "expect ends that do not come."
+            "No dream led up to the end of a task here, so only the other half can be judged: whether the model "
+            "expects ends that do not come."
         )
-        return _finding(name, title, _alone(error), "poor" if judge(name, error) == "poor" else "unknown", sentence)
+        return _finding(
+            name, title, _without_band(error), "poor" if judge(name, error) == "poor" else "unknown", sentence
+        )
     verdict = judge(name, error)
     sentence = {
         "good": "Episodes end about as often as the model says.",
-        "fair": "Episodes end somewhat more or less often than the model says; the table tells where.",
+        "fair": "Episodes end somewhat more or less often than the model says; the table shows where.",
         "poor": "Episodes end much more or less often than the model says, so imagined returns count what is never "
         "reached, or miss what is.",
         "unknown": "Nothing was predicted.",
     }[verdict]
-    return _finding(name, title, _alone(error), verdict, sentence)
+    return _finding(name, title, _without_band(error), verdict, sentence)
 
 
 def _reward(card: Card) -> Finding:
-    name, title = "reward_calibration", "Reward distribution: largest distance of the PIT from uniform"
+    name = "reward_calibration"
+    title = "Reward distribution: largest distance of the PIT from uniform"
     error = float(np.abs(card.pit - calibration.GRID).max())
     verdict = judge(name, error)
     inside = 100 * calibration.coverage(card.pit, 0.9) if verdict != "unknown" else 0.0
     sentence = {
-        "good": f"Rewards fall where the head says: {inside:.0f} % of them into intervals that promise 90 %.",
-        "fair": f"Rewards fall roughly where the head says: {inside:.0f} % of them into intervals that promise 90 %.",
-        "poor": f"Rewards do not fall where the head says: {inside:.0f} % of them into intervals that promise 90 %; "
-        "below that it is too sure of itself, above too little, and near it it is shifted to one side.",
+        "good": f"Rewards fall where the head says: {inside:.0f} % of them into intervals that should hold 90 %.",
+        "fair": f"Rewards fall roughly where the head says: {inside:.0f} % of them into intervals that should hold "
+        "90 %.",
+        "poor": f"Rewards do not fall where the head says: {inside:.0f} % of them into intervals that should hold "
+        "90 %. If that is too few, the head is overconfident; if too many, underconfident; if about right, biased.",
         "unknown": "No reward was predicted.",
     }[verdict]
-    return _finding(name, title, _alone(error), verdict, sentence)
+    return _finding(name, title, _without_band(error), verdict, sentence)
 
 
 def _kl(card: Card) -> Finding:
     first = Band(*(x[0] for x in card.kl))
-    name, title, value = "kl", "KL from posterior to prior after one step, nats", float(card.kl.value[0])
+    value = float(first.value)
+    name = "kl"
+    title = "KL from posterior to prior after one step, nats"
     verdict = judge(name, value)
     if verdict == "good" and value < 0.1 * card.free_nats:
-        verdict, sentence = (
-            "fair",
-            "The latent says almost nothing that the model did not expect: a world without surprise, ",
+        sentence = (
+            "The latent says almost nothing that the model did not expect: a world without surprise, or a collapsed "
+            "posterior; look at the classes in use and the dreamt observations."
         )
-        sentence += "or a collapsed posterior; look at the classes in use and the dreamt observations."
-        return _finding(name, title, first, verdict, sentence)
+        return _finding(name, title, first, "fair", sentence)
     sentence = {
-        "good": "What is seen surprises the model moderately, as in runs that learn.",
+        "good": "Observations surprise the model moderately, as in runs that learn.",
         "fair": "Each observation surprises the model a lot: the world is noisy, new to it, or too large for it.",
         "poor": "Each observation surprises the model so much that its dreams can hardly follow the world.",
         "unknown": "The model has no random variables, or their divergence is not finite.",
@@ -162,37 +169,38 @@ def _classes(card: Card) -> Finding:
     if not len(card.perplexity):
         title = "Latent variables that are not in use, share"
         sentence = "The model has no categorical latent variables."
-        return _finding("classes", title, _alone(float("nan")), "unknown", sentence)
+        return _finding("classes", title, _without_band(float("nan")), "unknown", sentence)
     unused = float((card.perplexity < UNUSED).mean())
     verdict = judge("classes", unused)
     middle = float(np.median(card.perplexity))
     sentence = {
         "good": "Most latent variables are in use;",
-        "fair": "A good part of the latent variables always says the same, which a smaller model would do without;",
-        "poor": "Nearly all latent variables always say the same: the task is tiny, or the posterior has collapsed;",
+        "fair": "Many latent variables never change; a smaller model would do without them;",
+        "poor": "Nearly all latent variables never change: the task is tiny, or the posterior has collapsed;",
         "unknown": "",
     }[verdict] + f" half of them use {middle:.1f} of {card.classes} classes or more."
-    return _finding("classes", "Latent variables that are not in use, share", _alone(unused), verdict, sentence)
+    return _finding("classes", "Latent variables that are not in use, share", _without_band(unused), verdict, sentence)
 
 
 def _imagined_return(card: Card) -> Finding:
-    name, both = "imagined_return", card.returns
+    name = "imagined_return"
+    both = card.returns
     title = f"Imagined and real return of {card.horizon} steps: correlation"
     if not np.isfinite(both.correlation.value):
         return _finding(name, title, both.correlation, "unknown", _no_correlation(both, "imagined"))
     mean = float(np.abs(both.real).mean())
-    if both.scale < HARDLY * mean:
+    if both.scale < LEAST_SPREAD * mean:
         sentence = (
-            f"Real returns vary by {both.scale / mean:.1%} only, so a correlation says little; the imagined ones are "
-            f"off by {float(both.bias.value):+.2g} on average, of {mean:.3g}."
+            f"Real returns vary by only {both.scale / mean:.1%}, so a correlation says little; imagined ones are off "
+            f"by {float(both.bias.value):+.2g} on average, of {mean:.3g}."
         )
         return _finding(name, title, both.correlation, "unknown", sentence)
     verdict = judge(name, 1 - float(both.correlation.value))
     sentence = {
-        "good": "Where the dream promises more, more comes: the actor learns from the right differences.",
-        "fair": "Where the dream promises more, more comes often, but not reliably; chance in world and policy lowers "
-        "this number too.",
-        "poor": "What the dream promises says little about what comes: the actor may learn to please a wrong model.",
+        "good": "Where dreams promise more, more is earned: the actor learns from the right differences.",
+        "fair": "Where dreams promise more, more is often earned, but not reliably; chance in world and policy also "
+        "lowers this number.",
+        "poor": "What dreams promise says little about what is earned: the actor may learn to exploit a wrong model.",
         "unknown": "",
     }[verdict]
     return _finding(name, title, both.correlation, verdict, sentence)
@@ -200,17 +208,17 @@ def _imagined_return(card: Card) -> Finding:
 
 def _no_correlation(both: Agreement, what: str) -> str:
     if not len(both.real):
-        return "No episode went on for long enough to compare."
+        return "No episode was long enough to compare."
     if np.ptp(both.real) < 1e-9:
         return (
-            f"All real returns are {both.real[0]:.4g}, so there is nothing to correlate; the {what} ones are off by "
-            + (f"{float(both.bias.value):+.2g} on average.")
+            f"All real returns are {both.real[0]:.4g}, so there is nothing to correlate; {what} ones are off by "
+            f"{float(both.bias.value):+.2g} on average."
         )
     return f"All {what} returns are the same."
 
 
 def _value(card: Card) -> Finding:
-    known = card.values_known
+    known = card.has_real_returns
     both = card.value if known else card.value_bootstrapped
     scale = max(both.scale, 0.1 * float(np.abs(both.real).mean()), 1e-6)
     band = Band(*(np.asarray(x / scale) for x in both.bias))
@@ -219,11 +227,11 @@ def _value(card: Card) -> Finding:
     title = "Critic: value minus real return, relative to how returns vary"
     sentence = {
         "good": "Values are about right on average.",
-        "fair": f"Values promise somewhat {side} than what comes.",
-        "poor": f"Values promise much {side} than what comes.",
+        "fair": f"Values promise somewhat {side} than is earned.",
+        "poor": f"Values promise much {side} than is earned.",
         "unknown": "There is no value to compare.",
     }[verdict]
     if not known:
         title = "Critic: value minus real rewards and last value, relative to how these vary"
-        sentence += " Episodes were cut off, so this says in part how well the critic agrees with itself."
+        sentence += " Episodes were cut off, so this partly says how well the critic agrees with itself."
     return _finding("value_bias", title, band, verdict, sentence)

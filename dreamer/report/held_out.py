@@ -18,20 +18,20 @@ MOST_STEPS = 1000
 """Agent steps after which an episode is no longer recorded; it then counts as cut off by a time limit."""
 
 _SEEDS = 0x68656C64
-"""Separates these seeds from those of training and evaluation: neither has a number like this in second place."""
+"""Separates these seeds from those of training and evaluation, whose second number is never this one."""
 
 
 class HeldOut(NamedTuple):
     """E recorded episodes, padded to the length T of the longest."""
 
     batch: Batch
-    """``[E, T, ...]``; every row starts with ``is_first``, so what is stored, which is zero, is ignored."""
+    """``[E, T, ...]``; every row starts with ``is_first``, so ``stored``, which is zero, is ignored."""
     length: np.ndarray
-    """Steps of each episode, the reset included, int ``[E]``; what comes after is padding."""
+    """Steps of each episode, including the reset, int ``[E]``; what comes after is padding."""
 
     @property
     def valid(self) -> np.ndarray:
-        """Bool ``[E, T]``: not padding."""
+        """Bool ``[E, T]``: whether a step is not padding."""
         return np.arange(self.batch.reward.shape[1]) < self.length[:, None]
 
 
@@ -47,7 +47,7 @@ def collect(
         make: makes an environment.
         episodes: how many, at least 1.
         seed: seed of the environments and of the policy.
-        most_steps: episodes are recorded up to this many agent steps.
+        most_steps: agent steps after which an episode is no longer recorded.
 
     Raises:
         EnvError: an environment failed, or its spaces are not those of the agent.
@@ -63,7 +63,9 @@ def collect(
                 f"agent was trained on {agent.obs_spaces} and {agent.action_spaces}: report on it where the task is "
                 "what it was then."
             )
-        before, agent.policy_steps = agent.policy_steps, (seed % 2**12) << 20
+        # What the policy draws depends on its count of steps. Each seed gets its own range of counts.
+        before = agent.policy_steps
+        agent.policy_steps = (seed % 2**12) << 20
         try:
             rows: list[list[Row]] = []
             while len(rows) < episodes:
@@ -75,13 +77,13 @@ def collect(
 
 
 def _play(driver: Driver, most_steps: int) -> list[list[Row]]:
-    """One episode of each environment, as the rows of each; the axis of environments is gone."""
+    """The rows of one episode of each environment, without the axis of environments."""
     kept: list[list[Row]] = [[] for _ in range(driver.envs.num_envs)]
     waiting = np.ones(len(kept), bool)
     for _ in range(most_steps + 1):
         row = driver.act()
         for index in np.flatnonzero(waiting).tolist():
-            kept[index].append(_of(row, index))
+            kept[index].append(_select(row, index))
         waiting &= ~row.step.is_last
         if not waiting.any():
             break
@@ -89,39 +91,41 @@ def _play(driver: Driver, most_steps: int) -> list[list[Row]]:
     return kept
 
 
-def _of(row: Row, index: int) -> Row:
+def _select(row: Row, index: int) -> Row:
     """One environment of a row."""
     obs = {key: value[index] for key, value in row.step.obs.items()}
-    flags = {name: getattr(row.step, name)[index] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    step = row.step._replace(obs=obs, **flags)
-    return row._replace(step=step, action={key: value[index] for key, value in row.action.items()})
+    action = {key: value[index] for key, value in row.action.items()}
+    others = {name: getattr(row.step, name)[index] for name in ("reward", "is_first", "is_last", "is_terminal")}
+    return row._replace(step=row.step._replace(obs=obs, **others), action=action)
 
 
 def _stack(agent: Agent, episodes: list[list[Row]]) -> HeldOut:
+    """Episodes of different lengths as arrays ``[E, T, ...]``."""
     length = np.array([len(episode) for episode in episodes])
     shape = (len(episodes), int(length.max()))
 
     def pad(values: list[list[Any]], shift: int = 0) -> np.ndarray:
-        """Values of all rows; moved by ``shift`` steps, and zero where there are none."""
+        """Values of all rows, moved to later by ``shift`` steps, and zero where there are none."""
         example = np.asarray(values[0][0])
         out = np.zeros((*shape, *example.shape), example.dtype)
         for number, row in enumerate(values):
             out[number, shift : len(row)] = row[: len(row) - shift]
         return out
 
-    def flag(name: str) -> np.ndarray:
+    def field(name: str) -> np.ndarray:
         return pad([[getattr(row.step, name) for row in episode] for episode in episodes])
 
     batch = Batch(
         obs={key: pad([[row.step.obs[key] for row in episode] for episode in episodes]) for key in agent.obs_spaces},
         # The action chosen at one step is the previous one of the next.
         prev_action={
-            key: pad([[row.action[key] for row in episode] for episode in episodes], 1) for key in agent.action_spaces
+            key: pad([[row.action[key] for row in episode] for episode in episodes], shift=1)
+            for key in agent.action_spaces
         },
-        reward=flag("reward"),
-        is_first=flag("is_first"),
-        is_last=flag("is_last"),
-        is_terminal=flag("is_terminal"),
+        reward=field("reward"),
+        is_first=field("is_first"),
+        is_last=field("is_last"),
+        is_terminal=field("is_terminal"),
         stored=blank_stored(agent.algorithm, shape[0]),
     )
     return HeldOut(batch, length)

@@ -1,7 +1,7 @@
-"""What the world model predicts when it no longer sees: errors of dreams that follow recorded actions.
+"""What the world model predicts without observations: errors of dreams that follow recorded actions.
 
 From a state that was filtered from observations, several dreams follow the recorded actions for K steps. The mean of
-more and more dreams is what the model expects; its squared error is estimated without bias from few of them,
+infinitely many dreams is what the model expects; its squared error is estimated without bias from a few of them,
 ``(mean of S dreams - truth)^2 - variance of the dreams / S``. Without the correction, the draws of the latent alone
 would make a perfect model look worse than a constant.
 
@@ -21,13 +21,13 @@ from dreamer.types import Action, Batch, Observation, Parts, Space, Spaces, Stat
 from dreamer.world_models import LatentVariableModel, WorldModel, imagine
 
 
-class Filtered(NamedTuple):
+class FilteredEpisodes(NamedTuple):
     """What the agent made of each observed step, batch first."""
 
     stored: Stored
     """States ``[B, T, ...]`` as the model packs them."""
     posterior: Any
-    """Parameters of what the model believed of their variables ``[B, T, ...]``; ``()`` where it has none."""
+    """Parameters of the posterior of their variables ``[B, T, ...]``; ``()`` where there is none."""
     value: Float32[Array, "B T"]
     """The behaviour's value of each state."""
 
@@ -36,44 +36,48 @@ class Errors(NamedTuple):
     """Squared errors of three predictions of one observation key, mean over its entries, ``[K, M]``."""
 
     model: Float32[Array, "K M"]
-    """Of what the model expects; an unbiased estimate, so below 0 at times."""
+    """Of what the model expects; an unbiased estimate, so sometimes below 0."""
     repeat: Float32[Array, "K M"]
     """Of the last observation before the dream, repeated."""
     mean: Float32[Array, "K M"]
     """Of the mean over all episodes."""
     spread: Float32[Array, "K M"]
-    """No error: the variance among the dreams."""
+    """Not an error: the variance among the dreams."""
 
 
 class Dreams(NamedTuple):
     """K steps of dreams from M start states, time first. Means are over the dreams of a start."""
 
     errors: dict[str, Errors]
+    """By observation key."""
     where: dict[str, tuple[Array, Array, Array]]
-    """Errors ``(model, repeat, mean)`` of each entry of a key (of images: each pixel, mean over channels), summed over
-    the starts and the steps of ``near``."""
+    """Errors ``(model, repeat, mean)`` of each entry of a key (of images: each pixel, mean over channels) ``[...]``,
+    summed over the starts and the steps of ``near``."""
     reward: Float32[Array, "K M"]
     """Expected reward on arriving at each step."""
     reward_spread: Float32[Array, "K M"]
+    """Variance of expected rewards among the dreams."""
     reward_probs: Float32[Array, "K M bins"]
-    """Of each bin; without bins where the reward is no distribution over them."""
+    """Probability of each bin; no bins where the reward is not a distribution over bins."""
     cont: Float32[Array, "K M"]
-    """Probability that the episode goes on after each step, as the head says it: times the discount if so trained."""
+    """Probability of continuing after each step, as the head predicts it: times the discount if so trained."""
     cont_spread: Float32[Array, "K M"]
+    """Variance of that among the dreams."""
     kl: Float32[Array, "K M"]
     """KL in nats from the posterior, which sees every observation up to the step, to the prior of the dream; NaN where
-    the model has no random variables, like the next."""
+    the model has no random variables."""
     prior_entropy: Float32[Array, "K M"]
-    """Entropy of the prior of the dream in nats."""
+    """Entropy of the prior of the dream in nats; NaN likewise."""
 
 
-def filter_states(behavior: Behavior, nets: Parts, batch: Batch, key: Array) -> Filtered:
-    """Posterior states of recorded sequences ``[B, T]``, which go on from ``batch.stored``."""
+def filter_states(behavior: Behavior, nets: Parts, batch: Batch, key: Array) -> FilteredEpisodes:
+    """Posterior states of recorded sequences ``[B, T]``, which continue from ``batch.stored``."""
     model = nets.world_model
     seen = model.observe(batch, key)
     posterior = seen.posterior if isinstance(model, LatentVariableModel) else ()
     value = behavior.value(nets.behavior, model.features(seen.states))
-    return Filtered(model.pack(seen.states), jax.tree.map(lambda x: x.astype(jnp.float32), posterior), value)
+    posterior = jax.tree.map(lambda x: x.astype(jnp.float32), posterior)
+    return FilteredEpisodes(stored=model.pack(seen.states), posterior=posterior, value=value)
 
 
 def encode(space: Space, value: Array | np.ndarray) -> Float32[Array, "..."]:
@@ -85,14 +89,14 @@ def encode(space: Space, value: Array | np.ndarray) -> Float32[Array, "..."]:
 
 
 def cells(space: Space, error: Float32[Array, "..."]) -> Float32[Array, "..."]:
-    """Squared errors per entry: classes are summed (the Brier score, 0 to 2), channels of images averaged."""
+    """Squared errors per entry: a sum over classes (the Brier score, 0 to 2), a mean over channels of images."""
     if space.kind == "vector":
         return error
     return error.sum(-1) if space.kind == "discrete" else error.mean(-1)
 
 
 def unbiased_error(samples: Float32[Array, "samples ..."], truth: Float32[Array, "..."]) -> tuple[Array, Array]:
-    """Squared error of the expectation that ``samples`` are drawn around, without bias; and their variance."""
+    """Squared error of the expectation of ``samples``, estimated without bias; and their variance."""
     variance = samples.var(0, ddof=1)
     return jnp.square(samples.mean(0) - truth) - variance / len(samples), variance
 
@@ -110,7 +114,7 @@ def dream(
     near: Float32[Array, "M K"],
     key: Array,
 ) -> Dreams:
-    """Dream along recorded actions and compare with what was recorded.
+    """Dream along recorded actions, and compare with what was recorded.
 
     Args:
         model: parameters.
@@ -121,7 +125,7 @@ def dream(
         target: observations that followed, ``[M, K, ...]``.
         last: observations of the start states, ``[M, ...]``.
         average: mean of each key over all episodes, in the units of `encode`.
-        posterior: parameters of what the model believed at the steps that followed, ``[M, K, ...]``.
+        posterior: parameters of the posterior at the steps that followed, ``[M, K, ...]``.
         near: 1 for steps that count in ``where``, 0 for others.
         key: random key.
     """
@@ -131,11 +135,13 @@ def dream(
     time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (action, dict(target), posterior, near))
 
     def split(x: Array) -> Array:
+        """Inverse of `repeat`: ``[samples, M, ...]``."""
         return x.reshape(samples, rows, *x.shape[1:])
 
     def compare(name: str, guess: Array, truth: Array, weight: Array) -> tuple[Errors, tuple[Array, ...]]:
         space = spaces[name]
-        error, variance = unbiased_error(split(jax.nn.softmax(guess, -1) if space.kind == "discrete" else guess), truth)
+        samples_of_guess = split(jax.nn.softmax(guess, -1) if space.kind == "discrete" else guess)
+        error, variance = unbiased_error(samples_of_guess, truth)
         constant = jnp.broadcast_to(average[name][None], truth.shape)
         each = [
             cells(space, x) for x in (error, jnp.square(last[name] - truth), jnp.square(constant - truth), variance)
@@ -153,7 +159,7 @@ def dream(
         reward: Any = model.reward(state)
         cont = split(model.cont(state))
         mean = split(reward.mean())
-        # Bins are known of a reward over bins alone; what has none is told by an empty last axis.
+        # A reward that is not a distribution over bins has an empty last axis instead.
         probs = jax.nn.softmax(reward.logits, -1) if hasattr(reward, "logits") else jnp.zeros((samples * rows, 0))
         kl = entropy = jnp.full(rows, jnp.nan)
         if isinstance(model, LatentVariableModel):
@@ -182,7 +188,7 @@ def imagined_return(
 ) -> Float32[Array, "M"]:
     """Discounted reward over H imagined steps with the policy, mean over the dreams of each start ``[M, ...]``.
 
-    ``sum_{h=1..H} (prod_{j<h} c[j] discount) r[h]``, with the predicted rewards r and probabilities c of going on.
+    ``sum_{h=1..H} (prod_{j<h} c[j] discount) r[h]``, with predicted rewards r and probabilities c of continuing.
 
     Args:
         behavior: acts.
@@ -206,14 +212,14 @@ def imagined_return(
 
 
 def repeat(tree: Any, samples: int) -> Any:
-    """Arrays ``[M, ...]`` so often one after another, ``[samples * M, ...]``."""
+    """Arrays ``[M, ...]`` repeated as a whole, ``[samples * M, ...]``."""
     return jax.tree.map(lambda x: jnp.tile(x, (samples,) + (1,) * (x.ndim - 1)), tree)
 
 
 __all__ = [
     "Dreams",
     "Errors",
-    "Filtered",
+    "FilteredEpisodes",
     "cells",
     "dream",
     "encode",

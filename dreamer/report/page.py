@@ -1,8 +1,9 @@
-"""Puts a report together: findings, films, plots and tables as one HTML file that needs nothing else."""
+"""Assembles a report: findings, films, plots and tables as one self-contained HTML file."""
 
 import base64
 import dataclasses
 import html
+import math
 import pathlib
 import string
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from dreamer.report.plots import Series
 from dreamer.types import Spaces
 
 _TEMPLATE = pathlib.Path(__file__).with_name("page.html")
+
 LOG = ("loss, log scale",)
 """Labels of the axes that are logarithmic."""
 
@@ -28,7 +30,7 @@ _WHAT = {
     "World-model errors on replay": "Mean loss of each prediction, and KL from posterior to prior. Healthy: falling.",
     "Losses of the critic": "Cross-entropy of imagined and of replayed returns.",
     "What is imagined": "Healthy: the value follows the imagined return.",
-    "Entropy of the policy": "Healthy: falls, but not at once to its least.",
+    "Entropy of the policy": "Healthy: falls, but not to its minimum at once.",
 }
 _WORDS = {"good": "good", "fair": "fair", "poor": "poor", "unknown": "not known"}
 
@@ -69,7 +71,7 @@ def page(
 
     Args:
         title: heading.
-        facts: what stands under it, by name.
+        facts: what is shown under it, by name.
         warnings: sentences about what could not be read.
         findings: lines of the report card.
         dreams: films and plots of single episodes.
@@ -85,22 +87,22 @@ def page(
         *(f'<p class="warning">{html.escape(text)}</p>' for text in warnings),
         _section(
             "World-model report card",
-            f"From {card.episodes} fresh episodes ({card.agent_steps:,} steps) with the policy that was learned, on "
-            "seeds that training did not use. Brackets hold 95 % bands over episodes. Sentences and colours come from "
-            "fixed limits on the numbers: a mark is a place to look, not a proof.",
+            f"From {card.episodes} fresh episodes ({card.agent_steps:,} steps) with the learned policy, on seeds that "
+            "training did not use. Brackets hold 95 % bands over episodes. Sentences and colours follow fixed limits "
+            "on the numbers: a mark is a place to look, not a proof.",
             [_finding(finding) for finding in findings],
         ),
         _section(
-            "Dreams beside what happened",
-            "The model sees the first steps (green), then dreams on with the recorded actions and sees no more "
-            "(orange). One dream each, of the longest episodes.",
+            "Dreams next to what happened",
+            "The model sees the first steps (green), then dreams along the recorded actions without seeing anything "
+            "more (orange). One dream each, of the longest episodes.",
             [picture.to_html() for picture in dreams],
         ),
         _section(
             "How errors compound",
             f"Squared error of what the model expects after k dreamt steps, from {int(card.starts[0])} start states "
             f"with at least {card.context} observed steps, against two guesses that need no model. Shaded: 95 % bands. "
-            "The error should stay below both guesses as far as the actor imagines.",
+            "The error should stay below both guesses within the actor's horizon.",
             [picture.to_html() for picture in _errors(card)],
         ),
         _section(
@@ -117,7 +119,7 @@ def page(
         _table(card),
         _section(
             "Returns and values",
-            "Each dot is a state of an episode: what was promised there, and what came.",
+            "Each dot is a state of an episode: what was promised there, and what was earned.",
             [picture.to_html() for picture in _returns(card)],
         ),
         _section(
@@ -128,7 +130,7 @@ def page(
                 for name, (series, y) in curves.items()
             ],
         ),
-        "<h2>Config</h2><p>What differs from the defaults.</p>",
+        "<h2>Config</h2><p>Keys that differ from the defaults.</p>",
         _rows(["key", "value"], [[key, value] for key, value in changes.items()]),
         '<p class="soft">What each number means and how it is computed: docs/report.md. All numbers: report.json.</p>',
     ]
@@ -136,7 +138,7 @@ def page(
     return text.substitute(title=html.escape(title), body="\n".join(part for part in body if part))
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A number in few digits."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -148,9 +150,10 @@ def _section(title: str, text: str, items: Sequence[str]) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    known = finding.value == finding.value
-    band = f' <span class="soft">[{number(finding.low)}, {number(finding.high)}]</span>'
-    shown = number(finding.value) + (band if finding.low == finding.low else "") if known else "-"
+    # A number that is not known is NaN.
+    known = not math.isnan(finding.value)
+    band = f' <span class="soft">[{format_number(finding.low)}, {format_number(finding.high)}]</span>'
+    shown = format_number(finding.value) + ("" if math.isnan(finding.low) else band) if known else "-"
     return (
         f'<div class="finding {finding.verdict}"><span class="badge">{_WORDS[finding.verdict]}</span>'
         f'<h3>{html.escape(finding.title)}</h3><span class="number">{shown}</span>'
@@ -159,7 +162,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _errors(card: Card) -> list[Picture]:
-    shown = {**card.obs, "reward": card.reward, "going on": card.cont}
+    shown = {**card.obs, "reward": card.reward, "continuing": card.cont}
     caption = "Mean squared error over dreamt steps. Dotted: variance among dreams of the same start."
     return [
         Picture(key, caption, "svg+xml", report_plots.errors(curves, card.horizon)) for key, curves in shown.items()
@@ -170,12 +173,11 @@ def _where(card: Card, spaces: Spaces) -> list[Picture]:
     pictures = []
     for key, (model, guess) in card.where.items():
         if spaces[key].kind == "image":
-            plot, caption = report_plots.heat(model, guess), "Root mean squared error of each pixel, on one scale."
+            plot = report_plots.heat(model, guess)
+            caption = "Root mean squared error of each pixel, on one scale."
         else:
-            plot, caption = (
-                report_plots.entries(model, guess),
-                "Mean squared error of each entry; at most 40, the worst.",
-            )
+            plot = report_plots.entries(model, guess)
+            caption = "Mean squared error of each entry; at most 40, the worst."
         pictures.append(Picture(key, caption, "svg+xml", plot))
     return pictures
 
@@ -183,7 +185,7 @@ def _where(card: Card, spaces: Spaces) -> list[Picture]:
 def _inside(card: Card) -> list[Picture]:
     shown = []
     if np.isfinite(card.kl.value).any():
-        nothing = f"{number(card.most_entropy)}, where it would know nothing"
+        nothing = f"{format_number(card.most_entropy)}, where it would know nothing"
         most = f"; the entropy of the prior stays between 0 and {nothing}" if card.classes else ""
         caption = f"Healthy: KL starts at a few nats and rises slowly{most}."
         shown.append(Picture("Drift of the dream", caption, "svg+xml", report_plots.divergence(card)))
@@ -193,19 +195,19 @@ def _inside(card: Card) -> list[Picture]:
         shown.append(Picture("Classes in use", caption, "svg+xml", plot))
     caption = "Healthy: dots on the line. Steps within the actor's horizon of a dream."
     plot = report_plots.reliability(card.reliability)
-    shown.append(Picture("Going on: predicted and observed", caption, "svg+xml", plot))
-    if card.pit[0] == card.pit[0]:
+    shown.append(Picture("Continuing: predicted and observed", caption, "svg+xml", plot))
+    if not np.isnan(card.pit[0]):
         caption = (
-            "PIT histogram. Healthy: flat. A hump: too unsure; high ends: too sure; a slope: too low or too high."
+            "PIT histogram. Healthy: flat. A hump: underconfident; high ends: overconfident; a slope: biased."
             if card.reward_varies
-            else "PIT histogram; healthy: flat. All rewards were the same here, so it says little."
+            else "PIT histogram. Healthy: flat. All rewards were the same here, so it says little."
         )
         shown.append(Picture("Reward distribution", caption, "svg+xml", report_plots.pit(card.pit)))
     return shown
 
 
 def _table(card: Card) -> str:
-    header = ["predicted to go on", "predictions", "mean prediction", "went on", "95 % interval"]
+    header = ["predicted to continue", "predictions", "mean prediction", "continued", "95 % interval"]
     rows = [
         [
             f"{b.low:g} to {b.high:g}",
@@ -216,11 +218,9 @@ def _table(card: Card) -> str:
         ]
         for b in card.reliability
     ]
-    error = calibration.calibration_error(card.reliability)
-    text = (
-        f"Reliability of going on: mean distance {number(error)}, {card.terminals} ends of the task among these steps."
-    )
-    return f"<h2>Going on</h2><p>{text}</p>" + _rows(header, rows)
+    error = format_number(calibration.calibration_error(card.reliability))
+    text = f"Reliability of continuing: mean distance {error}, {card.terminals} ends of the task among these steps."
+    return f"<h2>Continuing</h2><p>{text}</p>" + _rows(header, rows)
 
 
 def _returns(card: Card) -> list[Picture]:
@@ -229,12 +229,12 @@ def _returns(card: Card) -> list[Picture]:
         plot = report_plots.agreement(card.returns, f"real return of {card.horizon} steps", "imagined return")
         caption = "Mean over dreams with the policy, from the state that was filtered from observations."
         shown.append(Picture("Imagined and real return", caption, "svg+xml", plot))
-    known = card.values_known
+    known = card.has_real_returns
     both = card.value if known else card.value_bootstrapped
     if len(both.real):
         plot = report_plots.agreement(both, "real return to the end", "value")
         caption = "Discounted to the end of the episode" + (
-            "." if known else "; episodes were cut off, so the critic's last value stands for what is unknown."
+            "." if known else "; episodes were cut off, so the critic's last value stands in for the rest."
         )
         shown.append(Picture("Values and real return", caption, "svg+xml", plot))
     return shown

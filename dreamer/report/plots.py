@@ -1,4 +1,4 @@
-"""Plots of a report, each an SVG picture that stands alone."""
+"""Plots of a report, each a self-contained SVG picture."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,18 @@ from dreamer.report.bootstrap import Band
 from dreamer.report.calibration import Bin
 from dreamer.report.card import Agreement, Card, Curves
 
-MODEL, REPEAT, MEAN, REAL = "#d6781e", "#3b6fb6", "#7a7a7a", "#222222"
+MODEL = "#d6781e"
+REPEAT = "#3b6fb6"
+MEAN = "#7a7a7a"
+REAL = "#222222"
 _COLOURS = ("#1f4e79", "#d6781e", "#468c46", "#8a4f9e", "#b03a3a", "#7a7a7a", "#2f8f8f", "#a88a1e")
 
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Name to env steps and values."""
+"""Env steps ``[n]`` and values ``[n]``, by name."""
 
 
 def _axes(height: float = 2.6) -> tuple[Figure, Axes]:
-    # As wide as a phone shows without shrinking the letters much.
+    # As wide as a phone shows without shrinking letters much.
     figure = Figure(figsize=(3.9, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -61,6 +64,7 @@ def lines(series: Series, y: str, log: bool = False, dots: Sequence[str] = ()) -
 
 
 def _shade(axes: Axes, band: Band, colour: str, label: str, width: float = 1.4) -> None:
+    """A curve ``[K]`` over the steps 1 to K, with its band."""
     k = np.arange(1, len(band.value) + 1)
     axes.plot(k, band.value, color=colour, linewidth=width, label=label)
     if np.isfinite(band.low).any():
@@ -72,9 +76,9 @@ def errors(curves: Curves, horizon: int, y: str = "mean squared error") -> bytes
     figure, axes = _axes()
     _shade(axes, curves.repeat, REPEAT, "nothing changes")
     _shade(axes, curves.mean, MEAN, "mean")
-    _shade(axes, curves.model, MODEL, "model", 2.0)
+    _shade(axes, curves.model, MODEL, "model", width=2.0)
     axes.plot(
-        np.arange(1, len(curves.spread) + 1), curves.spread, ":", color=MODEL, linewidth=1.2, label="dreams differ by"
+        np.arange(1, len(curves.spread) + 1), curves.spread, ":", color=MODEL, linewidth=1.2, label="spread of dreams"
     )
     axes.axvline(horizon, color="#bbbbbb", linewidth=0.8, zorder=0)
     axes.set_ylim(bottom=min(0.0, *axes.get_ylim()))
@@ -96,24 +100,25 @@ def divergence(card: Card) -> bytes:
 def reliability(bins: Sequence[Bin]) -> bytes:
     """Reliability diagram of the continue head."""
     figure, axes = _axes()
-    x, y = np.array([b.predicted for b in bins]), np.array([b.observed for b in bins])
+    x = np.array([b.predicted for b in bins])
+    y = np.array([b.observed for b in bins])
     spans = np.array([[b.observed - b.observed_low, b.observed_high - b.observed] for b in bins]).T.clip(0)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, label="calibrated")
     axes.errorbar(x, y, spans, fmt="o", color=MODEL, markersize=4, linewidth=1.2, label="model, 95 % interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    _label(axes, "predicted probability of going on", "share that went on")
+    _label(axes, "predicted probability of continuing", "share that continued")
     return svg(figure)
 
 
 def pit(cdf: np.ndarray) -> bytes:
     """Histogram of the PIT of rewards."""
     figure, axes = _axes()
-    # Twice as wide as the levels: ten bars.
+    # Ten bars, each as wide as two levels.
     share = np.diff(cdf[::2])
     axes.bar(calibration.GRID[:-1:2] + 0.05, share, 0.092, color=MODEL)
     axes.axhline(0.1, color=REAL, linewidth=1, linestyle="--", label="calibrated")
     axes.set_ylim(0, max(0.2, 1.1 * float(np.nanmax(share))))
-    _label(axes, "where in the predicted distribution the reward fell", "share of rewards")
+    _label(axes, "place of the reward in the predicted distribution", "share of rewards")
     return svg(figure)
 
 
@@ -128,10 +133,12 @@ def classes(perplexity: np.ndarray, most: int) -> bytes:
 
 
 def agreement(both: Agreement, x: str, y: str, most: int = 1000) -> bytes:
-    """Scatter of predicted over real numbers; of many, every so manieth."""
+    """Scatter of predicted over real numbers; of many, only every n-th."""
     figure, axes = _axes()
+    # -(-a // b) rounds a / b up, so at most `most` dots are left.
     every = max(1, -(-len(both.real) // most))
-    real, predicted = both.real[::every], both.predicted[::every]
+    real = both.real[::every]
+    predicted = both.predicted[::every]
     axes.plot(real, predicted, ".", color=MODEL, markersize=4, alpha=0.5)
     ends = [min(real.min(), predicted.min()), max(real.max(), predicted.max())]
     axes.plot(ends, ends, color="#bbbbbb", linewidth=1, label="equal")
@@ -140,8 +147,9 @@ def agreement(both: Agreement, x: str, y: str, most: int = 1000) -> bytes:
 
 
 def entries(model: np.ndarray, guess: np.ndarray, most: int = 40) -> bytes:
-    """Error of each entry of a vector; of many, the worst."""
-    model, guess = model.ravel(), guess.ravel()
+    """Error of each entry of a vector; of many, the largest ones."""
+    model = model.ravel()
+    guess = guess.ravel()
     chosen = np.sort(np.argsort(model)[::-1][:most])
     figure, axes = _axes()
     at = np.arange(len(chosen))

@@ -1,7 +1,6 @@
-"""A page about a run and a report card of its world model: ``python -m dreamer.report LOGDIR``.
+"""Writes a report on a run: plays fresh episodes, measures the world model, and puts page and numbers into a directory.
 
-Writes ``LOGDIR/report/index.html``, one file that opens anywhere and asks no server for anything, and ``report.json``
-with all its numbers. docs/report.md says what they mean.
+docs/report.md says what the numbers mean.
 """
 
 import hashlib
@@ -30,13 +29,13 @@ from dreamer.report.page import Picture
 from dreamer.report.plots import Series
 
 VERSION = 1
-"""Of the fields of ``report.json``."""
+"""Version of the fields of ``report.json``."""
 
 FILMED = 4
 """Episodes in a film."""
 
 MOST_NAMED = 5
-"""Bad lines that a sentence names."""
+"""Most bad lines that a sentence names."""
 
 
 class ReportError(RuntimeError):
@@ -56,15 +55,15 @@ def write_report(
     Args:
         logdir: directory of the run, which is only read if ``out`` lies elsewhere.
         out: directory of the report; None: ``logdir/report``.
-        checkpoint: which one.
+        checkpoint: which checkpoint.
         episodes: fresh episodes to play.
-        seed: of the episodes, and of all that is drawn.
+        seed: seed of the episodes and of all random draws.
 
     Returns:
         The page.
 
     Raises:
-        ReportError: the metrics are not those of a run, or the directory cannot be written.
+        ReportError: there is no world model, the metrics are not those of a run, or the directory cannot be written.
         CheckpointError, EnvError: see `dreamer.evaluate.load` and `held_out.collect`.
     """
     agent, saved = load_saved(logdir, checkpoint)
@@ -74,16 +73,18 @@ def write_report(
             f"The algorithm '{agent.config.algorithm}' of {logdir} has no world model to report on. Score it with: "
             f"python -m dreamer.evaluate {shlex.quote(str(logdir))}"
         )
-    # Before anything that takes long.
+    # What can fail at once comes before anything that takes long.
     lines, warnings = read_lines(logdir / "metrics.jsonl")
     target = logdir / "report" if out is None else out
-    _prepare(target, out is None)
+    _prepare(target, is_default=out is None)
     held_out = collect(agent, make_env(agent.config), episodes, seed)
     card = report_card.measure(behavior, agent.state.nets, agent.config, agent.obs_spaces, held_out, seed)
     found = findings(card)
     if not card.obs:
-        blind = "The world model does not predict observations, so there are no pictures of its dreams."
-        warnings = [*warnings, blind]
+        warnings = [
+            *warnings,
+            "The world model does not predict observations, so there are no pictures of its dreams.",
+        ]
     scores = card.scores
     facts = {
         "task": agent.config.task,
@@ -128,21 +129,21 @@ def write_report(
         (target / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (target / "index.html").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise _refused(target, error, out is None) from error
+        raise _write_error(target, error, is_default=out is None) from error
     return target / "index.html"
 
 
 def digest(config: Config) -> str:
-    """Twelve letters that two configs share if they are the same, up to the name of their directory."""
+    """Twelve hexadecimal digits, the same for two configs that differ in at most their ``logdir``."""
     values = {key: str(value) for key, value in configs.flatten(config) if key != "logdir"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Lines of ``metrics.jsonl`` that have the counters of a run, and sentences about what else is there.
+    """Lines of ``metrics.jsonl`` that have the counters of a run, and sentences about everything else in it.
 
     Raises:
-        ReportError: there are lines, and none is that of a run; or the file cannot be read.
+        ReportError: no line is that of a run, though there are lines; or the file cannot be read.
     """
     try:
         found, damaged = logger.read_numbered(path)
@@ -150,7 +151,8 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
         return [], [f"There is no {path}, so there are no curves of the training."]
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}. Make it readable, or move it away.") from error
-    good, foreign = [], []
+    good = []
+    foreign = []
     for number, line in found.items():
         counters = [line.get(name) for name in ("env_steps", "updates")]
         if all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in counters):
@@ -161,31 +163,32 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
         (damaged, "cannot be read as a JSON object"),
         (foreign, "lacks the counters env_steps and updates"),
     ]
-    said = [f"line {_named(numbers)} {fault}" for numbers, fault in faults if numbers]
-    if said and not good:
+    complaints = [f"line {_list_numbers(numbers)} {fault}" for numbers, fault in faults if numbers]
+    if complaints and not good:
         raise ReportError(
-            f"{path} does not hold the metrics of a run: {'; '.join(said)}. Put the file of the run back, or move this "
-            "one away to do without curves."
+            f"{path} does not hold the metrics of a run: {'; '.join(complaints)}. Put the file of the run back, or "
+            "move this one away to do without curves."
         )
-    return logger.without_repeats(good), [f"In {path}, {fault}, and was left out." for fault in said]
+    return logger.without_repeats(good), [f"In {path}, {fault}, and was left out." for fault in complaints]
 
 
-def _named(numbers: list[int]) -> str:
+def _list_numbers(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:MOST_NAMED]))
     more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
     return f"{shown}{more}"
 
 
 def training_curves(lines: list[dict[str, Any]]) -> dict[str, tuple[Series, str]]:
-    """What the page plots of the training: series by title, and the label of their axis."""
+    """Plots of the training: series by title, each with the label of its axis."""
 
     def series(names: Mapping[str, str], positive: bool = False) -> Series:
         found = {}
         for label, name in names.items():
             points = [(line["env_steps"], line[name]) for line in lines if _is_number(line.get(name))]
-            points = [point for point in points if point[1] > 0 or not positive]
+            points = [(steps, value) for steps, value in points if value > 0 or not positive]
             if points:
-                found[label] = (np.array([x for x, _ in points], float), np.array([y for _, y in points], float))
+                steps, values = zip(*points, strict=True)
+                found[label] = np.array(steps, float), np.array(values, float)
         return found
 
     keys = sorted({name for line in lines for name in line if name.startswith("loss/obs/")})
@@ -209,13 +212,14 @@ def training_curves(lines: list[dict[str, Any]]) -> dict[str, tuple[Series, str]
 
 
 def pictures(agent: Agent, held_out: HeldOut, context: int, steps: int = 50) -> list[Picture]:
-    """Films of image keys and plots of the others, from one dream of each of the longest episodes."""
+    """Films of image keys and plots of the others, from one dream in each of the longest episodes."""
     order = np.argsort(-held_out.length, kind="stable")[:FILMED]
     length = min(context + steps, int(held_out.length.max()))
     fields = held_out.batch._replace(stored=None)
     batch = jax.tree.map(lambda x: x[order, :length], fields)
     batch = batch._replace(stored=jax.tree.map(lambda x: x[order], held_out.batch.stored))
-    predictions = jax.device_get(agent.predict(batch, context)[0])
+    predictions, _ = agent.predict(batch, context)
+    predictions = jax.device_get(predictions)
     valid = held_out.valid[order, :length]
     shown = []
     for key, space in agent.obs_spaces.items():
@@ -237,21 +241,22 @@ def _is_number(value: Any) -> bool:
 
 
 def _finite(finding: Any) -> dict[str, float | None]:
+    """The numbers of a finding as JSON takes them: None for those that are not finite."""
     numbers = {name: getattr(finding, name) for name in ("value", "low", "high")}
     return {name: float(f"{x:.6g}") if math.isfinite(x) else None for name, x in numbers.items()}
 
 
-def _prepare(target: pathlib.Path, default: bool) -> None:
-    """Make the directory and try to write there, before anything that takes long."""
+def _prepare(target: pathlib.Path, is_default: bool) -> None:
+    """Make the directory, and try to write there."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         probe = target / ".probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise _refused(target, error, default) from error
+        raise _write_error(target, error, is_default) from error
 
 
-def _refused(target: pathlib.Path, error: OSError, default: bool) -> ReportError:
-    what = "Choose another directory with --out DIR" if default else "Choose another --out"
-    return ReportError(f"The report cannot be written to {target}: {error.strerror}. {what}.")
+def _write_error(target: pathlib.Path, error: OSError, is_default: bool) -> ReportError:
+    remedy = "Choose another directory with --out DIR" if is_default else "Choose another --out"
+    return ReportError(f"The report cannot be written to {target}: {error.strerror}. {remedy}.")

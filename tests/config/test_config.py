@@ -1,4 +1,4 @@
-"""Presets stack, overrides are typed, a mistake is named in one sentence, and a config survives being written down."""
+"""Presets stack, overrides are typed, a mistake is named in one sentence, and a config survives being saved."""
 
 import dataclasses
 import pathlib
@@ -299,7 +299,7 @@ def test_mults() -> None:
     ],
 )
 def test_a_config_built_in_python_is_checked_as_well(expression: str, message: str) -> None:
-    # In a process of its own, where no annotation is checked before the config checks itself.
+    # In a separate process, where no annotation is checked before the config checks itself.
     code = f"import pathlib\nfrom dreamer.config import *\ntry: {expression}\nexcept ConfigError as e: print(e)"
     command, root = [sys.executable, "-c", code], pathlib.Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
@@ -362,7 +362,7 @@ def test_broken_preset(preset_files: pathlib.Path, text: str, parts: list[str]) 
     assert "\n" not in message
 
 
-# Written down and read back
+# Saved and read back
 
 
 def changed() -> Config:

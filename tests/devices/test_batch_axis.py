@@ -14,7 +14,7 @@ ROWS = 12
 
 
 def on(count, function, arguments, results):
-    """The function of a batch, as a program for so many devices."""
+    """The function of a batch, as a program for this many devices."""
     mesh = Mesh(np.array(jax.devices()[:count]), (batch_axis.AXIS,), axis_types=(AxisType.Auto,))
 
     def program(*args):

@@ -21,7 +21,7 @@ from dreamer.checkpoints import CheckpointError
 from dreamer.config import ConfigError
 from dreamer.devices import hosts as groups
 from dreamer.devices.hosts import HostError, Hosts
-from dreamer.devices.placement import Divided
+from dreamer.devices.placement import ShardedPlacement
 from dreamer.envs.driver import Row
 from dreamer.logs.logger import read_metrics
 from dreamer.replay import read_contents
@@ -181,7 +181,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     one, two = ([file[name] for name in file.files] for file in (np.load(tmp_path / f"{i}.npz") for i in range(2)))
     *leaves, deter, stoch, loss, action, table = one
     *other_leaves, other_deter, other_stoch, _, other_action, other_table = two
-    agent = Agent(small_config(), OBS_SPACES, ACTION_SPACES, Divided(jax.devices()[:2], "sharded"))
+    agent = Agent(small_config(), OBS_SPACES, ACTION_SPACES, ShardedPlacement(jax.devices()[:2], "sharded"))
     for seed in range(3):
         latents, metrics = agent.update(small_batch(seed, rows=ROWS))
     state = agent.placement.fetch_state(jax.tree.leaves(agent.state))

@@ -13,7 +13,7 @@ from dreamer import checkpoints
 from dreamer.agent import Agent
 from dreamer.config import ConfigError, load
 from dreamer.devices import placement as devices
-from dreamer.devices.placement import Divided, Placement, launch
+from dreamer.devices.placement import Placement, ShardedPlacement, launch
 from dreamer.equations import returns
 from dreamer.equations.returns import ReturnRange
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
@@ -60,7 +60,7 @@ def alone():
     scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("replicated", "sharded")]
 )
 def together(request):
-    agent = agent_on(Divided(jax.devices()[:4], request.param))
+    agent = agent_on(ShardedPlacement(jax.devices()[:4], request.param))
     fresh = agent.placement.fetch_state(jax.tree.leaves(agent.state))
     agent.state = start_state()
     return agent, train(agent), fresh
@@ -109,7 +109,7 @@ def test_no_activation_leaves_its_device(together):
 
 
 def test_percentiles_are_those_of_the_whole_batch(alone, together, monkeypatch):
-    """That each device took percentiles of its own part, and the mean of them, would be noticed."""
+    """The mean of percentiles that each device takes of its own part would be a mistake; this would notice it."""
 
     def per_device(previous, returns, rate):
         parts = returns.reshape(returns.shape[0], 4, -1)
@@ -228,17 +228,17 @@ def test_short_programs_run_beside_a_long_one_that_was_launched():
     np.testing.assert_array_equal(long, turn)
 
 
-@pytest.mark.parametrize(("backend", "hosts", "beside"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 1, False)])
-def test_a_launch_keeps_the_order_of_one_thread_where_it_must(backend, hosts, beside, monkeypatch):
-    """Two hosts on CPUs whose updates ran beside other messages ended with "distributed collective mismatch"."""
+@pytest.mark.parametrize(("backend", "hosts", "concurrent"), [("cpu", 1, True), ("cpu", 2, False), ("gpu", 1, False)])
+def test_a_launch_keeps_the_order_of_one_thread_where_it_must(backend, hosts, concurrent, monkeypatch):
+    """On two hosts, updates that ran concurrently with other messages raised "distributed collective mismatch"."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "process_count", lambda: hosts)
-    assert (launch(threading.get_ident) != threading.get_ident()) is beside
+    assert (launch(threading.get_ident) != threading.get_ident()) is concurrent
 
 
 def test_users_are_told_what_to_expect(monkeypatch):
     large, small = load([], ["replay.batch_size=64"]), load(["size/1m"])
-    four, two = Divided(jax.devices()[:4]), Divided(jax.devices()[:2])
+    four, two = ShardedPlacement(jax.devices()[:4]), ShardedPlacement(jax.devices()[:2])
     assert devices.expectation(large, 150_000_000, Placement()) == ""
     assert "share the cores of one CPU: together they are hardly" in devices.expectation(large, 150_000_000, four)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -66,9 +66,9 @@ def test_two_hot_by_hand():
 def test_the_bin_below_a_number_is_the_one_that_a_search_finds(rng, count):
     """Exactly, also for the numbers next to a centre, where a rounded logarithm falls on its other side."""
     bins = transforms.symexp_bins(count)
-    beside = [np.nextafter(bins, np.float32(end)) for end in (-np.inf, np.inf)]
+    adjacent = [np.nextafter(bins, np.float32(end)) for end in (-np.inf, np.inf)]
     many = rng.normal(size=20000) * 10 ** rng.uniform(-8, 9, 20000)
-    x = np.concatenate([bins, *beside, many]).astype(np.float32)
+    x = np.concatenate([bins, *adjacent, many]).astype(np.float32)
     x = x[(x == 0) | (np.abs(x) >= np.finfo(np.float32).tiny)]  # Processors may take smaller numbers for 0.
     x = np.concatenate([x, [np.finfo(np.float32).tiny, -np.finfo(np.float32).tiny]])
     below, weight = jax.jit(lambda x: transforms.neighbours(x, bins))(x)

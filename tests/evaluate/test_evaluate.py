@@ -21,7 +21,7 @@ from dreamer.evaluate import Evaluation
 from dreamer.evaluate import __main__ as command
 from dreamer.evaluate import scores as evaluation
 from dreamer.evaluate.episodes import Moment
-from dreamer.evaluate.scores import Scored
+from dreamer.evaluate.scores import RunEvaluation
 from dreamer.types import Space
 from tests.small import run_config
 
@@ -173,7 +173,7 @@ def test_wrong_arguments(argv, message, capsys):
 
 
 def scored(run, step, *scores):
-    return Scored(run, step, Evaluation("task", scores, (1,) * len(scores), 7))
+    return RunEvaluation(run, step, Evaluation("task", scores, (1,) * len(scores), 7))
 
 
 def test_runs_of_a_task_are_pooled_with_an_interval_that_knows_of_runs():

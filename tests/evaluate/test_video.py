@@ -63,7 +63,7 @@ def decoded(image, change=0.0):
 )
 def test_frames_are_enlarged_to_even_sides(shape, expected):
     frame = np.arange(shape[0] * shape[1] * 3, dtype=np.uint64).astype(np.uint8).reshape(*shape, 3)
-    shown = video.even(frame)
+    shown = video.enlarge_frame(frame)
     assert shown.shape == (*expected, 3)
     np.testing.assert_array_equal(shown[0, 0], frame[0, 0])
     np.testing.assert_array_equal(shown[-1, -1], frame[-1, -1])
@@ -157,10 +157,10 @@ def test_other_kinds_of_files_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["/bin/false", "/no/such/encoder"])
-def test_a_missing_encoder_is_told_in_one_sentence(encoder, tmp_path, monkeypatch):
+def test_a_missing_encoder_is_reported_in_one_sentence(encoder, tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", encoder)
     agent = Blind()
-    with pytest.raises(video.VideoError, match=r"no video encoder that works: .* pip install .*IMAGEIO_FFMPEG_EXE\.$"):
+    with pytest.raises(video.VideoError, match=r"no video encoder works: .* pip install .*IMAGEIO_FFMPEG_EXE\.$"):
         video.Film(tmp_path / "out.mp4", agent)
 
 

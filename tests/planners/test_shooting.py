@@ -11,7 +11,7 @@ from dreamer.types import Space
 from tests.small import small_config
 
 SPACES = {"move": Space("discrete", (), 3), "push": Space("continuous", (2,))}
-CONFIG = "planner={kind: cem, horizon: 4, candidates: 128, elites: 16, iterations: 5}"
+CONFIG = "planner={kind: cem, horizon: 4, candidates: 256, elites: 24, iterations: 10}"
 
 
 class Sure:
@@ -128,11 +128,11 @@ def test_a_plan_of_another_episode_is_forgotten(planner):
 
 def test_elites_are_the_best_candidates(planner):
     before = planner.init(1)
-    score = jnp.arange(128.0)[None]
-    moves = jnp.broadcast_to((jnp.arange(128) % 3)[None, :, None], (1, 128, 4))
-    pushes = jnp.broadcast_to(jnp.arange(128.0)[None, :, None, None], (1, 128, 4, 2))
+    score = jnp.arange(256.0)[None]
+    moves = jnp.broadcast_to((jnp.arange(256) % 3)[None, :, None], (1, 256, 4))
+    pushes = jnp.broadcast_to(jnp.arange(256.0)[None, :, None, None], (1, 256, 4, 2))
     found = planner._refit(before, {"move": moves, "push": pushes}, score)
-    elites = np.arange(112, 128)
+    elites = np.arange(232, 256)
     np.testing.assert_allclose(found.mean["push"], 0.9 * elites.mean(), rtol=1e-6)
     np.testing.assert_allclose(found.std["push"], 0.1 + 0.9 * elites.std(), rtol=1e-5)
     shares = [np.mean(elites % 3 == c) for c in range(3)]

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 
 def arrays(values):
-    """A row without the log of its step, which is no array."""
+    """A row without the log of its step, which is not an array."""
     step, action, latent = values
     return step._replace(log={}), action, latent
 

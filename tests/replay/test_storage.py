@@ -167,7 +167,7 @@ def test_only_what_changed_is_written(tmp_path, monkeypatch):
     latents = StoredLatent(np.zeros((1, 3, 2), np.float32), np.zeros((1, 3, 3), np.uint8))
     replay.update_stored(Ticket(np.array([1]), np.array([8])), latents)
     on_record(replay)
-    # Latents of rows 8 to 10 and 390 to 391; rows 388 to 391, as row 389 might have changed.
+    # Latents of rows 8 to 10 and 390 to 391; rows 388 to 391, because row 389 might have changed.
     assert sorted(hashed) == [(2, 4), (97, 4), (97, 4)]
 
 
@@ -178,7 +178,7 @@ def files(directory):
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
 def test_damage_in_any_file_is_found(tmp_path, harm):
     replay = make(**SIZES, directory=tmp_path / "ring")
-    # Rows 18..29 are in use, in blocks 16..19, 20..23, 24..27 and 28..29. No field is all zeros, as lost files are.
+    # Rows 18..29 are in use, in blocks 16..19, 20..23, 24..27 and 28..29. No field is all zeros, unlike lost files.
     fill(replay, 2, 0, 30, first=[0], last=[1], terminal=[0, 1])
     write_latents(replay, 0)
     state = on_record(replay)
@@ -302,7 +302,7 @@ def test_without_a_directory_there_is_nothing_to_commit():
         make(rows=4).commit()
 
 
-def test_another_run_in_the_same_place_starts_anew(tmp_path):
+def test_another_run_in_the_same_place_starts_empty(tmp_path):
     first = make(**SIZES, directory=tmp_path / "ring")
     fill(first, 2, 0, 12)
     on_record(first)

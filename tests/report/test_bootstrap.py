@@ -8,7 +8,7 @@ from dreamer.report import bootstrap
 
 
 def data(rng, episodes=12):
-    """Points of episodes of different sizes, each with a level of its own."""
+    """Points of episodes of different sizes, each at a different level."""
     sizes = rng.integers(3, 30, episodes)
     episode = np.repeat(np.arange(episodes), sizes)
     return episode, rng.normal(size=episodes)[episode] + 0.3 * rng.normal(size=len(episode))

@@ -99,12 +99,13 @@ def test_how_far_the_dream_is_of_use(card):
     assert findings.useful_steps(curves(1, (3, 1, 1))) == 0
     assert "up to step 1." in found(card, "open_loop/vector").sentence
     all_along = dataclasses.replace(card, obs={"vector": curves(0.2, (1, 1, 1))})
-    assert "as far as it goes, 3 steps" in found(all_along, "open_loop/vector").sentence
+    assert "for all 3 steps" in found(all_along, "open_loop/vector").sentence
 
 
 def test_what_never_changes_is_not_judged(card):
     one = found(dataclasses.replace(card, reward=curves(np.nan)), "open_loop/reward")
-    assert one.verdict == "unknown" and "never changed" in one.sentence
+    assert one.verdict == "unknown"
+    assert "never changed" in one.sentence
 
 
 def test_the_end_of_episodes(card):
@@ -113,9 +114,10 @@ def test_the_end_of_episodes(card):
         return found(dataclasses.replace(card, reliability=table, terminals=terminals), "continue_calibration")
 
     assert [judged(x).verdict for x in (0.91, 0.93, 0.99)] == ["good", "fair", "poor"]
-    assert judged(0.91, 0).verdict == "unknown" and "only the other half" in judged(0.91, 0).sentence
+    assert judged(0.91, terminals=0).verdict == "unknown"
+    assert "only the other half" in judged(0.91, terminals=0).sentence
     # Ends that never come are a fault even if none was seen.
-    assert judged(1.0, 0).verdict == "poor"
+    assert judged(1.0, terminals=0).verdict == "poor"
 
 
 def test_the_reward_distribution(card):
@@ -147,12 +149,14 @@ def test_imagined_returns(card):
 
     assert [judged(agreement(x)).verdict for x in (0.9, 0.6, 0.1)] == ["good", "fair", "poor"]
     same = judged(agreement(np.nan, 0.5, (2.0, 2.0)))
-    assert (
-        same.verdict == "unknown" and "All real returns are 2" in same.sentence and "+0.5 on average" in same.sentence
-    )
-    assert "No episode went on for long enough" in judged(agreement(np.nan, np.nan, ())).sentence
+    assert same.verdict == "unknown"
+    assert "All real returns are 2" in same.sentence
+    assert "+0.5 on average" in same.sentence
+    assert "No episode was long enough" in judged(agreement(np.nan, np.nan, ())).sentence
     alike = judged(agreement(0.1, 0.5, (14.0, 14.1, 14.2)))
-    assert alike.verdict == "unknown" and "vary by 0.6% only" in alike.sentence and "+0.5 on average" in alike.sentence
+    assert alike.verdict == "unknown"
+    assert "vary by only 0.6%" in alike.sentence
+    assert "+0.5 on average" in alike.sentence
     assert "All imagined returns are the same" in judged(agreement(np.nan)).sentence
 
 
@@ -163,11 +167,14 @@ def test_values(card):
     scale = np.std([1, 2, 3])
     assert [judged(x * scale).verdict for x in (0.1, -0.5, 1)] == ["good", "fair", "poor"]
     assert judged(0.5 * scale).value == pytest.approx(0.5)
-    assert "more than" in judged(scale).sentence and "less than" in judged(-scale).sentence
+    assert "more than" in judged(scale).sentence
+    assert "less than" in judged(-scale).sentence
     nothing = dataclasses.replace(card, value=agreement(np.nan, np.nan, ()), value_bootstrapped=agreement(0.9, scale))
     one = found(nothing, "value_bias")
-    assert one.verdict == "poor" and "Episodes were cut off" in one.sentence
+    assert one.verdict == "poor"
+    assert "Episodes were cut off" in one.sentence
     # Two of three are known, and these are the ones that failed.
     some = dataclasses.replace(card, value=agreement(0.9, 5.0, (1.0, 2.0)), value_bootstrapped=agreement(0.9, 0.0))
     one = found(some, "value_bias")
-    assert one.verdict == "good" and "Episodes were cut off" in one.sentence
+    assert one.verdict == "good"
+    assert "Episodes were cut off" in one.sentence

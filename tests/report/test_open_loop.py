@@ -51,7 +51,7 @@ K = np.arange(1, STEPS + 1)
 
 def test_errors_of_a_vector(dreams):
     found = dreams.errors["vector"]
-    # Half of each, as the other entry is right. Without the correction, noise^2 / 8 = 0.031 would come on top.
+    # Half of each, because the other entry is right. Without the correction, noise^2 / 8 = 0.031 would be added.
     np.testing.assert_allclose(found.model.mean(1), (0.25 * K) ** 2 / 2, atol=0.012)
     np.testing.assert_allclose(found.spread.mean(1), 0.5**2 / 2, atol=0.005)
     np.testing.assert_allclose(found.repeat[:, 0], K**2 / 2, rtol=1e-5)
