@@ -41,11 +41,11 @@ def collect(logdir: pathlib.Path) -> dict:
     }
 
 
-def run_of(figures: dict) -> curves.Run:
+def run_of(figures: dict) -> curves.RunCurve:
     """The run with these figures."""
     config = configs.load(["dmc_small"], [f"task={figures['task']}", f"seed={figures['seed']}"])
     frames, scores = np.array(figures["curve"], float).T
-    return curves.Run(pathlib.Path(), config, frames.astype(np.int64), scores, end=figures["env_steps"])
+    return curves.RunCurve(pathlib.Path(), config, frames.astype(np.int64), scores, end=figures["env_steps"])
 
 
 def write_page() -> None:

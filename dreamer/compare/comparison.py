@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.compare.curves import Group, Run, settings
+from dreamer.compare.curves import Group, RunCurve, settings
 from dreamer.compare.released import SETTINGS, Reference, Score, normalise, thresholds
 from dreamer.config import flatten
 from dreamer.evaluate import statistics
@@ -94,7 +94,7 @@ def compare(group: Group, reference: Reference | None, reach: Sequence[float] = 
     return Comparison(group, reference, rows, _frames_to_scores(group.runs, reference, reach, end))
 
 
-def _row(runs: Sequence[Run], reference: Reference | None, frames: int) -> BudgetRow:
+def _row(runs: Sequence[RunCurve], reference: Reference | None, frames: int) -> BudgetRow:
     points = [point for run in runs if run.end >= frames and (point := run.at(frames))]
     scores = tuple(point.score for point in points)
     interval = statistics.interval([scores], np.mean) if len(scores) >= ENOUGH else None
@@ -103,7 +103,7 @@ def _row(runs: Sequence[Run], reference: Reference | None, frames: int) -> Budge
 
 
 def _frames_to_scores(
-    runs: Sequence[Run], reference: Reference | None, scores: Sequence[float], end: int
+    runs: Sequence[RunCurve], reference: Reference | None, scores: Sequence[float], end: int
 ) -> tuple[FramesToScore, ...]:
     lines = []
     known = thresholds(reference.suite, reference.task, reference.method) if reference else {}

@@ -46,7 +46,7 @@ class Point(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunCurve:
     """A run and its finished training episodes.
 
     Attributes:
@@ -83,10 +83,10 @@ class Group(NamedTuple):
     task: str
     label: str
     """What distinguishes it from other settings of the task; empty if it is the only one."""
-    runs: tuple[Run, ...]
+    runs: tuple[RunCurve, ...]
 
 
-def read(logdir: str | os.PathLike[str]) -> list[Run]:
+def read(logdir: str | os.PathLike[str]) -> list[RunCurve]:
     """The run in a log directory, or all members of a population.
 
     Raises:
@@ -100,7 +100,7 @@ def read(logdir: str | os.PathLike[str]) -> list[Run]:
     return [_read(path) for path in population.directories(root)]
 
 
-def _read(path: pathlib.Path) -> Run:
+def _read(path: pathlib.Path) -> RunCurve:
     metrics = path / "metrics.jsonl"
     if not metrics.is_file():
         raise CurveError(f"{path} has no metrics.jsonl: this member of the population has not begun. Leave it out.")
@@ -108,7 +108,7 @@ def _read(path: pathlib.Path) -> Run:
     episodes = [(line["env_steps"], line["episode/score"]) for line in lines if "episode/score" in line]
     crafter = [line["episode/log/crafter_score"] for line in lines if "episode/log/crafter_score" in line]
     frames, scores = zip(*episodes, strict=True) if episodes else ((), ())
-    return Run(
+    return RunCurve(
         directory=path,
         config=configs.load_yaml(path / "config.yaml"),
         frames=np.array(frames, np.int64),
@@ -167,9 +167,9 @@ def settings(config: Config, *without: str) -> tuple[tuple[str, Any], ...]:
     return tuple((key, value) for key, value in configs.flatten(config) if key not in (*_IGNORED, *without))
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
+def group(runs: Sequence[RunCurve]) -> list[Group]:
     """Runs by task and setting, in their order."""
-    by_setting: dict[tuple[str, Any], list[Run]] = {}
+    by_setting: dict[tuple[str, Any], list[RunCurve]] = {}
     for run in runs:
         by_setting.setdefault((run.config.task, settings(run.config)), []).append(run)
     groups = []
@@ -180,4 +180,4 @@ def group(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
-__all__ = ["LEAST", "WINDOW", "CurveError", "Group", "Point", "Run", "group", "read", "settings"]
+__all__ = ["LEAST", "WINDOW", "CurveError", "Group", "Point", "RunCurve", "group", "read", "settings"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamer.compare.comparison import ENOUGH, Aggregate, Comparison
-from dreamer.compare.curves import Run
+from dreamer.compare.curves import RunCurve
 from dreamer.evaluate import statistics
 
 POINTS = 200
@@ -112,7 +112,7 @@ def _wrap(text: str) -> str:
     return textwrap.fill(text, 52, break_long_words=False)
 
 
-def _curve(run: Run, grid: np.ndarray) -> np.ndarray:
+def _curve(run: RunCurve, grid: np.ndarray) -> np.ndarray:
     points = [run.at(int(frames)) for frames in grid]
     return np.array([point.score if point else np.nan for point in points])
 

@@ -8,7 +8,7 @@ import pytest
 
 from dreamer import config as configs
 from dreamer.compare import curves
-from dreamer.compare.curves import CurveError, Point, Run
+from dreamer.compare.curves import CurveError, Point, RunCurve
 
 
 def write(path, lines, *overrides, end=""):
@@ -27,7 +27,9 @@ def run(episodes, end=0, config=None):
     """A run in memory."""
     frames, scores = zip(*episodes, strict=True) if episodes else ((), ())
     end = end or (max(frames) if frames else 0)
-    return Run(pathlib.Path("run"), config or configs.Config(), np.array(frames, int), np.array(scores, float), end)
+    return RunCurve(
+        pathlib.Path("run"), config or configs.Config(), np.array(frames, int), np.array(scores, float), end
+    )
 
 
 def test_a_run_that_is_still_training(tmp_path):
