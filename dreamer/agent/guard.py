@@ -1,9 +1,9 @@
 """Updates that must not happen: those in which a loss, a gradient or a new parameter is not finite.
 
-An update finds out by itself, inside its program, and then leaves everything that is learned as it was. All it looks at
-are sums that it computes anyway: losses, and sums of squares of gradients, parameters and steps, which clipping and
+An update finds out by itself, inside its program, and then leaves everything that is learned as it was. It looks only
+at sums that it computes anyway: losses, and sums of squares of gradients, parameters and steps, which clipping and
 metrics need. A parameter and a step that have finite norms make a finite parameter. Moments of the optimizer are not
-looked at. A gradient whose sum of squares is finite leaves finite moments behind, if they were finite before; and the
+checked. A gradient whose sum of squares is finite leaves finite moments behind, if they were finite before; and the
 momentum is added to the parameters, where it shows.
 """
 

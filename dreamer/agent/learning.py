@@ -73,10 +73,16 @@ def gradient_step(loss: Loss, after_update: AfterUpdate = lambda nets, memory, c
             parameters=jax.tree.map(jnp.add, parameter_squares, update_squares),
         )
         bad = guard.first_bad(checked)
-        step, none = state.step + 1, jnp.zeros_like(state.skipped_in_row)
+        step = state.step + 1
         state = guard.choose(
             bad < 0,
-            TrainState(step, nets, after_update(nets, memory, config), none, opt_state),
+            TrainState(
+                step=step,
+                nets=nets,
+                memory=after_update(nets, memory, config),
+                skipped_in_row=jnp.zeros_like(state.skipped_in_row),
+                opt_state=opt_state,
+            ),
             state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
         )
         metrics |= {

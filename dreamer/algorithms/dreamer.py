@@ -99,11 +99,14 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         seen = model.observe(batch, model_key)
         losses: Losses
         losses, metrics = model.loss(seen, batch, config)
-        learned, remembered, more = behavior.loss(
-            nets.behavior, memory.behavior, model, seen, batch, imagine_key, config
+        behavior_losses, behavior_memory, behavior_metrics = behavior.loss(
+            nets.behavior, memory.behavior, model, seen, batch, key=imagine_key, config=config
         )
         return LossOutput(
-            losses | learned, memory._replace(behavior=remembered), model.pack(seen.states), metrics | more
+            losses=losses | behavior_losses,
+            memory=memory._replace(behavior=behavior_memory),
+            stored=model.pack(seen.states),
+            metrics=metrics | behavior_metrics,
         )
 
     def after_update(nets: Parts, memory: Parts, config: Config) -> Parts:

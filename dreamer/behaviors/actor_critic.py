@@ -47,22 +47,34 @@ class Visit(NamedTuple):
     """
 
     feature: Float[Array, "*time N F"]
+    """What the policy and the critics read."""
     policy: PolicyOutputs
+    """What the actor makes of it."""
     masks: Masks
+    """Classes that are expected to be allowed."""
     reward: Float32[Array, "*time N"]
+    """Expected on arriving here."""
     cont: Float32[Array, "*time N"]
+    """Probability of continuing from here."""
     value_logits: Float[Array, "*time N K"]
+    """What the critic makes of it."""
     value: Float32[Array, "*time N"]
+    """Its mean, without a gradient."""
     slow_value: Float32[Array, "*time N"]
+    """The slow critic's."""
 
 
 class Imagined(NamedTuple):
     """An imagined rollout with everything its losses need."""
 
     action: Action
+    """``[H+1, N, ...]`` by action key."""
     visits: Visit
+    """``[H+1, N, ...]``."""
     returns: Float32[Array, "H N"]
+    """Lambda-returns from each state but the last."""
     weight: Float32[Array, "H N"]
+    """Probability, with discount, of reaching each of these states."""
 
 
 def imagine_trajectory(
@@ -296,9 +308,9 @@ class ActorCritic:
             model,
             nets,
             memory.slow_critic,
-            start_states(seen, batch, behavior),
-            behavior.horizon,
-            key,
+            start=start_states(seen, batch, behavior),
+            horizon=behavior.horizon,
+            key=key,
             reward=reward,
             loops=config.nets.loops,
         )
@@ -312,10 +324,10 @@ class ActorCritic:
         replayed = replay_critic_loss(
             nets.critic,
             memory.slow_critic,
-            model.features(last_states(seen, starts)),
-            batch,
-            imagined.returns[0].reshape(rows, starts),
-            behavior,
+            feature=model.features(last_states(seen, starts)),
+            batch=batch,
+            bootstrap=imagined.returns[0].reshape(rows, starts),
+            config=behavior,
         )
         losses: Losses = {
             "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows, starts)),

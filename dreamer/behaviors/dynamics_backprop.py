@@ -51,7 +51,8 @@ class DynamicsBackprop(ActorCritic):
         reward: Reward | None = None,
     ) -> tuple[Losses, ActorCriticMemory, Metrics]:
         """``-w (R + eta H[pi])`` at every imagined step, with the gradient of R through states and actions."""
-        stop, behavior = jax.lax.stop_gradient, config.behavior
+        stop = jax.lax.stop_gradient
+        behavior = config.behavior
         rows, starts = start_shape(batch, behavior)
         fixed = stop(model)
         critic = stop(nets.critic)
@@ -91,10 +92,10 @@ class DynamicsBackprop(ActorCritic):
         replayed = replay_critic_loss(
             nets.critic,
             memory.slow_critic,
-            model.features(last_states(seen, starts)),
-            batch,
-            imagined.returns[0].reshape(rows, starts),
-            behavior,
+            feature=model.features(last_states(seen, starts)),
+            batch=batch,
+            bootstrap=imagined.returns[0].reshape(rows, starts),
+            config=behavior,
         )
         critic_losses = critic_loss(nets.critic, imagined, behavior, "plain")
         losses: Losses = {

@@ -49,15 +49,19 @@ class Actor(nnx.Module):
 
     def distribution(self, outputs: PolicyOutputs, masks: Masks | None = None) -> distrax.Joint:
         """Distribution of the action from `outputs`."""
-        config, masks, parts = self.config, masks or {}, {}
+        config = self.config
+        parts = {}
         for key, space in self.spaces:
-            out, rank = [x.reshape(*x.shape[:-1], *space.shape, -1) for x in outputs[key]], len(space.shape)
+            rank = len(space.shape)
+            # Flat outputs get the axes of the space; the last one holds classes, or has size 1.
+            shaped = [x.reshape(*x.shape[:-1], *space.shape, -1) for x in outputs[key]]
             if space.kind == "discrete":
-                mask = masks.get(key)
-                log_probs = distributions.unimix_log_probs(out[0], config.actor_unimix, mask)
+                (logits,) = shaped
+                mask = (masks or {}).get(key)
+                log_probs = distributions.unimix_log_probs(logits, config.actor_unimix, mask)
                 parts[key] = distributions.Categorical(log_probs, rank, mask)
             else:
-                mean, std = (x[..., 0] for x in out)
+                mean, std = (x[..., 0] for x in shaped)
                 parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
         return distrax.Joint(parts)
 

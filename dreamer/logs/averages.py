@@ -25,11 +25,7 @@ BAD = "guard/bad"
 def complete(metrics: Metrics) -> Metrics:
     """Metrics of an update that may come from an algorithm without a guard: then it was not skipped."""
     unguarded = {SKIPPED: jnp.zeros(()), IN_ROW: jnp.zeros((), jnp.int32), BAD: jnp.full((), -1, jnp.int32)}
-    return (
-        metrics
-        if unguarded.keys() <= metrics.keys()
-        else metrics | {name: value for name, value in unguarded.items() if name not in metrics}
-    )
+    return metrics | {name: value for name, value in unguarded.items() if name not in metrics}
 
 
 def add(sums: Metrics, metrics: Metrics) -> Metrics:
