@@ -15,10 +15,12 @@ OBS = {"image": Space("image", (2, 2, 3)), "where": Space("vector", (2,))}
 ACTION = {"move": Space("continuous", (2,)), "tool": Space("discrete", (), 5)}
 
 
-def make(num_envs=1, rows=8, batch=1, length=3, online=False, seed=0, dtype=np.float32, obs=None, **kwargs):
+def make(
+    num_envs=1, rows=8, batch=1, length=3, online=False, seed=0, dtype=np.float32, obs=None, span="context", **kwargs
+):
     config = ReplayConfig(capacity=num_envs * rows, batch_size=batch, batch_length=length, online=online)
     spec = latent_spec(deter=2, stoch=3, classes=4, dtype=dtype)
-    return Replay(config, num_envs, Layout.of(obs or OBS, ACTION, spec), np.random.default_rng(seed), **kwargs)
+    return Replay(config, num_envs, Layout.of(obs or OBS, ACTION, spec, span), np.random.default_rng(seed), **kwargs)
 
 
 def row_values(num_envs, row, first=(), last=(), terminal=(), dtype=np.float32):
@@ -392,3 +394,27 @@ def test_random_histories_agree_with_a_list_of_rows(seed):
         assert replay.steps == len(naive.kept)
     assert naive.total > rows
     assert tickets
+
+
+def test_an_algorithm_can_have_what_it_stored_with_every_step():
+    replay = make(num_envs=2, rows=8, batch=4, length=3, span="sequence")
+    fill(replay, 2, 0, 11)
+    batch, ticket = replay.sample()
+    assert batch.stored.deter.shape == (4, 1 + 3, 2)
+    rows = ticket.row[:, None] + np.arange(-1, 3)  # The step before each sequence, and its own.
+    np.testing.assert_array_equal(batch.stored.deter[..., 1], rows)
+    np.testing.assert_array_equal(batch.stored.stoch[..., 0], np.repeat(ticket.env[:, None], 4, 1))
+    blank = replay.blank_batch()
+    assert blank.stored.deter.shape == (4, 1 + 3, 2)
+
+
+def test_an_algorithm_need_not_store_anything():
+    config = ReplayConfig(capacity=8, batch_size=1, batch_length=3, online=False)
+    replay = Replay(config, 1, Layout.of(OBS, ACTION, ()), np.random.default_rng(0))
+    for row in range(5):
+        step, action, _ = row_values(1, row)
+        replay.add(step, action, ())
+    batch, ticket = replay.sample()
+    assert batch.stored == ()
+    replay.update_stored(ticket, ())
+    assert not any(name.startswith("latent/") for name in replay.contents())

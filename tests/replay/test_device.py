@@ -27,11 +27,11 @@ def arrays(values):
 class Twins:
     """The same rows in both forms of replay; the device form compiled as a program would have it."""
 
-    def __init__(self, num_envs, rows, batch, length, online=False, dtype=np.float32):
-        self.host = make(num_envs, rows, batch, length, online, dtype=dtype)
+    def __init__(self, num_envs, rows, batch, length, online=False, dtype=np.float32, span="context"):
+        self.host = make(num_envs, rows, batch, length, online, dtype=dtype, span=span)
         self.config = ReplayConfig(num_envs * rows, batch, length, online)
         self.num_envs, self.rows, self.length, self.dtype = num_envs, rows, length, dtype
-        layout = Layout.of(OBS, ACTION, latent_spec(deter=2, stoch=3, classes=4, dtype=dtype))
+        layout = Layout.of(OBS, ACTION, latent_spec(deter=2, stoch=3, classes=4, dtype=dtype), span)
         self.ring = device.empty(layout.specs, num_envs, device.ring_rows(self.config, num_envs))
         self.add = jax.jit(lambda ring, *row: device.add(ring, layout, *row))
         self.gather = jax.jit(
@@ -140,6 +140,13 @@ def test_every_start_is_equally_likely(total):
     expected = {(env, first) for env in range(3) for first in range(oldest + 1, total - 4 + 1)}
     assert set(map(tuple, pairs.T.tolist())) == expected
     assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_whole_sequences_of_what_is_stored_are_those_of_the_host():
+    twins = Twins(num_envs=2, rows=8, batch=3, length=3, span="sequence")
+    twins.fill(0, 11)
+    for _ in range(5):
+        twins.compare()
 
 
 def test_members_share_the_cursor_and_nothing_else():
