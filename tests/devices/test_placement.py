@@ -46,7 +46,8 @@ def start_state():
     state = agent_on(None).state
     rng = np.random.default_rng(7)
     nets = jax.tree.map(lambda x: np.asarray(x) + 0.3 * rng.normal(size=x.shape).astype(np.float32), state.nets)
-    return jax.tree.map(np.asarray, state._replace(nets=nets, slow_critic=nets.critic))
+    memory = state.memory._replace(behavior=state.memory.behavior._replace(slow_critic=nets.behavior.critic))
+    return jax.tree.map(np.asarray, state._replace(nets=nets, memory=memory))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_acting_needs_one_device_and_gives_the_actions_of_one(alone, together):
     together[0].policy(together[0].initial(2), obs, first)
     assert together[0]._near[1] is near and together[0]._policy._cache_size() == 1
     # They are the parameters themselves and no copies.
-    kernel = together[0].state.nets.critic.head.kernel[...].addressable_data(0)
+    kernel = together[0].state.nets.behavior.critic.head.kernel[...].addressable_data(0)
     assert any(x.unsafe_buffer_pointer() == kernel.unsafe_buffer_pointer() for x in near)
 
 

@@ -215,10 +215,16 @@ def test_all_members_can_start_from_another_run(finished, tmp_path):
     for seed in (3, 4):
         state = checkpoints.load(tmp_path / f"seed_{seed}").state
         same = {name for name in state if same_tree(state[name], saved[name])}
-        assert {name for name in state if name.startswith(("nets.actor.", "nets.critic."))} <= same
+        taken = {name for name in state if name.startswith("nets.behavior.")}
+        assert len(taken) > 5
+        assert taken <= same
         assert all(same_tree(state[f"acting.{n[5:]}"], state[n]) for n in state if n.startswith("nets."))
         assert "nets.world_model.rssm.mix.kernel" not in same and state["step"] == 0
-        assert all(same_tree(state[f"slow_critic.{n[12:]}"], state[n]) for n in same if n.startswith("nets.critic."))
+        critic = {name.removeprefix("nets.behavior.critic.") for name in taken if ".critic." in name}
+        assert critic
+        for name in critic:
+            slow = state[f"memory.behavior.slow_critic.{name}"]
+            assert same_tree(slow, state[f"nets.behavior.critic.{name}"]), name
     assert (tmp_path / "load.txt").read_text().count("taken") > 5
 
 
