@@ -494,7 +494,7 @@ def test_another_format_version(tmp_path, learner, monkeypatch):
 
 
 def test_what_cannot_be_read_for_other_reasons_is_not_damaged(tmp_path, monkeypatch):
-    """An older one must not be taken, and this one not be put aside."""
+    """An older one must not be taken, and this one must not be set aside."""
     for number in (1, 2):
         checkpoints.write(tmp_path, number, tiny(number))
 
