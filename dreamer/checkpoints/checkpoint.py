@@ -303,7 +303,7 @@ def load_part(
             meta = _check(one)
             with _explain_errors(one):
                 there = array_files.shapes(one / "state")
-                # Compared by today's names, and read by the names in the file.
+                # Arrays are compared by their current names, and read by the names in the file.
                 rename = former.state_name if meta["version"] == former.VERSION else str
                 shapes = {rename(name): shape for name, shape in there.items()}
                 same = {name: shape for name, shape in there.items() if wanted.get(rename(name)) == shape}
@@ -367,7 +367,7 @@ def _check(path: pathlib.Path) -> dict[str, Any]:
             manifest.verify(path)
             meta = _read_meta(path)
             version = meta["version"]
-            meta["hosts"]  # A missing key is an error of this file, like the version.
+            _ = meta["hosts"]  # A missing key is an error in this file, like a missing version.
     if version not in (VERSION, former.VERSION):
         raise CheckpointError(
             f"The checkpoint {path} has format version {version}, expected {VERSION} or {former.VERSION}."
@@ -415,7 +415,8 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
         if name not in saved or name not in expected:
             where = "this agent" if name in expected else "the checkpoint"
             raise CheckpointError(f"Only {where} has '{name}': the checkpoint belongs to another architecture.")
-        got, want = saved[name], expected[name]
+        got = saved[name]
+        want = expected[name]
         if got.shape != want.shape or got.dtype != want.dtype:
             raise CheckpointError(
                 f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} "

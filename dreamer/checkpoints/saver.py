@@ -79,7 +79,7 @@ class Saver:
 
         self._job = self._thread.submit(job)
         if not background:
-            self._job.exception()  # Waits, and raises nothing.
+            self._job.exception()  # Waits; `outcome` raises the error.
         self._held_seconds = time.perf_counter() - self._start_time
 
     def outcome(self, *, wait: bool = False) -> Saved | None:

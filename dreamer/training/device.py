@@ -61,7 +61,7 @@ class DeviceRun(Run):
 
     def __init__(self, config: Config, *, quiet: bool = False):
         self.members = members(config)
-        # A population of one is a run like any other, and has no directories of members.
+        # A population of one is a run like any other: its config and directory mention no population.
         config = config if len(self.members) > 1 else self.members[0].config
         super().__init__(config)
         self.env = native_env(config)
@@ -124,7 +124,7 @@ class DeviceRun(Run):
             self._loop()
             self._save()
             if not self._stop and self.updates:
-                self.watcher.finish(self._prediction, self.records[0].log, self._first_counters)
+                self.watcher.finish(self._prediction, self._first.log, self._first_counters)
             if self._stop:
                 self.log.say(
                     f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
@@ -133,7 +133,7 @@ class DeviceRun(Run):
             results = self._results()
             if not self._stop:
                 self._closing_words(results)
-            first = results[0]
+            first, *_ = results
             population = tuple(results) if len(results) > 1 else ()
             return dataclasses.replace(first, logdir=self.logdir, members=population)
 
@@ -164,7 +164,7 @@ class DeviceRun(Run):
         while self._continues():
             learning = self.turns + 1 >= self._ready
             left = -(-config.env_steps // self.config.env.count) - self.turns
-            # A window ends before the first turn that learns, so that it is measured apart from slower ones.
+            # A window ends before the first turn that learns: fast and slow turns are measured separately.
             turns = min(pace.turns(learning=learning), left, left if learning else self._ready - 1 - self.turns)
             due = self._updates_due(turns)
             start = time.perf_counter()
@@ -179,7 +179,7 @@ class DeviceRun(Run):
                 self._tick(speed)
                 next_log = self._next_log()
             if self.updates:
-                self.watcher.turn(self._prediction, self.records[0].log, self._first_counters)
+                self.watcher.turn(self._prediction, self._first.log, self._first_counters)
             self._collect_save()
             # While updates are skipped, the state may be the cause: it is not saved.
             if end >= next_save and not skipping and not self.saver.busy:
@@ -271,7 +271,7 @@ class DeviceRun(Run):
 
     def _counters(self) -> dict[str, Any]:
         """Counters of the run: those of its only member, or totals over all members."""
-        own = self._counters_of(self.records[0])
+        own = self._counters_of(self._first)
         if len(self.records) == 1:
             return own
         steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
@@ -282,8 +282,13 @@ class DeviceRun(Run):
         batch, predictions, metrics = self._predict(self.state)
         return Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics)
 
+    @property
+    def _first(self) -> Record:
+        """Record of the first member, whose predictions are drawn."""
+        return self.records[0]
+
     def _first_counters(self) -> dict[str, Any]:
-        return self._counters_of(self.records[0])
+        return self._counters_of(self._first)
 
     def _start_save(self, *, wait: bool = False) -> None:
         """Begin to save while training continues, unless the host has no memory for a copy; or save at once."""

@@ -88,11 +88,11 @@ def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hosts
     )
     on_device = checkpoints.state_arrays(snapshot)
     leaves = agent.placement.fetch_state(list(on_device.values()))
-    with hosts.together("write down the failed update"):
+    with hosts.together("write the failed update"):
         if hosts.first:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
-    with hosts.together("write down the batch of the failed update"):
+    with hosts.together("write the batch of the failed update"):
         batch = jax.device_get(batch_arrays(skip.batch))
         arrays: dict[str, Any] = {name: value.view(portable(value.dtype)) for name, value in batch.items()}
         np.savez(path / f"batch-{hosts.index}.npz", **arrays)
