@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ import psutil
 from dreamer.checkpoints import Written
 
 
+@runtime_checkable
 class Prepare(Protocol):
     """Fetches what is to be written."""
 
@@ -26,7 +27,7 @@ class Saved(NamedTuple):
     seconds: float
     """From the start until it was on the disk under its final name."""
     held_seconds: float
-    """The part of them during which the loop stood still."""
+    """Those of them during which the loop stood still."""
 
     def metrics(self) -> dict[str, float]:
         """For the log."""
