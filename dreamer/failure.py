@@ -1,4 +1,4 @@
-"""Compute the update once more at which a run failed: ``python -m dreamer.failure LOGDIR``."""
+"""Compute the update again at which a run failed: ``python -m dreamer.failure LOGDIR``."""
 
 import argparse
 import json
@@ -17,31 +17,35 @@ from dreamer.training.failure import batch_arrays, batch_of, load_arrays
 from dreamer.types import Batch
 
 
-def again(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
-    """Compute a failed update once more, on one device.
+def recompute(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
+    """Compute a failed update again, on one device.
 
     Args:
-        path: a directory that `report` has written.
+        path: a directory that `dreamer.training.failure.report` has written.
 
     Returns:
-        The batch of all hosts, the name of the first tensor that is not finite (empty if all are), and the metrics.
+        The batch of all hosts ``[B, T, ...]``, the name of the first tensor that is not finite (empty if all are), and
+        the metrics.
 
     Raises:
-        CheckpointError: the files are not there or damaged.
+        CheckpointError: the files are missing or damaged.
     """
     try:
         meta = json.loads((path / "failure.json").read_text())
-        parts = [load_arrays(file) for file in sorted(path.glob("batch-*.npz"), key=lambda file: int(file.stem[6:]))]
+        files = sorted(path.glob("batch-*.npz"), key=lambda file: int(file.stem.removeprefix("batch-")))
+        parts = [load_arrays(file) for file in files]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         state = load_arrays(path / "state.npz")
         state = former.state_arrays(state) if meta["version"] == former.VERSION else state
         saved = Checkpoint(state, None, meta, path)
-        agent = Agent(saved.config, *saved.spaces)
+        obs_spaces, action_spaces = saved.spaces
+        agent = Agent(saved.config, obs_spaces, action_spaces)
         batch = batch_of(arrays, agent.algorithm.stored)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path} holds no failed update that can be read: {error}.") from error
     checkpoints.restore_agent(agent, saved)
-    metrics = jax.device_get(agent.update(batch)[1])
+    _, updated = agent.update(batch)
+    metrics = jax.device_get(updated)
     bad = int(metrics[averages.BAD])
     tensor = guard.tensor_name(bad, metrics, agent.state) if bad >= 0 else ""
     return batch, tensor, {name: float(value) for name, value in metrics.items()}
@@ -55,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     found = sorted(logdir.glob("failure-*"), key=lambda path: path.stat().st_mtime)
     path = logdir if (logdir / "failure.json").exists() or not found else found[-1]
     try:
-        batch, tensor, metrics = again(path)
+        batch, tensor, metrics = recompute(path)
     except (CheckpointError, ConfigError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -36,10 +36,10 @@ sys.modules[__name__].__class__ = CallableModule  # dreamer.train(...) calls the
 DEFAULT_PRESET = "cartpole"
 
 PROFILE_UPDATES = 5
-"""What ``--profile`` records."""
+"""How many updates ``--profile`` records."""
 
 FAILED = 3
-"""Exit status of a run that ended because its updates were skipped."""
+"""Exit status of a run that ended because too many of its updates were skipped."""
 
 
 def train(
@@ -55,9 +55,9 @@ def train(
     Args:
         env: makes the environment; any function without arguments that returns a Gymnasium environment. None: the one
             named by ``config.task``.
-        config: a resolved config; or None to build it from presets and overrides, as on the command line.
-        presets: preset names. Without any, ``cartpole``, whose sizes and rates suit small problems on a CPU; with
-            ``env``, they are used on that environment.
+        config: a resolved config; None: built from presets and overrides, as on the command line.
+        presets: preset names. Without any, ``cartpole``, whose sizes and rates suit small problems on a CPU; it also
+            applies to ``env``.
         overrides: ``key=value`` strings.
         quiet: print nothing.
 
@@ -74,14 +74,14 @@ def train(
         config = dataclasses.replace(config, logdir=default_logdir(config))
     if config.run.loop == "device":
         if env is not None:
-            raise ConfigError("run.loop=device runs tasks by their names only: leave out env, or use run.loop=host.")
+            raise ConfigError("run.loop=device runs tasks by name only: leave out env, or use run.loop=host.")
         if config.distributed:
             raise ConfigError("run.loop=device runs on one host: leave out distributed.")
         show_cores(len(members(config)))
-        return DeviceRun(config, quiet).train()
+        return DeviceRun(config, quiet=quiet).train()
     if len(members(config)) > 1:
         raise ConfigError("A population needs run.loop=device, and with it a task written in JAX, such as jax_NAME.")
-    return HostRun(config, env or make_env(config), quiet).train()
+    return HostRun(config, env or make_env(config), quiet=quiet).train()
 
 
 USAGE = """usage: python -m dreamer.train [--profile] [--config PRESET ...] [key=value ...]
@@ -99,7 +99,7 @@ config keys, with type, default, unit and meaning:
 
 
 def parse(argv: Sequence[str]) -> Config | None:
-    """Command line to config; None if help was asked for.
+    """Config from the command line; None if it asks for help.
 
     Raises:
         ConfigError: an option, preset, key or value is wrong.
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line.
 
     Returns:
-        The exit status: 0 done, 2 an error that was explained, 3 too many updates were skipped, 75 saved because of
+        The exit status: 0 done, 2 an error with a message, 3 too many updates were skipped, 75 saved because of
         SIGTERM ("try again later"), 130 saved because of SIGINT.
     """
     if argv is None:
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingFailed as error:
         print(f"Error: {error}", file=sys.stderr)
         return FAILED
-    # Without a signal of that name, another host has failed, and has said so.
+    # What is no signal is a failure of another host, which has reported it.
     return SIGNALS.get(result.ended, 2) if result.interrupted else 0
 
 

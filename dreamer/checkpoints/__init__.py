@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, checked when they are read, saved in the background, and a start for other runs."""
+"""Checkpoints: written atomically in the background, verified when read, and a starting point for other runs."""
 
 from dreamer.checkpoints.checkpoint import (
     VERSION,

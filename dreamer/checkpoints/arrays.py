@@ -1,6 +1,6 @@
-"""Arrays in files, through orbax: the only file that knows it.
+"""Arrays in files, through orbax, which no other file imports.
 
-What is read is data and nothing else. Shapes and dtypes can be looked at before any memory is asked for.
+Only data is read, never code. Shapes and dtypes can be inspected before any memory is allocated.
 """
 
 import logging
@@ -17,8 +17,8 @@ from dreamer.devices.hosts import Hosts
 
 _ATTEMPTS = 3
 
-for _noisy in ("absl", "orbax"):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
+for _library in ("absl", "orbax"):
+    logging.getLogger(_library).setLevel(logging.ERROR)
 
 
 def write(path: pathlib.Path, items: Mapping[str, Mapping[str, np.ndarray]], hosts: Hosts) -> None:
@@ -31,27 +31,27 @@ def write(path: pathlib.Path, items: Mapping[str, Mapping[str, np.ndarray]], hos
         try:
             return _write(path, items, hosts)
         except TimeoutError:
-            # Orbax waits for its own threads by the wall clock: one that is set forward meanwhile ends its patience.
+            # Orbax waits for its own threads by the wall clock: setting that forward makes the wait time out.
             if attempt == _ATTEMPTS:
                 raise
-            for begun in path.parent.glob(f"{path.name}*"):
-                shutil.rmtree(begun, ignore_errors=True)
+            for partial in path.parent.glob(f"{path.name}*"):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(path: pathlib.Path, items: Mapping[str, Mapping[str, np.ndarray]], hosts: Hosts) -> None:
-    alone = _alone(hosts)
+    options = _single_host(hosts)
     items = {name: arrays for name, arrays in items.items() if arrays}  # Orbax writes no empty trees.
-    # Handlers that are made on demand do not hear of these options.
-    handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler(multiprocessing_options=alone) for name in items}
-    options = ocp.CompositeOptions(multiprocessing_options=alone)
-    handler = ocp.CompositeCheckpointHandler(composite_options=options, **handlers)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as writer:
+    # Handlers that orbax makes on demand do not get these options.
+    handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler(multiprocessing_options=options) for name in items}
+    composite = ocp.CompositeOptions(multiprocessing_options=options)
+    handler = ocp.CompositeCheckpointHandler(composite_options=composite, **handlers)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as writer:
         args = {name: ocp.args.StandardSave(dict(arrays)) for name, arrays in items.items()}
         writer.save(path, args=ocp.args.Composite(**args))
 
 
 def shapes(path: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the arrays that were written into a directory, read without the arrays.
+    """Shapes and dtypes of the arrays in a directory, without reading the arrays.
 
     Raises:
         OSError, ValueError, TypeError, AttributeError: it holds something else.
@@ -59,7 +59,7 @@ def shapes(path: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
     found = {}
     for name, described in dict(ocp.PyTreeCheckpointHandler().metadata(path)).items():
         shape = tuple(described.shape)
-        # Arrays are read in chunks, and a chunk is as large as it says.
+        # Arrays are read in chunks, and each chunk is allocated at the size that the file claims.
         if any(chunk > max(size, 1) for size, chunk in zip(shape, described.storage.chunk_shape, strict=True)):
             raise ValueError(f"'{name}' has chunks that are larger than itself")
         found[name] = jax.ShapeDtypeStruct(shape, np.dtype(described.dtype))
@@ -69,21 +69,21 @@ def shapes(path: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
 def read(
     path: pathlib.Path, only: Mapping[str, jax.ShapeDtypeStruct] | None = None, hosts: Hosts | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays that orbax has written into a directory: all, or some of `shapes`."""
+    """Arrays that orbax has written into a directory: all, or those of ``only``, a part of `shapes`."""
     item = dict(shapes(path) if only is None else only)
     if not item:
         return {}
-    alone = _alone(hosts or Hosts())
-    # As arrays of NumPy whatever the files say of their type, so that nothing they say of devices is followed.
+    options = _single_host(hosts or Hosts())
+    # As NumPy arrays, whatever type the files claim, so that nothing they say about devices is followed.
     kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item}
     args = ocp.args.PyTreeRestore(item, restore_args=kinds, partial_restore=True)
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
         return {name: np.asarray(value) for name, value in reader.restore(path, args=args).items()}
 
 
-def _alone(hosts: Hosts) -> ocp.options.MultiprocessingOptions:
-    """Tells orbax that a host reads or writes alone: by itself it would wait for the others, who do something else."""
+def _single_host(hosts: Hosts) -> ocp.options.MultiprocessingOptions:
+    """Options by which orbax reads or writes on this host only: by default it would wait for the others."""
     if hosts.count == 1:
         return ocp.options.MultiprocessingOptions()
     return ocp.options.MultiprocessingOptions(

@@ -1,12 +1,12 @@
-"""Checkpoints: one directory that holds everything a run needs to go on, written atomically and checked when read.
+"""Checkpoints: one directory that holds everything a run needs to continue, written atomically and verified when read.
 
 ``LOGDIR/checkpoints/STEP`` with ``state`` (every array of the `TrainState` by its path) and ``replay`` (ring contents
 and latents), both written by orbax, ``meta.json`` (config, spaces, counters, generators), and ``manifest.json`` with
-the checksum of every file. A checkpoint appears under its final name only when all of it is on the disk, and older ones
-are deleted only then. Reading one unpickles nothing and runs nothing that a file names.
+the checksum of every file. A checkpoint gets its final name only when all of it is on the disk, and older ones are
+deleted only then. Reading one unpickles nothing and runs nothing that a file names.
 
-With several hosts, host 0 writes these, and every other one its own replay and cursor into ``STEP/hosts/INDEX``.
-State arrays are written whole, so that any number of devices can read what any other has written.
+With several hosts, host 0 writes these, and every other host its own replay and cursor into ``STEP/hosts/INDEX``.
+State arrays are written unsharded, so that any number of devices can read what any other number has written.
 """
 
 import contextlib
@@ -45,6 +45,7 @@ class Checkpoint:
 
     state: dict[str, np.ndarray]
     replay: dict[str, Any] | None
+    """``Replay.state`` of this host, with its arrays under ``fields``; None if it was not read."""
     meta: dict[str, Any]
     path: pathlib.Path
     damaged: tuple["Damaged", ...] = ()
@@ -62,14 +63,17 @@ class Checkpoint:
 
 
 class Snapshot(NamedTuple):
-    """What `save` takes of an agent, for those who train without an `Agent`."""
+    """What `save` reads from an agent, for loops that train without an `Agent`."""
 
     config: Config
     obs_spaces: Spaces
     action_spaces: Spaces
     policy_steps: int
+    """How often the policy has acted."""
     state: TrainState
+    """Of one member, without an axis of members."""
     acting_nets: Parts
+    """The networks that act, like ``state.nets``."""
     placement: Placement = Placement()
 
 
@@ -78,6 +82,7 @@ class Damaged(NamedTuple):
 
     path: pathlib.Path
     reason: str
+    """What is wrong with which file."""
 
     def __str__(self) -> str:
         return f"The checkpoint {self.path} is damaged and cannot be read: {self.reason}."
@@ -95,12 +100,15 @@ class Prepared(NamedTuple):
     """What a checkpoint will hold, on the host."""
 
     state: dict[str, np.ndarray]
+    """Arrays of the training state by path, each of its own shape."""
     replay: dict[str, np.ndarray]
+    """Arrays of replay by name, each of its own shape."""
     meta: str
+    """The text of ``meta.json``."""
 
 
 class Written(NamedTuple):
-    """A complete checkpoint."""
+    """A checkpoint that was written completely."""
 
     path: pathlib.Path
     bytes: int
@@ -119,19 +127,19 @@ def prepare(
     """Fetch everything that a checkpoint will hold. All hosts call it together.
 
     Args:
-        agent: whose state is saved.
+        agent: the one to save.
         replay: arrays under ``fields``, and JSON-able values, see `Replay.state`.
         meta: JSON-able counters and generator states.
-        hosts: who else writes to it; None: nobody.
-        copy: make the result independent of the agent, which may then go on before it is written. False saves memory:
-            then no update may start until `write` returns.
-        copy_replay: the same for the arrays of replay; False also for those that nobody else has or changes.
+        hosts: all hosts of the run; None: one host.
+        copy: make the result independent of the agent, which may then continue before it is written. False saves
+            memory: then no update may start until `write` returns.
+        copy_replay: the same for the arrays of replay; False also for arrays that nothing else changes.
     """
     own = {key: value for key, value in replay.items() if key != "fields"}
     whole = {**describe(agent), "hosts": (hosts or Hosts()).count, "replay": own, **meta}
     state = state_arrays(agent)
     leaves = agent.placement.fetch_state(list(state.values()))
-    # What the CPU computes is not copied by fetching it, and updates reuse its memory.
+    # Fetching from a CPU device copies nothing, and updates reuse the memory.
     fetched = [np.array(x) if copy and not x.flags.owndata else x for x in leaves]
     fields = {name: np.array(x) if copy_replay else np.asarray(x) for name, x in replay["fields"].items()}
     return Prepared(dict(zip(state, fetched, strict=True)), fields, json.dumps(whole))
@@ -142,30 +150,34 @@ def write(
     step: int,
     prepared: Prepared,
     hosts: Hosts | None = None,
+    *,
     keep_last: int | None = 2,
     before_commit: Callable[[], None] | None = None,
 ) -> Written:
     """Write a checkpoint, then delete older ones. All hosts call it together, and it fails on all or on none.
 
-    When it returns, the checkpoint survives a loss of power; and at every instant before, the one before does.
+    When it returns, the checkpoint survives a loss of power; at every instant until then, the previous one does.
 
     Args:
         logdir: directory of the run.
         step: number in the name; must not decrease within a run. An existing checkpoint of this step is replaced.
         prepared: its contents.
-        hosts: who else writes to it; None: nobody.
-        keep_last: how many of the last checkpoints stay, see `keep`. None: all, for runs whose checkpoint is complete
-            when several are, and who call `keep` then.
-        before_commit: called on every host before the checkpoint gets its final name, so that what it puts on the disk
-            is there if the checkpoint is. If it raises `OSError`, there is no new checkpoint.
+        hosts: all hosts of the run; None: one host.
+        keep_last: how many of the last checkpoints stay, see `keep`. None: all, for populations, which call `keep`
+            when the checkpoints of all members are complete.
+        before_commit: called on every host before the checkpoint gets its final name, so that whatever it puts on the
+            disk is there if the checkpoint is. If it raises `OSError`, there is no new checkpoint.
 
     Raises:
         CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
     """
-    root, hosts = directory(logdir), hosts or Hosts()
-    # A save at the same step (after evaluation, say) goes beside the old one first.
-    target, fresh = root / files.name_of(step), root / f"{files.name_of(step)}-new"
-    part = root / f"{files.name_of(step)}-host{hosts.index}-new"
+    root = directory(logdir)
+    hosts = hosts or Hosts()
+    name = files.name_of(step)
+    # A second save at the same step (after evaluation, say) is first written next to the old one.
+    target = root / name
+    fresh = root / f"{name}-new"
+    part = root / f"{name}-host{hosts.index}-new"
     size = 0
     try:
         with hosts.together("write its part of the checkpoint"):
@@ -182,14 +194,14 @@ def write(
             if hosts.first:
                 for other in range(1, hosts.count):
                     (fresh / "hosts").mkdir(exist_ok=True)
-                    (root / f"{files.name_of(step)}-host{other}-new").rename(fresh / "hosts" / str(other))
+                    (root / f"{name}-host{other}-new").rename(fresh / "hosts" / str(other))
                 size = manifest.write(fresh)
-                old = root / f"{files.name_of(step)}-old"
+                old = root / f"{name}-old"
                 if target.exists():
                     shutil.rmtree(old, ignore_errors=True)
                     target.rename(old)
                 fresh.rename(target)
-                for parent in (root, root.parent):  # The first checkpoint made the directory of all.
+                for parent in (root, root.parent):  # The first checkpoint created `root`.
                     manifest.sync_names(parent)
                 if keep_last is not None:
                     keep(logdir, step, keep_last)
@@ -208,16 +220,16 @@ def save(
     replay: dict[str, Any],
     meta: dict[str, Any],
     hosts: Hosts | None = None,
+    *,
     keep_last: int | None = 2,
 ) -> pathlib.Path:
-    """`prepare` and `write` in one, for those who can wait."""
-    return write(
-        logdir, step, prepare(agent, replay, meta, hosts, copy=False, copy_replay=False), hosts, keep_last
-    ).path
+    """`prepare` and `write` in one, for callers that can wait."""
+    prepared = prepare(agent, replay, meta, hosts, copy=False, copy_replay=False)
+    return write(logdir, step, prepared, hosts, keep_last=keep_last).path
 
 
 def describe(agent: Agent | Snapshot) -> dict[str, Any]:
-    """What ``meta`` of a checkpoint says of its agent, ready for JSON."""
+    """What ``meta`` of a checkpoint says about its agent, ready for JSON."""
     return {
         "version": VERSION,
         "config": configs.to_dict(agent.config),
@@ -238,18 +250,18 @@ def load(
 
     Args:
         logdir: directory of the run.
-        with_replay: read the contents of replay as well, those of this host.
+        with_replay: also read the contents of this host's replay.
         which: the newest one that is not damaged, the best one, or that of a step.
-        hosts: who reads the replay; None: one host. It takes as many as have written it.
+        hosts: all hosts of the run; None: one host. Reading replay takes as many as have written it.
 
     Raises:
-        DamagedError: all in question are damaged; says of each what is.
+        DamagedError: all in question are damaged; the message says for each what is wrong.
         CheckpointError: there is none, or it is of another version.
     """
     damaged: list[Damaged] = []
     for path in _candidates(logdir, which):
         try:
-            found = _load_one(path, with_replay, hosts or Hosts())
+            found = _load_one(path, hosts or Hosts(), with_replay=with_replay)
         except DamageError as error:
             damaged.append(Damaged(path, str(error)))
         else:
@@ -258,42 +270,45 @@ def load(
 
 
 class Part(NamedTuple):
-    """Some arrays of the state in a checkpoint, and what the others are like."""
+    """Some arrays of the state in a checkpoint, and the shapes of all."""
 
     path: pathlib.Path
     arrays: dict[str, np.ndarray]
+    """By path, each of its own shape."""
     shapes: dict[str, jax.ShapeDtypeStruct]
-    """Of all arrays there."""
+    """Those of all arrays there, by path."""
     damaged: tuple[Damaged, ...]
+    """Newer checkpoints that could not be used, the newest first."""
 
 
 def load_part(
     path: str | os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct], hosts: Hosts | None = None
 ) -> Part:
-    """Read those arrays of a state that are like the wanted ones.
+    """Read the arrays of a state whose names, shapes and dtypes are those of the wanted ones.
 
     Nothing else of the state is read, so that no file can ask for more memory than the wanted arrays take.
 
     Args:
-        path: directory of a run, of which the newest checkpoint counts that is not damaged; or of one checkpoint.
+        path: directory of a run, whose newest checkpoint is read that is not damaged; or of one checkpoint.
         wanted: names, shapes and dtypes.
-        hosts: who reads; None: one host.
+        hosts: all hosts of the run; None: one host.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
     """
-    alone = pathlib.Path(path).resolve()
+    named = pathlib.Path(path).resolve()
     damaged: list[Damaged] = []
-    for one in [alone] if (alone / manifest.NAME).exists() else _candidates(path, "newest"):
+    for one in [named] if (named / manifest.NAME).exists() else _candidates(path, "newest"):
         try:
             meta = _check(one)
-            with _reading(one):
+            with _explain_errors(one):
                 there = array_files.shapes(one / "state")
-                renamed = former.state_name if meta["version"] == former.VERSION else str
-                shapes = {renamed(name): shape for name, shape in there.items()}
-                same = {name: shape for name, shape in there.items() if wanted.get(renamed(name)) == shape}
+                # Arrays are compared by their current names, and read by the names in the file.
+                rename = former.state_name if meta["version"] == former.VERSION else str
+                shapes = {rename(name): shape for name, shape in there.items()}
+                same = {name: shape for name, shape in there.items() if wanted.get(rename(name)) == shape}
                 found = array_files.read(one / "state", same, hosts)
-                arrays = {renamed(name): array for name, array in found.items()}
+                arrays = {rename(name): array for name, array in found.items()}
                 return Part(one, arrays, shapes, tuple(damaged))
         except DamageError as error:
             damaged.append(Damaged(one, str(error)))
@@ -301,7 +316,7 @@ def load_part(
 
 
 def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Path]:
-    """Checkpoints to try, in this order."""
+    """Checkpoints to try, in order."""
     found = files.complete(logdir)
     if not found:
         raise CheckpointError(
@@ -322,8 +337,8 @@ def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Pa
     return [path for path in found if files.step_of(path) == step]
 
 
-def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint:
-    """Read one checkpoint; raises `DamageError` if others may be tried, and `CheckpointError` if not."""
+def _load_one(path: pathlib.Path, hosts: Hosts, *, with_replay: bool) -> Checkpoint:
+    """Read one checkpoint; raises `DamageError` if another may be tried, and `CheckpointError` if not."""
     meta = _check(path)
     replay = None
     if with_replay and meta["hosts"] != hosts.count:
@@ -331,7 +346,7 @@ def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint
             f"The checkpoint {path} holds the replay of {meta['hosts']} host(s), and this run has {hosts.count}. "
             f"Resume it on {meta['hosts']} host(s); the agent alone can be loaded anywhere."
         )
-    with _reading(path):
+    with _explain_errors(path):
         state = array_files.read(path / "state", hosts=hosts)
         if with_replay:
             own = path if hosts.first else path / "hosts" / str(hosts.index)
@@ -343,15 +358,16 @@ def _load_one(path: pathlib.Path, with_replay: bool, hosts: Hosts) -> Checkpoint
 
 
 def _check(path: pathlib.Path) -> dict[str, Any]:
-    """Compare all files of a checkpoint with its manifest, and return its ``meta`` if its version can be read."""
+    """Compare all files of a checkpoint with its manifest; returns its ``meta`` if its version can be read."""
     old = path / "meta" / "metadata"
-    with _reading(path):
+    with _explain_errors(path):
         if old.exists() and not (path / manifest.NAME).exists():
             version = json.loads(old.read_text())["version"]
         else:
             manifest.verify(path)
             meta = _read_meta(path)
-            version, _ = meta["version"], meta["hosts"]
+            version = meta["version"]
+            _ = meta["hosts"]  # A missing key is an error in this file, like a missing version.
     if version not in (VERSION, former.VERSION):
         raise CheckpointError(
             f"The checkpoint {path} has format version {version}, expected {VERSION} or {former.VERSION}."
@@ -360,23 +376,23 @@ def _check(path: pathlib.Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[None]:
-    """Whatever else goes wrong than a damaged file, an older checkpoint is no way out."""
+def _explain_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turn all errors except `DamageError` into `CheckpointError`: an older checkpoint would not help against them."""
     try:
         yield
     except DamageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so none before "
-            "it is taken: make sure that you may read it, and use the versions of the libraries that wrote it."
+            f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so no older "
+            "checkpoint is used. Check its permissions, and use the versions of the libraries that wrote it."
         ) from error
 
 
 def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
     """Every array of the training state by its path, for example ``nets.world_model.rssm.mix.kernel``.
 
-    The networks that act are one update older; they are ``acting.world_model.rssm.mix.kernel`` and so on.
+    The networks that act are one update older; their names are ``acting.world_model.rssm.mix.kernel`` and so on.
     """
     acting = named_arrays(agent.acting_nets)
     return named_arrays(agent.state) | {f"acting.{name}": leaf for name, leaf in acting.items()}
@@ -399,26 +415,28 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
         if name not in saved or name not in expected:
             where = "this agent" if name in expected else "the checkpoint"
             raise CheckpointError(f"Only {where} has '{name}': the checkpoint belongs to another architecture.")
-        got, want = saved[name], expected[name]
+        got = saved[name]
+        want = expected[name]
         if got.shape != want.shape or got.dtype != want.dtype:
             raise CheckpointError(
                 f"'{name}' is {got.dtype} {list(got.shape)} in the checkpoint, expected {want.dtype} "
-                f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved beside it."
+                f"{list(want.shape)}: the checkpoint belongs to another config. Use the config saved next to it."
             )
     leaves = [saved[name] for name in expected]
     count = len(jax.tree.leaves(agent.state))
+    # `state_arrays` has the training state first, then the networks that act.
     agent.state = jax.tree.unflatten(jax.tree.structure(agent.state), leaves[:count])
     agent.acting_nets = jax.tree.unflatten(jax.tree.structure(agent.acting_nets), leaves[count:])
     agent.policy_steps = checkpoint.meta["policy_steps"]
 
 
 def _write_part(path: pathlib.Path, prepared: Prepared) -> None:
-    """What another host has to keep. Orbax leaves the writing of NumPy arrays to host 0."""
+    """Write the share of a host other than host 0, on which alone orbax writes NumPy arrays."""
     path.mkdir()
     fields: dict[str, Any] = dict(prepared.replay)
     np.savez(path / "replay.npz", **fields)
     (path / "meta.json").write_text(prepared.meta, encoding="utf-8")
-    # Host 0 makes its own files last, and cannot do so for what another machine has yet to send.
+    # Host 0 syncs its own files only, not what another machine has yet to send.
     manifest.sync(path)
 
 

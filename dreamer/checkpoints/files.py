@@ -1,9 +1,9 @@
 """The checkpoints in a run's directory: which there are, which of them stay, and which is the best.
 
 ``LOGDIR/checkpoints/STEP`` is complete, as a checkpoint gets this name last. The other names are ``STEP-new`` and
-``STEP-hostINDEX-new`` while it is written, ``STEP-old`` while another of the same step takes its place (still
-complete, and used if there is no other), ``STEP-gone`` while it is deleted, and ``STEP-damaged`` for one that a resumed
-run found damaged: those are left to the user.
+``STEP-hostINDEX-new`` while it is written, ``STEP-old`` while another of the same step replaces it (still complete,
+and used if there is no other), ``STEP-gone`` while it is deleted, and ``STEP-damaged`` for one that a resumed run found
+damaged: those are left to the user.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from dreamer.checkpoints import manifest
 
 _COMPLETE = re.compile(r"\d{12}(-old)?")
-_LEFT_BEHIND = re.compile(r"\d{12}-(new|gone|host\d+-new)(\..*)?")
+_LEFTOVER = re.compile(r"\d{12}-(new|gone|host\d+-new)(\..*)?")
 _BEST = "best.json"
 
 
@@ -27,10 +27,11 @@ class CheckpointError(RuntimeError):
 
 
 class Best(NamedTuple):
-    """The best checkpoint of a run by evaluation: its step, and the mean score that it had."""
+    """The best checkpoint of a run by evaluation."""
 
     step: int
     score: float
+    """Mean over the episodes of its evaluation."""
 
 
 def directory(logdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -49,7 +50,7 @@ def step_of(path: pathlib.Path) -> int:
 
 
 def complete(logdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """The complete checkpoints of a run, the newest first; whether one was damaged since, reading it tells."""
+    """The complete checkpoints of a run, the newest first; only reading one tells whether it was damaged since."""
     root = directory(logdir)
     if not root.is_dir():
         return []
@@ -58,22 +59,22 @@ def complete(logdir: str | os.PathLike[str]) -> list[pathlib.Path]:
 
 
 def exists(logdir: str | os.PathLike[str]) -> bool:
-    """Whether a complete checkpoint is in ``logdir``."""
+    """Whether ``logdir`` has a complete checkpoint."""
     return bool(complete(logdir))
 
 
 def steps(logdir: str | os.PathLike[str]) -> set[int]:
-    """Numbers of the complete checkpoints in ``logdir``."""
+    """Steps of the complete checkpoints in ``logdir``."""
     return {step_of(path) for path in complete(logdir)}
 
 
 def keep(logdir: str | os.PathLike[str], step: int, count: int) -> None:
-    """Delete checkpoints, and what interrupted saves have left, except for the last ``count`` and the best one.
+    """Delete checkpoints except the last ``count`` and the best one, and what interrupted saves have left.
 
     Args:
         logdir: directory of the run.
-        step: the one that was just written; newer ones were left by an attempt that a crash undid, and go.
-        count: how many stay, this one included.
+        step: the one that was just written; newer ones, left by an attempt that a crash undid, are deleted.
+        count: how many stay, including this one.
     """
     found = complete(logdir)
     marked = best(logdir)
@@ -83,10 +84,10 @@ def keep(logdir: str | os.PathLike[str], step: int, count: int) -> None:
         if step_of(path) in last or (marked and step_of(path) == marked.step):
             stay.setdefault(step_of(path), path)
     for path in directory(logdir).iterdir():
-        if _LEFT_BEHIND.fullmatch(path.name):
+        if _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
         elif path in found and path not in stay.values():
-            # Under its name it must be complete until it is gone.
+            # A checkpoint must be complete as long as it has its name.
             gone = path.with_name(f"{path.name[:12]}-gone")
             shutil.rmtree(gone, ignore_errors=True)
             with contextlib.suppress(OSError):  # The next save tries again.
@@ -95,12 +96,13 @@ def keep(logdir: str | os.PathLike[str], step: int, count: int) -> None:
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Give a damaged checkpoint a name under which it is ignored, and kept; returns its new path.
+    """Rename a damaged checkpoint so that it is ignored but kept; returns its new path.
 
     Raises:
         CheckpointError: the file system refused.
     """
-    number, aside = 1, path.with_name(f"{path.name[:12]}-damaged")
+    number = 1
+    aside = path.with_name(f"{path.name[:12]}-damaged")
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name[:12]}-damaged-{number}")
@@ -115,7 +117,7 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def best(logdir: str | os.PathLike[str]) -> Best | None:
-    """The best checkpoint of a run, as `mark_best` left it; None if there is none, or no longer."""
+    """The best checkpoint of a run, as `mark_best` recorded it; None if there is none, or it was deleted."""
     try:
         saved = json.loads((directory(logdir) / _BEST).read_text(encoding="utf-8"))
         found = Best(int(saved["step"]), float(saved["score"]))
@@ -125,17 +127,17 @@ def best(logdir: str | os.PathLike[str]) -> Best | None:
 
 
 def mark_best(logdir: str | os.PathLike[str], step: int, score: float) -> bool:
-    """Tell of an evaluation: the checkpoint with the highest score stays, however many newer ones there are.
+    """Record the score of a checkpoint: the one with the highest score stays, however many newer ones there are.
 
     A second evaluation of the best one replaces its score.
 
     Args:
         logdir: directory of the run.
         step: number of the checkpoint that was evaluated.
-        score: its mean score; compared with those of other steps, so evaluate all in the same way.
+        score: its mean score, compared with those of other steps: evaluate all in the same way.
 
     Returns:
-        Whether this is the best one now.
+        Whether this is now the best one.
 
     Raises:
         CheckpointError: there is no checkpoint of this step, or the file system refused.

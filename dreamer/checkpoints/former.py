@@ -1,6 +1,6 @@
-"""Checkpoints of format version 3, read like those of today: a map of names, and one array that is now several.
+"""Checkpoints of format version 3, read as the current version: a map of names, and one array that is now several.
 
-Version 3 knew one algorithm. Actor, critic, slow critic and range of returns were fields of the training state, and the
+Version 3 had one algorithm. Actor, critic, slow critic and range of returns were fields of the training state, and the
 policy remembered its last action as one vector. Everything else is the same, so a run that was saved then continues bit
 for bit.
 """
@@ -23,10 +23,10 @@ _STATE = (
     (r"\.from_deter\.", ".from_recurrent."),
     (r"\.from_stoch\.", ".from_sample."),
 )
-"""Patterns of names in the training state, and what is in their place now."""
+"""Patterns of names in the training state, and what replaces them."""
 
 _MEMBER = ((r"^memory\.latent\.", "memory.state."), (r"^latents\.", "stored."))
-"""The same for what else a member of a population carries."""
+"""The same for everything else that a member of a population carries."""
 
 _PREV_ACTION = "memory.prev_action"
 
@@ -34,17 +34,17 @@ T = TypeVar("T")
 
 
 def state_name(name: str) -> str:
-    """Today's name of an array of the training state."""
+    """The current name of an array of the training state."""
     return _replace(name, _STATE)
 
 
 def state_arrays(arrays: Mapping[str, T]) -> dict[str, T]:
-    """Arrays of the training state, or what stands for them, by today's names."""
+    """Arrays of the training state, or values in their place, by their current names."""
     return {state_name(name): array for name, array in arrays.items()}
 
 
 def member_arrays(fields: Mapping[str, np.ndarray], action_spaces: Spaces) -> dict[str, np.ndarray]:
-    """What else a member of a population carries, by today's names."""
+    """Everything else that a member of a population carries, by its current names."""
     found = {_replace(name, _MEMBER): array for name, array in fields.items()}
     if _PREV_ACTION in found:
         actions = split_action(found.pop(_PREV_ACTION), action_spaces)
@@ -61,11 +61,13 @@ def policy_memory(leaves: Sequence[np.ndarray], action_spaces: Spaces) -> list[n
 def split_action(flat: np.ndarray, action_spaces: Spaces) -> dict[str, np.ndarray]:
     """Actions by key from one vector ``[N, A]``: keys in sorted order, classes one-hot, continuous values as they are.
 
-    bfloat16 comes as its bits. The vector of zeros before an episode becomes class 0; it is used by no one.
+    bfloat16 comes as its bits. The vector of zeros before an episode becomes class 0, which nothing uses.
     """
     values = flat.view(ml_dtypes.bfloat16).astype(np.float32) if flat.dtype == np.uint16 else flat
-    actions, start = {}, 0
+    actions = {}
+    start = 0
     for key, space in sorted(action_spaces.items()):
+        # A discrete action takes one number for each class, a continuous one a single number.
         size = max(1, space.classes) * math.prod(space.shape)
         part = values[:, start : start + size]
         start += size

@@ -1,7 +1,7 @@
-"""Manifests: every file of a directory with its size and SHA-256, so that nothing damaged is taken for whole.
+"""Manifests: every file of a directory with its size and SHA-256, so that nothing damaged is mistaken for intact.
 
-``manifest.json`` is written last, when all else is on the disk. It holds its own digest too, and is only accepted if it
-is, byte for byte, what would be written again.
+``manifest.json`` is written last, when everything else is on the disk. It also holds its own digest, and is accepted
+only if writing it again would give the same bytes.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 NAME = "manifest.json"
 
 _DAMAGE = {0, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EBADMSG, errno.EINVAL}
-"""Errors that say something of the file; others, such as a lack of permission, say something of the reader."""
+"""Errors that are about the file; others, such as a lack of permission, are about the reader."""
 
 
 class DamageError(ValueError):
@@ -28,7 +28,7 @@ def write(directory: pathlib.Path) -> int:
     """Put all files of a directory on the disk, then its manifest, which makes it complete.
 
     Returns:
-        Bytes of all files, that of the manifest included.
+        Bytes of all files, including the manifest.
 
     Raises:
         OSError: the file system refused.
@@ -44,18 +44,18 @@ def verify(directory: pathlib.Path) -> None:
 
     Raises:
         DamageError: a file is missing, unknown, unreadable, or not what was written.
-        OSError: it cannot be read, for reasons that are not its own.
+        OSError: it cannot be read, for reasons other than damage.
     """
     expected = _read(directory / NAME)
-    with _reading("it"):
+    with _damage_errors("it"):
         found = _names(directory)
     for name in sorted(expected.keys() | set(found)):
         if name not in expected:
             raise DamageError(f"'{name}' is not in its manifest")
         if name not in found:
             raise DamageError(f"'{name}' is missing")
-        with _reading(f"'{name}'"):
-            # The size first: it tells of a file that lost its end without reading the rest.
+        with _damage_errors(f"'{name}'"):
+            # The size first: it reveals a truncated file without reading the rest.
             size = (directory / name).stat().st_size
             if size != expected[name]["bytes"]:
                 raise DamageError(f"'{name}' has {size} bytes, expected {expected[name]['bytes']}")
@@ -64,7 +64,7 @@ def verify(directory: pathlib.Path) -> None:
 
 
 def write_durably(path: pathlib.Path, text: str) -> None:
-    """Replace a file at once: after a crash or a loss of power, it holds the old text or the new one."""
+    """Replace a file atomically: after a crash or a loss of power, it holds the old text or the new one."""
     draft = path.with_name(f"{path.name}-new")
     with open(draft, "w", encoding="utf-8") as file:
         file.write(text)
@@ -107,7 +107,7 @@ def _names(directory: pathlib.Path) -> list[str]:
 
 def _describe(path: pathlib.Path) -> dict[str, Any]:
     """Size and digest of a plain file."""
-    # Opening a pipe would wait for ever, and a link may lead anywhere.
+    # Opening a pipe would block forever, and a link may lead anywhere.
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(0, "it is not a plain file")
     with open(path, "rb") as file:
@@ -121,7 +121,7 @@ def _render(files: dict[str, Any]) -> str:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    with _reading(f"'{NAME}'"):
+    with _damage_errors(f"'{NAME}'"):
         _describe(path)
         data = path.read_bytes()
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -132,8 +132,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Tell errors that damage is the cause of from others."""
+def _damage_errors(what: str) -> Iterator[None]:
+    """Turn errors caused by damage into `DamageError`; others pass."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
 """Parameters from another run: a new run starts from them, and from nothing else of it.
 
-Every tensor of the wanted part whose path and shape agree is taken, so that tasks may have other observations, actions
-and rewards; the rest stays as it was drawn. All that belongs to the course of training is fresh: moments of the
-optimizer and its warm-up, counters, replay, and the range of returns, which is that of another task. The slow critic
-and the networks that act start as copies of the resulting ones, as they do in any new run.
+Every tensor of the wanted part whose path and shape match is taken, so that tasks may have other observations, actions
+and rewards; the rest keeps its random initial values. Everything that belongs to the course of training is fresh:
+moments of the optimizer and its warm-up, counters, replay, and the range of returns, which belongs to another task. The
+slow critic and the networks that act start as copies of the resulting ones, as in any new run.
 """
 
 import pathlib
@@ -27,10 +27,10 @@ PARTS = {
     "actor": ("behavior.actor.",),
     "critic": ("behavior.critic.",),
 }
-"""What ``load.only`` names, as beginnings of paths in the networks."""
+"""What ``load.only`` names, as prefixes of paths in the networks."""
 
 _NETS = "nets."
-"""Where a checkpoint has the networks."""
+"""Prefix of the networks in a checkpoint."""
 
 Tree = TypeVar("Tree")
 
@@ -41,10 +41,11 @@ class Taken(NamedTuple):
     source: pathlib.Path
     """The checkpoint they are from."""
     arrays: dict[str, np.ndarray]
-    """By path in the networks."""
+    """By path in the networks, each of its own shape."""
     fresh: dict[str, str]
     """Reasons by path."""
     damaged: tuple[checkpoints.Damaged, ...]
+    """Newer checkpoints that could not be used, the newest first."""
 
     def summary(self) -> str:
         """One or two sentences for the terminal."""
@@ -66,13 +67,13 @@ def read(config: LoadConfig, nets: Parts, hosts: Hosts | None = None) -> Taken:
     """Read what a config asks for.
 
     Args:
-        config: says from where, and what.
-        nets: networks that it is for, or their shapes.
-        hosts: who reads; None: one host.
+        config: the source, and the part to take.
+        nets: the networks that are to get it, or their shapes.
+        hosts: all hosts of the run; None: one host.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
-        ConfigError: nothing there has the name and shape of anything that is wanted.
+        ConfigError: nothing there has the name and shape of a wanted tensor.
     """
     wanted = {
         f"{_NETS}{name}": jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -98,8 +99,8 @@ def read(config: LoadConfig, nets: Parts, hosts: Hosts | None = None) -> Taken:
 
 
 def begin_with(state: TrainState, taken: Taken) -> TrainState:
-    """A fresh training state, or those of several members ``[M, ...]``, with parameters that were taken."""
-    # What follows a network begins as a copy of it: `behavior.slow_critic` is that of `behavior.critic`.
+    """A fresh training state, or those of several members ``[M, ...]``, with the parameters that were taken."""
+    # A slow copy begins equal to its network: `behavior.slow_critic` to `behavior.critic`.
     copies = {
         name: taken.arrays[source]
         for name in checkpoints.named_arrays(state.memory)
@@ -109,7 +110,7 @@ def begin_with(state: TrainState, taken: Taken) -> TrainState:
 
 
 def put(tree: Tree, arrays: dict[str, np.ndarray]) -> Tree:
-    """A tree with other arrays at some paths; each has its own copy, in the shape that the tree has there."""
+    """A tree with arrays replaced at some paths, each by a copy that is broadcast to the shape there."""
     leaves = [
         np.array(np.broadcast_to(arrays[name], leaf.shape)) if name in arrays else leaf
         for name, leaf in checkpoints.named_arrays(tree).items()

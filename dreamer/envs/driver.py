@@ -20,20 +20,27 @@ Policy = Callable[[Any, Observation, np.ndarray], tuple[dict[str, Any], Any, Sto
 
 
 class Row(NamedTuple):
-    """One instant of all environments: their answers, the actions chosen, and what is stored with them."""
+    """One instant of all N environments."""
 
     step: Step
+    """Their answers, ``[N, ...]``."""
     action: dict[str, np.ndarray]
+    """The actions chosen after them, ``[N, ...]`` by action key."""
     stored: Stored
+    """What replay stores with them, ``[N, ...]``."""
 
 
 class Episode(NamedTuple):
-    """A finished episode: sum of rewards, length in env steps, and the numbers its environment reported."""
+    """A finished episode."""
 
     score: float
+    """Sum of rewards."""
     length: int
+    """Env steps."""
     env: int
+    """Index of its environment."""
     log: Mapping[str, float] = MappingProxyType({})
+    """Numbers that its environment reported, by name."""
 
 
 class Driver:
@@ -45,7 +52,7 @@ class Driver:
     Args:
         envs: the environments; they are reset here, and `restore` replaces those episodes.
         policy: chooses actions.
-        memory: the policy's memory at the start.
+        memory: the policy's memory at the start, ``[N, ...]``.
     """
 
     def __init__(self, envs: VectorEnv, policy: Policy, memory: Any):
@@ -63,7 +70,7 @@ class Driver:
     def state(self) -> dict[str, Any]:
         """The environments, their latest answers, and the policy's memory; see `dreamer.envs.restore.states`.
 
-        Counters are not included: with several hosts, they count what all hosts did. Call it after `advance`.
+        Counters are not included: with several hosts, they are totals over all hosts. Call it after `advance`.
 
         Raises:
             EnvError: see `VectorEnv.state`.
@@ -77,10 +84,10 @@ class Driver:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, in the middle of episodes, as the driver that gave it would have.
+        """Continue from `state`, in the middle of episodes, as the driver that returned it would have.
 
         Raises:
-            NotRestorable: it cannot, and why; new episodes have begun, as at the start.
+            NotRestorable: it cannot; the message says why. New episodes have begun, as at the start.
         """
         leaves, structure = jax.tree.flatten(self._memory)
         try:
@@ -114,12 +121,15 @@ class Driver:
         self._step = step = self.envs.step(self._action)
         self._score = np.where(step.is_first, 0.0, self._score) + step.reward
         self._length = np.where(step.is_first, 0, self._length) + step.env_steps
-        # A reset is no step: the agent's action was ignored.
+        # A reset is not a step: the agent's action was ignored.
         self.agent_steps += int((~step.is_first).sum())
         self.env_steps += int(step.env_steps.sum())
         ended = np.flatnonzero(step.is_last).tolist()
         self.episodes += len(ended)
-        return [Episode(float(self._score[i]), int(self._length[i]), i, step.log.get(i, {})) for i in ended]
+        return [
+            Episode(score=float(self._score[i]), length=int(self._length[i]), env=i, log=step.log.get(i, {}))
+            for i in ended
+        ]
 
 
 def _bits(leaf: Any) -> np.ndarray:

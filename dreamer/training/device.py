@@ -1,11 +1,12 @@
-"""A run with the device loop: windows of turns, and between them everything that a terminal and a disk want.
+"""A run with the device loop: windows of turns, and between them everything for the terminal and the disk.
 
 Compare `dreamer.training.host.HostRun`, where environments are on the host. The program reports once per window, and
-windows last about a second, so that the display moves, Ctrl-C is heard, and logging costs nothing.
+windows last about a second, so that the display moves, Ctrl-C works, and logging costs nothing.
 """
 
 import collections
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
@@ -44,7 +45,7 @@ from dreamer.training.run import Result, Run
 from dreamer.training.stopping import budget_spent, early_end
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
-"""What a report tells of each turn."""
+"""Fields of a report that have a row for each turn."""
 
 
 class DeviceRun(Run):
@@ -58,25 +59,31 @@ class DeviceRun(Run):
         LogdirInUse, ConfigError, CheckpointError, EnvError, ReplayMemoryError: the run cannot start; nothing changed.
     """
 
-    def __init__(self, config: Config, quiet: bool = False):
+    def __init__(self, config: Config, *, quiet: bool = False):
         self.members = members(config)
-        # A population of one is a run like any other, and its directory says so.
+        # A population of one is a run like any other: its config and directory mention no population.
         config = config if len(self.members) > 1 else self.members[0].config
         super().__init__(config)
         self.env = native_env(config)
         self.loop = DeviceLoop(config, self.members, self.env)
         self._ready = device.rows_until_ready(config.replay, config.env.count)
-        self._bytes = self.loop.required_bytes()
-        # Each device has memory of its own, unless they are the cores of one CPU.
+        self._required = self.loop.required_bytes()
+        # Each device has its own memory, unless they are the cores of one CPU.
         self._memories = self.loop.devices if not backend.on_cpu() else 1
         available = available_bytes() * self._memories
-        device.check_memory(*self._bytes, self.loop.places, config.replay.capacity, available)
+        device.check_memory(
+            replay=self._required.replay,
+            other=self._required.other,
+            members=self.loop.places,
+            capacity=config.replay.capacity,
+            available=available,
+        )
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
             self._cleanup.enter_context(self._stop.listening())
             for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir) for m in self.members)]):
                 self._cleanup.enter_context(exclusive(path))
-            self._refuse_other()
+            self._refuse_other_config()
             saved = device_saves.load(self.members)
             if saved is None:
                 self.state = self._begin_fresh()
@@ -85,10 +92,11 @@ class DeviceRun(Run):
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns = 0
             self.updates = 0
-            self._damaged = saved[0].damaged if saved is not None else ()
             if saved is not None:
-                self._restore(saved[0])
-            self._open_logs(quiet, saved)
+                first_saved, *_ = saved
+                self._damaged = first_saved.damaged
+                self._restore(first_saved)
+            self._open_logs(saved, quiet=quiet)
             first = self.members[0].config
             every = config.logger.pictures_every
             self.watcher = self._make_watcher(pathlib.Path(first.logdir), self.env.obs_spaces, first.seed, every)
@@ -106,9 +114,9 @@ class DeviceRun(Run):
         """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
 
         Raises:
-            ConfigError: there is not enough memory for the program; nothing has happened yet.
+            ConfigError: there is not enough memory for the program; no turn has run yet.
             CheckpointError: the last checkpoint could not be written.
-            TrainingFailed: too many updates of a member in a row were skipped; the last checkpoints stay as they are.
+            TrainingFailed: too many updates of a member in a row were skipped; the last checkpoints stay unchanged.
         """
         with self._cleanup:
             self._announce()
@@ -116,7 +124,7 @@ class DeviceRun(Run):
             self._loop()
             self._save()
             if not self._stop and self.updates:
-                self.watcher.finish(self._prediction, self.records[0].log, self._first_counters)
+                self.watcher.finish(self._prediction, self._first.log, self._first_counters)
             if self._stop:
                 self.log.say(
                     f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
@@ -125,66 +133,72 @@ class DeviceRun(Run):
             results = self._results()
             if not self._stop:
                 self._closing_words(results)
-            first = results[0]
+            first, *_ = results
             population = tuple(results) if len(results) > 1 else ()
-            return Result(first.agent, self.logdir, first.evaluation, first.interrupted, first.ended, population)
+            return dataclasses.replace(first, logdir=self.logdir, members=population)
 
     def _compile(self) -> None:
-        """Compile the program before anything happens, as only then its memory is known."""
-        replay, start = self.config.replay, time.perf_counter()
+        """Compile the program before the first turn: only the compiler knows how much memory it takes."""
+        replay = self.config.replay
+        start = time.perf_counter()
         program = working_bytes(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
         if self.watcher.enabled:
-            self._predict, report = self.loop.compile_predict(self.state)
-            program = max(program, working_bytes(report))
+            self._predict, prediction = self.loop.compile_predict(self.state)
+            program = max(program, working_bytes(prediction))
         plan = MemoryPlan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
         self.log.say(
-            f"  It was compiled in {logger.duration(time.perf_counter() - start)} and takes {program / 1e9:.2f} GB "
-            f"more while it runs; {plan.available / 1e9:.2f} GB are free."
+            f"  The program was compiled in {logger.duration(time.perf_counter() - start)} and takes "
+            f"{program / 1e9:.2f} GB more while it runs; {plan.available / 1e9:.2f} GB are free."
         )
 
     def _loop(self) -> None:
-        config, pace, speed = self.config.run, Pace(), logger.Speed()
+        config = self.config.run
+        pace = Pace()
+        speed = logger.Speed()
         self._start_clock()
         # The state is fetched after every window, so there is nothing to wait for.
         profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
         next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every
-        while self._going_on():
+        while self._continues():
             learning = self.turns + 1 >= self._ready
             left = -(-config.env_steps // self.config.env.count) - self.turns
-            turns = min(pace.turns(learning), left, left if learning else self._ready - 1 - self.turns)
-            due = self._due(turns)
+            # A window ends before the first turn that learns: fast and slow turns are measured separately.
+            turns = min(pace.turns(learning=learning), left, left if learning else self._ready - 1 - self.turns)
+            due = self._updates_due(turns)
             start = time.perf_counter()
             self.state, report = self.loop.run(self.state, due, turns)
             report = self.loop.fetch(report)
             end = time.perf_counter()
-            pace.measure(learning, turns, end - start)
-            self._take_in(report, due[:turns])
-            skipping = self._skipping(report) if due.any() else False
+            pace.measure(turns, end - start, learning=learning)
+            self._record_window(report, due[:turns])
+            skipping = self._report_skips(report) if due.any() else False
             profiler.turn(self.updates)
             if end >= next_log:
                 self._tick(speed)
                 next_log = self._next_log()
             if self.updates:
-                self.watcher.turn(self._prediction, self.records[0].log, self._first_counters)
-            self._hear_of_save()
-            # What is saved while updates are skipped may be what fails.
+                self.watcher.turn(self._prediction, self._first.log, self._first_counters)
+            self._collect_save()
+            # While updates are skipped, the state may be the cause: it is not saved.
             if end >= next_save and not skipping and not self.saver.busy:
                 self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(self.updates)
 
-    def _due(self, turns: int) -> np.ndarray:
+    def _updates_due(self, turns: int) -> np.ndarray:
         """Updates of each of the next turns, padded to the size of a window."""
-        count, due = self.config.env.count, np.zeros(WINDOW, np.int32)
+        count = self.config.env.count
+        due = np.zeros(WINDOW, np.int32)
         for i, turn in enumerate(range(self.turns, self.turns + turns)):
             due[i] = self.ratio.updates_due(turn * count, ready=turn + 1 >= self._ready)
         return due
 
-    def _take_in(self, report: Report, due: np.ndarray) -> None:
-        """Count and write down what a window did."""
-        turns, updates = len(due), self.updates + np.cumsum(due)
+    def _record_window(self, report: Report, due: np.ndarray) -> None:
+        """Count and log what happened in a window."""
+        turns = len(due)
+        updates = self.updates + np.cumsum(due)
         for index, record in enumerate(self.records):
             own: Report = jax.tree.map(lambda x, i=index: x[i], report)
             shown = own._replace(**{name: getattr(own, name)[:turns] for name in _TURNS})
@@ -199,16 +213,18 @@ class DeviceRun(Run):
         self.turns += turns
         self.updates = int(updates[-1])
 
-    def _skipping(self, report: Report) -> bool:
-        """Write down which members skipped updates in a window; whether one of them skipped the last.
+    def _report_skips(self, report: Report) -> bool:
+        """Log which members skipped updates in a window; returns whether one of them skipped the last.
 
         Raises:
-            TrainingFailed: one has skipped too many in a row.
+            TrainingFailed: a member has skipped too many in a row.
         """
         in_row = report.metrics[averages.IN_ROW]
         for index in np.flatnonzero(report.metrics[averages.SKIPPED]).tolist():
-            record, (own, cursor) = self.records[index], self.loop.member(self.state, index)
-            config, bad = record.member.config, int(report.metrics[averages.BAD][index])
+            record = self.records[index]
+            own, cursor = self.loop.member(self.state, index)
+            config = record.member.config
+            bad = int(report.metrics[averages.BAD][index])
             tensor = guard.tensor_name(bad, report.metrics, own.train)
             record.log.write({**self._counters_of(record), "guard_tensor": tensor})
             share = float(report.metrics[averages.SKIPPED][index])
@@ -218,9 +234,16 @@ class DeviceRun(Run):
             )
             if in_row[index] >= config.run.max_skipped:
                 # The batches of a window are gone. The next one meets the same parameters.
-                skip = Skip(self.updates, int(in_row[index]), tensor, next_batch(config, self.loop.layout, own, cursor))
-                spaces = self.env.obs_spaces, self.env.action_spaces
-                agent = Snapshot(config, *spaces, self.turns, own.train, own.acting)
+                batch = next_batch(config, self.loop.layout, own, cursor)
+                skip = Skip(update=self.updates, in_row=int(in_row[index]), tensor=tensor, batch=batch)
+                agent = Snapshot(
+                    config,
+                    obs_spaces=self.env.obs_spaces,
+                    action_spaces=self.env.action_spaces,
+                    policy_steps=self.turns,
+                    state=own.train,
+                    acting_nets=own.acting,
+                )
                 raise report_failure(pathlib.Path(config.logdir), agent, skip)
         return bool(in_row.any())
 
@@ -233,9 +256,10 @@ class DeviceRun(Run):
             together = {name: len(self.records) * rate for name, rate in rates.items()}
             self.log.tick(self._counters(), {**line, **together})
 
-    def _going_on(self) -> bool:
-        """Whether there is another window, or else why not: a population has reached what all its members have."""
-        run, episodes = self.config.run, min(record.episodes for record in self.records)
+    def _continues(self) -> bool:
+        """Whether there is another window; if not, notes why. A population has reached what all its members have."""
+        run = self.config.run
+        episodes = min(record.episodes for record in self.records)
         early = {early_end(run, self._seconds(), record.log.recent) for record in self.records}
         rule = budget_spent(run, self.env_steps, episodes) or ("" if "" in early else max(early))
         self._ended = self._stop.signal or rule
@@ -246,31 +270,37 @@ class DeviceRun(Run):
         return record.counters(record.env_steps, self.updates, self._seconds())
 
     def _counters(self) -> dict[str, Any]:
-        """Counters of the run: those of its only member, or what all have together."""
-        own = self._counters_of(self.records[0])
+        """Counters of the run: those of its only member, or totals over all members."""
+        own = self._counters_of(self._first)
         if len(self.records) == 1:
             return own
         steps = {"env_steps": self.env_steps, "agent_steps": self.env_steps}
         return {**own, **steps, "episodes": sum(record.episodes for record in self.records)}
 
     def _prediction(self) -> Prediction:
-        """What the world model of the first member makes of its newest sequences."""
+        """What the world model of the first member predicts for its newest sequences."""
         batch, predictions, metrics = self._predict(self.state)
         return Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics)
 
-    def _first_counters(self) -> dict[str, Any]:
-        return self._counters_of(self.records[0])
+    @property
+    def _first(self) -> Record:
+        """Record of the first member, whose predictions are drawn."""
+        return self.records[0]
 
-    def _start_save(self, wait: bool = False) -> None:
-        """Begin to save while training goes on, unless the host has no memory for it; or save at once."""
+    def _first_counters(self) -> dict[str, Any]:
+        return self._counters_of(self._first)
+
+    def _start_save(self, *, wait: bool = False) -> None:
+        """Begin to save while training continues, unless the host has no memory for a copy; or save at once."""
         learner = {"updates": self.updates, "ratio": self.ratio.state()}
         common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
         logs = [{"recent": list(r.log.recent), "episode_logs": list(r.log.episode_logs)} for r in self.records]
         metas = [{**self._counters_of(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
-        state, step = self.state, self.env_steps
+        state = self.state
+        step = self.env_steps
 
-        def prepare(copy: bool) -> Iterable[device_saves.PreparedMember]:
-            contents = device_saves.prepare(state, self.members, self.env, metas, copy)
+        def prepare(*, copy: bool) -> Iterable[device_saves.PreparedMember]:
+            contents = device_saves.prepare(state, self.members, self.env, metas, copy=copy)
             return list(contents) if copy else contents
 
         self.saver.start(
@@ -279,8 +309,8 @@ class DeviceRun(Run):
             background=not wait and room_for_copy(jax.tree.leaves(state.members)),
         )
 
-    def _refuse_other(self) -> None:
-        """Raise `ConfigError` if the directory, or one in it, holds a checkpoint and the config is another."""
+    def _refuse_other_config(self) -> None:
+        """Raise `ConfigError` if the directory, or one in it, holds a checkpoint of another config."""
         written = self.logdir / "config.yaml"
         if written.exists() and any(checkpoints.exists(path) for path in (self.logdir, *self.logdir.iterdir())):
             refuse_other_config(configs.load_yaml(written), self.config, self.logdir)
@@ -291,63 +321,86 @@ class DeviceRun(Run):
         if not self.config.load.from_:
             return state
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.members.train.nets)
-        self._taken = transfer.read(self.config.load, shapes)
-        train = transfer.begin_with(state.members.train, self._taken)
+        self._transfer = transfer.read(self.config.load, shapes)
+        train = transfer.begin_with(state.members.train, self._transfer)
         return self.loop.place(state._replace(members=state.members._replace(train=train, acting=train.nets)))
 
     def _restore(self, saved: Checkpoint) -> None:
         meta = saved.meta
         self.ratio.restore(meta["learner"]["ratio"])
-        self.turns, self.updates = meta["turns"], meta["learner"]["updates"]
-        self._resumes, self._seconds_before = meta["resumes"] + 1, meta["seconds"]
+        self.turns = meta["turns"]
+        self.updates = meta["learner"]["updates"]
+        self._resumes = meta["resumes"] + 1
+        self._seconds_before = meta["seconds"]
 
-    def _open_logs(self, quiet: bool, saved: Sequence[Checkpoint] | None) -> None:
-        """Write the configs down, and open the log of each member, and that of the run if there are several."""
-        config, alone = self.config, len(self.members) == 1
+    def _open_logs(self, saved: Sequence[Checkpoint] | None, *, quiet: bool) -> None:
+        """Write the configs, and open the log of each member, and that of the run if there are several."""
+        config = self.config
+        alone = len(self.members) == 1
         title = f"Dreamer on {config.task}" + ("" if alone else f", {len(self.members)} members")
-        names, summarize = getattr(self.env, "log_names", ()), summarizer(config.task)
-        own = summarize if alone else None
-        shown = self._make_log(title=title, quiet=quiet, summarize=own, logdir=self.logdir)
+        names = getattr(self.env, "log_names", ())
+        summarize = summarizer(config.task)
+        shown = self._make_log(title=title, quiet=quiet, summarize=summarize if alone else None, logdir=self.logdir)
         shown.recent = collections.deque(maxlen=logger.RECENT * len(self.members))
         self._write_config()
-        self.log, self.records = shown, []
+        self.log = shown
+        self.records = []
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
             write_config(path, member.config)
             log = shown
             if not alone:
-                board = config.logger.tensorboard
-                log = logger.Logger(path, title, config.run.env_steps, True, board, summarize=summarize)
+                log = logger.Logger(
+                    path,
+                    title=title,
+                    total_env_steps=config.run.env_steps,
+                    quiet=True,
+                    tensorboard=config.logger.tensorboard,
+                    summarize=summarize,
+                )
             self._cleanup.callback(log.close)
             self.records.append(Record(member, log, saved[index].meta if saved is not None else None, names))
             if not alone:
                 shown.recent.extend(log.recent)
 
     def _results(self) -> list[Result]:
-        """Agents of all members, scored unless the run was interrupted."""
+        """Results of all members, with scores unless the run was interrupted."""
         agents: list[Agent] = []
         for index, member in enumerate(self.members):
             train = member_of(self.state.members.train, index)
-            new = not agents
-            spaces = self.env.obs_spaces, self.env.action_spaces
-            first = Agent(member.config, *spaces, state=train) if new else agents[0]
-            agents.append(first if new else first.twin(member.config, train))
-            agents[-1].acting_nets = member_of(self.state.members.acting, index)
-            agents[-1].policy_steps = self.turns
+            if agents:
+                agent = agents[0].twin(member.config, train)
+            else:
+                agent = Agent(member.config, self.env.obs_spaces, self.env.action_spaces, state=train)
+            agent.acting_nets = member_of(self.state.members.acting, index)
+            agent.policy_steps = self.turns
+            agents.append(agent)
         episodes = 0 if self._stop else self.config.run.eval_episodes
         if episodes:
             self.log.say(f"Closing evaluation over {episodes} fresh episodes of each with the policy's mode ...")
         results = []
         for agent, record in zip(agents, self.records, strict=True):
-            counters, make = self._counters_of(record), make_env(agent.config)
-            evaluation = self._score(agent, make, record.log, counters, self.env_steps) if episodes else None
-            results.append(Result(agent, pathlib.Path(agent.config.logdir), evaluation, bool(self._stop), self._ended))
+            evaluation = None
+            if episodes:
+                counters = self._counters_of(record)
+                evaluation = self._score(agent, make_env(agent.config), record.log, counters, self.env_steps)
+            results.append(
+                Result(
+                    agent,
+                    logdir=pathlib.Path(agent.config.logdir),
+                    evaluation=evaluation,
+                    interrupted=bool(self._stop),
+                    ended=self._ended,
+                )
+            )
         return results
 
     def _announce(self) -> None:
-        c, count = self.config, len(self.members)
+        c = self.config
+        count = len(self.members)
         parameters = sum(x.size for x in jax.tree.leaves(self.loop.shapes().members.train.nets)) // self.loop.places
-        kind, shared = jax.devices()[0].device_kind, self.loop.devices
+        kind = jax.devices()[0].device_kind
+        shared = self.loop.devices
         devices = kind if shared == 1 else f"{shared} {'cores' if kind == 'cpu' else kind} side by side"
         again = f", resumed at {self.env_steps:,} env steps" if self._resumes else ""
         who = f"seed {c.seed}" if count == 1 else f"{count} members"
@@ -356,8 +409,8 @@ class DeviceRun(Run):
             f"Dreamer on {c.task}, {who}, {c.run.env_steps:,} env steps{each}, in {self.logdir}{again}\n"
             f"  {parameters:,} parameters in {c.nets.dtype} on {devices}, together with {c.env.count} environments"
             f"{each}; batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
-            f"  replay takes {self._bytes[0] * 1e-9:.2f} GB of device memory, networks and optimizers "
-            f"{self._bytes[1] * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
+            f"  replay takes {self._required.replay * 1e-9:.2f} GB of device memory, networks and optimizers "
+            f"{self._required.other * 1e-9:.2f} GB. Everything is compiled as one program first, which takes a while."
         )
         if advice := dtype_advice(c):
             self.log.say(f"  {advice}")

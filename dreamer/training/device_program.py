@@ -1,12 +1,12 @@
 """The device loop: acting, replay, updates and environments of a whole population in one compiled program.
 
-Everything here is written for one member and pure; `DeviceLoop` puts an axis of members in front, see `MemberAxis`. The
+Everything here is pure and written for one member; `DeviceLoop` puts an axis of members in front, see `MemberAxis`. The
 program runs a *window* of turns and reports once about all of them. A turn has the order of the host loop: act, add
 the row to replay, run the updates that are due, step the environments.
 
-What happens when is the same for all members, and known beforehand: a turn adds one row to each ring, and the number of
-updates due depends on the number of rows alone. So no loop ever runs as long as the slowest member needs, and a member
-does the same as in a population of one.
+The schedule is the same for all members, and known in advance: a turn adds one row to each ring, and the number of
+updates due depends on the number of rows alone. So no member waits for a slower one, and each does the same as in a
+population of one.
 """
 
 import functools
@@ -42,44 +42,52 @@ Numbers = Mapping[str, Array]
 
 
 class MemberState(NamedTuple):
-    """Everything that one member carries from turn to turn."""
+    """Everything that one member carries from turn to turn, for N environments and batches ``[B, T]``."""
 
     train: TrainState
     acting: Parts
-    """Those from before the latest update, as on the host."""
+    """The networks that act: those from before the latest update, as on the host."""
     memory: Memory
-    """Of the policy."""
+    """What the policy remembers, ``[N, ...]``."""
     instances: Instances
+    """The environments, ``[N, ...]``."""
     fields: dict[str, Array]
     """Its rows of replay, ``[N, rows, ...]``."""
     place: Place
-    """Where what the last update returned for replay belongs; it is written back when the next batch was drawn."""
+    """Rows ``[B]`` to which ``stored`` belongs; it is written back after the next batch is drawn."""
     stored: Stored
-    """What that is, ``[B, T, ...]``."""
+    """What the last update returned for replay, ``[B, T, ...]``."""
     score: Float32[Array, "N"]
-    """Sum of rewards of the episodes under way."""
+    """Sum of rewards of the episodes in progress."""
     length: Int32[Array, "N"]
+    """Env steps of the episodes in progress."""
 
 
 class LoopState(NamedTuple):
-    """A population between two turns: states of members ``[M, ...]``, and what they have in common."""
+    """A population between two turns."""
 
     members: MemberState
+    """``[M, ...]``."""
     cursor: Cursor
+    """Position in the rings, scalars that all members share."""
 
 
 class LoopKeys(NamedTuple):
-    """The keys of a member, all from its seed."""
+    """The keys of a member, all from its seed; scalars."""
 
     agent: Keys
     envs: Array
+    """Folded with the number of the turn; 0 is the first reset."""
     replay: Array
+    """Folded with the number of the update."""
 
     @classmethod
     def of(cls, seed: int | Int32[Array, ""]) -> "LoopKeys":
         """The keys of a seed; those of the agent are the same as in the host loop."""
+        agent = Keys.of(seed)
         # The agent's keys are numbers 0 to 3 of the seed.
-        return cls(Keys.of(seed), *jax.random.split(jax.random.fold_in(jax.random.key(seed), 4)))
+        envs, replay = jax.random.split(jax.random.fold_in(jax.random.key(seed), 4))
+        return cls(agent, envs, replay)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -88,20 +96,21 @@ class LoopKeys(NamedTuple):
 
 def begin(config: Config, env: NativeEnv, algorithm: Algorithm, layout: Layout, seed: Int32[Array, ""]) -> MemberState:
     """A member that has done nothing yet."""
-    keys, count, batch = LoopKeys.of(seed), config.env.count, config.replay.batch_size
+    keys = LoopKeys.of(seed)
+    count = config.env.count
     train = algorithm.init(keys.agent.init)
     ring = device.empty(layout.specs, count, device.ring_rows(config.replay, count))
-    lead = (batch, config.replay.batch_length)
+    lead = (config.replay.batch_size, config.replay.batch_length)
     return MemberState(
-        train,
-        jax.tree.map(jnp.copy, train.nets),
-        algorithm.initial(count),
-        autoreset.begin(env, count, jax.random.fold_in(keys.envs, 0)),
-        ring.fields,
-        device.nowhere(batch),
-        jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape), x.dtype), algorithm.stored),
-        jnp.zeros(count, jnp.float32),
-        jnp.zeros(count, jnp.int32),
+        train=train,
+        acting=jax.tree.map(jnp.copy, train.nets),
+        memory=algorithm.initial(count),
+        instances=autoreset.begin(env, count, jax.random.fold_in(keys.envs, 0)),
+        fields=ring.fields,
+        place=device.nowhere(config.replay.batch_size),
+        stored=jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape), x.dtype), algorithm.stored),
+        score=jnp.zeros(count, jnp.float32),
+        length=jnp.zeros(count, jnp.int32),
     )
 
 
@@ -110,7 +119,7 @@ Update = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Stored,
 
 
 class Fixed(NamedTuple):
-    """What stays the same for a member from turn to turn."""
+    """What stays the same for a member from turn to turn; only ``keys`` and ``numbers`` are arrays, all scalars."""
 
     config: Config
     env: NativeEnv
@@ -126,10 +135,12 @@ def learn(
 ) -> tuple[MemberState, Cursor, Metrics]:
     """Run the updates that are due, and add their metrics to ``sums``.
 
-    As on the host, what an update returns for replay is written back after the next batch was drawn, unless the update
+    As on the host, what an update returns for replay is written back after the next batch is drawn, unless the update
     was skipped.
     """
-    settings, count, keys = fixed.config.replay, fixed.config.env.count, fixed.keys
+    settings = fixed.config.replay
+    count = fixed.config.env.count
+    keys = fixed.keys
     rows = member.fields["reward"].shape[1]
 
     def draw(train: TrainState, fields: dict[str, Array], cursor: Cursor) -> tuple[Batch, Place, Cursor]:
@@ -137,22 +148,25 @@ def learn(
         place, cursor = device.choose(cursor, key, settings, count, rows)
         return device.gather(fields, fixed.layout, place, settings.batch_length), place, cursor
 
-    def one(_: Any, carry: tuple[MemberState, Cursor, Metrics, Any]) -> tuple[MemberState, Cursor, Metrics, Any]:
+    def update(_: Any, carry: tuple[MemberState, Cursor, Metrics, Any]) -> tuple[MemberState, Cursor, Metrics, Any]:
         member, _, sums, (batch, place, cursor) = carry
+        # First write back what the update before returned, where its batch came from.
         ring = Ring(cursor, member.fields)
         fields = device.update_stored(ring, fixed.layout, member.place, member.stored, settings.batch_length).fields
         train, stored, metrics = fixed.update(member.train, batch, keys.agent.update, fixed.numbers)
         if not jax.tree.leaves(stored):  # The algorithm leaves replay as it is.
             stored = member.stored
             place = device.nowhere(settings.batch_size)
+        # What a skipped update returned is written nowhere.
         place = guard.choose(train.skipped_in_row > 0, device.nowhere(settings.batch_size), place)
+        # The networks that act are those that this update began with.
         member = member._replace(train=train, acting=member.train.nets, fields=fields, place=place, stored=stored)
         return member, cursor, averages.add(sums, metrics), draw(train, fields, cursor)
 
-    # Batches are drawn one ahead, the last in vain: in each round of the loop all writing precedes all reading, without
-    # which the compiler would copy the whole ring to have both.
+    # Batches are drawn one ahead, and the last is never used: so in each iteration all writes precede all reads.
+    # Otherwise the compiler would copy the whole ring to keep what is still to be read.
     ahead = draw(member.train, member.fields, cursor)
-    member, cursor, sums, _ = jax.lax.fori_loop(0, due, one, (member, cursor, sums, ahead))
+    member, cursor, sums, _ = jax.lax.fori_loop(0, due, update, (member, cursor, sums, ahead))
     return member, cursor, sums
 
 
@@ -161,9 +175,10 @@ def turn(
 ) -> tuple[MemberState, Cursor, Metrics, Bool[Array, "N"]]:
     """Act, remember, learn, step.
 
-    Returns also which episodes ended; their scores stay in the member until the next turn, which resets them.
+    Also returns which episodes ended; their scores stay in the member until the next turn, which resets them.
     """
-    number, keys = cursor.total + 1, fixed.keys
+    number = cursor.total + 1
+    keys = fixed.keys
     step = member.instances.step
     action, memory, stored = fixed.algorithm.policy(
         member.acting,
@@ -188,48 +203,48 @@ def turn(
 
 
 def window(
-    config: Config,
-    env: NativeEnv,
-    algorithm: Algorithm,
-    layout: Layout,
-    update: Update,
     seed: Int32[Array, ""],
     numbers: Numbers,
     member: MemberState,
     cursor: Cursor,
     due: Int32[Array, "W"],
     turns: Int32[Array, ""],
+    *,
+    config: Config,
+    env: NativeEnv,
+    algorithm: Algorithm,
+    layout: Layout,
+    update: Update,
 ) -> tuple[MemberState, Cursor, Report]:
     """Run ``turns`` turns, at most W; ``due`` says how many updates each of them has."""
-    fixed = Fixed(config, env, algorithm, layout, update, LoopKeys.of(seed), numbers)
+    keys = LoopKeys.of(seed)
+    fixed = Fixed(config=config, env=env, algorithm=algorithm, layout=layout, update=update, keys=keys, numbers=numbers)
     count = config.env.count
-    key = fixed.keys.agent.update
+    key = keys.agent.update
+    # Only an update knows which metrics there are: its shapes are traced, and nothing is computed.
     batch = jax.eval_shape(lambda: device.gather(member.fields, layout, member.place, config.replay.batch_length))
     _, _, metrics = jax.eval_shape(lambda batch: update(member.train, batch, key, numbers), batch)
     names = len(getattr(env, "log_names", ()))
     report = Report.empty(len(due), count, names, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics))
 
-    def one(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
+    def report_turn(i: Array, carry: tuple[MemberState, Cursor, Report]) -> tuple[MemberState, Cursor, Report]:
         member, cursor, report = carry
         member, cursor, sums, ended = turn(fixed, member, cursor, due[i], report.metrics)
         logs = autoreset.logs(env, member.instances)
         steps = member.instances.step.env_steps.sum()
-        return (
-            member,
-            cursor,
-            report.with_turn(i, ended, member.score, member.length, steps, logs)._replace(metrics=sums),
-        )
+        report = report.with_turn(i, ended=ended, score=member.score, length=member.length, steps=steps, logs=logs)
+        return member, cursor, report._replace(metrics=sums)
 
-    member, cursor, report = jax.lax.fori_loop(0, turns, one, (member, cursor, report))
+    member, cursor, report = jax.lax.fori_loop(0, turns, report_turn, (member, cursor, report))
+    # The rest of ``due`` pads it to W.
     updates = jnp.where(jnp.arange(len(due)) < turns, due, 0).sum()
     return member, cursor, report._replace(metrics=averages.divide(report.metrics, updates))
 
 
 def next_batch(config: Config, layout: Layout, member: MemberState, cursor: Cursor) -> Batch:
     """The batch that the next update of a member will get."""
-    count, keys = config.env.count, LoopKeys.of(config.seed)
-    key = jax.random.fold_in(keys.replay, member.train.step)
-    place, _ = device.choose(cursor, key, config.replay, count, member.fields["reward"].shape[1])
+    key = jax.random.fold_in(LoopKeys.of(config.seed).replay, member.train.step)
+    place, _ = device.choose(cursor, key, config.replay, config.env.count, member.fields["reward"].shape[1])
     return device.gather(member.fields, layout, place, config.replay.batch_length)
 
 
@@ -237,10 +252,18 @@ def next_batch(config: Config, layout: Layout, member: MemberState, cursor: Curs
 # All members
 
 
+class RequiredBytes(NamedTuple):
+    """Bytes that a population takes."""
+
+    replay: int
+    other: int
+    """Training states, environments and memories, and the gradients of all networks."""
+
+
 class DeviceLoop:
     """The compiled program of a population.
 
-    Its arrays have an axis of members in front, which can be longer than there are members: see `MemberAxis.pad`.
+    Its arrays have an axis of members in front, which can be longer than the population: see `MemberAxis.pad`.
 
     Args:
         config: config of the population.
@@ -248,28 +271,38 @@ class DeviceLoop:
         env: the environment.
 
     Raises:
-        ConfigError: the devices that the config names are not there, or are more than the members.
+        ConfigError: the devices that the config names do not exist, or outnumber the members.
     """
 
     def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
-        self._config, self._members = config, len(members)
+        self._config = config
+        self._members = len(members)
         self._axis = MemberAxis(member_devices(config, len(members)))
         members = self._axis.pad(members)
         self.places = len(members)
-        """Length of that axis."""
+        """Length of the axis of members."""
         self._seeds = np.array([member.config.seed for member in members], np.int32)
         self._numbers = {
             key: np.array([member.numbers[key] for member in members], np.float32) for key in members[0].numbers
         }
         self.algorithm = algorithms.make(config, env.obs_spaces, env.action_spaces)
         self.layout = Layout.of(env.obs_spaces, env.action_spaces, self.algorithm.stored, self.algorithm.stored_span)
-        parts = (config, env, self.algorithm, self.layout)
-        self._begin = self._axis.compile(lambda seed: (begin(*parts, seed),), (True,), (True,))
+        self._begin = self._axis.compile(
+            lambda seed: (begin(config, env, self.algorithm, self.layout, seed),), arguments=(True,), results=(True,)
+        )
+        run = functools.partial(
+            window,
+            config=config,
+            env=env,
+            algorithm=self.algorithm,
+            layout=self.layout,
+            update=member_update(config, self.algorithm),
+        )
         # A population has one cursor, number of turns and schedule; all else has an axis of members in front.
         self._jit_run = self._axis.compile(
-            functools.partial(window, *parts, member_update(config, self.algorithm)),
-            (True, True, True, False, False, False),
-            (True, False, True),
+            run,
+            arguments=(True, True, True, False, False, False),
+            results=(True, False, True),
             donate_argnums=(2, 3),
             compiler_options=compiler_options(),
         )
@@ -286,7 +319,7 @@ class DeviceLoop:
         return LoopState(members, self._axis.place(device.start(), members=False))
 
     def place(self, state: LoopState) -> LoopState:
-        """A copy of a state, from wherever it is, where `run` wants it."""
+        """A copy of a state, wherever it is, on the devices where `run` expects it."""
         return LoopState(self._axis.place(state.members), self._axis.place(state.cursor, members=False))
 
     def shapes(self) -> LoopState:
@@ -294,11 +327,12 @@ class DeviceLoop:
         (members,) = jax.eval_shape(self._begin, self._seeds)
         return LoopState(members, jax.eval_shape(device.start))
 
-    def required_bytes(self) -> tuple[int, int]:
-        """Bytes of replay of all members, and of everything else: their networks and as much again for gradients."""
+    def required_bytes(self) -> RequiredBytes:
+        """Device memory of all members, before the program is compiled."""
         shapes = self.shapes().members
-        replay, networks, all = (tree_bytes(tree) for tree in (shapes.fields, shapes.train.nets, shapes))
-        return replay, all - replay + networks
+        replay = tree_bytes(shapes.fields)
+        gradients = tree_bytes(shapes.train.nets)
+        return RequiredBytes(replay, tree_bytes(shapes) - replay + gradients)
 
     def member(self, state: LoopState, index: int) -> LoopState:
         """The state of one member without an axis of members, on the first device."""
@@ -318,9 +352,10 @@ class DeviceLoop:
             compiled object, for inspection.
         """
         config = self._config
-        length, count = config.replay.batch_length, config.env.count
+        length = config.replay.batch_length
+        count = config.env.count
 
-        def report(members: MemberState, cursor: Cursor) -> tuple[Batch, Any, Metrics]:
+        def predict(members: MemberState, cursor: Cursor) -> tuple[Batch, Any, Metrics]:
             member: MemberState = jax.tree.map(lambda x: x[0], members)
             rows = member.fields["reward"].shape[1]
             place = device.newest(cursor, SEQUENCES, length, count, rows)
@@ -328,7 +363,7 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
-        program = compile_program(jax.jit(report), *on_first(state))
+        program = compile_program(jax.jit(predict), *on_first(state))
         return lambda state: program(*on_first(state)), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
@@ -336,22 +371,22 @@ class DeviceLoop:
 
         Args:
             state: the population.
-            due: updates of each turn, ``int32 [W]`` with the same W at every call; the rest is ignored.
+            due: updates of each turn, ``int32 [W]`` with the same W at every call; those beyond ``turns`` are ignored.
             turns: turns to run, at most W.
         """
         members, cursor, report = self._run(self._seeds, self._numbers, *state, due, np.int32(turns))
         return LoopState(members, cursor), report
 
     def fetch(self, report: Report) -> Report:
-        """What the program reports of every member ``[M, ...]``, as NumPy arrays, when it is done."""
+        """Wait for the program; returns what it reports of every member ``[M, ...]``, as NumPy arrays."""
         return jax.tree.map(lambda x: x[: self._members], jax.device_get(report))
 
 
 def member_update(config: Config, algorithm: Algorithm) -> Update:
     """The update of a member.
 
-    On a CPU the members take turns: a product of batches of small matrices takes several times as long there as the
-    same products one after another. Elsewhere they share every operation.
+    On a CPU the members take turns: there, a batched product of small matrices takes several times as long as the same
+    products one after another. Elsewhere they share every operation.
     """
 
     def update(state: TrainState, batch: Batch, key: Array, numbers: Numbers) -> tuple[TrainState, Stored, Metrics]:
@@ -361,4 +396,4 @@ def member_update(config: Config, algorithm: Algorithm) -> Update:
     return jax.custom_batching.sequential_vmap(update) if backend.on_cpu() else update
 
 
-__all__ = ["DeviceLoop", "LoopState", "MemberState", "available_bytes"]
+__all__ = ["DeviceLoop", "LoopState", "MemberState", "RequiredBytes", "available_bytes"]

@@ -1,4 +1,4 @@
-"""What the program of the device loop tells the host about a window of turns."""
+"""What the program of the device loop reports to the host about a window of turns."""
 
 from typing import NamedTuple
 
@@ -14,13 +14,15 @@ class Report(NamedTuple):
     ended: Bool[Array, "W N"]
     """Episodes that ended at each turn."""
     score: Float32[Array, "W N"]
+    """Sum of rewards of each episode so far; final where it ended."""
     length: Int32[Array, "W N"]
+    """Env steps of each episode so far; final where it ended."""
     steps: Int32[Array, "W"]
-    """Environments that took a step, and were not reset."""
+    """Environments that took a step rather than being reset."""
     logs: Float32[Array, "W N names"]
-    """What the environments would tell of their episodes, by ``log_names``; it counts where one ended."""
+    """What the environments report of their episodes, by ``log_names``; valid where one ended."""
     metrics: Metrics
-    """Mean over the updates of the window, see `dreamer.agent.averages.divide`; NaN if there were none."""
+    """Scalars: means over the updates of the window, see `dreamer.logs.averages.divide`; NaN without updates."""
 
     @classmethod
     def empty(cls, turns: int, count: int, names: int, metrics: Metrics) -> "Report":
@@ -29,22 +31,23 @@ class Report(NamedTuple):
         Args:
             turns: most turns of the window, W.
             count: environments, N.
-            names: numbers that an environment tells of an episode.
-            metrics: zeros to which those of updates are added.
+            names: how many numbers an environment reports of an episode.
+            metrics: zeros to which the metrics of updates are added.
         """
         size = (turns, count)
         return cls(
-            jnp.zeros(size, bool),
-            jnp.zeros(size, jnp.float32),
-            jnp.zeros(size, jnp.int32),
-            jnp.zeros(turns, jnp.int32),
-            jnp.zeros((*size, names), jnp.float32),
-            metrics,
+            ended=jnp.zeros(size, bool),
+            score=jnp.zeros(size, jnp.float32),
+            length=jnp.zeros(size, jnp.int32),
+            steps=jnp.zeros(turns, jnp.int32),
+            logs=jnp.zeros((*size, names), jnp.float32),
+            metrics=metrics,
         )
 
     def with_turn(
         self,
         i: Int32[Array, ""],
+        *,
         ended: Bool[Array, "N"],
         score: Float32[Array, "N"],
         length: Int32[Array, "N"],

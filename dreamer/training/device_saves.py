@@ -1,7 +1,7 @@
-"""Checkpoints of populations: one for each member, in the format of a run alone, from which all continue exactly.
+"""Checkpoints of populations: one for each member, in the format of a single run, from which all continue exactly.
 
-Everything in the loop is an array, environments included, so nothing has to begin anew: a resumed population is bit for
-bit what it would have been. The replay part of a member's checkpoint holds its whole state but for the training state.
+Everything in the loop is an array, environments included, so nothing has to restart: a resumed population is bit for
+bit what it would have been. The replay part of a member's checkpoint holds its whole state except the training state.
 """
 
 import dataclasses
@@ -25,21 +25,23 @@ _RING = "fields."
 """Prefix of the names of arrays that hold rows of replay."""
 
 _TRAIN = "train."
-"""Prefix of those of the training state, which has its own part of a checkpoint."""
+"""Prefix of arrays of the training state, which has its own part of a checkpoint."""
 
 _ACTING = "acting."
-"""Prefix of those of the networks that act, which are there too."""
+"""Prefix of arrays of the networks that act, which belong to the same part."""
 
 
 class PreparedMember(NamedTuple):
     """What a member's checkpoint will hold, and where it goes."""
 
     logdir: str
+    """Its log directory."""
     contents: Prepared
+    """Its arrays on the host, without an axis of members."""
 
 
 def prepare(
-    state: LoopState, members: Sequence[Member], env: NativeEnv, metas: Sequence[dict], copy: bool = True
+    state: LoopState, members: Sequence[Member], env: NativeEnv, metas: Sequence[dict], *, copy: bool = True
 ) -> Iterator[PreparedMember]:
     """Fetch everything that the checkpoints will hold, one member after another.
 
@@ -47,8 +49,8 @@ def prepare(
         state: the population.
         members: its members.
         env: the environment.
-        metas: what else is to be remembered of each member, ready for JSON.
-        copy: see `dreamer.checkpoint.prepare`.
+        metas: what else each member saves, ready for JSON.
+        copy: see `dreamer.checkpoints.prepare`.
     """
     cursor = {name: int(value) for name, value in state.cursor._asdict().items()}
     for index, (member, meta) in enumerate(zip(members, metas, strict=True)):
@@ -64,8 +66,14 @@ def prepare(
             array = array.copy() if copy and not array.flags.owndata else array
             arrays[name] = array.view(portable(array.dtype))
         config = member.config
-        spaces = dict(env.obs_spaces), dict(env.action_spaces)
-        agent = Snapshot(config, *spaces, cursor["total"], own.train, own.acting)
+        agent = Snapshot(
+            config,
+            obs_spaces=dict(env.obs_spaces),
+            action_spaces=dict(env.action_spaces),
+            policy_steps=cursor["total"],
+            state=own.train,
+            acting_nets=own.acting,
+        )
         contents = checkpoints.prepare(agent, {**cursor, "fields": arrays}, meta, copy=copy, copy_replay=False)
         yield PreparedMember(config.logdir, contents)
 
@@ -74,7 +82,7 @@ def write(prepared: Iterable[PreparedMember], step: int, keep_last: int) -> Writ
     """Write a checkpoint of every member, and delete older ones when all are written.
 
     Args:
-        prepared: the members' contents, which may be fetched on the way.
+        prepared: the members' contents, which may be fetched one at a time.
         step: number in the names.
         keep_last: how many checkpoints of each member stay.
 
@@ -94,9 +102,9 @@ def write(prepared: Iterable[PreparedMember], step: int, keep_last: int) -> Writ
 
 
 def load(members: Sequence[Member]) -> list[Checkpoint] | None:
-    """The newest checkpoint that all members have, with replay; None if no member has any.
+    """The newest step of which all members have a checkpoint, with replay; None if no member has any.
 
-    Where one member's is damaged, that of the step before is taken of all; the first one lists what was refused.
+    Where one member's is damaged, all fall back to an earlier step; the first checkpoint lists what was refused.
 
     Raises:
         CheckpointError: some members have checkpoints, but none in common; or all are damaged.
@@ -107,18 +115,21 @@ def load(members: Sequence[Member]) -> list[Checkpoint] | None:
     common = set.intersection(*steps)
     if not common:
         lacking = next(m.config.logdir for m, own in zip(members, steps, strict=True) if own != max(steps, key=len))
-        raise CheckpointError(f"The members have no checkpoint of one and the same step, see {lacking}. Start anew.")
+        raise CheckpointError(
+            f"The members have no checkpoint of one and the same step, see {lacking}. Start a new run."
+        )
     damaged: list[Damaged] = []
     for step in sorted(common, reverse=True):
         found = [_try_load(member, step) for member in members]
-        bad = [one for one in found if isinstance(one, DamagedError)]
-        if not bad:
-            whole = [one for one in found if isinstance(one, Checkpoint)]
-            return [dataclasses.replace(whole[0], damaged=tuple(damaged)), *whole[1:]]
-        damaged += [one for error in bad for one in error.damaged]
-        # They would be newer than what is saved next, and so in its way.
-        why = "it is whole, but that of another member is not"
-        damaged += [Damaged(one.path, why) for one in found if isinstance(one, Checkpoint)]
+        errors = [one for one in found if isinstance(one, DamagedError)]
+        intact = [one for one in found if isinstance(one, Checkpoint)]
+        if not errors:
+            first, *others = intact
+            return [dataclasses.replace(first, damaged=tuple(damaged)), *others]
+        damaged += [one for error in errors for one in error.damaged]
+        # They would be newer than the next save, and so in its way.
+        why = "it is intact, but that of another member is not"
+        damaged += [Damaged(one.path, why) for one in intact]
     raise DamagedError(damaged)
 
 
@@ -130,22 +141,23 @@ def _try_load(member: Member, step: int) -> Checkpoint | DamagedError:
 
 
 def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
-    """The population as it was saved, in NumPy arrays.
+    """The saved population, in NumPy arrays.
 
     Args:
-        shapes: shapes and dtypes of its state; where there are more places than members, the last one gets the rest.
+        shapes: shapes and dtypes of its state; places beyond the members repeat the last one.
         saved: checkpoints of all members, of one step.
 
     Raises:
         CheckpointError: an array is missing or of another shape or dtype.
     """
+    first, *_ = saved
     parts = [_arrays(checkpoint) for checkpoint in saved]
     places, _, rows = shapes.members.fields["reward"].shape[:3]
     parts += parts[-1:] * (places - len(parts))
     leaves = []
     for name, shape in checkpoints.named_arrays(shapes.members).items():
         stacked = np.zeros(shape.shape, shape.dtype)
-        used = min(saved[0].replay["total"], rows) if saved[0].replay else 0
+        used = min(first.replay["total"], rows) if first.replay else 0
         for index, part in enumerate(parts):
             target = stacked[index, :, :used] if name.startswith(_RING) else stacked[index, ...]
             if target.size == 0:
@@ -154,12 +166,12 @@ def restore(shapes: LoopState, saved: Sequence[Checkpoint]) -> LoopState:
                 got = f"of shape {list(part[name].shape)}" if name in part else "absent"
                 raise CheckpointError(
                     f"'{name}' is {got} in the checkpoint, expected {list(target.shape)}: it belongs to another config "
-                    "or to a run with run.loop=host. Use the config saved beside it."
+                    "or to a run with run.loop=host. Use the config saved next to it."
                 )
             target[...] = part[name].reshape(target.shape).view(shape.dtype)
         leaves.append(stacked)
     members = jax.tree.unflatten(jax.tree.structure(shapes.members), leaves)
-    cursor: Any = saved[0].replay or {}
+    cursor: Any = first.replay or {}
     values: list[Any] = [np.array(cursor[name], np.int32) for name in Cursor._fields]
     return LoopState(members, Cursor(*values))
 
@@ -168,7 +180,8 @@ def _arrays(saved: Checkpoint) -> dict[str, np.ndarray]:
     """All arrays of a member by their path in `MemberState`."""
     fields: dict[str, Any] = saved.replay["fields"] if saved.replay else {}
     if saved.meta["version"] == former.VERSION:
-        fields = former.member_arrays({name: np.asarray(value) for name, value in fields.items()}, saved.spaces[1])
+        _, action_spaces = saved.spaces
+        fields = former.member_arrays({name: np.asarray(value) for name, value in fields.items()}, action_spaces)
     return {name: np.asarray(value) for name, value in fields.items()} | {
         name if name.startswith(_ACTING) else f"{_TRAIN}{name}": value for name, value in saved.state.items()
     }

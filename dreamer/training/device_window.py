@@ -1,4 +1,4 @@
-"""Between windows of the device loop: how long the next one should be, what is counted of members, and the table."""
+"""Between windows of the device loop: the length of the next one, counters of members, and the table of scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,31 +18,31 @@ WINDOW = 512
 class Pace:
     """Chooses the length of windows so that one takes about ``seconds``.
 
-    Turns before learning begins are so much faster than others that the two are measured apart.
+    Turns before learning begins are so much faster than later ones that the two are measured separately.
     """
 
     def __init__(self, seconds: float = 1.0):
         self._seconds = seconds
         self._turns = {False: 64, True: 1}
 
-    def turns(self, learning: bool) -> int:
+    def turns(self, *, learning: bool) -> int:
         """Turns of the next window."""
         return self._turns[learning]
 
-    def measure(self, learning: bool, turns: int, seconds: float) -> None:
-        """Remember what a window of so many turns took; the next has at most twice as many."""
+    def measure(self, turns: int, seconds: float, *, learning: bool) -> None:
+        """Remember how long a window of so many turns took; the next has at most twice as many."""
         fitting = int(self._seconds * turns / max(seconds, 1e-6))
         self._turns[learning] = max(1, min(fitting, 2 * turns, WINDOW))
 
 
 class Record:
-    """What is counted and written down of one member.
+    """Counters and log of one member.
 
     Args:
         member: the member.
         log: its metrics.
         meta: counters of its checkpoint, if it is resumed.
-        names: names of what its environment tells of an episode.
+        names: names of what its environment reports of an episode.
     """
 
     def __init__(self, member: Member, log: logger.Logger, meta: dict[str, Any] | None, names: Sequence[str] = ()):
@@ -55,7 +55,7 @@ class Record:
         self.log.episode_logs.extend(meta["episode_logs"] if meta else [])
 
     def add(self, report: Report, updates: np.ndarray, seconds: float) -> list[tuple[Episode, dict[str, Any]]]:
-        """Take in the member's part of a report, fetched and without turns that did not happen.
+        """Count and log the member's part of a report, fetched and without turns that did not happen.
 
         Args:
             report: the report.
@@ -70,14 +70,16 @@ class Record:
         for turn, env in np.argwhere(report.ended).tolist():
             self.episodes += 1
             log = dict(zip(self._names, report.logs[turn, env].tolist(), strict=True))
-            episode = Episode(float(report.score[turn, env]), int(report.length[turn, env]), env, log)
-            found.append((episode, self.counters(int(env_steps[turn]), int(updates[turn]), seconds)))
-            self.log.add_episode(*found[-1])
+            score = float(report.score[turn, env])
+            episode = Episode(score=score, length=int(report.length[turn, env]), env=env, log=log)
+            counters = self.counters(int(env_steps[turn]), int(updates[turn]), seconds)
+            found.append((episode, counters))
+            self.log.add_episode(episode, counters)
         self.env_steps = int(env_steps[-1])
         return found
 
     def counters(self, env_steps: int, updates: int, seconds: float) -> dict[str, Any]:
-        """As every line of metrics has them."""
+        """Counters as every line of metrics begins with them."""
         return {
             "env_steps": env_steps,
             "agent_steps": env_steps,
@@ -88,7 +90,7 @@ class Record:
 
 
 def summarize(evaluations: Sequence[tuple[str, Evaluation]]) -> list[str]:
-    """Lines of a table of evaluations by name, with a last one about all if there are several."""
+    """Lines of a table of evaluations by name; the last one is about their means. One evaluation is one sentence."""
     if len(evaluations) < 2:
         return [str(evaluation) for _, evaluation in evaluations]
     width = max(len(name) for name, _ in evaluations)

@@ -16,18 +16,18 @@ FREE_TO_CHANGE = (
     *("logdir", "run.", "logger.", "devices", "distributed", "optimizer.moments"),
     *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
 )
-"""Config keys, or prefixes of them, that a resumed run may change; except for ``run.loop``."""
+"""Config keys, or prefixes of them, that a resumed run may change, except for ``run.loop``."""
 
 
 class LogdirInUse(RuntimeError):
-    """Another process trains in this directory."""
+    """Another process is training in this directory."""
 
 
 def write_config(logdir: pathlib.Path, config: Config) -> None:
-    """Write ``config.yaml``. A resumed run that cannot keeps the old one, which is the same up to budgets.
+    """Write ``config.yaml``. If a resumed run cannot, it keeps the old one, which differs only in `FREE_TO_CHANGE`.
 
     Raises:
-        ConfigError: it cannot be written, and there was none.
+        ConfigError: it cannot be written, and there is no old one.
     """
     path = logdir / "config.yaml"
     try:
@@ -42,18 +42,20 @@ def write_config(logdir: pathlib.Path, config: Config) -> None:
 
 
 def default_logdir(config: Config) -> str:
-    """``runs/TIME-TASK-SEED``, a directory that is not there yet."""
+    """``runs/TIME-TASK-SEED``, a directory that does not exist yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = pathlib.Path("runs") / f"{stamp}-{config.task.replace('/', '_')}-{config.seed}"
-    path, number = base, 1
+    path = base
+    number = 0
     while path.exists():
-        path, number = base.with_name(f"{base.name}-{number}"), number + 1
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
     return str(path)
 
 
 @contextlib.contextmanager
 def exclusive(logdir: pathlib.Path) -> Iterator[None]:
-    """Create and lock a log directory; the lock goes with the process, however it ends.
+    """Create and lock a log directory; the lock ends with the process, however that ends.
 
     Raises:
         LogdirInUse: another process holds it.
@@ -76,8 +78,8 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise ConfigError(
-                f"logdir={logdir} cannot be locked: {error.strerror}. Choose a logdir on a file system with locks; one "
-                "from a network may have to be mounted with them."
+                f"logdir={logdir} cannot be locked: {error.strerror}. Choose a logdir on a file system with locks; a "
+                "network file system may have to be mounted with them."
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -96,12 +98,12 @@ def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> 
     if wrong:
         raise ConfigError(
             "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
-            + f"\nGo on with the saved config: {resume_command(logdir)}; or start anew in another logdir."
+            + f"\nContinue with the saved config: {resume_command(logdir)}; or start a new run in another logdir."
         )
 
 
 def note_best(logdir: pathlib.Path, step: int, score: float, say: Callable[[str], None]) -> None:
-    """Tell of an evaluation of the checkpoint of a step, so that the best one stays; says if that cannot be noted."""
+    """Record the score of a checkpoint, so that the best one stays; says if another one is, or if that fails."""
     try:
         before = checkpoints.best(logdir)
         if not checkpoints.mark_best(logdir, step, score) and before is not None:
@@ -111,5 +113,5 @@ def note_best(logdir: pathlib.Path, step: int, score: float, say: Callable[[str]
 
 
 def resume_command(logdir: pathlib.Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return f"python -m dreamer.train --resume {shlex.quote(str(logdir))}"

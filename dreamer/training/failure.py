@@ -1,4 +1,4 @@
-"""What is left of a run whose updates fail; ``python -m dreamer.failure LOGDIR`` computes the failed one again.
+"""What a run leaves whose updates fail; ``python -m dreamer.failure LOGDIR`` computes the failed one again.
 
 ``LOGDIR/failure-UPDATE`` holds all that the update was a function of: ``state.npz``, the arrays of the training state
 by their path; ``batch-HOST.npz``, the share of the batch that each host sampled; and ``failure.json``, with the config,
@@ -26,30 +26,30 @@ from dreamer.types import Batch, named_leaves
 
 
 class TrainingFailed(RuntimeError):
-    """Too many updates in a row were skipped; the message says what is left of the run."""
+    """Too many updates in a row were skipped; the message says what the run left."""
 
 
 class Skip(NamedTuple):
     """An update that was skipped."""
 
     update: int
-    """Its number, which is that of the updates before it."""
+    """Its number, counted from 0."""
     in_row: int
-    """How many were skipped in a row, this one included."""
+    """How many were skipped in a row, including this one."""
     tensor: str
     """Name of the first tensor that was not finite."""
     batch: Batch
-    """What it was given."""
+    """Its batch, ``[B, T, ...]``."""
 
 
 def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hosts | None = None) -> TrainingFailed:
-    """Write down a failed update. All hosts call it together; a full disk loses the files, but not the message.
+    """Write a failed update to disk. All hosts call it together; a full disk loses the files, but not the message.
 
     Args:
         logdir: directory of the run.
-        agent: as it was when the update began, up to counters.
+        agent: as it was when the update began, except for counters.
         skip: the update.
-        hosts: who else trains; None: nobody.
+        hosts: all hosts of the run; None: one host.
 
     Returns:
         The error to raise.
@@ -63,7 +63,9 @@ def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hos
     except (OSError, HostError) as error:
         left = f"Update and batch could not be written to {path}: {error}."
     if checkpoints.exists(logdir):
-        saved = f"The last checkpoint is older than the trouble and stays; go on from it with: {resume_command(logdir)}"
+        saved = (
+            f"The last checkpoint is from before the failure and stays; continue from it with: {resume_command(logdir)}"
+        )
     else:
         saved = "There was no checkpoint yet."
     return TrainingFailed(
@@ -74,29 +76,35 @@ def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hos
 
 
 def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hosts) -> None:
-    # Updates that were skipped since have changed nothing but these.
+    # Updates that were skipped since have changed only these two counters.
     state = agent.state._replace(step=jnp.int32(skip.update), skipped_in_row=jnp.int32(skip.in_row - 1))
-    names = checkpoints.state_arrays(
-        Snapshot(agent.config, agent.obs_spaces, agent.action_spaces, agent.policy_steps, state, agent.acting_nets)
+    snapshot = Snapshot(
+        agent.config,
+        obs_spaces=agent.obs_spaces,
+        action_spaces=agent.action_spaces,
+        policy_steps=agent.policy_steps,
+        state=state,
+        acting_nets=agent.acting_nets,
     )
-    leaves = agent.placement.fetch_state(list(names.values()))
-    with hosts.together("write down the failed update"):
+    on_device = checkpoints.state_arrays(snapshot)
+    leaves = agent.placement.fetch_state(list(on_device.values()))
+    with hosts.together("write the failed update"):
         if hosts.first:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
-    with hosts.together("write down the batch of the failed update"):
+    with hosts.together("write the batch of the failed update"):
         batch = jax.device_get(batch_arrays(skip.batch))
         arrays: dict[str, Any] = {name: value.view(portable(value.dtype)) for name, value in batch.items()}
         np.savez(path / f"batch-{hosts.index}.npz", **arrays)
         if hosts.first:
-            arrays = dict(zip(names, leaves, strict=True))
+            arrays = dict(zip(on_device, leaves, strict=True))
             np.savez(path / "state.npz", **arrays)
             about = {"update": skip.update, "in_row": skip.in_row, "tensor": skip.tensor}
             (path / "failure.json").write_text(json.dumps({**about, **checkpoints.describe(agent)}, indent=1))
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file; nothing in it is unpickled."""
+    """The arrays of an ``.npz`` file; unpickles nothing."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
@@ -116,6 +124,6 @@ def batch_of(arrays: dict[str, np.ndarray], stored: Any) -> Batch:
         return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
     leaves = [arrays[f"{STORED}{name}"].view(spec.dtype) for name, spec in named_leaves(stored).items()]
-    kept = jax.tree.unflatten(jax.tree.structure(stored), leaves)
+    latents = jax.tree.unflatten(jax.tree.structure(stored), leaves)
     flags = {name: arrays[name] for name in ("reward", "is_first", "is_last", "is_terminal")}
-    return Batch(obs=group("obs/"), prev_action=group("prev_action/"), stored=kept, **flags)
+    return Batch(obs=group("obs/"), prev_action=group("prev_action/"), stored=latents, **flags)

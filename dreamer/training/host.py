@@ -1,6 +1,6 @@
 """A run with environments on the host: config -> environments -> replay -> agent -> loop.
 
-Every turn of the loop, the policy acts, the row goes to replay, the learner is started, and the environments are
+In each turn of the loop, the policy acts, the row goes to replay, the learner is started, and the environments are
 stepped while it computes. Compare `dreamer.training.device.DeviceRun`, where all of that is one program on the
 accelerator.
 """
@@ -57,7 +57,7 @@ class HostRun(Run):
         HostError: it cannot start on another host.
     """
 
-    def __init__(self, config: Config, make: Callable[[], gymnasium.Env], quiet: bool = False):
+    def __init__(self, config: Config, make: Callable[[], gymnasium.Env], *, quiet: bool = False):
         super().__init__(config)
         self._make = make
         self.hosts = hosts = join(config)
@@ -75,9 +75,9 @@ class HostRun(Run):
             if saved is not None:
                 refuse_other_config(saved.config, config, self.logdir)
             resumes = saved.meta["resumes"] + 1 if saved is not None else 0
-            # Where environments cannot be restored, a resume plays new episodes, from seeds of its own.
+            # Where environments cannot be restored, a resume plays new episodes, with new seeds.
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
-            # No failure is survived before the first step, and by then there is a log.
+            # Before the first step every failure ends the run, and by then there is a log.
             vector = envs.VectorEnv(make, own.env, env_seed, on_failure=lambda message: self.log.say(message))
             self._cleanup.enter_context(vector)
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
@@ -95,7 +95,7 @@ class HostRun(Run):
             )
             replayed = config.replay.batch_size * config.replay.batch_length
             self.learner = Learner(self.agent, replay, TrainRatio(config.run.train_ratio, replayed))
-            self.learner.on_skip = self._tell_skip
+            self.learner.on_skip = self._report_skip
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes = resumes
             self._new_episodes = ""
@@ -104,24 +104,25 @@ class HostRun(Run):
             if saved is not None:
                 self._restore(saved)
             elif config.load.from_:
-                self._taken = transfer.read(config.load, self.agent.state.nets, hosts)
-                self.agent.state = transfer.begin_with(self.agent.state, self._taken)
+                self._transfer = transfer.read(config.load, self.agent.state.nets, hosts)
+                self.agent.state = transfer.begin_with(self.agent.state, self._transfer)
             self._counted = self._steps()
             if hosts.first:
                 self._write_config()
-            self._open_log(quiet, saved)
+            self._open_log(saved, quiet=quiet)
             self.saver = self._make_saver(background=hosts.count == 1)
             attempt.close()
             hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
-            hosts.same("What load.from gave to", str(self._taken and self._taken.listing()))
-            with hosts.together("put damaged checkpoints aside"):
+            hosts.same("What load.from gave to", str(self._transfer and self._transfer.listing()))
+            with hosts.together("set damaged checkpoints aside"):
                 for damaged in self._damaged if hosts.first else ():
                     checkpoints.set_aside(damaged.path)
             undo.pop_all()
 
-    def _open_log(self, quiet: bool, saved: checkpoints.Checkpoint | None) -> None:
-        """Open the log and the watcher; on hosts that are not the first, they write nothing."""
-        config, first = self.config, self.hosts.first
+    def _open_log(self, saved: checkpoints.Checkpoint | None, *, quiet: bool) -> None:
+        """Open the log and the watcher; only those of the first host write anything."""
+        config = self.config
+        first = self.hosts.first
         self.log = self._make_log(
             title=f"Dreamer on {config.task}",
             quiet=quiet or not first,
@@ -142,10 +143,10 @@ class HostRun(Run):
         """Run to the end of the budget or until interrupted; saves, evaluates, and cleans up in any case.
 
         Raises:
-            ConfigError: there is not enough memory for an update beside a full replay; nothing has happened yet.
+            ConfigError: there is not enough memory for an update alongside a full replay; no turn has run yet.
             EnvError: an environment failed; everything up to then was saved.
             CheckpointError: the last checkpoint could not be written.
-            TrainingFailed: too many updates in a row were skipped; the last checkpoint was left as it is.
+            TrainingFailed: too many updates in a row were skipped; the last checkpoint stays unchanged.
         """
         with self._cleanup:
             self._announce()
@@ -167,7 +168,7 @@ class HostRun(Run):
                     f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; {saved}.\n"
                     f"Resume with: {resume_command(self.logdir)}"
                 )
-                return Result(self.agent, self.logdir, None, interrupted=True, ended=self._stop.signal)
+                return Result(self.agent, self.logdir, evaluation=None, interrupted=True, ended=self._stop.signal)
             if self.learner.updates:
                 self.watcher.finish(self._prediction, self.log, self._counters)
             evaluation = self._evaluate()
@@ -175,16 +176,20 @@ class HostRun(Run):
             return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
 
     def _compile(self) -> None:
-        """Compile the update before anything happens, as only then its memory is known."""
-        config, replay, start = self.config, self.learner.replay, time.perf_counter()
-        batch, on_host = replay.blank_batch(), backend.on_cpu()
+        """Compile the update before the first turn: only the compiler knows how much memory it takes."""
+        config = self.config
+        replay = self.learner.replay
+        start = time.perf_counter()
+        batch = replay.blank_batch()
+        on_host = backend.on_cpu()
         with self.hosts.together("compile the update"):
             program = working_bytes(self.agent.compile_update(batch))
             if self.watcher.enabled:
                 length = config.replay.batch_length
-                self._predict, report = self.agent.compile_predict(replay.blank_batch(SEQUENCES), context_of(length))
-                program = max(program, working_bytes(report))
-            # Devices that are CPUs share the memory of their host, with replay.
+                newest = replay.blank_batch(SEQUENCES)
+                self._predict, prediction = self.agent.compile_predict(newest, context_of(length))
+                program = max(program, working_bytes(prediction))
+            # Devices that are CPUs share the memory of their host with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
             rest = replay.unclaimed_bytes if on_host else 0
             plan = MemoryPlan(devices * program + tree_bytes(batch), rest, available_bytes())
@@ -197,7 +202,9 @@ class HostRun(Run):
         )
 
     def _loop(self) -> None:
-        config, driver, learner = self.config.run, self.driver, self.learner
+        config = self.config.run
+        driver = self.driver
+        learner = self.learner
         self._start_clock()
         speed = logger.Speed()
         record = config.profile if self.hosts.first else 0
@@ -211,7 +218,7 @@ class HostRun(Run):
             if not self._add(driver.act()):
                 if self.hosts.count == 1:
                     break
-                # The others are in this turn, and wait for its update. Here it has no row: the run ends without it.
+                # The others are in this turn and wait for its update. Here it has no row: the run ends without one.
                 learner.replay.close_open_episodes()
             for metrics in learner.learn(driver.agent_steps):
                 self.log.add_update(metrics)
@@ -238,15 +245,15 @@ class HostRun(Run):
                 self.watcher.turn(self._prediction, self.log, self._counters)
             profiler.turn(learner.updates)
             due = learner.replay.commit_due
-            self._hear_of_save(wait=due)
-            # What is saved while updates are skipped may be what fails.
+            self._collect_save(wait=due)
+            # While updates are skipped, the state may be the cause: it is not saved.
             if self._agree(save=(end >= next_save or due) and not learner.skip and not self.saver.busy):
                 self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(learner.updates)
 
     def _add(self, row: Row) -> bool:
-        """Add a row to replay; while the disk is full, wait. Returns False if a signal has ended the wait."""
+        """Add a row to replay; while the disk is full, wait. Returns False if a signal ended the wait."""
         waiting = False
         while True:
             try:
@@ -260,12 +267,13 @@ class HostRun(Run):
                 time.sleep(DISK_PATIENCE)
             else:
                 if waiting:
-                    self.log.say("There is room on disk again: training goes on.")
+                    self.log.say("There is room on disk again: training continues.")
                 return True
 
-    def _tell_skip(self, skip: Skip) -> None:
-        """Write down an update that was skipped; on the terminal, the 1st, 2nd, 4th, ... in a row."""
+    def _report_skip(self, skip: Skip) -> None:
+        """Log an update that was skipped; on the terminal, only the 1st, 2nd, 4th, ... in a row."""
         self.log.write({**self._counters(), "guard_update": skip.update, "guard_tensor": skip.tensor})
+        # A power of two has one bit, and what is one less has none in common with it.
         if skip.in_row & (skip.in_row - 1) == 0:
             self.log.say(
                 f"Update {skip.update} was skipped, {skip.in_row} in a row now: {skip.tensor} is not finite. "
@@ -276,7 +284,7 @@ class HostRun(Run):
         """Raise `TrainingFailed` if too many updates in a row were skipped, on all hosts in the same turn."""
         most = self.config.run.max_skipped
         if self.learner.skip and self.learner.skip.in_row >= most:
-            # The update after it, which was started meanwhile, may have gone well.
+            # The update after it, which has been started since, may be good.
             self.learner.settle()
             if self.learner.skip and self.learner.skip.in_row >= most:
                 raise report_failure(self.logdir, self.agent, self.learner.skip, self.hosts)
@@ -284,26 +292,29 @@ class HostRun(Run):
     def _steps(self) -> dict[str, int]:
         return {name: getattr(self.driver, name) for name in ("env_steps", "agent_steps", "episodes")}
 
-    def _agree(self, save: bool = False) -> bool:
+    def _agree(self, *, save: bool = False) -> bool:
         """What the hosts decide together after every turn, so that each does as many updates as the others.
 
-        The driver's counters become those of all hosts; ``_stopped`` if one was interrupted, ``_over`` is the rule that
-        ends the run. Returns whether to save, which host 0 says, unless it is the end, when the run is saved anyway.
+        The driver's counters become those of all hosts; ``_stopped`` is set if one was interrupted, and ``_over`` to
+        the rule that ends the run. Returns whether to save, as host 0 decides; never at the end, when `train` saves.
         """
         counted = self._counted
         own = [number - counted[name] for name, number in self._steps().items()]
-        run, first = self.config.run, self.hosts.first
+        run = self.config.run
+        first = self.hosts.first
         early = EARLY.index(early_end(run, self._seconds(), self.log.recent)) if first else 0
         table = self.hosts.table([*own, self._stop.code, early, first and save])
+        # Counters are summed over hosts; what host 0 decides is 0 on the others, so its sum is host 0's.
         *new, _, early, saves = table.sum(0)
         self._counted = {name: counted[name] + int(more) for name, more in zip(counted, new, strict=True)}
         for name, number in self._counted.items():
             setattr(self.driver, name, number)
         self._over = budget_spent(run, self._counted["env_steps"], self._counted["episodes"]) or EARLY[early]
-        heard = int(table[:, -3].max())
-        self._stop.hear(heard)
-        # A signal that came while the hosts were talking counts from the next turn on: the others do not know of it.
-        self._stopped = heard > 0
+        # The column before the last two: stop requests of all hosts, by their codes.
+        stop = int(table[:, -3].max())
+        self._stop.receive(stop)
+        # A signal that came during the exchange counts from the next turn on: the others do not know of it.
+        self._stopped = stop > 0
         return bool(saves) and not (self._stopped or self._over)
 
     def _counters(self) -> dict[str, Any]:
@@ -316,25 +327,32 @@ class HostRun(Run):
         }
 
     def _prediction(self) -> Prediction:
-        """What the world model makes of the newest sequences."""
+        """What the world model predicts for the newest sequences."""
         batch = self.learner.replay.newest(SEQUENCES)
         return Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch))
 
-    def _start_save(self, wait: bool = False) -> None:
-        """Begin to save while training goes on, unless there is no memory for a copy; or save at once."""
-        step, agent, replay = self.driver.env_steps, self.agent, self.learner.replay_state()
+    def _start_save(self, *, wait: bool = False) -> None:
+        """Begin to save while training continues, unless there is no memory for a copy; or save at once."""
+        step = self.driver.env_steps
+        agent = self.agent
+        replay = self.learner.replay_state()
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
-        # Beside the replay, as this too is every host's own.
+        # With the replay, as each host has its own environments too.
         try:
             replay["driver"], replay["fields"]["driver/arrays"] = pack(self.driver.state())
         except envs.EnvError as error:
             replay["driver"] = {"reason": str(error)}
         self.saver.start(
-            lambda copy: checkpoints.prepare(agent, replay, meta, self.hosts, copy=copy, copy_replay=copy),
+            lambda *, copy: checkpoints.prepare(agent, replay, meta, self.hosts, copy=copy, copy_replay=copy),
             lambda contents: checkpoints.write(
-                self.logdir, step, contents, self.hosts, self.config.run.keep, self.learner.replay.flush
+                self.logdir,
+                step,
+                contents,
+                self.hosts,
+                keep_last=self.config.run.keep,
+                before_commit=self.learner.replay.flush,
             ),
             background=not wait
             and room_for_copy([*checkpoints.state_arrays(agent).values(), *replay["fields"].values()]),
@@ -343,11 +361,11 @@ class HostRun(Run):
     def _save(self) -> pathlib.Path:
         """See `Run._save`."""
         if not self.learner.replay.rows_total:
-            return self.logdir  # Nothing has happened yet, and so there is nothing to lose.
+            return self.logdir  # No step was taken yet, so there is nothing to lose.
         return super()._save()
 
     def _confirm_save(self) -> None:
-        """Replay may forget what the checkpoint before needed."""
+        """Replay may discard what only the checkpoint before needed."""
         self.learner.replay.confirm()
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
@@ -378,15 +396,16 @@ class HostRun(Run):
         return self._score(self.agent, self._make, self.log, self._counters(), self.driver.env_steps)
 
     def _announce(self) -> None:
-        c, replay, gigabytes = self.config, self.learner.replay, 1e-9
+        c = self.config
+        replay = self.learner.replay
         devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
         again = f", resumed at {self.driver.env_steps:,} env steps" if self._resumes else ""
         self.log.say(
             f"Dreamer on {c.task}, seed {c.seed}, {c.run.env_steps:,} env steps, in {self.logdir}{again}\n"
             f"  {self.agent.parameter_count:,} parameters in {c.nets.dtype} on {devices}; {c.env.count} environments; "
             f"batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
-            f"  replay of {c.replay.capacity:,} steps takes up to {replay.memory_bytes * gigabytes:.2f} GB of memory "
-            f"and {replay.disk_bytes * gigabytes:.2f} GB on disk. The update is compiled first; when it has run for "
+            f"  replay of {c.replay.capacity:,} steps takes up to {replay.memory_bytes * 1e-9:.2f} GB of memory "
+            f"and {replay.disk_bytes * 1e-9:.2f} GB on disk. The update is compiled first; after it has run for "
             "a while, the wall time is estimated."
         )
         for advice in (expectation(c, self.agent.parameter_count, self.agent.placement), dtype_advice(c)):
@@ -396,14 +415,14 @@ class HostRun(Run):
         if self._damage:
             self.log.say(f"  {self._damage}")
         if self._resumes:
-            self.log.say(f"  {self._resumed()}")
+            self.log.say(f"  {self._resume_report()}")
 
-    def _resumed(self) -> str:
-        """Whether the environments go on where they were, and if not, why; hosts say it together."""
+    def _resume_report(self) -> str:
+        """Whether the environments continue where they were, and if not, why; all hosts call it together."""
         new = self.hosts.table([bool(self._new_episodes)])[:, 0]
         if not new.any():
-            go_on = "he environments go on in the middle of their episodes."
-            return f"T{go_on}" if self._damage else f"Resumed exactly: t{go_on}"
+            where = "environments continue in the middle of their episodes."
+            return f"The {where}" if self._damage else f"Resumed exactly: the {where}"
         reason = self._new_episodes or f"Host {int(new.argmax())} could not restore its environments."
         return f"New episodes begin, open ones count as truncated, and all else is exact. {reason}"
 

@@ -1,7 +1,7 @@
 """A run, whichever loop it has: what `dreamer.training.host` and `dreamer.training.device` share.
 
-A run is built, or refused before anything has happened; then `train` announces, compiles, loops, saves, evaluates and
-closes. What differs between the loops is what a turn is, and what a checkpoint holds.
+A run is built, or refused before it changes anything; then `train` announces, compiles, loops, saves, evaluates and
+closes. The loops differ in what a turn is, and what a checkpoint holds.
 """
 
 import contextlib
@@ -37,11 +37,14 @@ class Result:
     agent: Agent
     logdir: pathlib.Path
     evaluation: Evaluation | None
+    """The closing evaluation; None if there was none."""
     interrupted: bool
+    """Whether a signal or a failure ended it."""
     ended: str = ""
     """What ended it: ``env_steps``, ``episodes``, ``hours`` or ``score``, which are keys of ``run``, or a signal."""
     members: tuple["Result", ...] = ()
-    """Results of all members, if it was a population; the fields above are those of the first, and its directory."""
+    """Results of all members of a population, else empty. The fields above are then those of the first member, except
+    for ``logdir``, which is that of the population."""
 
 
 class Run(ABC):
@@ -53,7 +56,7 @@ class Run(ABC):
     Attributes:
         config: the same.
         logdir: directory of the run.
-        log: metrics, and what is said on the terminal.
+        log: metrics, and messages on the terminal.
         watcher: draws what the world model predicts.
         saver: writes checkpoints.
     """
@@ -72,7 +75,7 @@ class Run(ABC):
         self._seconds_before = 0.0
         self._resumes = 0
         self._damaged: Sequence[checkpoints.Damaged] = ()
-        self._taken: transfer.Taken | None = None
+        self._transfer: transfer.Taken | None = None
 
     @property
     @abstractmethod
@@ -85,15 +88,15 @@ class Run(ABC):
 
     @abstractmethod
     def _counters(self) -> dict[str, Any]:
-        """What every line of the run's metrics begins with."""
+        """Counters that every line of the run's metrics begins with."""
 
     @abstractmethod
-    def _start_save(self, wait: bool = False) -> None:
+    def _start_save(self, *, wait: bool = False) -> None:
         """Begin to save while training continues, unless there is no memory for a copy; or save at once."""
 
     @abstractmethod
     def _prediction(self) -> Prediction:
-        """What the world model makes of the newest sequences."""
+        """What the world model predicts for the newest sequences."""
 
     # Opening
 
@@ -110,12 +113,12 @@ class Run(ABC):
         wandb = {"project": settings.project, "name": self.logdir.name, "config": configs.to_dict(self.config)}
         log = Logger(
             logdir,
-            title,
-            self.config.run.env_steps,
-            quiet,
-            settings.tensorboard,
-            wandb if settings.wandb and logdir is not None else None,
-            summarize,
+            title=title,
+            total_env_steps=self.config.run.env_steps,
+            quiet=quiet,
+            tensorboard=settings.tensorboard,
+            wandb=wandb if settings.wandb and logdir is not None else None,
+            summarize=summarize,
         )
         self._cleanup.callback(log.close)
         return log
@@ -126,22 +129,22 @@ class Run(ABC):
         return watcher
 
     def _make_saver(self, *, background: bool) -> Saver:
-        saver = Saver(background)
+        saver = Saver(background=background)
         self._cleanup.callback(saver.close)
         return saver
 
     def _write_config(self) -> None:
-        """Write down the config, and what ``load.from`` gave."""
+        """Write the config, and the list of what ``load.from`` gave."""
         write_config(self.logdir, self.config)
-        if self._taken is not None:
-            (self.logdir / "load.txt").write_text(self._taken.listing())
+        if self._transfer is not None:
+            (self.logdir / "load.txt").write_text(self._transfer.listing())
 
     def _announce_origin(self) -> None:
-        """Say what the run starts from, if not from nothing."""
-        if self._taken is not None:
-            self.log.say(f"  {self._taken.summary()} All: {self.logdir / 'load.txt'}")
+        """Say what the run starts from, if not from scratch."""
+        if self._transfer is not None:
+            self.log.say(f"  {self._transfer.summary()} All: {self.logdir / 'load.txt'}")
         for damaged in self._damaged:
-            self.log.say(f"  {damaged} It was put aside, and this run goes on from the one before.")
+            self.log.say(f"  {damaged} It was set aside, and this run continues from the one before.")
 
     # Turns
 
@@ -161,7 +164,7 @@ class Run(ABC):
         return self._begin + min(every, 5.0) if first else time.perf_counter() + every
 
     def _rate_line(self, rates: Mapping[str, float], *, train_ratio: float, bottleneck: str, failures: int) -> dict:
-        """What a line of metrics says of the run's speed, with the time that is left."""
+        """What a line of metrics says about the run's speed, with the time that is left."""
         run = self.config.run
         eta = (run.env_steps - self.env_steps) / max(rates["rate/env_steps"], 1e-9)
         if run.hours:
@@ -177,28 +180,28 @@ class Run(ABC):
 
     # Saving
 
-    def _hear_of_save(self, wait: bool = False) -> None:
-        """Write down what the last save took; one that failed is no reason to stop."""
+    def _collect_save(self, *, wait: bool = False) -> None:
+        """Log what the last save took; a failed one does not stop the run."""
         try:
-            saved = self.saver.outcome(wait)
+            saved = self.saver.outcome(wait=wait)
         except checkpoints.CheckpointError as error:
-            self.log.say(f"{error} Training goes on, and the next save tries again.")
+            self.log.say(f"{error} Training continues, and the next save tries again.")
         else:
             self._record_save(saved)
 
     def _record_save(self, saved: Saved | None) -> None:
-        """Write down what a save took."""
+        """Log what a save took."""
         if saved is not None:
             self._confirm_save()
             self.log.write({**self._counters(), **saved.metrics()})
 
     def _confirm_save(self) -> None:
-        """A checkpoint is complete."""
+        """Called when a checkpoint is complete."""
         return
 
     def _save(self) -> pathlib.Path:
-        """Save, and wait until it is done; raises `CheckpointError` if it cannot be."""
-        self._hear_of_save(wait=True)
+        """Save, and wait until it is done; raises `CheckpointError` if it fails."""
+        self._collect_save(wait=True)
         self._start_save(wait=True)
         saved = self.saver.outcome(wait=True)
         assert saved is not None
@@ -208,7 +211,7 @@ class Run(ABC):
     # Closing
 
     def _score(self, agent: Agent, make: MakeEnv, log: Logger, counters: Mapping[str, Any], step: int) -> Evaluation:
-        """Play the closing evaluation of an agent, and write it down; ``step`` is that of its checkpoint."""
+        """Play the closing evaluation of an agent, and log it; ``step`` is that of its checkpoint."""
         config = agent.config
         evaluation = evaluate(
             agent,
@@ -225,7 +228,7 @@ class Run(ABC):
     def _say_result(
         self, *, ended: str, scores: Sequence[str], checkpoint: pathlib.Path | None, again: str, title: str
     ) -> None:
-        """The last words: what ended the run, how good it is, where its files are, and how to score it again."""
+        """The closing words: what ended the run, how good it is, where its files are, and how to score it again."""
         curve = plot_learning_curve(self.logdir, f"{self.config.task}, {title}")
         duration = logger.duration(self._seconds())
         files = {
@@ -240,7 +243,7 @@ class Run(ABC):
         self.log.say("\n".join(lines))
 
     def _scored_logdir(self) -> pathlib.Path:
-        """The directory that the command of the last words names."""
+        """The directory that the command in the closing words names."""
         return self.logdir
 
 

@@ -489,12 +489,12 @@ def test_another_format_version(tmp_path, learner, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr(checkpoint, "VERSION", checkpoints.VERSION + 1)
         save(tmp_path, learner)
-    with pytest.raises(CheckpointError, match=r"format version 4, expected 3"):
+    with pytest.raises(CheckpointError, match=r"format version 5, expected 4 or 3"):
         checkpoints.load(tmp_path)
 
 
 def test_what_cannot_be_read_for_other_reasons_is_not_damaged(tmp_path, monkeypatch):
-    """An older one must not be taken, and this one not be put aside."""
+    """An older one must not be taken, and this one must not be set aside."""
     for number in (1, 2):
         checkpoints.write(tmp_path, number, tiny(number))
 
@@ -517,7 +517,7 @@ def test_a_checkpoint_from_before_there_were_manifests(tmp_path):
     (path / "meta").mkdir()
     (path / "meta" / "metadata").write_text('{"version": 2}')
     # It is not damaged: an older one must not be taken in its place without a word.
-    with pytest.raises(CheckpointError, match=r"format version 2, expected 3") as caught:
+    with pytest.raises(CheckpointError, match=r"format version 2, expected 4 or 3") as caught:
         checkpoints.load(tmp_path)
     assert not isinstance(caught.value, DamagedError)
 

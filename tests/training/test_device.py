@@ -179,7 +179,7 @@ def test_all_members_go_on_from_the_step_before_one_that_is_damaged(copy, capsys
     training.train(None, run_config(copy, *POPULATION, "run={env_steps: 64, eval_episodes: 0}"))
     said = capsys.readouterr().err
     assert "seed_4/checkpoints/000000000090 is damaged and cannot be read: 'meta.json' is missing" in said
-    assert "it is whole, but that of another member is not" in said and "resumed at 60 env steps" in said
+    assert "it is intact, but that of another member is not" in said and "resumed at 60 env steps" in said
     for seed in (3, 4):
         names = {path.name for path in (copy / f"seed_{seed}" / "checkpoints").iterdir()}
         assert names == {"000000000060", "000000000064", "000000000090-damaged", "best.json"}
@@ -272,16 +272,18 @@ def test_too_little_memory_is_refused_before_anything_is_allocated(tmp_path, mon
 
 def test_windows_take_about_a_second():
     pace = Pace()
-    assert (pace.turns(False), pace.turns(True)) == (64, 1)
+    assert pace.turns(learning=False) == 64
+    assert pace.turns(learning=True) == 1
     lengths = []
     for _ in range(12):
-        lengths.append(pace.turns(True))
-        pace.measure(True, lengths[-1], lengths[-1] / 100)
+        lengths.append(pace.turns(learning=True))
+        pace.measure(lengths[-1], lengths[-1] / 100, learning=True)
     assert lengths == [1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100, 100]
-    pace.measure(True, 100, 1000.0)
-    assert pace.turns(True) == 1 and pace.turns(False) == 64
-    pace.measure(False, 512, 0.0)
-    assert pace.turns(False) == WINDOW
+    pace.measure(100, 1000.0, learning=True)
+    assert pace.turns(learning=True) == 1
+    assert pace.turns(learning=False) == 64
+    pace.measure(512, 0.0, learning=False)
+    assert pace.turns(learning=False) == WINDOW
 
 
 def test_the_table_of_evaluations():

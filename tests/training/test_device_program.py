@@ -178,7 +178,7 @@ def test_a_population_is_the_same_on_one_device_and_divided(monkeypatch):
     state, report = single.run(single.begin(), DUE, TURNS)
     close(state, finished(*overrides)[0], rtol=1e-4, atol=1e-5)
     close(report, finished(*overrides)[1], rtol=1e-3, atol=1e-4)
-    # A state that is fetched from either goes on with the other, and members come one by one from both.
+    # A state that is fetched from either continues with the other, and members come one by one from both.
     moved = divided.place(jax.device_get(state))
     for index in (0, 3):
         own, cursor = divided.member(moved, index)

@@ -1,4 +1,4 @@
-"""What happens to a run whose updates are not finite, from a single bad batch to one that cannot go on."""
+"""What happens to a run whose updates are not finite, from a single bad batch to one that cannot continue."""
 
 import json
 import types
@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer import checkpoints
-from dreamer import failure as again
+from dreamer import checkpoints, failure
 from dreamer import train as training
 from dreamer.logs import averages
 from dreamer.logs.logger import read_metrics
@@ -104,7 +103,7 @@ def test_a_run_ends_when_the_newest_update_was_skipped_too_often(monkeypatch):
         refuse(learner, 2, monkeypatch)
 
 
-def test_a_run_goes_on_when_the_update_after_was_good(monkeypatch):
+def test_a_run_continues_when_the_update_after_was_good(monkeypatch):
     learner, script = scripted(1, 2, 0)
     for _ in range(3):
         list(learner.learn(1))
@@ -148,10 +147,10 @@ def test_a_run_that_fails_keeps_its_checkpoint_and_leaves_the_update(failed, cap
     assert {line["guard_tensor"] for line in told} == {about["tensor"]}
     assert max(line.get("guard/skipped", 0) for line in lines) == 1.0
 
-    batch, tensor, metrics = again.again(path)
+    batch, tensor, metrics = failure.recompute(path)
     assert tensor == about["tensor"] and batch.reward.shape == (2, 4)
     assert metrics[averages.IN_ROW] == about["in_row"] and np.isfinite(metrics["loss/total"])
-    assert again.main([str(logdir)]) == 0
+    assert failure.main([str(logdir)]) == 0
     said = capsys.readouterr().out
     assert f"The first tensor that is not finite is {about['tensor']}." in said and "batch obs/" in said
 
@@ -168,18 +167,18 @@ def test_a_bad_batch_alone_is_found_in_what_was_left(failed, tmp_path, capsys):
     (copy / "failure.json").write_text(json.dumps(about))
     (copy / "state.npz").write_bytes((path / "state.npz").read_bytes())
     (copy / "batch-0.npz").write_bytes((path / "batch-0.npz").read_bytes())
-    assert again.main([str(copy)]) == 1
+    assert failure.main([str(copy)]) == 1
     with np.load(path / "batch-0.npz") as file:
         arrays: dict[str, Any] = {name: file[name].copy() for name in file.files}
     arrays["reward"][0, 2] = np.nan
     np.savez(copy / "batch-0.npz", **arrays)
-    assert again.main([str(tmp_path)]) == 0
+    assert failure.main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "1 NOT FINITE" in said and "The first tensor that is not finite is losses.replay_critic." in said
 
 
 def test_no_failure_to_look_at(tmp_path, capsys):
-    assert again.main([str(tmp_path)]) == 2
+    assert failure.main([str(tmp_path)]) == 2
     assert "holds no failed update that can be read" in capsys.readouterr().err
 
 
@@ -191,7 +190,7 @@ def test_a_member_that_fails_ends_a_population(tmp_path, capsys):
     # Its directory is named after what distinguishes it.
     (path,) = tmp_path.glob("*/failure-*")
     assert "updates in a row were skipped" in said and str(path) in said
-    assert again.main([str(path)]) == 0
+    assert failure.main([str(path)]) == 0
     good = next(file for file in tmp_path.glob("*/metrics.jsonl") if file.parent != path.parent)
     assert all(line.get("guard/skipped", 0) == 0 for line in read_metrics(good))
     for logdir in (good.parent, path.parent):

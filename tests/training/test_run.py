@@ -95,16 +95,16 @@ def test_the_first_signal_counts_the_second_is_ignored_and_the_third_interrupts(
 
 
 @pytest.mark.parametrize(
-    ("name", "heard"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("a lost disk", "a failure")]
+    ("name", "received"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("a lost disk", "a failure")]
 )
-def test_hosts_hear_which_signal_it_was(name, heard):
+def test_hosts_receive_which_signal_it_was(name, received):
     one, other = StopRequest(), StopRequest()
     one.signal = name
-    other.hear(one.code)
-    assert str(other) == f"{heard} on another host"
-    other.hear(1)
-    assert other.signal == heard
-    one.hear(other.code)
+    other.receive(one.code)
+    assert str(other) == f"{received} on another host"
+    other.receive(1)
+    assert other.signal == received
+    one.receive(other.code)
     assert str(one) == name
 
 

@@ -313,7 +313,7 @@ def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch,
     training.train(None, run_config(tmp_path, "run={env_steps: 24, save_every: 0, eval_episodes: 0, keep: 3}"))
     assert len(threads) > 3 and threading.main_thread() not in threads
     said = capsys.readouterr().err
-    assert said.count("The checkpoint could not be written. Training goes on") == 1
+    assert said.count("The checkpoint could not be written. Training continues") == 1
     assert checkpoints.load(tmp_path).meta["env_steps"] == 24
     saves = [line for line in metrics(tmp_path) if "save/seconds" in line]
     assert len(saves) == len(threads) - 1 and len(checkpoints.steps(tmp_path)) == 3
@@ -334,7 +334,7 @@ def test_a_last_save_that_fails_is_an_error(tmp_path, monkeypatch):
 
 
 def test_a_save_in_the_background_holds_what_was_at_its_start(tmp_path, monkeypatch):
-    """The loop goes on at once, and what it changes does not reach the checkpoint."""
+    """The loop continues at once, and what it changes does not reach the checkpoint."""
     real, go = checkpoints.write, threading.Event()
     steps: list[int] = []
 
