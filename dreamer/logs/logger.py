@@ -173,7 +173,7 @@ class Logger:
                     raise
         except OSError as error:
             if not self._failing:
-                self.say(f"Cannot write {path}: {error.strerror}. Training goes on; the lines follow once it works.")
+                self.say(f"Cannot write {path}: {error.strerror}. Training continues; the lines follow once it works.")
             self._failing = True
         else:
             if self._failing:

@@ -103,7 +103,7 @@ class Sink:
     def _complain(self, what: str) -> None:
         if not self._has_complained:
             self._has_complained = True
-            self._say(f"{what}. Training goes on without it; metrics.jsonl has everything.")
+            self._say(f"{what}. Training continues without it; metrics.jsonl has everything.")
 
 
 def in_one_line(error: BaseException) -> str:

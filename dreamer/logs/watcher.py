@@ -131,7 +131,7 @@ class Watcher:
         try:
             drawn = drawing.result()
         except (OSError, ValueError) as error:
-            log.say(f"Pictures could not be drawn ({error}). Training goes on; the next ones will be tried.")
+            log.say(f"Pictures could not be drawn ({error}). Training continues; the next ones will be tried.")
             return
         self._sets += 1
         if drawn.unpredicted and self._sets == 1:

@@ -244,6 +244,7 @@ class DeviceRun(Run):
                     state=own.train,
                     acting_nets=own.acting,
                 )
+                self._collect_save(wait=True)  # So that the report knows of a checkpoint that is being written.
                 raise report_failure(pathlib.Path(config.logdir), agent, skip)
         return bool(in_row.any())
 

@@ -287,6 +287,7 @@ class HostRun(Run):
             # The update after it, which has been started since, may be good.
             self.learner.settle()
             if self.learner.skip and self.learner.skip.in_row >= most:
+                self._collect_save(wait=True)  # So that the report knows of a checkpoint that is being written.
                 raise report_failure(self.logdir, self.agent, self.learner.skip, self.hosts)
 
     def _steps(self) -> dict[str, int]:

@@ -63,7 +63,7 @@ def test_an_exception_is_reported_once_and_goes_no_further(place, error):
     (message,) = said
     assert "The Service" in message
     assert f"{type(error).__name__}: {error}" in message
-    assert "Training goes on without it; metrics.jsonl has everything." in message
+    assert "Training continues without it; metrics.jsonl has everything." in message
     assert len(client.lines) == (3 if place == "finish" else 0)
 
 
@@ -79,7 +79,7 @@ def test_training_does_not_wait_for_a_call_that_hangs(monkeypatch, place):
     sink.close(seconds=0.1)
     assert time.monotonic() - begin < 1
     (message,) = said
-    assert "The Service did not finish within 0 seconds. Training goes on" in message
+    assert "The Service did not finish within 0 seconds. Training continues" in message
     end.set()
 
 

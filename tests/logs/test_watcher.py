@@ -98,7 +98,7 @@ def test_a_failure_to_draw_is_reported_and_the_next_set_is_tried(tmp_path, log, 
         watching.start(prediction())
         watching.collect(log, lambda: COUNTERS, wait=True)
     (message,) = said
-    assert "could not be drawn ([Errno 28] No space left on device). Training goes on" in message
+    assert "could not be drawn ([Errno 28] No space left on device). Training continues" in message
     watching.start(prediction())
     watching.collect(log, lambda: COUNTERS, wait=True)
     assert (tmp_path / "pictures" / "image.gif").exists()

@@ -87,8 +87,16 @@ def test_latents_of_a_skipped_update_are_not_saved():
 
 
 def refuse(learner, most, monkeypatch):
-    monkeypatch.setattr(host_run, "report_failure", lambda logdir, agent, skip, hosts: TrainingFailed(str(skip.update)))
+    """Ask a run whether it ends; if so, the save under way must be complete before the report looks for checkpoints."""
+    saved = []
+
+    def report(logdir, agent, skip, hosts):
+        assert saved == [{"wait": True}]
+        return TrainingFailed(str(skip.update))
+
+    monkeypatch.setattr(host_run, "report_failure", report)
     run: Any = types.SimpleNamespace(learner=learner, logdir=None, agent=None, hosts=None)
+    run._collect_save = lambda **how: saved.append(how)
     run.config = types.SimpleNamespace(run=types.SimpleNamespace(max_skipped=most))
     host_run.HostRun._refuse_failure(run)
 

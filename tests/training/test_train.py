@@ -294,7 +294,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, capsys):
         config = run_config(tmp_path, "run.env_steps=8", "run.eval_episodes=0")
         result = training.train(faulty(3, lambda answer: (patch.undo(), answer)[1]), config)
     assert not result.interrupted
-    assert capsys.readouterr().err.count("No space left on device. Training goes on") == 1
+    assert capsys.readouterr().err.count("No space left on device. Training continues") == 1
     assert len([line for line in metrics(tmp_path) if "episode/score" in line]) == 8
 
 
