@@ -26,6 +26,7 @@ class PolicyMemory(NamedTuple):
     state: State
     """The world model's."""
     prev_action: Action
+    """At the start, classes are -1 and all else 0: no action. As one-hot vectors, all of it is 0."""
     plan: Any = ()
     """The planner's, if there is one."""
 
@@ -62,7 +63,10 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         return begin(config, Parts(world_model=model, behavior=nets), Parts(behavior=memory))
 
     def initial(batch: int) -> PolicyMemory:
-        none: Action = {key: jnp.zeros((batch, *space.shape), space.dtype) for key, space in action_spaces.items()}
+        none: Action = {
+            key: jnp.full((batch, *space.shape), -1 if space.kind == "discrete" else 0, space.dtype)
+            for key, space in action_spaces.items()
+        }
         return PolicyMemory(model_shapes.initial(batch), none, planner.init(batch) if planner else ())
 
     def policy(

@@ -76,7 +76,10 @@ class WorldModel(Dynamics, Protocol):
     def filter(
         self, state: State, prev_action: Action, obs: Observation, is_first: Bool[Array, "N"], noise: Noise
     ) -> State:
-        """One real step: the state after an observation. State and action are ignored where ``is_first``."""
+        """One real step: the state after an observation. State and action are ignored where ``is_first``.
+
+        Classes of actions may be -1: none was taken.
+        """
 
     def observe(self, batch: Batch, key: Array) -> Seen:
         """`filter` along the sequences of a batch, which continue from ``batch.stored``."""

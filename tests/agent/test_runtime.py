@@ -62,6 +62,18 @@ ROUTES = {
 }
 
 
+def test_memory_of_the_start_acts_as_a_reset():
+    """Whoever acts by hand begins with `initial` and never says ``is_first``; before it, no class was chosen."""
+    agent = small_agent()
+    nets = jitter(agent.state.nets)
+    obs = {key: value[:, 0] for key, value in small_batch().obs.items()}
+    started = agent.algorithm.policy(nets, agent.initial(2), obs, jnp.zeros(2, bool), KEY, "sample")
+    reset = agent.algorithm.policy(nets, started[1], obs, jnp.ones(2, bool), KEY, "sample")
+    later = agent.algorithm.policy(nets, started[1], obs, jnp.zeros(2, bool), KEY, "sample")
+    assert same_tree(started, reset)
+    assert not same_tree(started, later)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "routes"),

@@ -119,7 +119,7 @@ def test_train_two_save_restore_train_two_is_train_four(tmp_path, dtype):
     saved = restore(tmp_path, resumed)
     assert same_tree(contents(straight), contents(resumed))
     assert resumed.pending()["pending/deter"].dtype == {"float32": np.float32}.get(dtype, np.uint16)
-    assert resumed._pending[1].deter.dtype == straight.agent.latent_dtype
+    assert resumed._pending[1].deter.dtype == straight.agent.algorithm.stored.deter.dtype
     assert resumed.state() == straight.state() and resumed.agent.policy_steps == straight.agent.policy_steps == 0
     assert {key: saved.meta[key] for key in META} == META and saved.config == straight.agent.config
     assert saved.spaces == (OBS_SPACES, ACTION_SPACES)

@@ -24,8 +24,6 @@ from dreamer.envs.driver import Driver
 from dreamer.envs.vector.vector_env import seed_of
 from dreamer.evaluate import make_env as make_of
 from dreamer.replay import Layout, Replay
-from dreamer.world_models.rssm import StoredLatent
-from tests.small import latent_spec
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -159,7 +157,7 @@ class Faults:
         return (
             {"action": action},
             memory,
-            StoredLatent(np.zeros((count, 1), np.float32), np.zeros((count, 1), np.uint8)),
+            (),
         )
 
 
@@ -169,10 +167,9 @@ def play(directory, plan, *, count=3, per_worker=1, turns, failures=1000, timeou
     messages: list[str] = []
     policy = Faults(plan)
     with VectorEnv(counting(directory), config, 7, messages.append) as vector:
-        spec = latent_spec(deter=1, stoch=1, classes=2, dtype=np.float32)
         settings = ReplayConfig(capacity=count * (turns + 1), batch_size=1, batch_length=2)
         rng = np.random.default_rng(0)
-        replay = Replay(settings, count, Layout.of(vector.obs_spaces, vector.action_spaces, spec), rng)
+        replay = Replay(settings, count, Layout.of(vector.obs_spaces, vector.action_spaces, ()), rng)
         driver = Driver(vector, policy, None)
         for _ in range(turns):
             replay.add(*driver.act())

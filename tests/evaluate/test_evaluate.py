@@ -208,8 +208,8 @@ def test_all_checkpoints_of_all_members(tmp_path, monkeypatch, capsys):
     for member, step in itertools.product(("seed_0", "seed_1"), (10, 20)):
         (root / member / "checkpoints" / f"{step:012d}").mkdir(parents=True)
 
-    def score(logdir, episodes, *, checkpoint, seed, mode, video):
-        assert (episodes, seed, mode, video) == (2, 5, "sample", None)
+    def score(logdir, episodes, *, checkpoint, seed, mode, video, overrides):
+        assert (episodes, seed, mode, video, overrides) == (2, 5, "sample", None, [])
         return Evaluation("task", (float(checkpoint), float(logdir[-1])), (1, 1), checkpoint)
 
     monkeypatch.setattr(command, "evaluate_logdir", score)

@@ -98,7 +98,7 @@ class Scripted(Replay):
 
     place: device.Place
 
-    def _uniform(self, count):
+    def _draw_uniform(self, count):
         env, row = (np.asarray(x, np.int64) for x in self.place)
         return env, row - 1
 
