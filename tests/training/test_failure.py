@@ -88,7 +88,7 @@ def test_latents_of_a_skipped_update_are_not_saved():
 
 def refuse(learner, most, monkeypatch):
     """Ask a run whether it ends; if so, the save under way must be complete before the report looks for checkpoints."""
-    saved = []
+    saved: list[dict[str, bool]] = []
 
     def report(logdir, agent, skip, hosts):
         assert saved == [{"wait": True}]
