@@ -197,9 +197,9 @@ def test_all_members_go_on_from_the_step_before_one_that_is_damaged(copy, capsys
 def test_a_population_is_saved_on_the_way(tmp_path, monkeypatch):
     real, threads = device_saves.write, []
 
-    def write(*args):
+    def write(*args, **options):
         threads.append(threading.current_thread())
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(device_saves, "write", write)
     train(tmp_path, "run={env_steps: 60, save_every: 0, eval_episodes: 0}")

@@ -301,11 +301,11 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, capsys):
 def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch, capsys):
     real, threads = checkpoints.write, []
 
-    def write(*args):
+    def write(*args, **options):
         threads.append(threading.current_thread())
         if len(threads) == 2:
             raise checkpoints.CheckpointError("The checkpoint could not be written.")
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(checkpoints, "write", write)
     # Waiting for each save, so that there is one in every turn, however slow the disk is.
@@ -323,7 +323,7 @@ def test_a_failing_save_on_the_way_does_not_stop_training(tmp_path, monkeypatch,
 
 
 def test_a_last_save_that_fails_is_an_error(tmp_path, monkeypatch):
-    def write(*args):
+    def write(*args, **options):
         raise checkpoints.CheckpointError("The checkpoint could not be written.")
 
     monkeypatch.setattr(checkpoints, "write", write)
@@ -338,11 +338,11 @@ def test_a_save_in_the_background_holds_what_was_at_its_start(tmp_path, monkeypa
     real, go = checkpoints.write, threading.Event()
     steps: list[int] = []
 
-    def write(logdir, step, *args):
+    def write(logdir, step, *args, **options):
         if not steps:
             assert go.wait(60)
         steps.append(step)
-        return real(logdir, step, *args)
+        return real(logdir, step, *args, **options)
 
     def proceed(answer):
         go.set()
