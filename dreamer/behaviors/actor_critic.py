@@ -242,6 +242,55 @@ def replay_critic_loss(
     return (1 - is_last[:, :-1]) * loss
 
 
+def next_scale(
+    range_: ReturnRange, imagined_returns: Float32[Array, "H N"], config: BehaviorConfig
+) -> tuple[ReturnRange, Float32[Array, ""]]:
+    """The range of returns after those of a batch, on all its devices; and what advantages are divided by."""
+    everywhere = batch_axis.all_rows(imagined_returns, 1)
+    range_ = returns.update_return_range(range_, everywhere, config.return_rate)
+    return range_, returns.return_scale(range_, config.return_limit)
+
+
+def all_losses(
+    critic: Critic,
+    slow_critic: Critic,
+    actor_losses: Float32[Array, "H N"],
+    critic_losses: Float32[Array, "H N"],
+    imagined: Imagined,
+    *,
+    feature: Float[Array, "B K F"],
+    batch: Batch,
+    config: Config,
+) -> Losses:
+    """What was learned from imagination, ``[B, K]``, and what the critic learns from replay, each with its weight.
+
+    Args:
+        critic: parameters.
+        slow_critic: the regularizer.
+        actor_losses: of every imagined step; N = B K rollouts.
+        critic_losses: of every imagined step.
+        imagined: the rollouts.
+        feature: of the states that they started from, the last K of every sequence.
+        batch: the sequences.
+        config: the run's config, whose numbers may be traced.
+    """
+    rows_starts = feature.shape[:2]
+    # The critic also learns from real rewards, falling back on the imagined return of each state.
+    replayed = replay_critic_loss(
+        critic,
+        slow_critic,
+        feature=feature,
+        batch=batch,
+        bootstrap=imagined.returns[0].reshape(rows_starts),
+        config=config.behavior,
+    )
+    return {
+        "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows_starts)),
+        "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows_starts)),
+        "replay_critic": (config.loss.replay_critic, replayed),
+    }
+
+
 def imagination_metrics(imagined: Imagined, range_: ReturnRange, scale: Float32[Array, ""]) -> Metrics:
     """Summary of a rollout for the log."""
     visits = imagined.visits
@@ -303,7 +352,7 @@ class ActorCritic:
     ) -> tuple[Losses, ActorCriticMemory, Metrics]:
         """Losses of actor and critic on imagined trajectories, and of the critic on replayed ones."""
         behavior = config.behavior
-        rows, starts = start_shape(batch, behavior)
+        _, starts = start_shape(batch, behavior)
         trajectory = imagine_trajectory(
             model,
             nets,
@@ -315,25 +364,20 @@ class ActorCritic:
             loops=config.nets.loops,
         )
         imagined = evaluate_trajectory(trajectory, behavior)
-        everywhere = batch_axis.all_rows(imagined.returns, 1)
-        range_ = returns.update_return_range(memory.return_range, everywhere, behavior.return_rate)
-        scale = returns.return_scale(range_, behavior.return_limit)
+        range_, scale = next_scale(memory.return_range, imagined.returns, behavior)
         actor_losses, metrics = actor_loss(nets.actor, imagined, scale, behavior, config.nets.loops)
         critic_losses = critic_loss(nets.critic, imagined, behavior, config.nets.loops)
-        # The critic also learns from real rewards, falling back on the imagined return of each state.
-        replayed = replay_critic_loss(
+        feature = model.features(last_states(seen, starts))
+        losses = all_losses(
             nets.critic,
             memory.slow_critic,
-            feature=model.features(last_states(seen, starts)),
+            actor_losses,
+            critic_losses,
+            imagined,
+            feature=feature,
             batch=batch,
-            bootstrap=imagined.returns[0].reshape(rows, starts),
-            config=behavior,
+            config=config,
         )
-        losses: Losses = {
-            "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows, starts)),
-            "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows, starts)),
-            "replay_critic": (config.loss.replay_critic, replayed),
-        }
         metrics |= imagination_metrics(imagined, range_, scale)
         return losses, memory._replace(return_range=range_), metrics
 

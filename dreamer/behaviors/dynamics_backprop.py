@@ -19,16 +19,16 @@ from dreamer.behaviors.actor_critic import (
     ActorCriticNets,
     Imagined,
     Visit,
+    all_losses,
     critic_loss,
     imagination_metrics,
     last_states,
-    replay_critic_loss,
+    next_scale,
     start_shape,
     start_states,
 )
 from dreamer.behaviors.base import Reward
 from dreamer.config import Config, ConfigError
-from dreamer.devices import batch_axis
 from dreamer.equations import returns
 from dreamer.types import Action, Batch, Metrics, Spaces, State
 from dreamer.world_models.base import Losses, Seen, WorldModel
@@ -53,7 +53,7 @@ class DynamicsBackprop(ActorCritic):
         """``-w (R + eta H[pi])`` at every imagined step, with the gradient of R through states and actions."""
         stop = jax.lax.stop_gradient
         behavior = config.behavior
-        rows, starts = start_shape(batch, behavior)
+        _, starts = start_shape(batch, behavior)
         fixed = stop(model)
         critic = stop(nets.critic)
 
@@ -84,25 +84,21 @@ class DynamicsBackprop(ActorCritic):
         target = returns.lambda_return(visits.reward, visits.cont * discount, behavior.return_lambda, visits.value)
         weight = stop(returns.survival_weights(visits.cont, discount)[:-1])
         imagined = Imagined(trajectory.action, visits, stop(target), weight)
-        everywhere = batch_axis.all_rows(imagined.returns, 1)
-        range_ = returns.update_return_range(memory.return_range, everywhere, behavior.return_rate)
-        scale = returns.return_scale(range_, behavior.return_limit)
+        range_, scale = next_scale(memory.return_range, imagined.returns, behavior)
         entropy = nets.actor.distribution(jax.tree.map(lambda x: x[:-1], trajectory.extras)).entropy()
         actor_losses = -weight * (target / scale + behavior.entropy * entropy)
-        replayed = replay_critic_loss(
+        critic_losses = critic_loss(nets.critic, imagined, behavior, "plain")
+        feature = model.features(last_states(seen, starts))
+        losses = all_losses(
             nets.critic,
             memory.slow_critic,
-            feature=model.features(last_states(seen, starts)),
+            actor_losses,
+            critic_losses,
+            imagined,
+            feature=feature,
             batch=batch,
-            bootstrap=imagined.returns[0].reshape(rows, starts),
-            config=behavior,
+            config=config,
         )
-        critic_losses = critic_loss(nets.critic, imagined, behavior, "plain")
-        losses: Losses = {
-            "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows, starts)),
-            "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows, starts)),
-            "replay_critic": (config.loss.replay_critic, replayed),
-        }
         advantage = (imagined.returns - stop(visits.value[:-1])) / scale
         metrics: Metrics = {
             "actor/entropy": entropy.mean(),

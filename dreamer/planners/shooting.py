@@ -101,7 +101,8 @@ class CEM:
                 shape = (logits.shape[0], count, *logits.shape[2:-1])
                 actions[name] = jax.random.categorical(own, logits, shape=shape).astype(jnp.int32)
             else:
-                mean, std = plan.mean[name][:, None], plan.std[name][:, None]
+                mean = plan.mean[name][:, None]
+                std = plan.std[name][:, None]
                 normal = jax.random.normal(own, (mean.shape[0], count, *mean.shape[2:]))
                 actions[name] = jnp.clip(mean + std * normal, -1, 1)
         return actions

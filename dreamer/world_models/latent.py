@@ -57,10 +57,12 @@ class LatentWorldModel(nnx.Module):
                 "world_model.decoder=false cannot be used: the observation has action masks, which the decoder "
                 "predicts in imagination. Use world_model.decoder=true."
             )
-        nets, dtype = config.nets, config.nets.dtype
+        nets = config.nets
+        dtype = nets.dtype
         self.encoder = Encoder(nets, obs_spaces, rngs=rngs)
         self.rssm = core(config, self.encoder.outputs, action_spaces, rngs=rngs)
-        recurrent, sample = config.rssm.deter, self.rssm.sample_size
+        recurrent = config.rssm.deter
+        sample = self.rssm.sample_size
         self.decoder = (
             Decoder(nets, obs_spaces, recurrent, sample, config.rssm.blocks, rngs=rngs)
             if config.world_model.decoder
@@ -185,9 +187,9 @@ class LatentWorldModel(nnx.Module):
             batch: B sequences of T steps.
             config: the run's config, whose numbers may be traced.
         """
-        weights, values = config.loss, {}
-        predictions = self.decode(seen.states)
+        weights = config.loss
         losses: Losses = {}
+        predictions = self.decode(seen.states)
         if predictions is not None and self.decoder is not None:
             values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
             losses = {name: (weights.reconstruction, value) for name, value in values.items()}

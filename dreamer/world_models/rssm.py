@@ -67,12 +67,14 @@ class RSSM(nnx.Module):
     """
 
     def __init__(self, config: Config, embed: int, action_spaces: Spaces, *, rngs: nnx.Rngs):
-        sizes, dtype = config.rssm, config.nets.dtype
+        sizes = config.rssm
+        dtype = config.nets.dtype
         self.config = sizes
         self.action_spaces = tuple(sorted(action_spaces.items()))
         self.dtype = dtype
         self.loops = config.nets.loops
-        deter, hidden = sizes.deter, sizes.hidden
+        deter = sizes.deter
+        hidden = sizes.hidden
         sample, parameters = self.widths(sizes)
         self.sample_size = sample
 
