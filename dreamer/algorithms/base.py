@@ -43,7 +43,7 @@ class Algorithm(NamedTuple):
     init: Callable[[Array], TrainState]
     """``(key) -> state``: everything that changes during training."""
     initial: Callable[[int], Memory]
-    """``(batch) -> memory`` of the policy at the start of so many episodes; with it, it acts as where ``is_first``."""
+    """``(batch) -> memory`` before the first step of so many episodes; acting from it is acting where ``is_first``."""
     policy: Callable[[Parts, Memory, Observation, Array, Array, Mode], tuple[Action, Memory, Stored]]
     """``(nets, memory, obs, is_first, key, mode) -> (action, memory, stored)``; no memory counts where ``is_first``."""
     update: Callable[[TrainState, Batch, Array, Config], tuple[TrainState, Stored, Metrics]]
