@@ -46,6 +46,8 @@ class Draws:
     def integers(self, *_):
         return self.values.pop(0)
 
+    random = integers
+
 
 def test_catch_plays_by_the_same_rules(rng):
     env, other = native.build("catch"), probes.Catch()
@@ -68,19 +70,72 @@ def test_catch_plays_by_the_same_rules(rng):
     np.testing.assert_array_equal(env.render(state), other.render())  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["action", "constant", "memory", "two_step"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_timed_probes_play_by_the_same_rules(name, seed):
+@pytest.mark.parametrize(
+    "name", ["action", "constant", "memory", "two_step", "cue1", "cue2", "cue4", "cue8", "cue16", "cue32"]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("choice", [0, 1])
+def test_timed_probes_play_by_the_same_rules(name, seed, choice):
     env, other = native.build(name), probes.make(name, configs.EnvConfig(), None)
     state, obs = env.reset(jax.random.key(seed))
     other.reset(seed=0)
+    assert state.cue == 1 - seed  # so that each action is tried after each cue
     other.unwrapped._cue = int(state.cue)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(obs["vector"], other.unwrapped._obs())  # type: ignore[attr-defined]
-    for obs, _, reward, terminated, truncated in follow(env, state, [{"action": np.int32(seed % 2)}] * 10):
-        expected: Any = other.step(seed % 2)
+    for obs, _, reward, terminated, truncated in follow(env, state, [{"action": np.int32(choice)}] * 40):
+        expected: Any = other.step(choice)
         np.testing.assert_array_equal(obs["vector"], expected[0])
         assert (reward, terminated, truncated) == expected[1:4]
     assert terminated
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_bandit_plays_by_the_same_rules(seed, rng):
+    env, other = native.build("bandit"), probes.Bandit()
+    state, obs = env.reset(jax.random.key(seed))
+    np.testing.assert_array_equal(obs["vector"], other.reset(seed=0)[0])
+    other._better = int(state.better)
+    # A step draws one number, with the key that `follow` gives it.
+    other.np_random = Draws(*(jax.random.uniform(jax.random.fold_in(KEY, i)) for i in range(40)))  # type: ignore[assignment]
+    actions = [{"action": np.int32(a)} for a in rng.integers(0, 2, 50)]
+    answers = follow(env, state, actions)
+    assert len(answers) == 40 and {answer[2] for answer in answers} == {0.0, 1.0}
+    for action, (obs, state, reward, terminated, truncated) in zip(actions, answers, strict=False):
+        expected: Any = other.step(int(action["action"]))
+        np.testing.assert_array_equal(obs["vector"], expected[0])
+        assert (reward, terminated, truncated) == expected[1:4]
+        assert state.better == other._better
+    assert truncated
+
+
+def test_bandit_draws_either_arm_as_the_better_one_and_pays_it_more_often():
+    env = native.build("bandit")
+    keys = jax.random.split(KEY, 2000)
+    state, _ = jax.vmap(env.reset)(keys)
+    assert 0.45 < state.better.mean() < 0.55
+    for arm, expected in ((state.better, 0.7), (1 - state.better, 0.3)):
+        _, _, reward, *_ = jax.vmap(env.step)(state, {"action": arm}, jax.random.split(keys[0], 2000))
+        assert abs(reward.mean() - expected) < 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_repeat_plays_by_the_same_rules(seed, rng):
+    env, other = native.build("repeat"), probes.RepeatPrevious()
+    state, obs = env.reset(jax.random.key(seed))
+    other.reset(seed=0)
+    other._symbols = np.asarray(state.symbols)
+    np.testing.assert_array_equal(obs["vector"], other._obs())
+    wanted = np.concatenate([[0] * 4, other._symbols])
+    actions = [{"action": np.int32(a)} for a in np.where(rng.random(37) < 0.5, wanted, rng.integers(0, 4, 37))]
+    answers = follow(env, state, actions)
+    assert len(answers) == 32 and len({answer[2] for answer in answers}) == 3
+    for action, (obs, _, reward, terminated, truncated) in zip(actions, answers, strict=False):
+        expected: Any = other.step(int(action["action"]))
+        np.testing.assert_array_equal(obs["vector"], expected[0])
+        assert (reward, terminated, truncated) == (np.float32(expected[1]), *expected[2:4])
+    assert truncated
+    rewards = [answer[2] for answer in follow(env, state, [{"action": np.int32(a)} for a in wanted])]
+    assert sum(rewards) == pytest.approx(1)
 
 
 def test_masked_plays_by_the_same_rules():
@@ -138,7 +193,9 @@ def test_pendulum_of_gymnax_is_that_of_gymnasium(rng):
         assert not terminated and not truncated
 
 
-@pytest.mark.parametrize("name", ["catch", "masked", "memory", "CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    "name", ["bandit", "catch", "cue4", "masked", "memory", "repeat", "CartPole-v1", "Pendulum-v1"]
+)
 def test_both_loops_see_the_same_spaces(name):
     if "-v" in name:
         pytest.importorskip("gymnax")
@@ -151,12 +208,13 @@ def test_both_loops_see_the_same_spaces(name):
     for key, value in first.items():
         assert value.dtype == env.obs_spaces[key].dtype and value.shape == env.obs_spaces[key].shape
         np.testing.assert_array_equal(value, again[key])
-    assert name == "masked" or any((first[key] != other[key]).any() for key in first) or name == "memory"
+    if name in ("catch", "CartPole-v1", "Pendulum-v1"):  # The first observations of the others are few, or just one.
+        assert any((first[key] != other[key]).any() for key in first)
     over, steps = False, 0
     while not over and steps < 20:
         _, _, terminated, truncated, _ = hosted.step({"action": hosted.action_space["action"].sample()})
         over, steps = terminated or truncated, steps + 1
-    assert over == (name in ("masked", "memory")) or name == "CartPole-v1"
+    assert over == (name in ("cue4", "masked", "memory")) or name == "CartPole-v1"
 
 
 def test_a_reset_is_a_separate_row():

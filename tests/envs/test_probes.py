@@ -9,8 +9,11 @@ from dreamer.envs import EnvError, make
 from dreamer.envs.suites.probes import Catch
 
 
-def returns(task, policy, episodes=50):
-    """Returns of episodes with ``policy(history of observations) -> action``, flat observations."""
+def returns(task, policy, episodes=50, end=(True, False)):
+    """Returns of episodes with ``policy(history of observations) -> action``, flat observations.
+
+    Every episode must end with ``end``: terminated, truncated.
+    """
     env = make(task, EnvConfig())
     result = []
     for episode in range(episodes):
@@ -21,7 +24,7 @@ def returns(task, policy, episodes=50):
             history.append(obs)
             total += reward
             over = terminated or truncated
-        assert terminated
+        assert (terminated, truncated) == end
         result.append(total)
     return np.array(result)
 
@@ -53,6 +56,86 @@ def test_memory_needs_the_first_observation():
     cue = env.reset(seed=3)[0]["vector"]
     later = [env.step({"action": 0})[0]["vector"].tolist() for _ in range(5)]
     assert abs(cue[0]) == 1 and later == [[0, 0], [0, 0], [0, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("delay", [1, 2, 4, 8, 16, 32])
+def test_cue_needs_the_first_observation(delay):
+    task = f"probe_cue{delay}"
+    assert (returns(task, lambda history: int(history[0]["vector"][0] < 0), 20) == 1).all()
+    assert (returns(task, lambda history: int(history[0]["vector"][0] > 0), 20) == -1).all()
+    blind = returns(task, lambda history: int(history[-1]["vector"][0] < 0), 400)
+    assert abs(blind.mean()) < 0.2
+
+
+@pytest.mark.parametrize("delay", [1, 2, 4, 8, 16, 32])
+def test_cue_says_when_the_action_counts(delay):
+    env = make(f"probe_cue{delay}", EnvConfig())
+    cue, flag, counts = env.reset(seed=3)[0]["vector"]
+    assert (abs(cue), flag, counts) == (1, 1, 0)
+    answers = [env.step({"action": int(cue < 0)}) for _ in range(delay + 1)]
+    assert [answer[0]["vector"].tolist() for answer in answers] == [*[[0, 0, 0]] * (delay - 1), [0, 0, 1], [0, 0, 0]]
+    assert [answer[1:4] for answer in answers] == [*[(0, False, False)] * delay, (1, True, False)]
+
+
+def weigh(history):
+    """Play `probe_bandit` as well as possible: what was seen of one arm says as much about the other."""
+    lead = 0
+    for step in history[1:]:
+        pulled = 1 if lead > 0 else -1
+        lead += pulled if step["vector"].any() else -pulled
+    return int(lead > 0)
+
+
+def test_bandit_is_better_with_memory():
+    rng = np.random.default_rng(0)
+    time_limit = (False, True)
+    best = returns("probe_bandit", weigh, 400, time_limit)
+    assert abs(best.mean() - 26.8) < 0.6
+    shown = lambda history: history[-1]["vector"]  # noqa: E731
+    stay = lambda history: int(shown(history).argmax()) if shown(history).any() else rng.integers(2)  # noqa: E731
+    assert abs(returns("probe_bandit", stay, 400, time_limit).mean() - 23) < 0.6
+    assert abs(returns("probe_bandit", lambda history: rng.integers(2), 400, time_limit).mean() - 20) < 0.6
+    assert abs(returns("probe_bandit", lambda history: 0, 400, time_limit).mean() - 20) < 1.2
+
+
+def test_bandit_has_one_better_arm_per_episode():
+    env = make("probe_bandit", EnvConfig())
+    totals = np.zeros((200, 2))
+    for episode in range(200):
+        obs, _ = env.reset(seed=episode)
+        assert obs["vector"].tolist() == [0, 0]
+        for t in range(40):
+            obs, reward, terminated, truncated, _ = env.step({"action": t % 2})
+            assert obs["vector"].tolist() == [reward * (t % 2 == 0), reward * (t % 2)]
+            assert (terminated, truncated) == (False, t == 39)
+            totals[episode, t % 2] += reward
+    assert abs(totals.max(1).mean() / 20 - 0.7) < 0.03 and abs(totals.min(1).mean() / 20 - 0.3) < 0.03
+    assert 70 < (totals[:, 1] > totals[:, 0]).sum() < 130
+
+
+def test_repeat_needs_the_symbol_of_four_steps_before():
+    rng = np.random.default_rng(0)
+
+    def name(back):
+        return lambda history: int(history[max(len(history) - 1 - back, 0)]["vector"].argmax())
+
+    time_limit = (False, True)
+    np.testing.assert_allclose(returns("probe_repeat", name(4), 20, time_limit), 1)
+    for policy in (name(0), name(3), name(5), lambda history: 2, lambda history: rng.integers(4)):
+        assert abs(returns("probe_repeat", policy, 200, time_limit).mean() + 0.5) < 0.06
+
+
+def test_repeat_pays_once_there_is_something_to_name():
+    env = make("probe_repeat", EnvConfig())
+    seen = [env.reset(seed=0)[0]["vector"]]
+    rewards = []
+    for _ in range(32):
+        obs, reward, *_ = env.step({"action": 1})
+        seen.append(obs["vector"])
+        rewards.append(reward)
+    assert (np.sort(seen) == [0, 0, 0, 1]).all() and set(np.argmax(seen, 1)) == {0, 1, 2, 3}
+    right = np.argmax(seen, 1)[:28] == 1
+    np.testing.assert_allclose(rewards, [0] * 4 + list(np.where(right, 1 / 28, -1 / 28)))
 
 
 def test_masked_forbids_the_previous_action():

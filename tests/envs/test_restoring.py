@@ -63,7 +63,7 @@ def task(name, **config):
         *("gym_CartPole-v1", "gym_Pendulum-v1", "gym_Acrobot-v1", "gym_MountainCarContinuous-v0"),
         *("gym_FrozenLake-v1", "gym_Blackjack-v1"),
         *("probe_catch", "probe_cartpole_hidden", "probe_masked", "probe_memory", "probe_dummy", "probe_action"),
-        *("jax_catch",),
+        *("probe_cue8", "probe_bandit", "probe_repeat", "jax_catch", "jax_bandit", "jax_repeat"),
     ],
 )
 def test_environments_continue_from_a_state(name):

@@ -3,6 +3,7 @@
 Observations, rewards and highest returns are described there.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
+from dreamer.envs.suites.probes import CUE_DELAYS
 from dreamer.types import MASK, Action, Observation, Space, Spaces
 
 StepResult = tuple[Any, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 """What a step returns: state, observation, reward, terminated, truncated."""
 
 _NEVER = np.zeros((), bool)
-"""Truncation: none of these tasks has a time limit; they all end terminated."""
+"""Truncation of tasks that end terminated, and termination of those that end by a time limit."""
 
 
 class CatchState(NamedTuple):
@@ -170,6 +172,90 @@ class JaxMemory(_Timed):
         return jnp.where(state.time < self.length, 0.0, jnp.where(action == state.cue, 1.0, -1.0))
 
 
+class JaxCue(_Timed):
+    """`dreamer.envs.suites.probes.Cue`; see there."""
+
+    width = 3
+
+    def __init__(self, delay: int) -> None:
+        super().__init__()
+        self.length = delay + 1
+
+    def _obs(self, state: TimedState) -> Float32[Array, "width"]:
+        first = state.time == 0
+        counts = state.time == self.length - 1
+        shown = jnp.where(first, 1.0 - 2.0 * state.cue, 0.0)
+        return jnp.stack([shown, first.astype(jnp.float32), counts.astype(jnp.float32)])
+
+    def _reward(self, state: TimedState, action: Int32[Array, ""]) -> Float32[Array, ""]:
+        return jnp.where(state.time < self.length, 0.0, jnp.where(action == state.cue, 1.0, -1.0))
+
+
+class BanditState(NamedTuple):
+    """Steps taken, and the arm that pays more often, 0 or 1."""
+
+    time: Int32[Array, ""]
+    better: Int32[Array, ""]
+
+
+class JaxBandit:
+    """`dreamer.envs.suites.probes.Bandit`; see there."""
+
+    length = 40
+
+    def __init__(self) -> None:
+        self.obs_spaces: Spaces = {"vector": Space("vector", (2,))}
+        self.action_spaces: Spaces = {"action": Space("discrete", (), 2)}
+
+    def reset(self, key: Array) -> tuple[BanditState, Observation]:
+        """Draw the better arm."""
+        return BanditState(_int(0), jax.random.randint(key, (), 0, 2)), {"vector": jnp.zeros(2, jnp.float32)}
+
+    def step(self, state: BanditState, action: Action, key: Array) -> StepResult:
+        """Pull an arm."""
+        arm = jnp.asarray(action["action"])
+        paid = jax.random.uniform(key) < jnp.where(arm == state.better, 0.7, 0.3)
+        reward = paid.astype(jnp.float32)
+        state = BanditState(state.time + 1, state.better)
+        shown = jnp.where(jnp.arange(2) == arm, reward, 0.0)
+        return state, {"vector": shown}, reward, jnp.asarray(_NEVER), state.time == self.length
+
+
+class RepeatState(NamedTuple):
+    """Steps taken, and the symbol of every observation of the episode, 0 to 3."""
+
+    time: Int32[Array, ""]
+    symbols: Int32[Array, "observations"]
+
+
+class JaxRepeatPrevious:
+    """`dreamer.envs.suites.probes.RepeatPrevious`; see there."""
+
+    length = 32
+    classes = 4
+    lag = 4
+
+    def __init__(self) -> None:
+        self.obs_spaces: Spaces = {"vector": Space("vector", (self.classes,))}
+        self.action_spaces: Spaces = {"action": Space("discrete", (), self.classes)}
+
+    def reset(self, key: Array) -> tuple[RepeatState, Observation]:
+        """Draw all symbols."""
+        state = RepeatState(_int(0), jax.random.randint(key, (self.length + 1,), 0, self.classes))
+        return state, {"vector": self._obs(state)}
+
+    def step(self, state: RepeatState, action: Action, key: Array) -> StepResult:
+        """Compare the action with an earlier symbol, and show the next one."""
+        named = state.time - self.lag
+        right = jnp.asarray(action["action"]) == state.symbols[jnp.maximum(named, 0)]
+        reward = jnp.where(named < 0, 0.0, jnp.where(right, 1.0, -1.0) / (self.length - self.lag))
+        state = RepeatState(state.time + 1, state.symbols)
+        return state, {"vector": self._obs(state)}, reward, jnp.asarray(_NEVER), state.time == self.length
+
+    def _obs(self, state: RepeatState) -> Float32[Array, "classes"]:
+        return (jnp.arange(self.classes) == state.symbols[state.time]).astype(jnp.float32)
+
+
 class MaskedState(NamedTuple):
     """Steps taken, and the previous action, -1 at first."""
 
@@ -208,23 +294,29 @@ def _int(value: int) -> Int32[Array, ""]:
 
 PROBES: dict[str, Callable[[], Any]] = {
     "action": JaxAction,
+    "bandit": JaxBandit,
     "catch": JaxCatch,
     "constant": JaxConstant,
+    **{f"cue{delay}": functools.partial(JaxCue, delay) for delay in CUE_DELAYS},
     "masked": JaxMasked,
     "memory": JaxMemory,
+    "repeat": JaxRepeatPrevious,
     "two_step": JaxTwoStep,
 }
-"""Class of each probe by name, as in `dreamer.envs.suites.probes`."""
+"""What makes each probe, by name, as in `dreamer.envs.suites.probes`."""
 
 
 __all__ = [
     "PROBES",
     "CatchState",
     "JaxAction",
+    "JaxBandit",
     "JaxCatch",
     "JaxConstant",
+    "JaxCue",
     "JaxMasked",
     "JaxMemory",
+    "JaxRepeatPrevious",
     "JaxTwoStep",
     "StepResult",
 ]

@@ -4,6 +4,7 @@ Each docstring gives the highest mean return per episode. Probes isolate one abi
 says what is broken.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -100,15 +101,14 @@ class HideVelocities(gymnasium.ObservationWrapper):
 
 
 class _Probe(gymnasium.Env):
-    """Episodes of a fixed number of steps with vector observations and discrete actions; subclasses define the rest.
-
-    The episode ends with the last step, terminated.
-    """
+    """Episodes of a fixed number of steps with vector observations and discrete actions; subclasses define the rest."""
 
     length: int
     actions: int = 2
     width: int = 1
     """Numbers in an observation."""
+    truncates: bool = False
+    """Whether the last step ends the episode by a time limit, truncated, instead of terminated."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = spaces.Box(-1.0, 1.0, (self.width,), np.float32)
@@ -125,7 +125,7 @@ class _Probe(gymnasium.Env):
         self._time += 1
         over = self._time == self.length
         reward = self._reward(int(action))
-        return self._obs(), reward, over, False, {}
+        return self._obs(), reward, over and not self.truncates, over and self.truncates, {}
 
     def _begin(self) -> None:
         """Draw the random numbers of the episode."""
@@ -196,6 +196,91 @@ class Memory(_Probe):
         if self._time < self.length:
             return 0.0
         return 1.0 if action == self._cue else -1.0
+
+
+class Cue(_Probe):
+    """The first observation shows 1 or -1, and the action ``delay`` steps later must repeat the cue.
+
+    Observation ``[3]``: at the first step the cue and 1, then zeros, except for the third number, which is 1 at step
+    ``delay``, when the action counts. That action earns +1 if it is 0 after the cue 1 or 1 after the cue -1, otherwise
+    -1, and ends the episode, terminated. Best return 1; without memory 0.
+    """
+
+    width = 3
+
+    def __init__(self, delay: int, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.length = delay + 1
+
+    def _begin(self) -> None:
+        self._cue = int(self.np_random.integers(2))
+
+    def _obs(self) -> np.ndarray:
+        first = self._time == 0
+        return np.array([1 - 2 * self._cue if first else 0, first, self._time == self.length - 1], np.float32)
+
+    def _reward(self, action: int) -> float:
+        if self._time < self.length:
+            return 0.0
+        return 1.0 if action == self._cue else -1.0
+
+
+class Bandit(_Probe):
+    """Two arms pay 1, one with probability 0.7 and one with 0.3; which is the better is drawn anew in every episode.
+
+    Observation ``[2]``: the latest reward, at the index of the arm pulled; zeros at first. Ends truncated after 40
+    steps: nothing shows the time, and the arms would go on paying. Always the better arm earns 28 on average; 26.8 is
+    the best return of an agent that must find it, from all it has seen. Without memory, pulling an arm again if it has
+    just paid, and otherwise either, earns 23; random pulls earn 20.
+    """
+
+    length = 40
+    width = 2
+    truncates = True
+
+    def _begin(self) -> None:
+        self._better = int(self.np_random.integers(2))
+        self._shown = np.zeros(self.width, np.float32)
+
+    def _obs(self) -> np.ndarray:
+        return self._shown
+
+    def _reward(self, action: int) -> float:
+        reward = float(self.np_random.random() < (0.7 if action == self._better else 0.3))
+        self._shown = np.zeros(self.width, np.float32)
+        self._shown[action] = reward
+        return reward
+
+
+class RepeatPrevious(_Probe):
+    """Every observation shows one of 4 symbols, and the action must name the one shown 4 steps before.
+
+    Observation ``[4]``: one-hot, uniformly random. Of the 32 actions, the first 4 earn nothing, as there is nothing to
+    name; each of the other 28 earns 1/28 if right, otherwise -1/28. Ends truncated: nothing shows the time, and the
+    task could go on. Best return 1; without memory, or at random, -0.5.
+
+    Source: RepeatPrevious of Morad et al. 2023, "POPGym: Benchmarking Partially Observable Reinforcement Learning",
+    whose code truncates, too. There, symbols are the suits of cards, dealt from a deck without replacement.
+    """
+
+    length = 32
+    actions = 4
+    width = 4
+    truncates = True
+    lag = 4
+    """Steps between a symbol and the action that names it."""
+
+    def _begin(self) -> None:
+        self._symbols = self.np_random.integers(self.actions, size=self.length + 1)
+
+    def _obs(self) -> np.ndarray:
+        return np.eye(self.width, dtype=np.float32)[self._symbols[self._time]]
+
+    def _reward(self, action: int) -> float:
+        named = self._time - 1 - self.lag
+        if named < 0:
+            return 0.0
+        return (1.0 if action == self._symbols[named] else -1.0) / (self.length - self.lag)
 
 
 class Masked(gymnasium.Env):
@@ -276,14 +361,20 @@ class Dummy(gymnasium.Env):
         return self.observation_space.sample(), 1.0, terminal, over and not terminal, {"time": self._time}
 
 
+CUE_DELAYS = (1, 2, 4, 8, 16, 32)
+"""Delays of the probes ``cue1`` to ``cue32``."""
+
 _PROBES: dict[str, Callable[..., gymnasium.Env]] = {
     "action": Action,
+    "bandit": Bandit,
     "cartpole_hidden": HideVelocities,
     "catch": Catch,
     "constant": Constant,
+    **{f"cue{delay}": functools.partial(Cue, delay) for delay in CUE_DELAYS},
     "dummy": Dummy,
     "masked": Masked,
     "memory": Memory,
+    "repeat": RepeatPrevious,
     "two_step": TwoStep,
 }
 
@@ -300,4 +391,19 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     return _PROBES[name](render_mode=render_mode)
 
 
-__all__ = ["Action", "Catch", "Constant", "Dummy", "HideVelocities", "Masked", "Memory", "TwoStep", "make", "tasks"]
+__all__ = [
+    "CUE_DELAYS",
+    "Action",
+    "Bandit",
+    "Catch",
+    "Constant",
+    "Cue",
+    "Dummy",
+    "HideVelocities",
+    "Masked",
+    "Memory",
+    "RepeatPrevious",
+    "TwoStep",
+    "make",
+    "tasks",
+]
