@@ -54,7 +54,9 @@ def test_metrics_are_described_once_each() -> None:
     )
     _, reported = jax.eval_shape(lambda batch: agent.predict(batch, 2), batch)
     keys = "|".join(batch.obs)
+    diagnosed = jax.eval_shape(agent.diagnose, batch)
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
+    names |= {re.sub(r"^(diagnose/gradient)/.+/(encoder|rssm)$", r"\1/LOSS/PART", name) for name in diagnosed}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names
 

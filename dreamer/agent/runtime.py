@@ -35,6 +35,11 @@ class Keys(NamedTuple):
         """The keys of a seed."""
         return cls(*jax.random.split(jax.random.key(seed), 4))
 
+    def diagnosis(self, step: Int32[Array, ""]) -> Array:
+        """The key of a diagnosis after so many updates, which no update, policy or report draws from."""
+        # Numbers of updates count up from 0 and do not get that far.
+        return jax.random.fold_in(jax.random.fold_in(self.report, np.uint32(2**32 - 1)), step)
+
 
 def refuse_absurd(shapes: TrainState, devices: int, available: int) -> None:
     """Raise `ConfigError` if a state cannot fit into memory, whatever else there is.
@@ -88,6 +93,7 @@ class Agent:
         build = jax.jit(self.algorithm.init)  # Traced once.
         shapes = jax.eval_shape(build, self._keys.init)
         self._treedef = jax.tree.structure(shapes)
+        self._diagnosed_treedef = jax.tree.structure((shapes.step, shapes.nets, shapes.memory))
         self._nets_treedef = jax.tree.structure(shapes.nets)
         offset = len(jax.tree.leaves(shapes.step))
         self._nets_slice = slice(offset, offset + len(jax.tree.leaves(shapes.nets)))
@@ -106,6 +112,7 @@ class Agent:
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._policy_in_episodes = jax.jit(self._flat_policy_in_episodes, static_argnames="mode")
         self._predict = jax.jit(self._flat_predict, static_argnames="context")
+        self._diagnose = jax.jit(self._flat_diagnose)
 
     def twin(self, config: Config, state: TrainState) -> "Agent":
         """An agent of the same architecture with another state and another config; acting is compiled once for both."""
@@ -116,6 +123,7 @@ class Agent:
         other.state = state
         other._update = other._jit_update = other.placement.compile_update(other._flat_update, other._nets_slice)
         other._predict = jax.jit(other._flat_predict, static_argnames="context")
+        other._diagnose = jax.jit(other._flat_diagnose)
         return other
 
     @property
@@ -234,6 +242,24 @@ class Agent:
         program = compile_program(self._predict, leaves, batch, self._keys.report, context=context)
         return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
 
+    def diagnose(self, batch: Batch) -> Metrics:
+        """See `Algorithm.diagnose`; changes nothing, and draws nothing that training draws. Every host may call it.
+
+        Raises:
+            ConfigError: the algorithm has no diagnosis.
+        """
+        return self._diagnose(self._diagnosed_leaves(), batch, self._keys)
+
+    def compile_diagnose(self, batch: Batch) -> tuple[Callable[[Batch], Metrics], Any]:
+        """Compile `diagnose` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
+        program = compile_program(self._diagnose, self._diagnosed_leaves(), batch, self._keys)
+        return lambda batch: program(self._diagnosed_leaves(), batch, self._keys), program
+
+    def _diagnosed_leaves(self) -> list[Array]:
+        """Leaves of the state without what the optimizer remembers, on one device."""
+        state = self.state
+        return self.placement.near(jax.tree.leaves((state.step, state.nets, state.memory)))
+
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update now, for batches of this shape, which all later ones must have.
 
@@ -291,6 +317,12 @@ class Agent:
     ) -> tuple[dict[str, Array], Metrics]:
         state = jax.tree.unflatten(self._treedef, leaves)
         return self.algorithm.predict(state.nets, batch, jax.random.fold_in(key, state.step), context)
+
+    def _flat_diagnose(self, leaves: list[Array], batch: Batch, keys: Keys) -> Metrics:
+        if self.algorithm.diagnose is None:
+            raise ConfigError(f"The algorithm '{self.config.algorithm}' has no diagnosis.")
+        step, nets, memory = jax.tree.unflatten(self._diagnosed_treedef, leaves)
+        return self.algorithm.diagnose(nets, memory, batch, keys.diagnosis(step), self.config)
 
 
 def _first(arrays: list[Array]) -> Array | None:

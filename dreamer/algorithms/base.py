@@ -63,6 +63,9 @@ class Algorithm(NamedTuple):
     """``(nets, memory) -> view``, for videos."""
     loss: Callable[..., Any] | None = None
     """The `dreamer.agent.learning.Loss` that the update descends, if it does; for diagnosis and tests."""
+    diagnose: Callable[[Parts, Parts, Batch, Array, Config], Metrics] | None = None
+    """``(nets, memory, batch, key, config) -> metrics``: scalars ``diagnose/...`` that say what is learned from a
+    batch, and what is not; None: there are none. It may take as long as a few updates."""
     behavior: Any = None
     """The `dreamer.behaviors.Behavior` whose parameters are ``nets.behavior``, if there is one that acts on features of
     ``nets.world_model``; reports then measure the world model under it."""

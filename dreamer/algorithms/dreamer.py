@@ -13,11 +13,12 @@ from flax import nnx
 from jaxtyping import Array
 
 from dreamer import behaviors, planners, world_models
+from dreamer.agent.diagnosis import gradients_by_loss
 from dreamer.agent.learning import LossOutput, begin, gradient_step
 from dreamer.algorithms.base import Algorithm, View
 from dreamer.config import Config
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, State, Stored, TrainState, mask_keys
-from dreamer.world_models.base import Losses, observed_masks
+from dreamer.world_models.base import Losses, RecurrentModel, observed_masks
 
 
 class PolicyMemory(NamedTuple):
@@ -120,13 +121,37 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
     def predict(nets: Parts, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:
         return world_models.predict(nets.world_model, obs_spaces, batch, key, context)
 
+    def diagnose(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> Metrics:
+        """How hard each loss pulls on the world model, and what its states carry."""
+        gradients, output = gradients_by_loss(loss, trunk)(nets, memory, batch, key, config)
+        model = nets.world_model
+        # What the loss returns for replay are the states that it was computed from.
+        return gradients | world_models.diagnose_states(model, model.unpack(output.stored), batch)
+
     def view(nets: Parts, memory: PolicyMemory) -> View:
         model = nets.world_model
         return View(model.decode(memory.state) or {}, behavior.value(nets.behavior, model.features(memory.state)))
 
     stored = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], model_shapes.pack(model_shapes.initial(1))))
     update = gradient_step(loss, after_update)
-    return Algorithm(init, initial, policy, update, stored, predict=predict, view=view, loss=loss, behavior=behavior)
+    return Algorithm(
+        init,
+        initial,
+        policy,
+        update,
+        stored,
+        predict=predict,
+        view=view,
+        loss=loss,
+        diagnose=diagnose,
+        behavior=behavior,
+    )
 
 
-__all__ = ["PolicyMemory", "dreamer"]
+def trunk(nets: Parts) -> dict[str, Any]:
+    """The parts of a recurrent world model that all losses share, from its parameters or their gradients."""
+    model = nets.world_model
+    return {"encoder": model.encoder, "rssm": model.rssm} if isinstance(model, RecurrentModel) else {}
+
+
+__all__ = ["PolicyMemory", "dreamer", "trunk"]

@@ -9,15 +9,27 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dreamer.behaviors import Behavior
 from dreamer.config import Config
+from dreamer.equations.distributions import SymexpTwoHot
 from dreamer.equations.transforms import symexp_bins
+from dreamer.equations.unexplained import LEAST_NATS, unexplained_by_group, unexplained_share
 from dreamer.report import bootstrap, calibration
 from dreamer.report.bootstrap import Band
 from dreamer.report.calibration import Bin
-from dreamer.report.dream_batches import Budget, Points, choose_points, dream_from, filter_episodes, imagine_from, reach
+from dreamer.report.dream_batches import (
+    Budget,
+    Points,
+    choose_points,
+    dream_from,
+    filter_episodes,
+    imagine_from,
+    measure_recurrent,
+    reach,
+)
 from dreamer.report.held_out import HeldOut
 from dreamer.types import Parts, Spaces
 
@@ -102,6 +114,14 @@ class Card:
     """Distribution function of the PIT of rewards at `calibration.GRID`, ``[len(GRID)]``."""
     reward_varies: bool
     """Whether the rewards behind that differ at all."""
+    reward_unexplained: float
+    """Share of the reward's cross-entropy, above what no guess goes below, that is left with the state, compared with
+    the best guess that knows the step alone; NaN where that is always right, or the model has no bins."""
+    recurrent_std: float
+    """Standard deviation of the recurrent state over the episodes at the same step, mean over the units; NaN without
+    one, or if no two episodes have a step in common."""
+    recurrent_rms: float
+    """Its root mean square; NaN without one."""
     returns: Agreement
     """Imagined returns of H steps with real ones."""
     value: Agreement
@@ -200,6 +220,7 @@ def measure(
     perplexity = classes_in_use(filtered.posterior, seen) if categorical else np.zeros(0)
     classes = filtered.posterior.shape[-1] if categorical else 0
 
+    recurrent_std, recurrent_rms = measure_recurrent(nets, filtered, seen, budget.chunk)
     known = acted & (unseen <= KNOWN)
     bootstrapped = to_go + unseen * last_value[:, None]
     return Card(
@@ -235,6 +256,9 @@ def measure(
         terminals=int(ends[near].sum()),
         pit=_pit(near_probs, near_reward),
         reward_varies=bool(np.ptp(near_reward) > 0),
+        reward_unexplained=_unexplained(filtered.reward_logits, batch.reward, arrived),
+        recurrent_std=recurrent_std,
+        recurrent_rms=recurrent_rms,
         returns=agreement(imagined[covered], window[covered], points.episode[covered]),
         value=agreement(filtered.value[known], to_go[known], which[known]),
         value_bootstrapped=agreement(filtered.value[acted], bootstrapped[acted], which[acted]),
@@ -276,6 +300,23 @@ def _pit(probs: np.ndarray, reward: np.ndarray) -> np.ndarray:
     """`calibration.pit` of rewards over bins; NaN where the model gives no distribution over bins."""
     bins = probs.shape[-1]
     return calibration.pit(probs, reward, symexp_bins(bins)) if bins else np.full(len(calibration.GRID), np.nan)
+
+
+def _unexplained(logits: np.ndarray, reward: np.ndarray, arrived: np.ndarray) -> float:
+    """`unexplained_share` of rewards ``[E, T]`` where ``arrived``, compared with the best guess for each step.
+
+    NaN where they do not differ at any step, or if logits ``[E, T, bins]`` have no bins.
+    """
+    if not logits.shape[-1]:
+        return float("nan")
+    _, step = np.nonzero(arrived)
+    excess, blind_excess = unexplained_by_group(
+        SymexpTwoHot(jnp.asarray(logits[arrived])),
+        jnp.asarray(reward[arrived], jnp.float32),
+        jnp.asarray(step),
+        reward.shape[1],
+    )
+    return float(unexplained_share(excess, blind_excess)) if blind_excess > LEAST_NATS else float("nan")
 
 
 def _ratio(totals: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dreamer.report import open_loop
 from dreamer.report.held_out import HeldOut
 from dreamer.report.open_loop import Dreams, FilteredEpisodes
 from dreamer.types import Parts, Space, Spaces
+from dreamer.world_models import RecurrentModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +154,37 @@ def imagine_from(
         start = jax.tree.map(lambda x, rows=rows: x[rows], filtered.stored)
         parts.append(np.asarray(run(nets, start, jax.random.fold_in(key, number)))[: len(points.step[chosen])])
     return np.concatenate(parts).astype(np.float64)
+
+
+def measure_recurrent(nets: Parts, filtered: FilteredEpisodes, valid: np.ndarray, chunk: int) -> tuple[float, float]:
+    """Spread and size of the recurrent part of filtered states; NaN for a model without one.
+
+    The spread is the standard deviation over the episodes at the same step, mean over the units: what all episodes do
+    in the same way, such as leaving the state that they begin with, carries nothing. It is NaN if no two episodes can
+    be compared. The size is the root mean square.
+
+    Args:
+        nets: parameters.
+        filtered: what the agent made of the episodes ``[E, T, ...]``.
+        valid: steps that are not padding, bool ``[E, T]``.
+        chunk: steps that are looked at together.
+    """
+    if not isinstance(nets.world_model, RecurrentModel):
+        return float("nan"), float("nan")
+    model: Any = nets.world_model
+    squares: Any = 0.0
+    variation: Any = 0.0
+    for begin in range(0, valid.shape[1], chunk):
+        part = jax.tree.map(lambda x, b=begin: x[:, b : b + chunk], filtered.stored)
+        recurrent = np.asarray(model.recurrent(model.unpack(part)), np.float64)
+        weight = valid[:, begin : begin + chunk, None]
+        mean = (weight * recurrent).sum(0) / np.maximum(weight.sum(0), 1)
+        squares = squares + (weight * np.square(recurrent)).sum((0, 1))
+        variation = variation + (weight * np.square(recurrent - mean)).sum((0, 1))
+    # At each step that an episode has, one degree of freedom goes into the mean.
+    degrees = valid.sum() - valid.any(0).sum()
+    spread = float(np.sqrt(variation / degrees).mean()) if degrees else float("nan")
+    return spread, float(np.sqrt(squares.mean() / valid.sum()))
 
 
 def average_of(space: Space, value: Any, valid: np.ndarray) -> np.ndarray:

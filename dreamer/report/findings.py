@@ -15,6 +15,8 @@ LIMITS = {
     "open_loop": (0.5, 1.0),
     "continue_calibration": (0.02, 0.05),
     "reward_calibration": (0.1, 0.2),
+    "reward_unexplained": (0.5, 0.9),
+    "recurrent": (0.9, 0.95),
     "kl": (10.0, 30.0),
     "classes": (0.25, 0.75),
     "imagined_return": (0.2, 0.5),
@@ -53,6 +55,8 @@ def findings(card: Card) -> list[Finding]:
         _open_loop("open_loop/continue", "Dreamt end of episodes", card.cont, card),
         _continue(card),
         _reward(card),
+        _reward_unexplained(card),
+        _recurrent(card),
         _kl(card),
         _classes(card),
         _imagined_return(card),
@@ -142,6 +146,37 @@ def _reward(card: Card) -> Finding:
         "unknown": "No reward was predicted.",
     }[verdict]
     return _finding(name, title, _without_band(error), verdict, sentence)
+
+
+def _reward_unexplained(card: Card) -> Finding:
+    name = "reward_unexplained"
+    title = "Reward: share that is not explained, relative to a guess that knows the step alone"
+    left = card.reward_unexplained
+    verdict = judge(name, left)
+    sentence = {
+        "good": f"What the model knows explains {1 - left:.0%} of how rewards vary.",
+        "fair": f"What the model knows explains {1 - left:.0%} of how rewards vary; the rest is chance, or was missed.",
+        "poor": "The reward is not predicted better than without the state: what decides it is chance, or is not in "
+        "the state, and then nothing can be learned from it in imagination.",
+        "unknown": "At each step all rewards were the same, or the model gives them no distribution over bins.",
+    }[verdict]
+    return _finding(name, title, _without_band(left), verdict, sentence)
+
+
+def _recurrent(card: Card) -> Finding:
+    name = "recurrent"
+    title = "Recurrent state: standard deviation between episodes at the same step, relative to its size"
+    # A state that is 0 throughout varies as little as one can.
+    ratio = card.recurrent_std / card.recurrent_rms if card.recurrent_rms != 0 else 0.0
+    verdict = judge(name, 1 - ratio)
+    sentence = {
+        "good": "The recurrent state differs between episodes, so it can remember what they differ in.",
+        "fair": "The recurrent state differs little between episodes: it remembers little of what they differ in.",
+        "poor": "The recurrent state hardly varies: what must be remembered for more than a step is not, unless all "
+        "episodes are alike.",
+        "unknown": "The model has no recurrent state, or there are no two episodes to compare.",
+    }[verdict]
+    return _finding(name, title, _without_band(ratio), verdict, sentence)
 
 
 def _kl(card: Card) -> Finding:

@@ -30,6 +30,8 @@ class FilteredEpisodes(NamedTuple):
     """Parameters of the posterior of their variables ``[B, T, ...]``; ``()`` where there is none."""
     value: Float32[Array, "B T"]
     """The behaviour's value of each state."""
+    reward_logits: Float32[Array, "B T bins"]
+    """Of the reward on arriving in each state; no bins where the reward is not a distribution over bins."""
 
 
 class Errors(NamedTuple):
@@ -77,7 +79,12 @@ def filter_states(behavior: Behavior, nets: Parts, batch: Batch, key: Array) -> 
     posterior = seen.posterior if isinstance(model, LatentVariableModel) else ()
     value = behavior.value(nets.behavior, model.features(seen.states))
     posterior = jax.tree.map(lambda x: x.astype(jnp.float32), posterior)
-    return FilteredEpisodes(stored=model.pack(seen.states), posterior=posterior, value=value)
+    reward: Any = model.reward(seen.states)
+    # A reward that is not a distribution over bins has an empty last axis instead.
+    logits = reward.logits if hasattr(reward, "logits") else jnp.zeros((*value.shape, 0))
+    return FilteredEpisodes(
+        stored=model.pack(seen.states), posterior=posterior, value=value, reward_logits=logits.astype(jnp.float32)
+    )
 
 
 def encode(space: Space, value: Array | np.ndarray) -> Float32[Array, "..."]:

@@ -43,6 +43,7 @@ from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
 from dreamer.training.run import Result, Run
 from dreamer.training.stopping import budget_spent, early_end
+from dreamer.types import Metrics
 
 _TURNS = ("ended", "score", "length", "steps", "logs")
 """Fields of a report that have a row for each turn."""
@@ -145,6 +146,9 @@ class DeviceRun(Run):
         if self.watcher.enabled:
             self._predict, prediction = self.loop.compile_predict(self.state)
             program = max(program, working_bytes(prediction))
+        if self._diagnoses:
+            self._compiled_diagnose, diagnosis = self.loop.compile_diagnose(self.state)
+            program = max(program, working_bytes(diagnosis))
         plan = MemoryPlan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
         self.log.say(
@@ -251,8 +255,10 @@ class DeviceRun(Run):
     def _tick(self, speed: logger.Speed) -> None:
         rates = speed.rates(self.env_steps, self.updates)
         line = self._rate_line(rates, train_ratio=self.ratio.true_ratio, bottleneck="device", failures=0)
+        diagnosis = self._diagnosis()
         for record in self.records:
-            record.log.tick(self._counters_of(record), line)
+            own = line | diagnosis if record is self._first else line
+            record.log.tick(self._counters_of(record), own)
         if len(self.records) > 1:
             together = {name: len(self.records) * rate for name, rate in rates.items()}
             self.log.tick(self._counters(), {**line, **together})
@@ -284,8 +290,17 @@ class DeviceRun(Run):
         return Prediction(batch, context_of(self.config.replay.batch_length), predictions, metrics)
 
     @property
+    def _diagnoses(self) -> bool:
+        """Whether the first member's lines of metrics have a diagnosis."""
+        return self.config.logger.diagnose and self.loop.algorithm.diagnose is not None
+
+    def _diagnose(self) -> Metrics:
+        """What `Algorithm.diagnose` says of the batch that the next update of the first member will get."""
+        return self._compiled_diagnose(self.state) if self._diagnoses and self.updates else {}
+
+    @property
     def _first(self) -> Record:
-        """Record of the first member, whose predictions are drawn."""
+        """Record of the first member, whose predictions are drawn and whose batches are diagnosed."""
         return self.records[0]
 
     def _first_counters(self) -> dict[str, Any]:

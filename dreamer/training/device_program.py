@@ -277,6 +277,7 @@ class DeviceLoop:
     def __init__(self, config: Config, members: Sequence[Member], env: NativeEnv):
         self._config = config
         self._members = len(members)
+        self._first = members[0].config
         self._axis = MemberAxis(member_devices(config, len(members)))
         members = self._axis.pad(members)
         self.places = len(members)
@@ -364,6 +365,27 @@ class DeviceLoop:
             return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
         program = compile_program(jax.jit(predict), *on_first(state))
+        return lambda state: program(*on_first(state)), program
+
+    def compile_diagnose(self, state: LoopState) -> tuple[Callable[[LoopState], Metrics], Any]:
+        """Compile the diagnosis of the first member, with the batch that its next update will get.
+
+        Returns:
+            A function from the state to the metrics of `Algorithm.diagnose`, which must not be None; and JAX's compiled
+            object, for inspection.
+        """
+        config = self._first  # The numbers in which members differ are its own.
+        function = self.algorithm.diagnose
+        assert function is not None
+
+        def diagnose(members: MemberState, cursor: Cursor) -> Metrics:
+            member: MemberState = jax.tree.map(lambda x: x[0], members)
+            batch = next_batch(config, self.layout, member, cursor)
+            train = member.train
+            key = LoopKeys.of(config.seed).agent.diagnosis(train.step)
+            return function(train.nets, train.memory, batch, key, config)
+
+        program = compile_program(jax.jit(diagnose), *on_first(state))
         return lambda state: program(*on_first(state)), program
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:

@@ -39,6 +39,7 @@ from dreamer.training.failure import report as report_failure
 from dreamer.training.learner import Learner
 from dreamer.training.run import Result, Run
 from dreamer.training.stopping import EARLY, budget_spent, early_end
+from dreamer.types import Batch, Metrics
 
 DISK_PATIENCE = 1.0
 """Seconds between looks at a full disk."""
@@ -189,6 +190,9 @@ class HostRun(Run):
                 newest = replay.blank_batch(SEQUENCES)
                 self._predict, prediction = self.agent.compile_predict(newest, context_of(length))
                 program = max(program, working_bytes(prediction))
+            if self._diagnoses:
+                self._compiled_diagnose, diagnosis = self.agent.compile_diagnose(self._own_rows(batch))
+                program = max(program, working_bytes(diagnosis))
             # Devices that are CPUs share the memory of their host with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
             rest = replay.unclaimed_bytes if on_host else 0
@@ -236,7 +240,7 @@ class HostRun(Run):
                     bottleneck=speed.bottleneck(),
                     failures=driver.envs.failures,
                 )
-                self.log.tick(self._counters(), line)
+                self.log.tick(self._counters(), line | self._diagnosis())
                 if math.isfinite(line["eta_seconds"]) and not estimated and end - self._begin > 20:
                     estimated = True
                     self._estimate(line["eta_seconds"])
@@ -331,6 +335,24 @@ class HostRun(Run):
         """What the world model predicts for the newest sequences."""
         batch = self.learner.replay.newest(SEQUENCES)
         return Prediction(batch, context_of(batch.reward.shape[1]), *self._predict(batch))
+
+    @property
+    def _diagnoses(self) -> bool:
+        """Whether lines of metrics have a diagnosis: if so, those of the host that writes them."""
+        wanted = self.config.logger.diagnose and self.hosts.first
+        return wanted and self.agent.algorithm.diagnose is not None
+
+    def _diagnose(self) -> Metrics:
+        """What `Algorithm.diagnose` says of the batch of the newest update."""
+        batch = self.learner.newest_batch
+        # No batch is drawn for it: that would change which ones training draws.
+        return self._compiled_diagnose(self._own_rows(batch)) if self._diagnoses and batch is not None else {}
+
+    def _own_rows(self, batch: Batch) -> Batch:
+        """As many sequences of this host's batch as one device has in an update, for which it has memory."""
+        rows = len(batch.reward) * self.hosts.count // self.agent.placement.count
+        own: Batch = jax.tree.map(lambda x: x[:rows], batch)
+        return own
 
     def _start_save(self, *, wait: bool = False) -> None:
         """Begin to save while training continues, unless there is no memory for a copy; or save at once."""

@@ -64,6 +64,11 @@ class Learner:
             self.updates += 1
             yield metrics
 
+    @property
+    def newest_batch(self) -> Batch | None:
+        """The batch ``[B, T, ...]`` of the newest update; None before the first one of a process."""
+        return self._pending.batch if self._pending else None
+
     def state(self) -> dict[str, Any]:
         """JSON-able counters; `replay_state` has what is still to be written back."""
         return {"updates": self.updates, "ratio": self.ratio.state()}

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import psutil
 
 from dreamer import checkpoints
@@ -28,6 +29,10 @@ from dreamer.logs.plots import plot_learning_curve
 from dreamer.logs.watcher import Prediction, Watcher
 from dreamer.training.directory import note_best, write_config
 from dreamer.training.stopping import StopRequest
+from dreamer.types import Metrics
+
+DIAGNOSE_EVERY = 10
+"""One in this many lines of metrics has a diagnosis, if `logger.diagnose` asks for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Run(ABC):
         self._resumes = 0
         self._damaged: Sequence[checkpoints.Damaged] = ()
         self._transfer: transfer.Taken | None = None
+        self._lines = DIAGNOSE_EVERY  # Since the last diagnosis: the first line that can have one does.
 
     @property
     @abstractmethod
@@ -97,6 +103,10 @@ class Run(ABC):
     @abstractmethod
     def _prediction(self) -> Prediction:
         """What the world model predicts for the newest sequences."""
+
+    @abstractmethod
+    def _diagnose(self) -> Metrics:
+        """What `Algorithm.diagnose` says of a batch; empty if that is not wanted, or not known yet."""
 
     # Opening
 
@@ -177,6 +187,14 @@ class Run(ABC):
             "memory_bytes": psutil.Process().memory_info().rss,
             "env/failures": failures,
         }
+
+    def _diagnosis(self) -> dict[str, float]:
+        """What a line of metrics says beyond the rates and the updates, in one line of `DIAGNOSE_EVERY`."""
+        self._lines += 1
+        if self._lines < DIAGNOSE_EVERY or not (metrics := jax.device_get(self._diagnose())):
+            return {}
+        self._lines = 0
+        return {name: float(value) for name, value in metrics.items()}
 
     # Saving
 

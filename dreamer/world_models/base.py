@@ -114,6 +114,19 @@ class LatentVariableModel(Protocol):
         """Distribution of the variables once it is seen, from its ``parameters``: field ``posterior`` of `Seen`."""
 
 
+@runtime_checkable
+class RecurrentModel(Protocol):
+    """What a model can also answer whose states have a recurrent part: what that part is, and what it learns from."""
+
+    encoder: Any
+    """Parameters of what observations pass through."""
+    rssm: Any
+    """Parameters of the recurrent core."""
+
+    def recurrent(self, state: State) -> Float[Array, "*batch D"]:
+        """The recurrent part of a state, which all that is remembered for more than a step must pass through."""
+
+
 WORLD_MODELS = Registry(
     "world_model.kind",
     {
@@ -149,6 +162,7 @@ __all__ = [
     "LatentVariableModel",
     "Losses",
     "Noise",
+    "RecurrentModel",
     "Seen",
     "WorldModel",
     "make",

@@ -111,6 +111,10 @@ class LatentWorldModel(nnx.Module):
         """Input of every head: recurrent state and flat sample, side by side."""
         return jnp.concatenate(self.rssm.parts(state), -1)
 
+    def recurrent(self, state: State) -> Float[Array, "*batch D"]:
+        """The recurrent state, without the sample."""
+        return self.rssm.parts(state)[0]
+
     def reward(self, state: State) -> distributions.SymexpTwoHot:
         """Distribution of the reward received on arriving in a state."""
         return self.reward_of(self.features(state))

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dreamer.devices import batch_axis
 from dreamer.equations import distributions
+from dreamer.equations.unexplained import unexplained_reward
 from tests.small import same_tree
 
 ROWS = 12
@@ -64,6 +65,22 @@ def test_all_rows_come_in_order(rng):
     together, expected = (run(function, (True,), (False, True))(x) for run in (lambda *a: on(4, *a), alone))
     np.testing.assert_array_equal(together[0], x.T)
     np.testing.assert_allclose(together[1], expected[1], rtol=1e-6)
+
+
+def test_the_best_constant_guess_is_that_for_all_rows(rng):
+    """Most devices see rewards of 0 alone, for which they would guess right."""
+    logits = rng.normal(size=(ROWS, 20, 41)).astype(np.float32)
+    reward = np.zeros((ROWS, 20), np.float32)
+    reward[-2:] = rng.normal(size=(2, 20))
+
+    def function(logits, reward):
+        return batch_axis.mean(unexplained_reward(distributions.SymexpTwoHot(logits), reward))
+
+    together, expected = (
+        run(function, (True, True), (False, False))(logits, reward) for run in (lambda *a: on(4, *a), alone)
+    )
+    np.testing.assert_allclose(together, expected, rtol=1e-5)
+    assert expected[1] > 0.1
 
 
 def draws(key, logits):

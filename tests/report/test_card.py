@@ -82,6 +82,33 @@ def test_a_model_that_drifts(faulty):
     np.testing.assert_allclose(card.where["image"][0], 0.5**2, rtol=0.02)
 
 
+def test_what_the_reward_head_explains(perfect, faulty):
+    card, held_out = faulty
+    # It is sure of a reward that is off by more and more.
+    assert card.reward_unexplained > 1
+    assert measure(world.Faults(), held_out).reward_unexplained == pytest.approx(0, abs=1e-4)
+    # Where all episodes are the same, the step says it all.
+    assert np.isnan(perfect.reward_unexplained)
+
+
+def test_a_recurrent_state_that_counts(perfect, faulty):
+    """It counts along in all episodes alike; where actions are drawn, it differs as their sums do."""
+    assert perfect.recurrent_std == 0 and perfect.recurrent_rms > 1
+    card, held_out = faulty
+    count = held_out.batch.reward + 0.5 * (1 + np.arange(12))
+    seen = [count[held_out.valid[:, t], t] for t in range(12)]
+    degrees = sum(len(x) - 1 for x in seen)
+    spread = np.sqrt(sum(np.square(x - x.mean()).sum() for x in seen) / degrees)
+    # The other of the two units is always 0.
+    assert card.recurrent_std == pytest.approx(spread / 2, rel=1e-5)
+    assert card.recurrent_rms == pytest.approx(np.sqrt(np.square(np.concatenate(seen)).mean() / 2), rel=1e-5)
+
+
+def test_one_episode_has_no_other_to_differ_from():
+    card = measure(world.Faults(), world.episodes([9], [False]))
+    assert np.isnan(card.recurrent_std) and card.recurrent_rms > 0
+
+
 def test_calibration_of_the_end(faulty):
     card, _ = faulty
     (only,) = card.reliability

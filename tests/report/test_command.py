@@ -219,7 +219,7 @@ def page():
 def test_the_page_says_what_was_measured(page):
     assert "A &lt;report&gt; on $counting" in page and "&lt;b&gt;counting&lt;/b&gt;" in page
     assert "Something &amp; nothing." in page and "<td>rssm.deter</td><td>2</td>" in page
-    assert page.count('class="finding ') == 11
+    assert page.count('class="finding ') == 13
     # A film, errors of five quantities, where three of them sit, four of the inside, two returns and two curves.
     assert page.count("<img ") == 1 + 5 + 3 + 4 + 2 + 2 == page.count("data:image/")
 

@@ -58,6 +58,9 @@ def card():
         terminals=10,
         pit=calibration.GRID,
         reward_varies=True,
+        reward_unexplained=0.1,
+        recurrent_std=0.1,
+        recurrent_rms=0.3,
         returns=agreement(0.95),
         value=agreement(0.9),
         value_bootstrapped=agreement(0.9),
@@ -70,7 +73,7 @@ def found(card, name):
 
 
 def test_all_is_well(card):
-    assert [finding.verdict for finding in findings.findings(card)] == ["good"] * 9
+    assert [finding.verdict for finding in findings.findings(card)] == ["good"] * 11
     assert all(
         finding.sentence.endswith(".") and finding.sentence.count("\n") == 0 for finding in findings.findings(card)
     )
@@ -128,6 +131,36 @@ def test_the_reward_distribution(card):
     assert [judged(x).verdict for x in (0.05, 0.15, 0.5)] == ["good", "fair", "poor"]
     assert "90 % of them" in judged(0).sentence
     assert found(dataclasses.replace(card, pit=np.full(21, np.nan)), "reward_calibration").verdict == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("left", "verdict"), [(0.4, "good"), (0.7, "fair"), (0.9, "fair"), (0.95, "poor"), (3.0, "poor")]
+)
+def test_what_is_left_of_the_reward(card, left, verdict):
+    one = found(dataclasses.replace(card, reward_unexplained=left), "reward_unexplained")
+    assert (one.value, one.verdict) == (left, verdict)
+    assert ("not predicted better than without the state" in one.sentence) == (verdict == "poor")
+
+
+def test_a_reward_that_never_varies_is_not_judged(card):
+    one = found(dataclasses.replace(card, reward_unexplained=np.nan), "reward_unexplained")
+    assert one.verdict == "unknown" and "all rewards were the same" in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("std", "rms", "ratio", "verdict"),
+    [(0.05, 0.25, 0.2, "good"), (0.02, 0.25, 0.08, "fair"), (0.006, 0.25, 0.024, "poor"), (0.0, 0.0, 0.0, "poor")],
+)
+def test_the_recurrent_state(card, std, rms, ratio, verdict):
+    one = found(dataclasses.replace(card, recurrent_std=std, recurrent_rms=rms), "recurrent")
+    assert one.value == pytest.approx(ratio) and one.verdict == verdict
+    assert ("hardly varies" in one.sentence) == (verdict == "poor")
+
+
+@pytest.mark.parametrize("rms", [np.nan, 0.3])
+def test_a_recurrent_state_that_cannot_be_compared(card, rms):
+    one = found(dataclasses.replace(card, recurrent_std=np.nan, recurrent_rms=rms), "recurrent")
+    assert one.verdict == "unknown" and np.isnan(one.value)
 
 
 @pytest.mark.parametrize(("nats", "verdict"), [(0.05, "fair"), (0.5, "good"), (5, "good"), (20, "fair"), (40, "poor")])
