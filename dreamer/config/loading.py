@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from dreamer.config.fields import ConfigError, describe_field, has_type, key_of, keys_of, names_of, walk
 from dreamer.config.schema import Config, leaves
 
+BASE = "base"
+"""Key of a preset file that names the preset it builds on."""
+
 
 def preset_directory() -> pathlib.Path:
     """Directory of the preset files: ``configs/`` of a checkout, or its copy inside an installed package."""
@@ -42,7 +45,8 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
     """Build a config from the defaults, then presets left to right, then overrides.
 
     Args:
-        names: preset names relative to ``configs/``, without suffix.
+        names: preset names relative to ``configs/``, without suffix. A preset may name another as its ``base``, which
+            comes before it.
         overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
             taken literally: ``logdir=007`` is not a number.
 
@@ -53,8 +57,8 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
         ConfigError: unknown preset or key (naming the nearest), wrong type, or values that do not fit together.
     """
     merged = OmegaConf.structured(Config)
-    for name in names:
-        merged = _merge(merged, _read_preset(name), f"preset {name}")
+    for name, values in _with_bases(names).items():
+        merged = _merge(merged, values, f"preset {name}")
     return _finish(_apply(merged, overrides))
 
 
@@ -109,6 +113,33 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 def flatten(config: Config) -> Iterator[tuple[str, Any]]:
     """Every leaf of a config as ``(dotted key, value)``, in the order of definition."""
     return ((key, value) for key, _, value in walk(config))
+
+
+def _with_bases(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the presets hold by name, each behind the one that it names as its base; every base once.
+
+    Two presets of one base can then be combined, and the second does not undo what the first sets.
+    """
+    chain: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        values = _read_preset(name)
+        base = values.pop(BASE, None)
+        if base is not None:
+            if not isinstance(base, str):
+                raise ConfigError(f"Preset '{name}' has the {BASE} {base!r}, expected the name of one preset.")
+            if base in (*above, name):
+                raise ConfigError(f"Preset '{name}' is its own {BASE}: {' -> '.join((*above, name, base))}.")
+            if base not in chain:
+                add(base, (*above, name))
+        # A preset that is given twice counts where it comes last, a base where it comes first.
+        if not above:
+            chain.pop(name, None)
+        chain[name] = values
+
+    for name in names:
+        add(name, ())
+    return chain
 
 
 def _read_preset(name: str) -> dict[str, Any]:

@@ -103,6 +103,11 @@ class RSSMConfig:
     unimix: float = option(
         0.01, "share of the uniform distribution mixed into prior and posterior", "probability", below=1
     )
+    memory: float = option(
+        0.0,
+        "the units of each block begin by remembering for 3.7 steps to this many, evenly in logarithms; 0: all for 3.7",
+        "agent steps",
+    )
     free_nats: float = option(1.0, "KL below this is free, per step, after summing the variables", "nats")
 
 
@@ -183,6 +188,12 @@ class LossConfig:
 
     reconstruction: float = option(1.0, "weight of every observation key")
     reward: float = option(1.0, "weight of the reward head")
+    reward_lift: float = option(
+        0.0,
+        "power p: the gradient of the reward head at the latent state is multiplied by (norm of the gradient of the "
+        "other losses / its own)^p, if that is above 1; p falls to 0 as rewards become explained; 0: as published",
+        at_most=3,
+    )
     cont: float = option(1.0, "weight of the continue head")
     dyn: float = option(1.0, "weight of KL(stop_gradient(posterior) || prior)")
     rep: float = option(0.1, "weight of KL(posterior || stop_gradient(prior))")

@@ -8,14 +8,23 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
-from dreamer.config import Config, ConfigError
+from dreamer.config import Config, ConfigError, LossConfig
+from dreamer.devices import batch_axis
 from dreamer.equations import distributions
 from dreamer.equations.kl import kl_balance
+from dreamer.equations.unexplained import unexplained_reward
+from dreamer.nn.fork import fork
 from dreamer.nn.layers import MLP, Linear
 from dreamer.nn.observations import Decoder, Encoder, reconstruction_losses
 from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, State, Stored, mask_keys
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.rssm import RSSM
+
+EXPLAINED = 0.1
+"""`LossConfig.reward_lift` fades while less than this share of what rewards vary by is not explained."""
+
+LEAST_EXCESS = 0.01
+"""Or while a reward costs less than this above its least cross-entropy, in nats."""
 
 
 class Filtered(NamedTuple):
@@ -193,17 +202,19 @@ class LatentWorldModel(nnx.Module):
         """
         weights = config.loss
         losses: Losses = {}
-        predictions = self.decode(seen.states)
+        rewards = jnp.asarray(batch.reward, jnp.float32)
+        states, heard = self._forked(seen.states, rewards, weights)
+        predictions = self.decode(states)
         if predictions is not None and self.decoder is not None:
             values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
             losses = {name: (weights.reconstruction, value) for name, value in values.items()}
-        feature = self.features(seen.states)
-        reward = -self.reward_of(feature).log_prob(jnp.asarray(batch.reward, jnp.float32))
+        feature = self.features(states)
+        reward = -self.reward_of(feature if heard is states else self.features(heard)).log_prob(rewards)
         # Differs from the paper: the discount is part of the target, as in the official code, and not of the return.
         discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
         goes_on = (1.0 - jnp.asarray(batch.is_terminal)) * discount
         cont = distributions.binary_cross_entropy(self.cont_logit(feature), goes_on)
-        prior = self.rssm.prior(self.rssm.parts(seen.states)[0])
+        prior = self.rssm.prior(self.rssm.parts(states)[0])
         dyn, rep = kl_balance(self.belief, seen.posterior, prior, self.rssm.config.free_nats)
         losses |= {
             "reward": (weights.reward, reward),
@@ -216,6 +227,18 @@ class LatentWorldModel(nnx.Module):
             "model/posterior_entropy": self.belief(seen.posterior).entropy().mean(),
         }
         return losses, metrics
+
+    def _forked(self, states: State, reward: Float32[Array, "B T"], weights: LossConfig) -> tuple[State, State]:
+        """The states for all other losses, and for the reward's, whose gradient is lifted by ``reward_lift``."""
+        lift = weights.reward_lift
+        if isinstance(lift, (int, float)) and lift == 0:
+            return states, states
+        # Only what a state could still say is to be heard. A reward that never varies, or is known, has a gradient
+        # that is next to nothing and all noise: the power has to fall, as no factor could keep up with the ratio.
+        guess = self.reward(jax.lax.stop_gradient(states))
+        excess, blind_excess = unexplained_reward(guess, reward)
+        left = batch_axis.mean(excess) / (EXPLAINED * blind_excess + LEAST_EXCESS)
+        return fork(states, lift * jax.lax.stop_gradient(jnp.clip(left, 0, 1)))
 
 
 def rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:

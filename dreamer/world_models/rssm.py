@@ -87,6 +87,8 @@ class RSSM(nnx.Module):
         self.mix = BlockLinear(deter, deter, sizes.blocks, shared=3 * hidden, dtype=dtype, rngs=rngs)
         self.mix_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, sizes.blocks, dtype=dtype, rngs=rngs)
+        if sizes.memory:
+            self.gates.bias[...] = spread_gates(deter // sizes.blocks, sizes.blocks, sizes.memory)
         self.prior_mlp = MLP(deter, hidden, sizes.prior_layers, dtype=dtype, rngs=rngs)
         self.prior_logits = Linear(self.prior_mlp.outputs, parameters, dtype=dtype, rngs=rngs)
         self.posterior_mlp = MLP(deter + embed, hidden, sizes.posterior_layers, dtype=dtype, rngs=rngs)
@@ -223,6 +225,24 @@ def gate(previous: Float[Array, "*batch k"], gates: Float[Array, "*batch 3*k"]) 
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)
     return update * candidate + (1 - update) * previous
+
+
+def spread_gates(units: int, blocks: int, longest: float) -> Float32[Array, "gates"]:
+    """Biases of the gates with which the units of a block remember for 1 / sigmoid(-1) = 3.7 to ``longest`` steps.
+
+    A unit with update u keeps a share 1 - u of itself at each step, so it remembers for 1 / u of them; these times
+    are evenly spaced in their logarithms. Reset and candidate have no bias.
+
+    Args:
+        units: of each block.
+        blocks: number of blocks.
+        longest: steps, more than 1.
+
+    Source: Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", for gates with one bias per unit.
+    """
+    steps = jnp.geomspace(1 + math.e, max(longest, 1 + math.e), units)
+    update = 1 - jnp.log(steps - 1)
+    return jnp.tile(jnp.concatenate([jnp.zeros(2 * units), update]), blocks).astype(jnp.float32)
 
 
 def action_size(spaces: Spaces) -> int:

@@ -68,7 +68,7 @@ def test_every_preset_loads_and_says_how_to_run_it(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_holds_only_leaves_that_exist(name: str) -> None:
     values = yaml.safe_load((configuration.preset_directory() / f"{name}.yaml").read_text())
-    known = {key for key, _ in configuration.flatten(Config())}
+    known = {key for key, _ in configuration.flatten(Config())} | {"base"}
 
     def leaves(tree: dict, prefix: str = "") -> set[str]:
         found: set[str] = set()
@@ -94,6 +94,24 @@ def test_presets_stack_left_to_right_and_overrides_come_last(preset_files: pathl
     assert (config.seed, config.rssm.deter, config.rssm.hidden, config.nets.units) == (1, 64, 48, 12)
     assert load(["more/second", "first"]).rssm.hidden == 32
     assert configuration.presets() == {"first": "first", "more/second": "second"}
+
+
+def test_a_preset_builds_on_its_base(preset_files: pathlib.Path) -> None:
+    (preset_files / "ground.yaml").write_text("# ground\nseed: 1\nrssm: {deter: 64, hidden: 32}\n")
+    (preset_files / "middle.yaml").write_text("# middle\nbase: ground\nseed: 2\n")
+    (preset_files / "top.yaml").write_text("# top\nbase: middle\nrssm: {hidden: 16}\n")
+    (preset_files / "other.yaml").write_text("# other\nbase: ground\nnets: {units: 24}\n")
+
+    def values(*names: str) -> tuple[int, ...]:
+        config = load(names)
+        return config.seed, config.rssm.deter, config.rssm.hidden, config.nets.units
+
+    units = Config().nets.units
+    assert values("top") == (2, 64, 16, units)
+    # The base that both have comes first, and does not undo what one of them sets.
+    assert values("top", "other") == values("other", "top") == (2, 64, 16, 24)
+    # What is asked for last is last, base or not.
+    assert values("top", "ground") == (1, 64, 32, units)
 
 
 def test_an_empty_preset_changes_nothing(preset_files: pathlib.Path) -> None:
@@ -352,6 +370,9 @@ def test_unknown_preset_without_a_near_one() -> None:
         ("task: 2024-01-01\n", ["preset bad", "task is datetime.date(2024, 1, 1)", "expected text"]),
         ("logger: {wandb: 2}\n", ["preset bad", "logger.wandb is 2", "true or false"]),
         ("logdir: ${task}\n", ["preset bad", "interpolation is not allowed"]),
+        ("base: bad\n", ["'bad' is its own base: bad -> bad"]),
+        ("base: [small]\n", ["'bad' has the base ['small']", "expected the name of one preset"]),
+        ("base: nothing\n", ["There is no preset 'nothing'"]),
     ],
 )
 def test_broken_preset(preset_files: pathlib.Path, text: str, parts: list[str]) -> None:

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dreamer.devices import batch_axis
 from dreamer.equations import distributions
 from dreamer.equations.unexplained import unexplained_reward
+from dreamer.nn.fork import fork
 from tests.small import same_tree
 
 ROWS = 12
@@ -53,6 +54,23 @@ def test_a_gradient_is_that_of_all_rows(count, rng):
     assert together[0][2]["step"] == 7 and together[0][2]["step"].dtype == jnp.int32
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_fork_scales_by_the_norms_of_all_rows(count, rng):
+    """Rows whose gradients differ in scale: each device alone would find another ratio."""
+    x = rng.normal(size=(ROWS, 5)).astype(np.float32) * np.arange(1, ROWS + 1, dtype=np.float32)[:, None]
+    w = rng.normal(size=5).astype(np.float32)
+
+    def gradient(w, x):
+        def loss(w):
+            loud, faint = fork(x * w[None], 1.5)
+            return 100 * jnp.square(loud).mean() + jnp.sin(faint).mean()
+
+        return (batch_axis.mean(jax.grad(loss)(w)),)
+
+    together, expected = (run(gradient, (False, True), (False,))(w, x) for run in (lambda *a: on(count, *a), alone))
+    np.testing.assert_allclose(together[0], expected[0], rtol=1e-5)
 
 
 def test_all_rows_come_in_order(rng):

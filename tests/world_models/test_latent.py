@@ -13,7 +13,7 @@ from dreamer.types import Space
 from dreamer.world_models import latent as wm
 from dreamer.world_models.base import LatentVariableModel, WorldModel, observed_masks
 from dreamer.world_models.rssm import Latent
-from tests.small import small_config
+from tests.small import small_agent, small_batch, small_config
 
 SPACES = {
     "front": Space("image", (16, 16, 3)),
@@ -165,3 +165,50 @@ def test_without_a_decoder_nothing_is_decoded_and_nothing_reconstructed(rng):
 def test_masks_need_a_decoder():
     with pytest.raises(ConfigError, match=r"world_model\.decoder=false .* action masks"):
         build(small_config("world_model.decoder=false"), MASK_SPACES)
+
+
+# The lift of rewards
+
+
+def encoder_gradients(reward, pairs, *, known=False):
+    """Of the model's losses by the encoder's parameters, with ``(loss.reward, loss.reward_lift)`` for each pair."""
+    batch = small_batch()._replace(reward=reward)
+    model = small_agent().state.nets.world_model
+    head = model.reward_head
+    head.kernel[...] = 0.01 * jax.random.normal(jax.random.key(1), head.kernel[...].shape)
+    if known:
+        # The bin in the middle is a reward of 0; beside this bias, no other has any probability.
+        head.bias[...] = head.bias[...].at[20].set(200.0)
+
+    def gradient(weight, lift):
+        config = small_config(f"loss.reward={weight}", f"loss.reward_lift={lift}")
+
+        @jax.jit
+        @jax.grad
+        def of_the_total(model):
+            losses, _ = model.loss(model.observe(batch, jax.random.key(0)), batch, config)
+            return sum(weight * value.mean() for weight, value in losses.values())
+
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(of_the_total(model).encoder)])
+
+    return [gradient(*pair) for pair in pairs]
+
+
+def test_a_faint_reward_is_lifted(rng):
+    reward = rng.choice([-1, 1], (2, 4)).astype(np.float32)
+    others, published, once, more = encoder_gradients(reward, [(0, 0), (1, 0), (1, 1), (1, 1.5)])
+    alone = published - others
+
+    def factor(lifted):
+        """What the gradient of the reward is multiplied by; those of the other losses are as they were."""
+        factor = (lifted - others) @ alone / (alone @ alone)
+        np.testing.assert_allclose(lifted, others + factor * alone, atol=1e-3 * np.abs(lifted).max())
+        return factor
+
+    assert factor(once) > 2
+    assert factor(more) == pytest.approx(factor(once) ** 1.5, rel=1e-2)
+
+
+def test_a_reward_that_is_known_is_not_lifted():
+    published, lifted = encoder_gradients(np.zeros((2, 4), np.float32), [(1, 0), (1, 1.5)], known=True)
+    np.testing.assert_allclose(lifted, published, rtol=1e-5, atol=1e-7)

@@ -114,3 +114,18 @@ def test_kl_gradients_go_where_they_belong(model, rng):
     for index, (to_posterior, to_prior) in enumerate([(False, True), (True, False)]):
         grads = jax.grad(lambda q, p, index=index: kl_balance(model.distribution, q, p, 1.0)[index].sum(), (0, 1))(q, p)
         assert [bool(np.abs(g).max() > 0) for g in grads] == [to_posterior, to_prior]
+
+
+def test_gates_begin_by_remembering_for_times_that_are_spread(rng):
+    def memories(*overrides):
+        """Steps for which each unit remembers if no input moves its gates."""
+        model = RSSM(small_config(*overrides), EMBED, ACTION_SPACES, rngs=nnx.Rngs(params=0))
+        model.gates.kernel[...] = jnp.zeros_like(model.gates.kernel[...])
+        before = Latent(jnp.ones((1, model.config.deter)), start_latent(rng, model, 1).stoch)
+        return 1 / (1 - model.recurrence(before, jnp.zeros((1, 5)))[0])
+
+    published, longest, blocks = 1 + np.e, 50.0, 2
+    np.testing.assert_allclose(memories(), published, rtol=1e-5)
+    spread = memories(f"rssm.memory={longest}").reshape(blocks, -1)
+    expected = np.geomspace(published, longest, spread.shape[1])
+    np.testing.assert_allclose(spread, np.tile(expected, (blocks, 1)), rtol=1e-4)
