@@ -15,6 +15,7 @@ CLOCK = ("seconds", "rate/env_steps", "rate/updates", "eta_seconds", "memory_byt
 
 LOOPS = {
     "host": ("task=probe_memory",),
+    "two devices": ("task=probe_action", "devices=2"),
     "device": ("task=jax_action", "run.loop=device"),
     "algorithm": ("task=probe_action", "algorithm=tests.plugins.toy_algorithm:q_learning"),
     "parts": ("task=probe_action", "world_model.kind=tests.plugins.toy_model:ToyModel"),
