@@ -15,6 +15,7 @@ EXTRAS = {
     "cuda": (("jax-cuda13-plugin", "jax-cuda12-plugin"), "training on NVIDIA GPUs"),
     "tpu": (("libtpu",), "training on TPUs"),
     "atari": (("ale-py",), "Atari games"),
+    "box2d": (("box2d",), "LunarLander and its relatives"),
     "crafter": (("crafter",), "Crafter"),
     "craftax": (("craftax",), "Craftax, in JAX"),
     "gymnax": (("gymnax",), "gymnax's environments, in JAX"),
