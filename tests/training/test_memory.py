@@ -21,7 +21,7 @@ def score(logdir: pathlib.Path, *overrides: str) -> float:
     words = [
         "env.count=1",
         "behavior.horizon=3",
-        "run={env_steps: 2000, eval_episodes: 0}",
+        "run={env_steps: 3000, eval_episodes: 0}",
         "logger={tensorboard: false, pictures_every: 0}",
         f"logdir={logdir}",
         *overrides,
