@@ -124,8 +124,8 @@ def _with_bases(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     def add(name: str, above: tuple[str, ...]) -> None:
         values = _read_preset(name)
-        base = values.pop(BASE, None)
-        if base is not None:
+        if BASE in values:
+            base = values.pop(BASE)
             if not isinstance(base, str):
                 raise ConfigError(f"Preset '{name}' has the {BASE} {base!r}, expected the name of one preset.")
             if base in (*above, name):

@@ -103,10 +103,11 @@ class RSSMConfig:
     unimix: float = option(
         0.01, "share of the uniform distribution mixed into prior and posterior", "probability", below=1
     )
-    memory: float = option(
+    longest_memory: float = option(
         0.0,
         "the units of each block begin by remembering for 3.7 steps to this many, evenly in logarithms; 0: all for 3.7",
         "agent steps",
+        at_most=1e9,
     )
     free_nats: float = option(1.0, "KL below this is free, per step, after summing the variables", "nats")
 
@@ -346,6 +347,8 @@ class Config:
         deter = self.rssm.deter
         blocks = self.rssm.blocks
         require(deter % blocks == 0, "rssm.deter", deter, f"a multiple of rssm.blocks={blocks}")
+        memory = self.rssm.longest_memory
+        require(memory == 0 or memory >= 4, "rssm.longest_memory", memory, "0, or at least 4 agent steps")
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
             require(value % 2 == 1, key, value, "an odd number")
         require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")

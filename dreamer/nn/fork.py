@@ -25,7 +25,7 @@ def fork(x: Any, power: Number) -> tuple[Any, Any]:
     the gradient is followed. An optimizer that divides by the size of the sum of all gradients does not follow it.
 
     Args:
-        x: a pytree of arrays ``[rows, ...]``.
+        x: a pytree of floating-point arrays ``[rows, ...]``.
         power: exponent of the ratio of norms, each over all arrays and all rows of a batch; gets no gradient.
     """
     return x, x

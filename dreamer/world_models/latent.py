@@ -20,11 +20,11 @@ from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, St
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.rssm import RSSM
 
-EXPLAINED = 0.1
-"""`LossConfig.reward_lift` fades while less than this share of what rewards vary by is not explained."""
+KNOWN_SHARE = 0.1
+"""Rewards count as being explained once what is left is below this share of what the best constant guess leaves."""
 
-LEAST_EXCESS = 0.01
-"""Or while a reward costs less than this above its least cross-entropy, in nats."""
+KNOWN_NATS = 0.01
+"""What may be left on top of that, in nats of the mean cross-entropy: all of it where rewards are always the same."""
 
 
 class Filtered(NamedTuple):
@@ -193,7 +193,8 @@ class LatentWorldModel(nnx.Module):
         """Losses of every part of the model at every step ``[B, T]``, with their weights.
 
         ``obs/KEY`` reconstruction, ``reward``, ``cont`` prediction, ``dyn`` and ``rep`` KL. Source: Hafner et al. 2025,
-        equations 2 to 4.
+        equations 2 to 4. With ``loss.reward_lift``, which is not theirs, the gradient of ``reward`` is not that of its
+        value where it reaches the states.
 
         Args:
             seen: what `observe` made of the batch.
@@ -229,7 +230,11 @@ class LatentWorldModel(nnx.Module):
         return losses, metrics
 
     def _forked(self, states: State, reward: Float32[Array, "B T"], weights: LossConfig) -> tuple[State, State]:
-        """The states for all other losses, and for the reward's, whose gradient is lifted by ``reward_lift``."""
+        """The states ``[B, T, ...]`` for all other losses, and for the reward's, whose gradient there is lifted.
+
+        The power is ``reward_lift`` as long as more is left of rewards ``[B, T]`` than `KNOWN_SHARE` and `KNOWN_NATS`
+        say, and falls to 0 in proportion to what is left below that. See `dreamer.nn.fork`.
+        """
         lift = weights.reward_lift
         if isinstance(lift, (int, float)) and lift == 0:
             return states, states
@@ -237,7 +242,7 @@ class LatentWorldModel(nnx.Module):
         # that is next to nothing and all noise: the power has to fall, as no factor could keep up with the ratio.
         guess = self.reward(jax.lax.stop_gradient(states))
         excess, blind_excess = unexplained_reward(guess, reward)
-        left = batch_axis.mean(excess) / (EXPLAINED * blind_excess + LEAST_EXCESS)
+        left = batch_axis.mean(excess) / (KNOWN_SHARE * blind_excess + KNOWN_NATS)
         return fork(states, lift * jax.lax.stop_gradient(jnp.clip(left, 0, 1)))
 
 

@@ -87,8 +87,8 @@ class RSSM(nnx.Module):
         self.mix = BlockLinear(deter, deter, sizes.blocks, shared=3 * hidden, dtype=dtype, rngs=rngs)
         self.mix_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, sizes.blocks, dtype=dtype, rngs=rngs)
-        if sizes.memory:
-            self.gates.bias[...] = spread_gates(deter // sizes.blocks, sizes.blocks, sizes.memory)
+        if sizes.longest_memory:
+            self.gates.bias[...] = spread_gates(deter // sizes.blocks, sizes.blocks, sizes.longest_memory)
         self.prior_mlp = MLP(deter, hidden, sizes.prior_layers, dtype=dtype, rngs=rngs)
         self.prior_logits = Linear(self.prior_mlp.outputs, parameters, dtype=dtype, rngs=rngs)
         self.posterior_mlp = MLP(deter + embed, hidden, sizes.posterior_layers, dtype=dtype, rngs=rngs)
@@ -236,11 +236,11 @@ def spread_gates(units: int, blocks: int, longest: float) -> Float32[Array, "gat
     Args:
         units: of each block.
         blocks: number of blocks.
-        longest: steps, more than 1.
+        longest: steps, at least those 3.7.
 
     Source: Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", for gates with one bias per unit.
     """
-    steps = jnp.geomspace(1 + math.e, max(longest, 1 + math.e), units)
+    steps = jnp.geomspace(1 + math.e, longest, units)
     update = 1 - jnp.log(steps - 1)
     return jnp.tile(jnp.concatenate([jnp.zeros(2 * units), update]), blocks).astype(jnp.float32)
 

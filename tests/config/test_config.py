@@ -372,6 +372,7 @@ def test_unknown_preset_without_a_near_one() -> None:
         ("logdir: ${task}\n", ["preset bad", "interpolation is not allowed"]),
         ("base: bad\n", ["'bad' is its own base: bad -> bad"]),
         ("base: [small]\n", ["'bad' has the base ['small']", "expected the name of one preset"]),
+        ("base:\n", ["'bad' has the base None", "expected the name of one preset"]),
         ("base: nothing\n", ["There is no preset 'nothing'"]),
     ],
 )

@@ -126,6 +126,6 @@ def test_gates_begin_by_remembering_for_times_that_are_spread(rng):
 
     published, longest, blocks = 1 + np.e, 50.0, 2
     np.testing.assert_allclose(memories(), published, rtol=1e-5)
-    spread = memories(f"rssm.memory={longest}").reshape(blocks, -1)
+    spread = memories(f"rssm.longest_memory={longest}").reshape(blocks, -1)
     expected = np.geomspace(published, longest, spread.shape[1])
     np.testing.assert_allclose(spread, np.tile(expected, (blocks, 1)), rtol=1e-4)
