@@ -192,7 +192,7 @@ class LossConfig:
     reward_lift: float = option(
         0.0,
         "power p: the gradient of the reward head at the latent state is multiplied by (norm of the gradient of the "
-        "other losses / its own)^p, if that is above 1; p falls to 0 as rewards become explained; 0: as published",
+        "other losses / 4 times its own)^p, if above 1; p falls to 0 as rewards become explained; 0: as published",
         at_most=3,
     )
     cont: float = option(1.0, "weight of the continue head")

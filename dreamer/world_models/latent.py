@@ -20,7 +20,7 @@ from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, St
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.rssm import RSSM
 
-KNOWN_SHARE = 0.1
+KNOWN_SHARE = 0.05
 """Rewards count as being explained once what is left is below this share of what the best constant guess leaves."""
 
 KNOWN_NATS = 0.01
