@@ -61,7 +61,10 @@ class EnvConfig:
     clip_reward: float = option(
         0.0, "rewards are clipped to plus and minus this, after summing repeats; 0: not clipped", "reward"
     )
-    check: bool = option(True, "refuse observations that are not finite, or outside their space")
+    check: bool = option(
+        True,
+        "count observations outside their bounds, and say the first of each key; they are used as they are",
+    )
     dmc: DMCConfig = option(DMCConfig(), "DeepMind Control")
     atari: AtariConfig = option(AtariConfig(), "Atari")
     minigrid: MiniGridConfig = option(MiniGridConfig(), "MiniGrid")

@@ -9,11 +9,15 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
+from dreamer.envs.leaves import Outside
 from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
 from dreamer.spaces import Spaces, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
+
+USED_AS_IT_IS = "It is used as it is, and this is not said again."
+"""How a note about an observation outside its bounds ends."""
 
 
 class Adapter(gymnasium.Env):
@@ -31,10 +35,15 @@ class Adapter(gymnasium.Env):
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
     something else did, for example a time limit (``is_last`` only). Both are passed on unchanged.
 
+    Observations that are not finite, or of another shape or dtype than their space, are refused. Those that leave the
+    bounds of their space are used as they are, because these bounds matter to nobody else: they are counted, and noted
+    when a key does so for the first time; with ``config.check=False`` nothing is compared with bounds.
+
     Attributes:
         name: what errors call the environment.
         env: the wrapped environment.
         obs_spaces, action_spaces: `Space` by flat key, sorted by key.
+        outside: how many observations of this episode have left their bounds, by key; without those that never did.
     """
 
     observation_space: gymnasium.spaces.Dict
@@ -78,6 +87,9 @@ class Adapter(gymnasium.Env):
         self._repeat = config.repeat if own_repeat is None else 1
         self._clip = config.clip_reward or math.inf
         self._check = config.check
+        self.outside: dict[str, int] = {}
+        self._noted: set[str] = set()
+        self._notes: list[tuple[str, str]] = []
         self._episode = 0
         self._step = 0
         self._running = False
@@ -88,6 +100,7 @@ class Adapter(gymnasium.Env):
         """Start an episode; ``seed`` goes to the environment. Returns the observation and info; raises `EnvError`."""
         self._episode += 1
         self._step = 0
+        self.outside = {}
         result = self.env.reset(seed=seed, options=options)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise self._error(
@@ -177,6 +190,7 @@ class Adapter(gymnasium.Env):
             "episode": self._episode,
             "step": self._step,
             "running": self._running,
+            "outside": dict(self.outside),
             "env": attributes.get_state(self.env),
         }
 
@@ -191,6 +205,14 @@ class Adapter(gymnasium.Env):
         self._episode = state["episode"]
         self._step = state["step"]
         self._running = state["running"]
+        self.outside = dict(state.get("outside", {}))  # Older states have none.
+
+    def take_notes(self) -> list[tuple[str, str]]:
+        """What is to be said since this was last called: key and sentence, once in the life of this object per key."""
+        notes = self._notes
+        if notes:
+            self._notes = []
+        return notes
 
     def where(self) -> str:
         """Name, step and episode, for messages."""
@@ -198,10 +220,13 @@ class Adapter(gymnasium.Env):
 
     def _encode(self, obs: Any, *, is_last: bool = False) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
+        outside: Outside | None = {} if self._check else None
         try:
-            self._observation.encode(obs, out, check=self._check)
+            self._observation.encode(obs, out, outside)
         except Mismatch as error:
             raise self._error(str(error)) from None
+        if outside:
+            self._note(outside)
         for key, mask in self._masks.items():
             # No action follows the last observation, and many games have no legal move left there.
             if not is_last and not out[mask].any(-1).all():
@@ -210,6 +235,13 @@ class Adapter(gymnasium.Env):
                     f"along its last axis: end the episode where nothing can be done, or allow a no-op"
                 )
         return out
+
+    def _note(self, outside: Outside) -> None:
+        for key, sentence in outside.items():
+            self.outside[key] = self.outside.get(key, 0) + 1
+            if key not in self._noted:
+                self._noted.add(key)
+                self._notes.append((key, f"{self.where()}: {sentence}. {USED_AS_IT_IS}"))
 
     def _is_forbidden(self, obs: Any, action: dict[str, Any]) -> bool:
         """Whether the masks of an observation between two repeats forbid the action."""

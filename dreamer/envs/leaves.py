@@ -13,7 +13,8 @@ from dreamer.spaces import Space
 _TOLERANCE = 1e-5
 """Values may exceed bounds by this much, relative to the larger of 1 and the bound: rounding, not a wrong space."""
 
-_UNCHECK = "or env.check=false if the declared bounds are wrong and you cannot change them"
+Outside = dict[str, str]
+"""What is outside its bounds in one observation, as a sentence by key."""
 
 
 class Codec:
@@ -28,8 +29,11 @@ class Codec:
         """Codecs of the single keys below this one."""
         yield self
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
-        """Check the observation and put it into ``out`` as new arrays; ``check=False`` does not check bounds."""
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
+        """Check the observation and put it into ``out`` as new arrays, and keys beyond their bounds into ``outside``.
+
+        Values outside the bounds of a Box are used as they are. None for ``outside`` does not look for any.
+        """
         raise NotImplementedError
 
     def decode(self, flat: dict[str, Any]) -> Any:
@@ -57,17 +61,17 @@ class Vector(Codec):
         self._high = _float32(high + slack_high)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self._shape, self._dtype)
         flat = (array.astype(np.float32) if array.itemsize <= 4 else _float32(array)).reshape(-1)
         if not self._exact:
             infinite = ~np.isfinite(flat)
             if _any(infinite):
                 self._refuse_nonfinite(array, infinite)
-        if check and self._bounded:
-            outside = (flat < self._low) | (flat > self._high)
-            if _any(outside):
-                _refuse_outside(self.key, array, outside, self.flat.low, self.flat.high)
+        if outside is not None and self._bounded:
+            beyond = (flat < self._low) | (flat > self._high)
+            if _any(beyond):
+                outside[self.key] = _beyond_bounds(self.key, array, beyond, self.flat.low, self.flat.high)
         out[self.key] = flat
 
     def _refuse_nonfinite(self, array: np.ndarray, infinite: np.ndarray) -> None:
@@ -78,8 +82,7 @@ class Vector(Codec):
                 f"(up to 3.4e38): rescale it in the environment"
             )
         raise Mismatch(
-            f"observation key '{self.key}' holds {value}{index}, expected finite numbers: fix the environment "
-            f"(env.check=false does not accept them either)"
+            f"observation key '{self.key}' holds {value}{index}, expected finite numbers: fix the environment"
         )
 
 
@@ -97,13 +100,13 @@ class Image(Codec):
         self._dtype = np.dtype(space.dtype)
         self._bounded = bool((space.low > 0).any() or (space.high < 255).any())
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self._shape, self._dtype)
         image = np.array(array, dtype=np.uint8).reshape(self.space.shape)
-        if check and self._bounded:
-            outside = (image < self.flat.low) | (image > self.flat.high)
-            if _any(outside):
-                _refuse_outside(self.key, array, outside, self.flat.low, self.flat.high)
+        if outside is not None and self._bounded:
+            beyond = (image < self.flat.low) | (image > self.flat.high)
+            if _any(beyond):
+                outside[self.key] = _beyond_bounds(self.key, array, beyond, self.flat.low, self.flat.high)
         out[self.key] = image
 
 
@@ -121,15 +124,15 @@ class Discrete(Codec):
         self._start = start
         self._dtype = dtype
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self.space.shape, np.dtype(np.int64))
         # In int64, so that the subtraction cannot wrap around. Always checked, because the network has no input for a
         # class that does not exist.
         index = np.asarray(array.astype(np.int64) - self._start)
         if not _in_range(index, self.space.classes):
-            outside = (index < 0) | (index >= self.space.classes)
-            where, got = _first_bad(array, outside.reshape(-1))
-            start = np.broadcast_to(self._start, self.space.shape).reshape(-1)[np.argmax(outside.reshape(-1))]
+            missing = ((index < 0) | (index >= self.space.classes)).reshape(-1)
+            where, got = _first_bad(array, missing)
+            start = np.broadcast_to(self._start, self.space.shape).reshape(-1)[np.argmax(missing)]
             raise Mismatch(
                 f"observation key '{self.key}' holds class {got}{where}, expected {start} to "
                 f"{start + self.space.classes - 1}: fix the environment or its space"
@@ -165,10 +168,10 @@ class Entries(Codec):
         """One scalar codec per entry."""
         return (entry for _, entry in self._entries)
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self._shape, np.dtype(np.int64))
         for index, entry in self._entries:
-            entry.encode(array[index], out, check=check)
+            entry.encode(array[index], out, outside)
 
     def decode(self, flat: dict[str, Any]) -> np.ndarray:
         """All entries together, in the shape of the original space."""
@@ -248,14 +251,14 @@ def _first_bad(array: np.ndarray, bad: np.ndarray) -> tuple[str, Any]:
     return (f" at index {[int(i) for i in index]}" if index else ""), array[index]
 
 
-def _refuse_outside(key: str, array: np.ndarray, outside: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    outside = outside.reshape(-1)
-    where, value = _first_bad(array, outside)
-    i = int(np.argmax(outside))
-    raise Mismatch(
-        f"observation key '{key}' holds {value}{where}, expected a value in [{low.reshape(-1)[i]}, "
-        f"{high.reshape(-1)[i]}] as in its space: fix the environment or its space, {_UNCHECK}"
+def _beyond_bounds(key: str, array: np.ndarray, beyond: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    beyond = beyond.reshape(-1)
+    where, value = _first_bad(array, beyond)
+    i = int(np.argmax(beyond))
+    return (
+        f"observation key '{key}' holds {value}{where}, outside [{low.reshape(-1)[i]}, {high.reshape(-1)[i]}] as its "
+        f"space declares"
     )
 
 
-__all__ = ["Codec", "Continuous", "Discrete", "Entries", "Image", "Vector"]
+__all__ = ["Codec", "Continuous", "Discrete", "Entries", "Image", "Outside", "Vector"]

@@ -1,9 +1,11 @@
 """Recordings of random play, by which `dreamer.envs.check` judges environments."""
 
+import collections
 import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -16,6 +18,9 @@ from dreamer.spaces import Spaces, mask_keys
 
 _KEPT = 2000
 """Most observations kept in a recording, so that long episodes of images fit into memory."""
+
+_FEW_CLASSES = 8
+"""With so many classes or fewer, each of them is played all the time."""
 
 _SECONDS = 20.0
 """Slow environments are recorded for this long."""
@@ -40,7 +45,8 @@ class Recording(NamedTuple):
 
     ``error`` is the sentence that ended the recording, empty if nothing was wrong. ``out_of_time``: the environment is
     so slow that fewer steps were played than asked for. ``rewritten``: it wrote into an observation after returning it.
-    ``seeded``: its own random generator was seeded.
+    ``seeded``: its own random generator was seeded. ``outside``: the first observation of each key that was outside its
+    bounds, as a sentence; ``outside_steps``: in how many that was so.
     """
 
     steps: list[RecordedStep]
@@ -48,6 +54,13 @@ class Recording(NamedTuple):
     out_of_time: bool = False
     rewritten: bool = False
     seeded: bool = False
+    outside: Mapping[str, str] = MappingProxyType({})
+    outside_steps: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def taken(self) -> int:
+        """Number of actions."""
+        return sum(not step.is_first for step in self.steps)
 
     def episodes(self) -> list[list[RecordedStep]]:
         """The finished episodes, each from its reset to its last step."""
@@ -83,8 +96,20 @@ class Watch(gymnasium.Wrapper):
         return result
 
 
+Chooser = Callable[[np.random.Generator, Mapping[str, np.ndarray]], dict[str, Any]]
+"""Chooses an action, given a source of randomness and the observation."""
+
+
 def record(
-    make_env: Callable[[], Any], config: EnvConfig, *, seed: int, action_seed: int, steps: int, episodes: int
+    make_env: Callable[[], Any],
+    config: EnvConfig,
+    *,
+    seed: int,
+    action_seed: int,
+    steps: int,
+    episodes: int,
+    choose: Chooser | None = None,
+    seconds: float | None = None,
 ) -> Recording:
     """Play a fresh environment with random actions, until ``steps`` actions are taken or `_enough` says so.
 
@@ -97,6 +122,8 @@ def record(
         action_seed: seed of the actions.
         steps: most actions.
         episodes: finished episodes that are asked for.
+        choose: chooses the actions; None for random ones.
+        seconds: slow environments are played for this long; None for `_SECONDS`.
 
     Whatever goes wrong is reported in the recording.
     """
@@ -108,6 +135,8 @@ def record(
     env.env = watch
     masks = mask_keys(env.obs_spaces, env.action_spaces)
     rng = np.random.default_rng(action_seed)
+    outside: dict[str, str] = {}
+    outside_steps: collections.Counter[str] = collections.Counter()
     recorded: list[RecordedStep] = []
     error = ""
     taken = 0
@@ -122,12 +151,15 @@ def record(
                     RecordedStep(obs, reward=0.0, is_first=True, is_last=False, is_terminal=False, env_steps=0)
                 )
                 continue
-            obs, reward, terminated, truncated, info = env.step(random_action(rng, env.action_spaces, masks, obs))
+            action = choose(rng, obs) if choose else random_action(rng, env.action_spaces, masks, obs)
+            obs, reward, terminated, truncated, info = env.step(action)
             taken += 1
             # Environments in JAX compile at their first step, so the clock starts after it.
-            deadline = time.monotonic() + _SECONDS if taken == 1 else deadline
+            deadline = time.monotonic() + (_SECONDS if seconds is None else seconds) if taken == 1 else deadline
             out_of_time = time.monotonic() >= deadline
             ended += terminated or truncated
+            if terminated or truncated:
+                outside_steps.update(env.outside)
             recorded.append(
                 RecordedStep(
                     obs if taken < _KEPT else {},
@@ -140,12 +172,61 @@ def record(
             )
     except Exception as failure:
         error = explain(failure, env.where())
+    if not (recorded and recorded[-1].is_last):
+        outside_steps.update(env.outside)
+    outside.update(env.take_notes())
     seeded = getattr(env.unwrapped, "_np_random", None) is not None
     try:
         env.close()
     except Exception as failure:
         error = error or explain(failure, "Closing the environment")
-    return Recording(recorded, error, out_of_time=out_of_time, rewritten=watch.rewritten, seeded=seeded)
+    return Recording(
+        recorded,
+        error,
+        out_of_time=out_of_time,
+        rewritten=watch.rewritten,
+        seeded=seeded,
+        outside=outside,
+        outside_steps=outside_steps,
+    )
+
+
+def extreme_choosers(spaces: Spaces) -> dict[str, Chooser]:
+    """Choosers of constant and extreme actions by what they do: policies do such things, random play hardly ever.
+
+    The lowest, middle and highest value of every key; if there is one key with few classes, each of them; and random
+    corners, if an action is continuous.
+    """
+
+    def constant(levels: dict[str, Any]) -> Chooser:
+        return lambda rng, obs: levels
+
+    def level(fraction: float) -> dict[str, Any]:
+        return {
+            key: np.full(space.shape, 2 * fraction - 1, np.float32)
+            if space.kind == "continuous"
+            else np.full(space.shape, round(fraction * (space.classes - 1)), np.int32)
+            for key, space in spaces.items()
+        }
+
+    def corner(rng: np.random.Generator, obs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {
+            key: rng.choice([-1.0, 1.0], space.shape).astype(np.float32)
+            if space.kind == "continuous"
+            else rng.integers(space.classes, size=space.shape, dtype=np.int32)
+            for key, space in spaces.items()
+        }
+
+    one = next(iter(spaces.values()))
+    if len(spaces) == 1 and one.kind == "discrete" and one.classes <= _FEW_CLASSES:
+        key = next(iter(spaces))
+        return {f"class {c} all the time": constant({key: np.full(one.shape, c, np.int32)}) for c in range(one.classes)}
+    names = {"the lowest value all the time": 0.0, "the middle value all the time": 0.5}
+    names["the highest value all the time"] = 1.0
+    choosers = {name: constant(level(fraction)) for name, fraction in names.items()}
+    if any(space.kind == "continuous" for space in spaces.values()):
+        choosers["the lowest or highest value at random"] = corner
+    return choosers
 
 
 def random_action(
@@ -204,4 +285,13 @@ def _same(one: Any, two: Any) -> bool:
     return not isinstance(one, np.ndarray) or one.tobytes() == two.tobytes()
 
 
-__all__ = ["RecordedStep", "Recording", "Watch", "explain", "random_action", "record"]
+__all__ = [
+    "Chooser",
+    "RecordedStep",
+    "Recording",
+    "Watch",
+    "explain",
+    "extreme_choosers",
+    "random_action",
+    "record",
+]

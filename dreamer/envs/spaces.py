@@ -30,7 +30,7 @@ import gymnasium
 import numpy as np
 
 from dreamer.envs.errors import EnvError, Mismatch
-from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Vector
+from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Outside, Vector
 from dreamer.spaces import is_mask
 
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
@@ -51,7 +51,7 @@ class Container(Codec):
         for child in self.children:
             yield from child.leaves()
 
-    def encode(self, value: Any, out: dict[str, np.ndarray], *, check: bool) -> None:
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         if self.is_dict:
             if not isinstance(value, dict) or value.keys() != self._expected:
                 raise Mismatch(f"{self._label()} {_describe_keys(value, self._expected)}")
@@ -59,7 +59,7 @@ class Container(Codec):
             got = f"{len(value)} entries" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
             raise Mismatch(f"{self._label()} is {got}, expected a tuple of {len(self.names)} as in the space")
         for name, child in self._pairs:
-            child.encode(value[name], out, check=check)
+            child.encode(value[name], out, outside)
 
     def decode(self, flat: dict[str, Any]) -> Any:
         if self.is_dict:

@@ -79,7 +79,7 @@ class HostRun(Run):
             # Where environments cannot be restored, a resume plays new episodes, with new seeds.
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
             # Before the first step every failure ends the run, and by then there is a log.
-            vector = envs.VectorEnv(make, own.env, env_seed, on_failure=lambda message: self.log.say(message))
+            vector = envs.VectorEnv(make, own.env, env_seed, on_message=lambda message: self.log.say(message))
             self._cleanup.enter_context(vector)
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
             replay = Replay(

@@ -1,6 +1,7 @@
 """The adapter against the environment it wraps: values, flags, repeats, and the refusal of wrong values."""
 
 import itertools
+import re
 
 import gymnasium
 import numpy as np
@@ -161,7 +162,7 @@ def test_rounding_at_the_bounds_passes():
 
 IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 BAD_OBS: list[tuple] = [
-    (None, [0, np.nan, 0], r"'vector' holds nan at index \[1\], expected finite numbers.*env.check=false does not"),
+    (None, [0, np.nan, 0], r"'vector' holds nan at index \[1\], expected finite numbers: fix the environment"),
     (None, [0, 0, -np.inf], r"'vector' holds -inf at index \[2\], expected finite"),
     (spaces.Box(-np.inf, np.inf, (2, 2)), [[0, 0], [np.inf, 0]], r"holds inf at index \[1, 0\]"),
     (spaces.Box(-np.inf, np.inf, (), np.float64), 1e300, r"holds 1e\+300, expected a number that float32 can hold"),
@@ -181,12 +182,8 @@ BAD_OBS: list[tuple] = [
     (spaces.Dict(a=spaces.Dict(c=spaces.Discrete(2))), {"a": 0}, r"under 'a' is a int, expected a dict"),
     (spaces.Tuple([spaces.Discrete(2)]), (0, 1), r"the observation is 2 entries, expected a tuple of 1"),
 ]
-BAD_BOUNDS = [
-    (
-        None,
-        [0, 1.1, 0],
-        r"'vector' holds 1\.1 at index \[1\], expected a value in \[-1\.0, 1\.0\].*or env\.check=false",
-    ),
+BEYOND_BOUNDS = [
+    (None, [0, 1.1, 0], r"'vector' holds 1\.1 at index \[1\], outside \[-1\.0, 1\.0\] as its space declares"),
     (spaces.Box(0, np.inf, (2, 1), np.float64), [[1e20], [-0.5]], r"holds -0\.5 at index \[1, 0\].* \[0\.0, inf\]"),
     (spaces.Box(0, 9, (2, 2, 1), np.uint8), np.full((2, 2, 1), 10, np.uint8), r"'image' holds 10 at.* \[0, 9\]"),
 ]
@@ -199,11 +196,30 @@ def test_bad_observations_are_refused_always(space, obs, message, check):
         play([{"obs": obs}], space, check=check)
 
 
-@pytest.mark.parametrize(("space", "obs", "message"), BAD_BOUNDS)
-def test_bounds_are_refused_if_checked(space, obs, message):
-    with pytest.raises(EnvError, match=message):
-        play([{"obs": obs}], space)
-    play([{"obs": obs}], space, check=False)
+@pytest.mark.parametrize(("space", "obs", "message"), BEYOND_BOUNDS)
+def test_what_is_outside_its_bounds_is_used_counted_and_noted_once(space, obs, message):
+    inside = {"obs": np.zeros_like(obs)}
+    answers = [inside, {"obs": obs}, inside, {"obs": obs, "truncated": True}, {"obs": obs}]
+    env = Adapter(Answers(answers, space), EnvConfig(), name="mine")
+    key = "vector" if "image" not in message else "image"
+    env.reset()
+    assert (env.outside, env.take_notes()) == ({}, [])
+    for _ in range(3):
+        seen, *_ = env.step({"action": np.int32(0)})
+    np.testing.assert_array_equal(seen[key].reshape(-1), np.asarray(obs, seen[key].dtype).reshape(-1))
+    assert env.outside == {key: 2}
+    ((noted, sentence),) = env.take_notes()
+    assert noted == key
+    assert re.match(r"Environment mine, step 1 of episode 1: observation key .*" + message, sentence), sentence
+    env.reset()
+    assert (env.outside, env.take_notes()) == ({key: 1}, [])
+
+
+@pytest.mark.parametrize(("space", "obs", "message"), BEYOND_BOUNDS)
+def test_bounds_are_not_looked_at_unless_checked(space, obs, message):
+    env = Adapter(Answers([{"obs": obs}], space), EnvConfig(check=False), name="mine")
+    env.reset()
+    assert (env.outside, env.take_notes()) == ({}, [])
 
 
 @pytest.mark.parametrize(

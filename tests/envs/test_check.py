@@ -70,7 +70,22 @@ class NotANumber(Sound):
 
 class OutOfBounds(Sound):
     def see(self):
-        return np.full(2, 7, np.float32)
+        return super().see() + 7
+
+
+class OutOfBoundsWhereNobodyStrolls(Sound):
+    """Random walks turn back before they have gone to the right twelve times in a row."""
+
+    limit = 14
+    right = 0
+
+    def see(self):
+        seen = super().see()
+        self.right = 0 if self.time == 0 else self.right
+        return seen if self.right < 12 else np.array([9, seen[1]], np.float32)
+
+    def move(self, action):
+        self.right = self.right + 1 if action == 1 else -100
 
 
 class OldTuple(Sound):
@@ -310,7 +325,6 @@ def test_a_sound_environment_has_only_findings_that_are_fine():
         (RaisesInReset, "LookupError: no such level"),
         (NoSeed, "unexpected keyword argument 'seed'"),
         (NotANumber, "holds nan at index [0], expected finite numbers"),
-        (OutOfBounds, "holds 7.0 at index [0], expected a value in [-4.0, 4.0]"),
         (
             OldTuple,
             "step returned a tuple of 4 values, expected Gymnasium's tuple (observation, reward, terminated, trunc",
@@ -350,6 +364,16 @@ FAULTS = [
     (OneClass, "warning", "There is nothing to choose"),
     (NoReward, "warning", "rewards are 0 under random actions: the reward is sparse"),
     (LargeReward, "note", "Rewards reach"),
+    (
+        OutOfBounds,
+        "note",
+        "outside their bounds, the first with random actions: Environment OutOfBounds, step 0 of episode 1: obs",
+    ),
+    (
+        OutOfBoundsWhereNobodyStrolls,
+        "note",
+        "outside their bounds, the first with class 1 all the time: Environment OutOfBoundsWhereNobodyStrolls, step 12",
+    ),
     (LateReward, "note", "Reward comes only with the last step of an episode"),
     (WithMask, "note", "Observation 'action_mask' is the mask of action 'action'"),
 ]

@@ -305,12 +305,12 @@ def test_seeds_of_replacements_continue():
         return Failing()
 
     config = EnvConfig(count=1, workers="async")
-    with VectorEnv(failing, config, 1, on_failure=lambda _: None) as env:
+    with VectorEnv(failing, config, 1, on_message=lambda _: None) as env:
         step = play(env, env.reset(), np.random.default_rng(2), 6)[-1]
         state = round_trip(env.state())
         expected = play(env, step, np.random.default_rng(3), 6)
         failures = env.failures
-    with VectorEnv(failing, config, 8, on_failure=lambda _: None) as env:
+    with VectorEnv(failing, config, 8, on_message=lambda _: None) as env:
         env.restore(state)
         assert [bits(step) for step in play(env, step, np.random.default_rng(3), 6)] == [bits(s) for s in expected]
         assert env.failures == failures == 3

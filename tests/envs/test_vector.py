@@ -141,6 +141,25 @@ def test_logs_that_are_not_numbers_are_refused():
             env.step(ACTIONS[0])
 
 
+@pytest.mark.parametrize(("workers", "per_worker"), KINDS)
+def test_what_is_outside_its_bounds_is_said_once_and_counted_in_the_log(workers, per_worker):
+    make_scripted = script([([0.0] * 3, "T")])
+
+    def make_env():
+        env = make_scripted()
+        env.observation_space = gymnasium.spaces.Box(np.zeros(2, np.float32), np.array([99, 1], np.float32))
+        return env
+
+    said: list[str] = []
+    config = EnvConfig(count=3, workers=workers, per_worker=per_worker)
+    with VectorEnv(make_env, config, 0, said.append) as env:
+        steps = run(env, [{"action": np.zeros(3, np.int32)}] * 8)
+    assert [step.log[i]["outside/vector"] for step in steps if step.log for i in range(3)] == [2.0] * 6
+    assert [step.obs["vector"][0].tolist() for step in steps[:4]] == [[0, 0], [0, 1], [0, 2], [0, 3]]
+    assert len(said) == 1
+    assert "step 2 of episode 1: observation key 'vector' holds 2.0 at index [1], outside [0.0, 1.0]" in said[0]
+
+
 @pytest.mark.parametrize("workers", ["sync", "async"])
 def test_reset_starts_new_episodes_everywhere(workers):
     with VectorEnv(script([([1.0, 2.0], "T")]), EnvConfig(count=1, workers=workers), 0) as env:

@@ -1,5 +1,6 @@
 """What is wrong with an environment, or surprising, in sentences: judged by its spaces and by recordings."""
 
+import collections
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -8,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from dreamer.config import ConfigError, NetsConfig, halvings
-from dreamer.envs.adapter import Adapter
+from dreamer.envs.adapter import USED_AS_IT_IS, Adapter
 from dreamer.envs.rollouts import RecordedStep, Recording
 from dreamer.envs.spaces import action_codec
 from dreamer.spaces import Space, Spaces, is_mask, mask_keys
@@ -183,6 +184,23 @@ def observations(first: Recording, spaces: Spaces) -> Iterator[EnvFinding]:
         if space.kind == "vector" and largest > _LARGE:
             text = f"{label} reaches {_number(largest)}: symlog handles that; scale it if small differences matter."
             yield EnvFinding("note", "observation", text)
+
+
+def outside(played: Mapping[str, Recording]) -> Iterator[EnvFinding]:
+    """Which keys left their bounds, and with which actions first; ``played`` has recordings by what was done."""
+    steps: collections.Counter[str] = collections.Counter()
+    found: dict[str, tuple[str, str]] = {}
+    for name, recording in played.items():
+        steps.update(recording.outside_steps)
+        for key, sentence in recording.outside.items():
+            found.setdefault(key, (name, sentence.removesuffix(f" {USED_AS_IT_IS}")))
+    for key, (name, sentence) in found.items():
+        total = sum(len(recording.steps) for recording in played.values())
+        text = (
+            f"{steps[key]} of {total} observations were outside their bounds, the first with {name}: {sentence} "
+            f"Training counts them and uses them as they are: nothing has to be done."
+        )
+        yield EnvFinding("note", "bounds", text, {"key": key, "steps": steps[key]})
 
 
 def endings(first: Recording, limit: int | None) -> Iterator[EnvFinding]:

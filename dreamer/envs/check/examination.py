@@ -1,8 +1,9 @@
-"""Whether an environment is fit for training: what random play shows, and how fast it steps."""
+"""Whether an environment is fit for training: what it does when played, and how fast it steps."""
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.check import diagnosis
 from dreamer.envs.check.diagnosis import EnvFinding
 from dreamer.envs.errors import EnvError
-from dreamer.envs.rollouts import explain, random_action, record
+from dreamer.envs.rollouts import Recording, explain, extreme_choosers, random_action, record
 from dreamer.envs.vector.vector_env import VectorEnv
 from dreamer.spaces import mask_keys
 
@@ -27,6 +28,12 @@ _COMPARED = 300
 """Most actions of the recordings that are compared with the long one."""
 
 _EPISODES = 5
+
+_EXTREME = 400
+"""Most actions of each recording of constant or extreme actions."""
+
+_EXTREME_SECONDS = 20.0
+"""What all of these may take together, if the environment is slow."""
 
 _PRESETS = {
     "atari": (["atari100k"], ["atari_small"]),
@@ -81,17 +88,39 @@ def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, step
     if first.error:
         yield EnvFinding("error", "play", first.error)
         return
-    played = sum(not step.is_first for step in first.steps)
+    played = first.taken
     yield EnvFinding("ok", "play", f"Took {played} random actions without an error.")
     yield from diagnosis.endings(first, diagnosis.time_limit(env))
     yield from diagnosis.rewards(first)
     yield from diagnosis.observations(first, env.obs_spaces)
 
+    # A policy is not random: it holds on to an action for a whole episode, or goes to its limits.
+    extremes: dict[str, Recording] = {}
+    if not mask_keys(env.obs_spaces, env.action_spaces):
+        choosers = extreme_choosers(env.action_spaces)
+        for name, choose in choosers.items():
+            extremes[name] = record(
+                make_env,
+                config,
+                seed=0,
+                action_seed=0,
+                steps=min(steps, _EXTREME),
+                episodes=1,
+                choose=choose,
+                seconds=_EXTREME_SECONDS / len(choosers),
+            )
+            if extremes[name].error:
+                yield EnvFinding("error", "play", f"With {name}: {extremes[name].error}")
+                return
+        actions = sum(recording.taken for recording in extremes.values())
+        yield EnvFinding("ok", "play", f"Took {actions} constant and extreme actions without an error.")
+    yield from diagnosis.outside({"random actions": first, **extremes})
+
     compared = min(played // 4 if first.out_of_time else played, _COMPARED)
-    options: dict[str, int] = {"steps": compared, "episodes": compared}
-    again = record(make_env, config, seed=0, action_seed=0, **options)
-    other = record(make_env, config, seed=0, action_seed=1, **options)
-    reseeded = record(make_env, config, seed=1, action_seed=0, **options)
+    short = functools.partial(record, make_env, config, steps=compared, episodes=compared)
+    again = short(seed=0, action_seed=0)
+    other = short(seed=0, action_seed=1)
+    reseeded = short(seed=1, action_seed=0)
     if errors := {recording.error for recording in (again, other, reseeded)} - {""}:
         yield from (EnvFinding("error", "play", error) for error in sorted(errors))
         return

@@ -52,6 +52,7 @@ class Pool:
         slots: shared memory with the first seeds; the workers start making the environments at once.
         seeds: seed of environment i when it is remade for the k-th time, from ``(i, k)``.
         on_failure: called with a message about every failure that does not end everything.
+        on_note: called with the key and the sentence of every note; see `Adapter.take_notes`.
 
     Attributes:
         failures: failures so far.
@@ -64,6 +65,7 @@ class Pool:
         slots: Slots,
         seeds: Callable[[int, int], int],
         on_failure: Callable[[str], None],
+        on_note: Callable[[str, str], None],
     ) -> None:
         self.failures = 0
         self._recipe = recipe
@@ -71,6 +73,7 @@ class Pool:
         self._slots = slots
         self._seeds = seeds
         self._on_failure = on_failure
+        self._on_note = on_note
         self._in_a_row = 0
         self._stepped = False
         self._starts = [0] * config.count
@@ -207,6 +210,8 @@ class Pool:
                     failures.append(self._remove_dead(worker))
                     continue
                 logs.update(report.logs)
+                for note in report.notes:
+                    self._on_note(*note)
                 failures += [Failure(worker, [index], *rest) for index, rest in report.failures.items()]
         return failures
 

@@ -62,11 +62,16 @@ class SubEnv:
         self._new = state["new"]
         self._over = state["over"]
 
+    def take_notes(self) -> list[tuple[str, str]]:
+        """See `Adapter.take_notes`."""
+        return self.env.take_notes() if self.env is not None else []
+
     def execute(self) -> dict[str, float] | None:
         """Execute the command in the slot.
 
         Returns:
-            What the environment reports in ``info["log"]`` if its episode has just ended; otherwise None.
+            If its episode has just ended, what the environment reports in ``info["log"]``, and as ``outside/KEY`` how
+            many observations of the episode were outside their bounds; otherwise None.
 
         Raises:
             Exception: whatever the environment raises, or `EnvError` from its `Adapter`. The answer is invalid then.
@@ -86,7 +91,10 @@ class SubEnv:
         obs, reward, terminated, truncated, info = self.env.step(self._action)
         self._over = terminated or truncated
         self._answer(obs, reward, is_first=False, is_terminal=terminated, env_steps=info["env_steps"])
-        return self._log(info.get("log", {})) if self._over else None
+        if not self._over:
+            return None
+        log = self._log(info.get("log", {}))
+        return {**log, **{f"outside/{key}": float(count) for key, count in self.env.outside.items()}} or None
 
     def _reset(self) -> None:
         assert self.env is not None
@@ -106,9 +114,9 @@ class SubEnv:
         slots.is_terminal[i] = is_terminal
         slots.env_steps[i] = env_steps
 
-    def _log(self, log: Any) -> dict[str, float] | None:
+    def _log(self, log: Any) -> dict[str, float]:
         try:
-            return {str(name): float(value) for name, value in log.items()} or None
+            return {str(name): float(value) for name, value in log.items()}
         except (AttributeError, TypeError, ValueError):
             where = self.env.where() if self.env is not None else "Environment"
             raise EnvError(
@@ -135,6 +143,7 @@ class LocalPool:
     Args:
         sub_envs: the environments, which are made already.
         slots: their slots.
+        on_note: called with the key and the sentence of every note; see `Adapter.take_notes`.
 
     Attributes:
         failures: 0, because no failure is survived.
@@ -142,9 +151,10 @@ class LocalPool:
 
     failures = 0
 
-    def __init__(self, sub_envs: Sequence[SubEnv], slots: Slots) -> None:
+    def __init__(self, sub_envs: Sequence[SubEnv], slots: Slots, on_note: Callable[[str, str], None]) -> None:
         self._sub_envs = sub_envs
         self._slots = slots
+        self._on_note = on_note
 
     def run(self, command: int) -> dict[int, dict[str, float]]:
         """Have all execute a command; returns their logs by index. Raises `EnvError`."""
@@ -158,6 +168,8 @@ class LocalPool:
                 raise EnvError(explain(error, where, index)) from error
             if log:
                 logs[index] = log
+            for note in sub_env.take_notes():
+                self._on_note(*note)
         return logs
 
     def get_states(self) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ class VectorEnv:
         make_env: Callable[[], Any],
         config: EnvConfig,
         seed: int | np.random.SeedSequence,
-        on_failure: Callable[[str], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
     ) -> None:
         """Make the environments; nothing is reset yet.
 
@@ -56,7 +56,8 @@ class VectorEnv:
             make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one.
             config: number, workers, limits, action repeat and checks.
             seed: decides the seeds of all environments and their replacements; see `seed_of`.
-            on_failure: called with a message about each failure survived; None prints it to stderr.
+            on_message: called with a sentence about each failure survived, and about the first observation of each key
+                that is outside its bounds; None prints it to stderr.
 
         Raises:
             EnvError: an environment cannot be made, or sent to a worker.
@@ -77,6 +78,8 @@ class VectorEnv:
         self._broken = False
         self._rehearsed = not first.needs_rehearsal
         self._refusal = ""
+        self._say = on_message or _print
+        self._noted: set[str] = set()
         self._envs: LocalPool | Pool
         if shared:
             first.close()
@@ -84,10 +87,10 @@ class VectorEnv:
         self._slots = Slots(config.count, self.obs_spaces, self.action_spaces, shared=shared)
         self._slots.seed[:] = [seeds(index, 0) for index in range(config.count)]
         if shared:
-            self._envs = Pool(recipe, config, self._slots, seeds, on_failure or _print)
+            self._envs = Pool(recipe, config, self._slots, seeds, self._say, self._note)
         else:
             sub_envs = [SubEnv(self._slots, i, self._scratch, env) for i, env in enumerate(envs)]
-            self._envs = LocalPool(sub_envs, self._slots)
+            self._envs = LocalPool(sub_envs, self._slots, self._note)
 
     def reset(self) -> Step:
         """Reset all environments, the first time with their seeds; returns the first `Step` of N new episodes.
@@ -198,6 +201,12 @@ class VectorEnv:
             slots.env_steps.copy(),
             logs,
         )
+
+    def _note(self, key: str, sentence: str) -> None:
+        """Say what one environment notes, unless another has noted the same of this key."""
+        if key not in self._noted:
+            self._noted.add(key)
+            self._say(sentence)
 
     def _close(self, patience: float) -> None:
         if not self._closed:

@@ -63,13 +63,15 @@ class Recipe(NamedTuple):
 
 
 class WorkerReport(NamedTuple):
-    """What does not fit into slots, by index of the environment: logs of episodes, and failures.
+    """What does not fit into slots: logs of episodes and failures, by index of the environment, and notes.
 
-    A failure is ``(sentence, traceback, making)``; ``making`` is whether it happened while the environment was made.
+    A failure is ``(sentence, traceback, making)``; ``making`` is whether it happened while the environment was made. A
+    note is ``(key, sentence)``, see `Adapter.take_notes`.
     """
 
     logs: dict[int, dict[str, float]]
     failures: dict[int, tuple[str, str, bool]]
+    notes: list[tuple[str, str]]
 
 
 class Worker:
@@ -162,7 +164,7 @@ class Worker:
             self._process.kill()
 
 
-_NOTHING = WorkerReport({}, {})
+_NOTHING = WorkerReport({}, {}, [])
 
 
 def serve(pipe: multiprocessing.connection.Connection, indices: Sequence[int], recipe: Recipe, slots: Slots) -> None:
@@ -195,10 +197,12 @@ def _execute(sub_envs: dict[int, SubEnv], name: str, slots: Slots) -> bytes:
         except (Exception, SystemExit) as error:
             where = sub_env.env.where() if sub_env.env else f"Environment {name}, when it was made"
             failure = (explain(error, where, index), traceback.format_exc(), sub_env.env is None)
-            report = WorkerReport(report.logs, {**report.failures, index: failure})
+            report = report._replace(failures={**report.failures, index: failure})
         else:
             if log:
-                report = WorkerReport({**report.logs, index: log}, report.failures)
+                report = report._replace(logs={**report.logs, index: log})
+        if notes := sub_env.take_notes():
+            report = report._replace(notes=[*report.notes, *notes])
     slots.turn[first] = -1
     return pickle.dumps(tuple(report)) if report is not _NOTHING else b""
 
