@@ -28,6 +28,10 @@ PARALLEL = 20
 """Most episodes that are played in parallel."""
 
 
+class PlayStopped(Exception):
+    """Playing was asked to stop before all episodes were played; the message says how many were."""
+
+
 class Moment(NamedTuple):
     """One instant of an episode, after the agent has seen it; the timing is that of `dreamer.types`."""
 
@@ -96,6 +100,7 @@ def play(
     mode: Mode = "mode",
     parallel: int = PARALLEL,
     watch: Callable[[Moment], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[Episode]:
     """Play episodes to their end.
 
@@ -108,6 +113,7 @@ def play(
         parallel: most episodes that are played in parallel, at least 1.
         watch: called with every moment of every episode, one episode after another, including the last observation;
             the environment must render.
+        stop: asked before every step; if it says so, playing ends at once.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -115,6 +121,7 @@ def play(
     Raises:
         EnvError: an environment failed.
         ValueError: its spaces are not those of the agent.
+        PlayStopped: ``stop`` said so.
     """
     count = 1 if watch else min(episodes, parallel)
     # 31 bits, because some simulators take signed 32-bit seeds.
@@ -130,6 +137,8 @@ def play(
             player.reset(seeds[player.episode])
         memory = agent.initial(count)
         while len(finished) < episodes:
+            if stop is not None and stop():
+                raise PlayStopped(f"{len(finished)} of {episodes} episodes were played.")
             action, memory = _act(agent, players, memory, seed, mode)
             if watch:
                 watch(_moment(players[0], memory))
@@ -186,4 +195,4 @@ def _environment_errors(player: _Player) -> Iterator[None]:
         raise envs.EnvError(explain(error, player.env.where(), player.episode)) from error
 
 
-__all__ = ["PARALLEL", "MakeEnv", "Moment", "play"]
+__all__ = ["PARALLEL", "MakeEnv", "Moment", "PlayStopped", "play"]

@@ -109,6 +109,7 @@ def evaluate(
     checkpoint_env_steps: int = 0,
     parallel: int = PARALLEL,
     watch: Callable[[Moment], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Play complete, fresh episodes in parallel environments.
 
@@ -125,14 +126,16 @@ def evaluate(
         parallel: most episodes played in parallel.
         watch: called with every moment of every episode; episodes are then played one by one, in environments that
             must render.
+        stop: asked before every step; if it says so, playing ends at once.
 
     Raises:
         EnvError: an environment failed.
         ValueError: its spaces are not those of the agent.
+        PlayStopped: ``stop`` said so.
     """
     if episodes < 1:
         raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
-    played = play(agent, make, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch)
+    played = play(agent, make, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch, stop=stop)
     return Evaluation(
         task=agent.config.task,
         scores=tuple(episode.score for episode in played),

@@ -266,6 +266,7 @@ class DeviceRun(Run):
     def _continues(self) -> bool:
         """Whether there is another window; if not, notes why. A population has reached what all its members have."""
         run = self.config.run
+        self._stop.keep_listening()
         episodes = min(record.episodes for record in self.records)
         early = {early_end(run, self._seconds(), record.log.recent) for record in self.records}
         rule = budget_spent(run, self.env_steps, episodes) or ("" if "" in early else max(early))
@@ -397,7 +398,7 @@ class DeviceRun(Run):
         results = []
         for agent, record in zip(agents, self.records, strict=True):
             evaluation = None
-            if episodes:
+            if episodes and not self._stop:
                 counters = self._counters_of(record)
                 evaluation = self._score(agent, make_env(agent.config), record.log, counters, self.env_steps)
             results.append(
@@ -406,7 +407,7 @@ class DeviceRun(Run):
                     logdir=pathlib.Path(agent.config.logdir),
                     evaluation=evaluation,
                     interrupted=bool(self._stop),
-                    ended=self._ended,
+                    ended=self._stop.signal or self._ended,
                 )
             )
         return results

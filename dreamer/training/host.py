@@ -81,6 +81,7 @@ class HostRun(Run):
             # Before the first step every failure ends the run, and by then there is a log.
             vector = envs.VectorEnv(make, own.env, env_seed, on_message=lambda message: self.log.say(message))
             self._cleanup.enter_context(vector)
+            self._stop.keep_listening()  # What was just made may have taken the signals.
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
             replay = Replay(
                 own.replay,
@@ -174,7 +175,8 @@ class HostRun(Run):
                 self.watcher.finish(self._prediction, self.log, self._counters)
             evaluation = self._evaluate()
             self._closing_words(path, evaluation)
-            return Result(self.agent, self.logdir, evaluation, interrupted=False, ended=self._over)
+            ended = self._stop.signal or self._over
+            return Result(self.agent, self.logdir, evaluation, interrupted=bool(self._stop), ended=ended)
 
     def _compile(self) -> None:
         """Compile the update before the first turn: only the compiler knows how much memory it takes."""
@@ -303,6 +305,7 @@ class HostRun(Run):
         The driver's counters become those of all hosts; ``_stopped`` is set if one was interrupted, and ``_over`` to
         the rule that ends the run. Returns whether to save, as host 0 decides; never at the end, when `train` saves.
         """
+        self._stop.keep_listening()
         counted = self._counted
         own = [number - counted[name] for name, number in self._steps().items()]
         run = self.config.run

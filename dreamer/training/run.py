@@ -23,6 +23,7 @@ from dreamer.checkpoints import transfer
 from dreamer.checkpoints.saver import Saved, Saver
 from dreamer.config import Config
 from dreamer.evaluate import Evaluation, MakeEnv, evaluate
+from dreamer.evaluate.episodes import PlayStopped
 from dreamer.logs import logger
 from dreamer.logs.logger import Logger
 from dreamer.logs.plots import plot_learning_curve
@@ -228,20 +229,38 @@ class Run(ABC):
 
     # Closing
 
-    def _score(self, agent: Agent, make: MakeEnv, log: Logger, counters: Mapping[str, Any], step: int) -> Evaluation:
-        """Play the closing evaluation of an agent, and log it; ``step`` is that of its checkpoint."""
+    def _score(
+        self, agent: Agent, make: MakeEnv, log: Logger, counters: Mapping[str, Any], step: int
+    ) -> Evaluation | None:
+        """Play the closing evaluation of an agent, and log it; ``step`` is that of its checkpoint.
+
+        Returns None, and says so, if the run is asked to stop meanwhile.
+        """
         config = agent.config
-        evaluation = evaluate(
-            agent,
-            make,
-            config.run.eval_episodes,
-            seed=config.seed,
-            checkpoint_env_steps=counters["env_steps"],
-        )
+        try:
+            evaluation = evaluate(
+                agent,
+                make,
+                config.run.eval_episodes,
+                seed=config.seed,
+                checkpoint_env_steps=counters["env_steps"],
+                stop=self._asked_to_stop,
+            )
+        except PlayStopped as stopped:
+            self.log.say(
+                f"Stopped by {self._stop} during the closing evaluation: {stopped} The run is done and was saved. "
+                f"Score it with: python -m dreamer.evaluate {shlex.quote(config.logdir)}"
+            )
+            return None
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
         log.write({**counters, **summary}, tables={"eval/episodes": evaluation.table()})
         note_best(pathlib.Path(config.logdir), step, summary["eval/mean"], self.log.say)
         return evaluation
+
+    def _asked_to_stop(self) -> bool:
+        # Environments that were just made may have taken the signals.
+        self._stop.keep_listening()
+        return bool(self._stop)
 
     def _say_result(
         self, *, ended: str, scores: Sequence[str], checkpoint: pathlib.Path | None, again: str, title: str

@@ -3,16 +3,21 @@
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from dreamer.config import RunConfig
 from dreamer.logs.logger import RECENT
 
-SIGNALS = {"SIGINT": 130, "SIGTERM": os.EX_TEMPFAIL}
+SIGNALS = {
+    "SIGINT": 130,
+    "SIGTERM": os.EX_TEMPFAIL,
+    "SIGHUP": os.EX_TEMPFAIL,
+    "SIGUSR1": os.EX_TEMPFAIL,
+}
 """Exit status of a run that was saved because of a signal. Ctrl-C is meant to end it, as 130 tells a shell. A scheduler
-that sends SIGTERM wants its machine back: 75 means "try again later" in sysexits.h. The 143 of a process killed by
-SIGTERM would not tell that the run was saved."""
+that sends SIGTERM, or SIGUSR1 as a warning, wants its machine back, and SIGHUP says that the terminal is gone: 75 means
+"try again later" in sysexits.h. The 143 of a process killed by SIGTERM would not tell that the run was saved."""
 
 
 class StopRequest:
@@ -25,6 +30,9 @@ class StopRequest:
 
     signal = ""
     where = ""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Callable[[int, Any], None]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.signal)
@@ -46,10 +54,10 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this context SIGINT and SIGTERM are requests, and the third of them raises `KeyboardInterrupt`.
+        """Within this context `SIGNALS` are requests, and the third of them raises `KeyboardInterrupt`.
 
         The second only prints a message, so that an impatient user, or a scheduler that repeats itself, does not lose
-        what is being saved.
+        what is being saved. A SIGHUP that is ignored, as under nohup, stays ignored.
         """
         count = 0
 
@@ -66,15 +74,28 @@ class StopRequest:
 
         previous = {}
         with contextlib.suppress(ValueError):  # Only the main thread may handle signals.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, request)
+            for name in SIGNALS:
+                number = getattr(signal, name)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    previous[number] = signal.signal(number, request)
+        self._handlers = dict.fromkeys(previous, request)
         try:
             yield
         finally:
+            self._handlers = {}
             for number, handler in previous.items():
                 # None: the handler before was not installed from Python, and cannot be restored.
                 if handler is not None:
                     signal.signal(number, handler)
+
+    def keep_listening(self) -> None:
+        """Take back the handlers of signals that someone else has taken since, as simulators do when they start.
+
+        Cheap enough for every turn. Does nothing outside of `listening`.
+        """
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def budget_spent(run: RunConfig, env_steps: int, episodes: int) -> str:

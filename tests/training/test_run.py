@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import gymnasium
+import numpy as np
 import pytest
 import yaml
 
@@ -94,6 +96,44 @@ def test_the_first_signal_counts_the_second_is_ignored_and_the_third_interrupts(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_lost_terminal_and_a_schedulers_warning_count_too(number):
+    stop = StopRequest()
+    before = signal.getsignal(number)
+    with stop.listening():
+        os.kill(os.getpid(), number)
+        assert str(stop) == signal.Signals(number).name and SIGNALS[str(stop)] == 75
+    assert signal.getsignal(number) is before
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.keep_listening()
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_that_were_taken_are_taken_back(number):
+    before = signal.getsignal(number)
+    stop = StopRequest()
+    taken = []
+    with stop.listening():
+        signal.signal(number, lambda *_: taken.append(1))
+        stop.keep_listening()
+        os.kill(os.getpid(), number)
+        assert stop and not taken
+    assert signal.getsignal(number) is before
+    stop.keep_listening()
+    assert signal.getsignal(number) is before
+
+
 @pytest.mark.parametrize(
     ("name", "received"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("a lost disk", "a failure")]
 )
@@ -106,6 +146,39 @@ def test_hosts_receive_which_signal_it_was(name, received):
     assert other.signal == received
     one.receive(other.code)
     assert str(one) == name
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_closing_evaluation(tmp_path, capsys):
+    class LongEpisodes(gymnasium.Env):
+        """Takes the handler of SIGTERM when it is made, and sends one after more steps than training takes."""
+
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def __init__(self):
+            signal.signal(signal.SIGTERM, lambda *_: None)
+
+        def reset(self, *, seed=None, options=None):
+            self.time = 0
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            self.time += 1
+            if self.time == 1000:  # A rehearsal of saving takes fewer.
+                os.kill(os.getpid(), signal.SIGTERM)
+            return np.zeros(2, np.float32), 0.0, False, self.time == 10**6, {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        config = run_config(tmp_path / "run", "env.count=1", "run={env_steps: 50, eval_episodes: 1}")
+        result = training.train(LongEpisodes, config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().err
+    assert (result.ended, result.interrupted, result.evaluation) == ("SIGTERM", True, None)
+    assert "Stopped by SIGTERM during the closing evaluation: 0 of 1 episodes were played." in said
+    assert checkpoints.load(result.logdir).meta["env_steps"] == 50
 
 
 @pytest.mark.slow
@@ -124,7 +197,10 @@ def test_a_signal_before_the_first_update_saves_and_tells_by_the_status(tmp_path
             if line.startswith("Dreamer on"):
                 process.send_signal(number)
     assert process.returncode == SIGNALS[number.name], said
-    assert f"Stopped by {number.name}" in said and SIGNALS == {"SIGINT": 130, "SIGTERM": 75}
+    assert f"Stopped by {number.name}" in said and {name: SIGNALS[name] for name in ("SIGINT", "SIGTERM")} == {
+        "SIGINT": 130,
+        "SIGTERM": 75,
+    }
     assert not checkpoints.exists(tmp_path) or checkpoints.load(tmp_path).meta["env_steps"] < 1000
 
 
