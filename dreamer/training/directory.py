@@ -5,6 +5,7 @@ import fcntl
 import os
 import pathlib
 import shlex
+import stat
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,16 @@ FREE_TO_CHANGE = (
     *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
 )
 """Config keys, or prefixes of them, that a resumed run may change, except for ``run.loop``."""
+
+
+FOLDERS = ("checkpoints", "pictures", "pictures-new", "profile", "replay", "report", "tensorboard", "wandb")
+"""Directories that a run, or a report of it, makes in a log directory."""
+
+OWN_FOLDERS = (*FOLDERS[:3], "replay")
+"""Those in which a run writes to files that it finds there."""
+
+FILES = (".lock", "config.yaml", ".config.yaml.new", "learning_curve.png", "load.txt", "metrics.jsonl", "wandb_id.txt")
+"""Files that a run writes in a log directory."""
 
 
 class LogdirInUse(RuntimeError):
@@ -59,10 +70,11 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
 
     Raises:
         LogdirInUse: another process holds it.
-        ConfigError: the directory cannot be created or written.
+        ConfigError: the directory cannot be created or written, or something in it is not what a run would write to.
     """
     try:
         logdir.mkdir(parents=True, exist_ok=True)
+        refuse_what_is_not_ours(logdir)
         lock = open(logdir / ".lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"logdir={logdir} cannot be used: {error.strerror}. Choose another logdir.") from error
@@ -85,6 +97,39 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def refuse_what_is_not_ours(logdir: pathlib.Path) -> None:
+    """Raise `ConfigError` if a link, a pipe or a device is where a run writes, or a directory where a file belongs.
+
+    A run would write through a link into a file that is not its own, and wait forever at a pipe. The log directory
+    itself may be a link. What has other names than a run uses is none of its business.
+    """
+    for name in (*FOLDERS, *FILES):
+        _refuse(logdir / name, directory=name in FOLDERS)
+    for folder in OWN_FOLDERS:
+        for parent, directories, files in os.walk(logdir / folder):
+            for name in directories:
+                _refuse(pathlib.Path(parent, name), directory=True)
+            for name in files:
+                _refuse(pathlib.Path(parent, name), directory=False)
+
+
+def _refuse(path: pathlib.Path, *, directory: bool) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode) if directory else stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
+    kinds[stat.S_IFREG] = "a file"
+    got = kinds.get(stat.S_IFMT(mode), "a device")
+    expected = "a directory" if directory else "a file"
+    raise ConfigError(
+        f"{path} is {got}, expected {expected} or nothing, because a run writes there. Remove it, or choose another "
+        f"logdir; to keep runs on another disk, let the whole logdir be a link."
+    )
 
 
 def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> None:
