@@ -53,8 +53,9 @@ def write_page() -> None:
     stored = [json.loads(path.read_text()) for path in sorted((RESULTS / "control").glob("*.json"))]
     lines = [
         "# Real control on one CPU core\n",
-        "DeepMind Control from proprioception with the preset `dmc_small` (a recurrent state of 128, train ratio 256,",
-        "action repeat 2), on one core of an AMD EPYC per run, shared with other work, next to the released scores of",
+        "DeepMind Control from proprioception with the preset `dmc_small` of its commit (a recurrent state of 128,",
+        "train ratio 256, action repeat 2), on one core of an AMD EPYC per run, shared with other work, next to the",
+        "released scores of",
         "DreamerV3 at size 12m and train ratio 512. Scores during training are those of sampled actions; the closing",
         "evaluation plays 20 episodes with the policy's mode. Made by the commands below, then",
         "`python scripts/control.py LOGDIR ...`. The runs were interrupted, and resumed with `run.env_steps=50000`.\n",
