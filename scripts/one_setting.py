@@ -20,9 +20,11 @@ PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "results" / "on
 FOLDER = PAGE.with_suffix("")
 MARKS = ("<!-- The table: python scripts/one_setting.py -->", "<!-- The end of the table -->")
 
-REACHED_EPISODES = {True: 20, False: 10}
-"""The bar is reached in training once this many episodes in a row have it as their mean: more on cue tasks, where a
-policy that guesses wins ten times in a row sooner or later."""
+EPISODES_AT_BAR = 10
+"""The bar is reached in training once this many episodes in a row have it as their mean."""
+
+CUES_AT_BAR = 20
+"""The same on cue tasks, where a policy that guesses wins ten times in a row sooner or later."""
 
 FIFTH = 0.2
 CURVE_POINTS = 60
@@ -57,7 +59,7 @@ def collect(logdir: pathlib.Path, commit: str) -> dict[str, Any]:
     episodes = [line for line in lines if "episode/score" in line]
     steps = np.array([line["env_steps"] for line in episodes])
     scores = np.array([line["episode/score"] for line in episodes], float)
-    first = reached(scores, TASKS[config.task][2], REACHED_EPISODES[config.task.startswith(CUE)])
+    first = reached(scores, TASKS[config.task][2], CUES_AT_BAR if config.task.startswith(CUE) else EPISODES_AT_BAR)
     fifth = scores[steps > (1 - FIFTH) * final["env_steps"]]
     return {
         "task": config.task,
@@ -162,9 +164,7 @@ def draw_memory(runs: list[dict[str, Any]]) -> None:
         medians[delay] = float(np.median([run["bar_env_steps"] or math.inf for run in of_task]))
     axes.plot(list(medians), list(medians.values()), color="tab:blue", linewidth=1, label="median over seeds")
     axes.set(xscale="log", yscale="log", xlabel="delay of the choice after the cue, steps")
-    axes.set(
-        ylabel=f"env steps to a mean return of 0.9\nover {REACHED_EPISODES[True]} training episodes", title="Memory"
-    )
+    axes.set(ylabel=f"env steps to a mean return of 0.9\nover {CUES_AT_BAR} training episodes", title="Memory")
     axes.set_xticks(list(medians), [str(delay) for delay in medians])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8)

@@ -43,7 +43,8 @@ class Adapter(gymnasium.Env):
         name: what errors call the environment.
         env: the wrapped environment.
         obs_spaces, action_spaces: `Space` by flat key, sorted by key.
-        outside: how many observations of this episode have left their bounds, by key; without those that never did.
+        outside: how many observations of this episode were outside their bounds, by key; keys that never were are left
+            out.
     """
 
     observation_space: gymnasium.spaces.Dict
@@ -218,9 +219,10 @@ class Adapter(gymnasium.Env):
         """Name, step and episode, for messages."""
         return f"Environment {self.name}, step {self._step} of episode {self._episode}"
 
-    def _encode(self, obs: Any, *, is_last: bool = False) -> dict[str, np.ndarray]:
+    def _encode(self, obs: Any, *, is_last: bool = False, is_seen: bool = True) -> dict[str, np.ndarray]:
+        """The flat observation; bounds count if the agent sees it."""
         out: dict[str, np.ndarray] = {}
-        outside: Outside | None = {} if self._check else None
+        outside: Outside | None = {} if self._check and is_seen else None
         try:
             self._observation.encode(obs, out, outside)
         except Mismatch as error:
@@ -245,7 +247,7 @@ class Adapter(gymnasium.Env):
 
     def _is_forbidden(self, obs: Any, action: dict[str, Any]) -> bool:
         """Whether the masks of an observation between two repeats forbid the action."""
-        flat = self._encode(obs)
+        flat = self._encode(obs, is_seen=False)
         # The mask has the action's axes and one more for the classes: look up the entry of each chosen class.
         allowed = (
             np.take_along_axis(flat[mask], np.asarray(action[key])[..., None], -1).all()

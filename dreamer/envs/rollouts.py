@@ -20,7 +20,7 @@ _KEPT = 2000
 """Most observations kept in a recording, so that long episodes of images fit into memory."""
 
 _FEW_CLASSES = 8
-"""With so many classes or fewer, each of them is played all the time."""
+"""Each class of an action that has at most this many is tried alone."""
 
 _SECONDS = 20.0
 """Slow environments are recorded for this long."""
@@ -135,7 +135,6 @@ def record(
     env.env = watch
     masks = mask_keys(env.obs_spaces, env.action_spaces)
     rng = np.random.default_rng(action_seed)
-    outside: dict[str, str] = {}
     outside_steps: collections.Counter[str] = collections.Counter()
     recorded: list[RecordedStep] = []
     error = ""
@@ -146,6 +145,7 @@ def record(
     try:
         while not (_enough(taken, ended, steps, episodes) or out_of_time):
             if not recorded or recorded[-1].is_last:
+                outside_steps.update(env.outside)
                 obs, _ = env.reset(seed=None if recorded else seed)
                 recorded.append(
                     RecordedStep(obs, reward=0.0, is_first=True, is_last=False, is_terminal=False, env_steps=0)
@@ -158,8 +158,6 @@ def record(
             deadline = time.monotonic() + (_SECONDS if seconds is None else seconds) if taken == 1 else deadline
             out_of_time = time.monotonic() >= deadline
             ended += terminated or truncated
-            if terminated or truncated:
-                outside_steps.update(env.outside)
             recorded.append(
                 RecordedStep(
                     obs if taken < _KEPT else {},
@@ -172,9 +170,7 @@ def record(
             )
     except Exception as failure:
         error = explain(failure, env.where())
-    if not (recorded and recorded[-1].is_last):
-        outside_steps.update(env.outside)
-    outside.update(env.take_notes())
+    outside_steps.update(env.outside)
     seeded = getattr(env.unwrapped, "_np_random", None) is not None
     try:
         env.close()
@@ -186,7 +182,7 @@ def record(
         out_of_time=out_of_time,
         rewritten=watch.rewritten,
         seeded=seeded,
-        outside=outside,
+        outside=dict(env.take_notes()),
         outside_steps=outside_steps,
     )
 

@@ -174,7 +174,7 @@ def _gpus(environ: Mapping[str, str]) -> list[str]:
 
 
 def exit_status(stop: StopRequest, failed: int) -> int:
-    """Exit status of the sweep: 0 if all trials are done, 1 if some failed, 75 if stopped by SIGTERM, 130 by SIGINT."""
+    """Exit status of the sweep: 0 if all trials are done, 1 if some failed, else that of the signal, see `SIGNALS`."""
     return SIGNALS.get(stop.signal, 1 if failed else 0)
 
 

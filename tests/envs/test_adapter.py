@@ -215,6 +215,20 @@ def test_what_is_outside_its_bounds_is_used_counted_and_noted_once(space, obs, m
     assert (env.outside, env.take_notes()) == ({key: 1}, [])
 
 
+def test_only_observations_that_the_agent_sees_are_counted():
+    """Between two repeats, an observation is encoded for its mask alone."""
+    space = spaces.Dict(action_mask=spaces.MultiBinary(2), place=spaces.Box(-1, 1, (1,), np.float32))
+    answers = [
+        {"obs": {"action_mask": np.array([1, 1 - forbidden], np.int8), "place": np.full(1, 3, np.float32)}}
+        for forbidden in (0, 0, 0, 1)
+    ]
+    env = Adapter(Answers(answers, space), EnvConfig(repeat=2), name="mine")
+    env.reset()
+    env.step({"action": np.int32(1)})  # Two repeats, of which the second is seen.
+    env.step({"action": np.int32(1)})  # One repeat, after which the mask forbids another.
+    assert env.outside == {"place": 3}
+
+
 @pytest.mark.parametrize(("space", "obs", "message"), BEYOND_BOUNDS)
 def test_bounds_are_not_looked_at_unless_checked(space, obs, message):
     env = Adapter(Answers([{"obs": obs}], space), EnvConfig(check=False), name="mine")
