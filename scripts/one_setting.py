@@ -163,6 +163,7 @@ def draw_memory(runs: list[dict[str, Any]]) -> None:
             axes.plot(delay, at, "o", color="tab:blue", fillstyle="full" if found else "none")
         medians[delay] = float(np.median([run["bar_env_steps"] or math.inf for run in of_task]))
     axes.plot(list(medians), list(medians.values()), color="tab:blue", linewidth=1, label="median over seeds")
+    axes.plot([], "o", color="tab:blue", fillstyle="none", label="not reached within the run")
     axes.set(xscale="log", yscale="log", xlabel="delay of the choice after the cue, steps")
     axes.set(ylabel=f"env steps to a mean return of 0.9\nover {CUES_AT_BAR} training episodes", title="Memory")
     axes.set_xticks(list(medians), [str(delay) for delay in medians])
