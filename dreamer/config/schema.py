@@ -65,6 +65,11 @@ class EnvConfig:
         True,
         "count observations outside their bounds, and say the first of each key; they are used as they are",
     )
+    rehearse: bool = option(
+        True,
+        "before the run, play and close two environments with random actions to see whether saved states can be "
+        "trusted; with false, a resumed run begins new episodes, unless environments give their state themselves",
+    )
     dmc: DMCConfig = option(DMCConfig(), "DeepMind Control")
     atari: AtariConfig = option(AtariConfig(), "Atari")
     minigrid: MiniGridConfig = option(MiniGridConfig(), "MiniGrid")
@@ -285,6 +290,16 @@ class RunConfig:
     train_ratio: float = option(32.0, "replayed steps per agent step", "replayed steps per agent step", above=0)
     eval_episodes: int = option(
         20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes", at_least=0
+    )
+    eval_envs: int = option(
+        0,
+        "environments that an evaluation has at once, after those of training were closed; 0: as many as one process "
+        "has in training. Where they cost little, 20 are faster, and the episodes are the same",
+        "environments",
+        at_least=0,
+    )
+    eval_steps: int = option(
+        30_000, "an episode of an evaluation that does not end is cut off after this many actions", "agent steps"
     )
     log_every: float = option(10.0, "seconds between lines of metrics", "seconds")
     save_every: float = option(600.0, "seconds between checkpoints", "seconds")

@@ -67,6 +67,11 @@ class Driver:
         self._score = np.zeros(envs.num_envs, np.float64)
         self._length = np.zeros(envs.num_envs, np.int64)
 
+    @property
+    def longest(self) -> int:
+        """Env steps that the longest of the open episodes has so far."""
+        return int(self._length.max())
+
     def state(self) -> dict[str, Any]:
         """The environments, their latest answers, and the policy's memory; see `dreamer.envs.restore.states`.
 

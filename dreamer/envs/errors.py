@@ -17,5 +17,9 @@ class NotRestorable(EnvError):
     """A state cannot be saved or restored exactly; the message says what, of which environment, and why."""
 
 
+class SameEnvironment(EnvError):
+    """A function that should make a new environment each time returned the same one twice."""
+
+
 class Mismatch(ValueError):
     """A value violates its space; the adapter adds which environment and when, and raises `EnvError`."""

@@ -130,7 +130,7 @@ def record(
     try:
         env = adapt(make_env, config)
     except Exception as failure:
-        return Recording([], explain(failure, "Making a second environment next to the first"))
+        return Recording([], explain(failure, "Making another environment after the first was closed"))
     watch = Watch(env.env)
     env.env = watch
     masks = mask_keys(env.obs_spaces, env.action_spaces)

@@ -17,15 +17,12 @@ import numpy as np
 from dreamer import envs
 from dreamer.agent import Agent
 from dreamer.algorithms.base import Memory
-from dreamer.envs.driver import Episode
+from dreamer.config import Config
 from dreamer.envs.vector.sub_env import explain
 from dreamer.envs.vector.vector_env import make_all
 from dreamer.types import Mode
 
 MakeEnv = Callable[[], gymnasium.Env]
-
-PARALLEL = 20
-"""Most episodes that are played in parallel."""
 
 
 class PlayStopped(Exception):
@@ -51,6 +48,17 @@ class Moment(NamedTuple):
     """Agent steps since the reset."""
 
 
+class Played(NamedTuple):
+    """A complete episode, or the part of it that was played."""
+
+    score: float
+    """Sum of rewards."""
+    length: int
+    """Env steps."""
+    cut: bool
+    """Whether it was cut off, because it did not end."""
+
+
 @dataclasses.dataclass
 class _Player:
     """One of the environments, and the episode it is in."""
@@ -58,6 +66,8 @@ class _Player:
     env: envs.Adapter
     episode: int
     """Number of the episode."""
+    most_steps: int
+    """Agent steps after which it is cut off."""
     obs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     time: int = 0
     """Agent steps since the reset."""
@@ -67,7 +77,9 @@ class _Player:
     length: int = 0
     """Env steps since the reset."""
     over: bool = False
-    """Whether the episode has ended."""
+    """Whether the episode has ended, or was cut off."""
+    cut: bool = False
+    """Whether it was cut off."""
     idle: bool = False
     """Whether there is no further episode to play."""
 
@@ -80,6 +92,7 @@ class _Player:
         self.reward = 0.0
         self.score = 0.0
         self.over = False
+        self.cut = False
 
     def step(self, action: dict[str, np.ndarray]) -> None:
         """Go on with the episode."""
@@ -88,7 +101,8 @@ class _Player:
         self.time += 1
         self.length += info["env_steps"]
         self.score += self.reward
-        self.over = terminated or truncated
+        self.cut = self.time >= self.most_steps and not (terminated or truncated)
+        self.over = terminated or truncated or self.cut
 
 
 def play(
@@ -98,11 +112,11 @@ def play(
     *,
     seed: int = 0,
     mode: Mode = "mode",
-    parallel: int = PARALLEL,
+    parallel: int = 0,
     watch: Callable[[Moment], None] | None = None,
     stop: Callable[[], bool] | None = None,
-) -> list[Episode]:
-    """Play episodes to their end.
+) -> list[Played]:
+    """Play episodes to their end, or to ``run.eval_steps`` of the agent's config.
 
     Args:
         agent: the policy.
@@ -110,7 +124,7 @@ def play(
         episodes: number of episodes, at least 1.
         seed: decides the environments and the draws of the policy; the first episodes are those of a shorter list.
         mode: take the policy's mode, or draw from it.
-        parallel: most episodes that are played in parallel, at least 1.
+        parallel: most environments at once; 0: as many as the agent's config says, see `most_envs`.
         watch: called with every moment of every episode, one episode after another, including the last observation;
             the environment must render.
         stop: asked before every step; if it says so, playing ends at once.
@@ -123,13 +137,14 @@ def play(
         ValueError: its spaces are not those of the agent.
         PlayStopped: ``stop`` said so.
     """
-    count = 1 if watch else min(episodes, parallel)
+    count = 1 if watch else min(episodes, parallel or most_envs(agent.config))
     # 31 bits, because some simulators take signed 32-bit seeds.
     seeds = [int(number) >> 1 for number in np.random.SeedSequence([seed, 1]).generate_state(episodes)]
     config = dataclasses.replace(agent.config.env, count=count, workers="sync")
-    finished: dict[int, Episode] = {}
+    finished: dict[int, Played] = {}
     with contextlib.ExitStack() as stack:
-        players = [_Player(env, index) for index, env in enumerate(make_all(make, config, count))]
+        most = agent.config.run.eval_steps
+        players = [_Player(env, index, most) for index, env in enumerate(make_all(make, config, count))]
         for player in players:
             stack.callback(player.env.close)
         _refuse_other_spaces(agent, players[0].env)
@@ -144,7 +159,7 @@ def play(
                 watch(_moment(players[0], memory))
             for index, player in enumerate(players):
                 if player.over and not player.idle:
-                    finished[player.episode] = Episode(player.score, player.length, index)
+                    finished[player.episode] = Played(player.score, player.length, player.cut)
                     # Which episodes count is decided beforehand: taking those that end first would favour short ones.
                     player.idle = player.episode + count >= episodes
                     if not player.idle:
@@ -153,6 +168,15 @@ def play(
                 elif not player.idle:
                     player.step({key: value[index, ...] for key, value in action.items()})
     return [finished[number] for number in range(episodes)]
+
+
+def most_envs(config: Config) -> int:
+    """How many environments an evaluation may have at once in this process, which is where it plays.
+
+    Of many simulators, and of all robots, there are only so many: not more than a process has in training.
+    """
+    in_one_process = config.env.count if config.env.workers == "sync" else min(config.env.count, config.env.per_worker)
+    return config.run.eval_envs or in_one_process
 
 
 def _act(agent: Agent, players: list[_Player], memory: Any, seed: int, mode: Mode) -> tuple[dict[str, np.ndarray], Any]:
@@ -195,4 +219,4 @@ def _environment_errors(player: _Player) -> Iterator[None]:
         raise envs.EnvError(explain(error, player.env.where(), player.episode)) from error
 
 
-__all__ = ["PARALLEL", "MakeEnv", "Moment", "PlayStopped", "play"]
+__all__ = ["MakeEnv", "Moment", "PlayStopped", "Played", "most_envs", "play"]

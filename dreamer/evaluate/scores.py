@@ -14,7 +14,7 @@ from dreamer import config as configs
 from dreamer.agent.runtime import Agent, Mode
 from dreamer.config import Config, ConfigError
 from dreamer.evaluate import statistics
-from dreamer.evaluate.episodes import PARALLEL, MakeEnv, Moment, play
+from dreamer.evaluate.episodes import MakeEnv, Moment, play
 from dreamer.evaluate.video import Film
 from dreamer.logs.sinks import DataTable
 
@@ -30,6 +30,8 @@ class Evaluation:
     """Length of each episode in env steps."""
     checkpoint_env_steps: int
     """Env steps the agent had been trained for."""
+    cut: int = 0
+    """How many of the episodes were cut off, because they did not end in ``run.eval_steps``."""
 
     def summary(self) -> dict[str, Any]:
         """Statistics by name; ``std`` is that of the sample (divisor n - 1), 0 for a single episode."""
@@ -43,6 +45,7 @@ class Evaluation:
             "max": float(scores.max()),
             "lengths_mean": float(np.mean(self.lengths)),
             "checkpoint_env_steps": self.checkpoint_env_steps,
+            **({"cut": self.cut} if self.cut else {}),
         }
 
     def table(self) -> DataTable:
@@ -55,8 +58,14 @@ class Evaluation:
         return (
             f"{s['task']}: mean return {s['mean']:.1f} (std {s['std']:.1f}, min {s['min']:.1f}, max {s['max']:.1f}) "
             f"over {s['episodes']} episodes of {s['lengths_mean']:.0f} steps on average, after "
-            f"{s['checkpoint_env_steps']:,} env steps of training"
+            f"{s['checkpoint_env_steps']:,} env steps of training{self._cut_off()}"
         )
+
+    def _cut_off(self) -> str:
+        """What to know of the scores if episodes were cut off."""
+        if not self.cut:
+            return ""
+        return f"; {self.cut} did not end and were cut off (run.eval_steps), so their scores are those of a part"
 
 
 def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest", overrides: Sequence[str] = ()) -> Agent:
@@ -107,7 +116,7 @@ def evaluate(
     seed: int = 0,
     mode: Mode = "mode",
     checkpoint_env_steps: int = 0,
-    parallel: int = PARALLEL,
+    parallel: int = 0,
     watch: Callable[[Moment], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
@@ -123,7 +132,7 @@ def evaluate(
         seed: seed of the environments and of what the policy draws, 0 to 2**32 - 1.
         mode: take the policy's mode, or draw from it.
         checkpoint_env_steps: recorded in the result.
-        parallel: most episodes played in parallel.
+        parallel: most environments at once; 0: ``run.eval_envs`` of the agent's config, or else ``env.count``.
         watch: called with every moment of every episode; episodes are then played one by one, in environments that
             must render.
         stop: asked before every step; if it says so, playing ends at once.
@@ -141,6 +150,7 @@ def evaluate(
         scores=tuple(episode.score for episode in played),
         lengths=tuple(episode.length for episode in played),
         checkpoint_env_steps=checkpoint_env_steps,
+        cut=sum(episode.cut for episode in played),
     )
 
 

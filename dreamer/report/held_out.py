@@ -12,6 +12,7 @@ from dreamer.agent import Agent
 from dreamer.algorithms.base import blank_stored
 from dreamer.envs import EnvError
 from dreamer.envs.driver import Driver, Row
+from dreamer.evaluate.episodes import most_envs
 from dreamer.types import Batch
 
 MOST_STEPS = 1000
@@ -54,8 +55,8 @@ def collect(
     """
     if episodes < 1:
         raise ValueError(f"collect got episodes={episodes}, expected at least 1.")
-    count = min(episodes, 20)
-    config = dataclasses.replace(agent.config.env, count=count, workers="sync")
+    count = min(episodes, most_envs(agent.config))
+    config = dataclasses.replace(agent.config.env, count=count, workers="sync", rehearse=False)
     with envs.VectorEnv(make, config, np.random.SeedSequence([seed, _SEEDS])) as vector:
         if (vector.obs_spaces, vector.action_spaces) != (agent.obs_spaces, agent.action_spaces):
             raise EnvError(

@@ -15,7 +15,7 @@ from dreamer.config import Config, ConfigError
 
 FREE_TO_CHANGE = (
     *("logdir", "run.", "logger.", "devices", "distributed", "optimizer.moments"),
-    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
+    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check", "env.rehearse"),
 )
 """Config keys, or prefixes of them, that a resumed run may change, except for ``run.loop``."""
 

@@ -41,6 +41,9 @@ from dreamer.training.run import Result, Run
 from dreamer.training.stopping import EARLY, budget_spent, early_end
 from dreamer.types import Batch, Metrics
 
+ENDLESS = 30_000
+"""An episode of more agent steps than this, which games of Atari do not have, is remarked on."""
+
 DISK_PATIENCE = 1.0
 """Seconds between looks at a full disk."""
 
@@ -101,6 +104,7 @@ class HostRun(Run):
             self.driver = Driver(vector, self.agent.explore, self.agent.initial(vector.num_envs))
             self._resumes = resumes
             self._new_episodes = ""
+            self._noted_endless = False
             self._damage = ""
             self._damaged = saved.damaged if saved is not None else ()
             if saved is not None:
@@ -243,6 +247,7 @@ class HostRun(Run):
                     failures=driver.envs.failures,
                 )
                 self.log.tick(self._counters(), line | self._diagnosis())
+                self._note_endless()
                 if math.isfinite(line["eta_seconds"]) and not estimated and end - self._begin > 20:
                     estimated = True
                     self._estimate(line["eta_seconds"])
@@ -257,6 +262,17 @@ class HostRun(Run):
                 self._start_save()
                 next_save = time.perf_counter() + config.save_every
         profiler.close(learner.updates)
+
+    def _note_endless(self) -> None:
+        """Say once if an episode has gone on for so long that it may have no end."""
+        longest = self.driver.longest // self.config.env.repeat
+        if longest > ENDLESS and not self._noted_endless:
+            self._noted_endless = True
+            self.log.say(
+                f"An episode has gone on for {longest:,} actions. Training does not mind, but an episode without an "
+                f"end has no score, and evaluations cut it off after run.eval_steps={self.config.run.eval_steps:,} "
+                "actions. If that is not intended, give the environment a time limit."
+            )
 
     def _add(self, row: Row) -> bool:
         """Add a row to replay; while the disk is full, wait. Returns False if a signal ended the wait."""
@@ -419,6 +435,8 @@ class HostRun(Run):
         if not episodes or not self.hosts.first:
             return None
         self.log.say(f"Closing evaluation over {episodes} fresh episodes with the policy's mode ...")
+        # Where there is one robot, or one license, the evaluation needs it.
+        self.driver.envs.close()
         return self._score(self.agent, self._make, self.log, self._counters(), self.driver.env_steps)
 
     def _announce(self) -> None:

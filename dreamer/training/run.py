@@ -22,6 +22,7 @@ from dreamer.agent import Agent
 from dreamer.checkpoints import transfer
 from dreamer.checkpoints.saver import Saved, Saver
 from dreamer.config import Config
+from dreamer.envs import EnvError
 from dreamer.evaluate import Evaluation, MakeEnv, evaluate
 from dreamer.evaluate.episodes import PlayStopped
 from dreamer.logs import logger
@@ -235,6 +236,9 @@ class Run(ABC):
         """Play the closing evaluation of an agent, and log it; ``step`` is that of its checkpoint.
 
         Returns None, and says so, if the run is asked to stop meanwhile.
+
+        Raises:
+            EnvError: an environment failed; the run itself is done and saved.
         """
         config = agent.config
         try:
@@ -252,6 +256,11 @@ class Run(ABC):
                 f"Score it with: python -m dreamer.evaluate {shlex.quote(config.logdir)}"
             )
             return None
+        except EnvError as error:
+            raise EnvError(
+                f"The closing evaluation failed: {error}\nThe run is done and was saved. Score it with: "
+                f"python -m dreamer.evaluate {shlex.quote(config.logdir)}"
+            ) from error
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
         log.write({**counters, **summary}, tables={"eval/episodes": evaluation.table()})
         note_best(pathlib.Path(config.logdir), step, summary["eval/mean"], self.log.say)

@@ -319,8 +319,7 @@ def test_a_sound_environment_has_only_findings_that_are_fine():
     [
         (Shy, "Making the environment: KeyError: 'licence' ("),
         (Sticking, "Closing the environment: OSError: busy"),
-        (Single, "Making a second environment next to the first: PermissionError: one licence"),
-        (itertools.repeat(Sound()).__next__, "The same environment was returned twice"),
+        (itertools.repeat(Sound()).__next__, "returned the same environment twice (Sound)"),
         (lambda: 3, "expected a gymnasium.Env"),
         (RaisesInReset, "LookupError: no such level"),
         (NoSeed, "unexpected keyword argument 'seed'"),
@@ -337,6 +336,17 @@ def test_a_sound_environment_has_only_findings_that_are_fine():
 def test_environments_that_cannot_be_trained_on_are_an_error(make_env, sentence):
     errors = [finding for finding in findings(make_env) if finding.level == "error"]
     assert any(sentence in finding.text for finding in errors), errors
+
+
+def test_an_environment_that_exists_once_can_be_trained_on():
+    assert not [finding for finding in findings(Single) if finding.level == "error"]
+    (finding,) = check.together(Single, configs.EnvConfig(count=2))
+    assert finding.level == "warning"
+    assert "PermissionError: one licence" in finding.text
+    assert "use env.count=1, or env.workers=async" in finding.text
+    Single.alive = False
+    assert not list(check.together(Single, configs.EnvConfig(count=1)))
+    assert not list(check.together(Sound, configs.EnvConfig(count=2)))
 
 
 FAULTS = [
@@ -440,8 +450,12 @@ def test_random_actions_are_uniform_among_those_allowed(rng):
 
 def test_speed_is_measured_alone_and_in_workers(monkeypatch):
     monkeypatch.setattr(check, "_rate", lambda make, config, seconds: 100.0 * config.count)
-    found = check.speed(Sound, configs.EnvConfig(per_worker=2))
+    found = check.speed(Sound, configs.EnvConfig(count=32, per_worker=2))
     assert found.text.startswith("Speed: 100 agent steps/s alone; 200, 800, 3,200 with 1, 4, 16 workers. Use env.w")
+    assert "100 with 1 worker. " in check.speed(Sound, configs.EnvConfig(count=1)).text
+    assert "100, 400 with 1, 4 workers. " in check.speed(Sound, configs.EnvConfig(count=15)).text
+    few = configs.EnvConfig(count=2, per_worker=3)
+    assert check.speed(Sound, few).text == "Speed: 100 agent steps/s alone."
     monkeypatch.setattr(check, "_rate", lambda make, config, seconds: 100.0)
     assert check.speed(Sound, configs.EnvConfig()).data["workers"] == "sync"
 

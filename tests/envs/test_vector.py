@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import Literal
+from typing import ClassVar, Literal
 
 import gymnasium
 import numpy as np
 import pytest
 
 from dreamer.config import EnvConfig
-from dreamer.envs import Adapter, EnvError, VectorEnv, make
+from dreamer.envs import Adapter, EnvError, NotRestorable, VectorEnv, make
 
 FIELDS = ("reward", "is_first", "is_last", "is_terminal", "env_steps")
 
@@ -328,7 +328,7 @@ def test_close_ends_the_workers_and_may_be_repeated():
 
 
 def test_environments_that_cannot_be_sent_to_workers_are_reported():
-    generator = (i for i in range(3))
+    generator = (i for i in range(9))
 
     def make_env():
         next(generator)
@@ -370,11 +370,84 @@ def test_a_script_without_guard_can_start_workers(tmp_path):
 
 def test_environments_must_be_new_and_alike():
     single = gymnasium.make("CartPole-v1")
-    with pytest.raises(EnvError, match="the same environment twice"):
-        VectorEnv(lambda: single, EnvConfig(count=2), 0)
-    ids = iter(["CartPole-v1", "Acrobot-v1"])
+    for config in (EnvConfig(count=1), EnvConfig(count=2), EnvConfig(count=2, rehearse=False)):
+        with pytest.raises(EnvError, match="the same environment twice"):
+            VectorEnv(lambda: single, config, 0)
+    ids = iter([*3 * ["CartPole-v1"], "Acrobot-v1"])
     with pytest.raises(EnvError, match=r"made with the observation space .*make_env must return .* equal spaces"):
         VectorEnv(lambda: gymnasium.make(next(ids)), EnvConfig(count=2), 0)
+
+
+class Counted(gymnasium.Env):
+    """Knows how many of its kind exist."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    alive: ClassVar[set[int]] = set()
+    most = 0
+
+    def __init__(self):
+        Counted.alive.add(id(self))
+        Counted.most = max(Counted.most, len(Counted.alive))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def close(self):
+        Counted.alive.discard(id(self))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_there_are_never_more_environments_than_count(count):
+    Counted.most = 0
+    with VectorEnv(Counted, EnvConfig(count=count), 0) as env:
+        env.reset()
+        env.state()
+    assert Counted.most == count
+    assert not Counted.alive
+
+
+def test_without_a_rehearsal_nothing_is_made_and_no_state_is_trusted():
+    made = []
+
+    def make_env():
+        made.append(gymnasium.make("CartPole-v1"))
+        return made[-1]
+
+    with VectorEnv(make_env, EnvConfig(count=2, rehearse=False), 0) as env:
+        env.reset()
+        with pytest.raises(NotRestorable, match=r"was not tried, because of env\.rehearse=false"):
+            env.state()
+    assert len(made) == 2
+
+
+def test_a_crash_in_a_rehearsal_for_workers_ends_nothing_else():
+    def make_env():  # Sent to workers by value, as they cannot import this file.
+        class Crashing(gymnasium.Env):
+            observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+            action_space = gymnasium.spaces.Discrete(2)
+
+            def reset(self, *, seed=None, options=None):
+                self.time = 0
+                return np.zeros(1, np.float32), {}
+
+            def step(self, action):
+                self.time += 1
+                if self.time == 5:
+                    os._exit(7)
+                return np.zeros(1, np.float32), 0.0, False, False, {}
+
+        return Crashing()
+
+    with VectorEnv(make_env, EnvConfig(count=1, workers="async"), 0) as env:
+        env.reset()
+        with pytest.raises(NotRestorable, match="exit code 7"):
+            env.state()
+        env.step({"action": np.zeros(1, np.int32)})
 
 
 @pytest.mark.parametrize(

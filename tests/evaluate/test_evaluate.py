@@ -106,6 +106,50 @@ def test_an_episode_is_the_same_however_many_are_played_beside_it():
     assert evaluation.evaluate(Puppet(), Seeded, 7, seed=4).lengths != first.lengths
 
 
+class Endless(Seeded):
+    """Ends no episode but those whose seed makes them short."""
+
+    def step(self, action):
+        obs, reward, over, truncated, info = super().step(action)
+        return obs, reward, over and self.length < 4, truncated, info
+
+
+def test_an_episode_without_an_end_is_cut_off_and_counted():
+    puppet = Puppet()
+    puppet.config = run_config("unused", "run.eval_steps=5")
+    found = evaluation.evaluate(puppet, Endless, 7, seed=3)
+    whole = evaluation.evaluate(Puppet(), Seeded, 7, seed=3)
+    long = [length >= 4 for length in whole.lengths]
+    assert whole.cut == 0
+    assert found.cut == sum(long) > 0
+    assert [length == 5 for length in found.lengths] == long
+    assert f"{sum(long)} did not end and were cut off (run.eval_steps)" in str(found)
+    assert found.summary()["cut"] == sum(long)
+
+
+def test_an_evaluation_has_no_more_environments_than_training():
+    alive: list[int] = []
+    most = 0
+
+    class Counted(Seeded):
+        def __init__(self):
+            nonlocal most
+            super().__init__()
+            alive.append(id(self))
+            most = max(most, len(alive))
+
+        def close(self):
+            alive.remove(id(self))
+
+    workers = ("env.count=4", "env.workers=async", "env.per_worker=3")
+    for overrides, expected in ((("env.count=2",), 2), (("env.count=2", "run.eval_envs=5"), 5), (workers, 3)):
+        puppet, most = Puppet(), 0
+        puppet.config = run_config("unused", *overrides)
+        evaluation.evaluate(puppet, Counted, 7)
+        assert most == expected
+        assert not alive
+
+
 def test_what_an_environment_raises_is_told_in_a_sentence():
     class Broken(Seeded):
         def step(self, action):

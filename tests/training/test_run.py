@@ -15,6 +15,8 @@ from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer import train as training
 from dreamer.config import ConfigError, RunConfig
+from dreamer.envs import EnvError
+from dreamer.training import host
 from dreamer.training.directory import write_config
 from dreamer.training.stopping import SIGNALS, StopRequest, budget_spent, early_end
 from tests.small import OVERRIDES, run_config, small_config
@@ -182,6 +184,56 @@ def test_a_signal_ends_the_closing_evaluation(tmp_path, capsys):
     assert (result.ended, result.interrupted, result.evaluation) == ("SIGTERM", True, None)
     assert "Stopped by SIGTERM during the closing evaluation: 0 of 1 episodes were played." in said
     assert checkpoints.load(result.logdir).meta["env_steps"] == 50
+
+
+class Once(gymnasium.Env):
+    """Exists once at a time, and never ends an episode."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    exists = False
+    made = 0
+    last = 10
+
+    def __init__(self):
+        if Once.exists:
+            raise RuntimeError("there is another one")
+        Once.exists = True
+        Once.made += 1
+
+    def close(self):
+        Once.exists = False
+
+    def reset(self, *, seed=None, options=None):
+        if Once.made > Once.last:
+            raise RuntimeError("out of order")
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+@pytest.mark.slow
+def test_a_run_with_the_only_environment_there_is_ends_with_its_score(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(host, "ENDLESS", 40)
+    config = run_config(tmp_path / "run", "env.count=1", "run={env_steps: 60, eval_episodes: 2, eval_steps: 7}")
+    result = training.train(Once, config)
+    assert result.evaluation is not None
+    assert result.evaluation.scores == (7.0, 7.0)
+    said = capsys.readouterr().err
+    assert said.count("An episode has gone on for 41 actions.") == 1
+    assert "2 did not end and were cut off (run.eval_steps)" in said
+
+
+@pytest.mark.slow
+def test_a_closing_evaluation_that_fails_costs_nothing_but_the_score(tmp_path, monkeypatch):
+    monkeypatch.setattr(Once, "made", 0)
+    monkeypatch.setattr(Once, "last", 3)  # Two for the rehearsal and one for training.
+    config = run_config(tmp_path / "run", "env.count=1", "run={env_steps: 30, eval_episodes: 2, eval_steps: 7}")
+    message = r"(?s)The closing evaluation failed: .*out of order.*The run is done and was saved\. Score it with"
+    with pytest.raises(EnvError, match=message):
+        training.train(Once, config)
+    assert checkpoints.load(config.logdir).meta["env_steps"] == 30
 
 
 @pytest.mark.slow

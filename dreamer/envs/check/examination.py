@@ -17,8 +17,9 @@ from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.check import diagnosis
 from dreamer.envs.check.diagnosis import EnvFinding
 from dreamer.envs.errors import EnvError
+from dreamer.envs.restore.rehearsal import require_another
 from dreamer.envs.rollouts import Recording, explain, extreme_choosers, random_action, record
-from dreamer.envs.vector.vector_env import VectorEnv
+from dreamer.envs.vector.vector_env import VectorEnv, make_all
 from dreamer.spaces import mask_keys
 
 MOST_STEPS = 10_000
@@ -59,31 +60,42 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
         Findings, including those that are fine. The environment can be trained on if none is an error.
     """
     try:
-        env = adapt(make_env, config.env)
+        first = adapt(make_env, config.env)
     except Exception as failure:
         yield EnvFinding("error", "make", explain(failure, "Making the environment"))
         return
 
     def make_another() -> Adapter:
         made = adapt(make_env, config.env)
-        if made.unwrapped is env.unwrapped:
-            raise EnvError(
-                "The same environment was returned twice, expected a new one from every call: make it there."
-            )
+        require_another(made, first)
         return made
 
+    with contextlib.suppress(Exception):  # Closing the recorded instances will report any failure.
+        first.close()
+    yield from diagnosis.observation_keys(first.obs_spaces, config.nets)
+    yield from diagnosis.action_keys(first)
+    yield from diagnosis.masks(first.obs_spaces, first.action_spaces)
+    yield from _play(make_another, config.env, first, steps)
+
+
+def together(make_env: Callable[[], Any], config: EnvConfig) -> Iterator[EnvFinding]:
+    """Whether two environments can exist at once in one process; tried only if more than one is wanted."""
+    if config.count == 1:
+        return
     try:
-        yield from diagnosis.observation_keys(env.obs_spaces, config.nets)
-        yield from diagnosis.action_keys(env)
-        yield from diagnosis.masks(env.obs_spaces, env.action_spaces)
-        yield from _play(make_another, config.env, env, steps)
-    finally:
-        with contextlib.suppress(Exception):  # closing the recorded instances has reported any failure already
+        for env in make_all(make_env, config, 2):
             env.close()
+    except Exception as failure:
+        yield EnvFinding(
+            "warning",
+            "together",
+            f"{explain(failure, 'Making a second environment while the first was open')} If only one can exist in a "
+            "process, use env.count=1, or env.workers=async for one in each process.",
+        )
 
 
 def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, steps: int) -> Iterator[EnvFinding]:
-    """Findings about recordings of further instances next to ``env``."""
+    """Findings about recordings of further instances, one at a time; ``env`` is closed, and only asked what it is."""
     first = record(make_env, config, seed=0, action_seed=0, steps=steps, episodes=_EPISODES)
     if first.error:
         yield EnvFinding("error", "play", first.error)
@@ -134,21 +146,27 @@ def speed(make_env: Callable[[], Any], config: EnvConfig, seconds: float = 2.0) 
 
     Args:
         make_env: as for `check`.
-        config: action repeat, checks, and environments per worker.
+        config: action repeat, checks, environments per worker, and how many there may be at most.
         seconds: duration of each of the four measurements, without start-up.
     """
+    config = dataclasses.replace(config, rehearse=False)
     rates: dict[str, float] = {}
+    numbers = [workers for workers in (1, 4, 16) if workers * config.per_worker <= config.count]
     try:
         rates["alone"] = _rate(make_env, dataclasses.replace(config, count=1, workers="sync"), seconds)
-        for workers in (1, 4, 16):
-            parallel = dataclasses.replace(config, count=workers * config.per_worker, workers="async")
-            rates[str(workers)] = _rate(make_env, parallel, seconds)
+        for number in numbers:
+            parallel = dataclasses.replace(config, count=number * config.per_worker, workers="async")
+            rates[str(number)] = _rate(make_env, parallel, seconds)
     except EnvError as error:
         where = "in worker processes" if rates else "in a VectorEnv"
         return EnvFinding("warning" if rates else "error", "speed", f"It does not run {where}: {error}", rates)
     alone, *others = rates.values()
+    text = f"Speed: {alone:,.0f} agent steps/s alone."
+    if not others:
+        return EnvFinding("ok", "speed", text, {**rates, "workers": "sync"})
     parallel_rates = ", ".join(f"{rate:,.0f}" for rate in others)
-    text = f"Speed: {alone:,.0f} agent steps/s alone; {parallel_rates} with 1, 4, 16 workers."
+    workers = f"{', '.join(map(str, numbers))} worker{'s' if numbers[-1] > 1 else ''}"
+    text = f"{text.rstrip('.')}; {parallel_rates} with {workers}."
     faster = max(others) > 1.2 * alone
     advice = "Use env.workers=async." if faster else "Worker processes do not pay off: keep env.workers=sync."
     return EnvFinding("ok", "speed", f"{text} {advice}", {**rates, "workers": "async" if faster else "sync"})
@@ -201,8 +219,13 @@ def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) 
         errors += finding.level == "error"
         images |= finding.data.get("kind") == "image"
         yield finding
+    env_config = config.env
+    for finding in together(make_env, env_config) if not errors else ():
+        yield finding
+        env_config = dataclasses.replace(env_config, count=1)
+        overrides = [*overrides, "env.count=1"]
     if not errors and not args.fast:
-        measured = speed(make_env, config.env)
+        measured = speed(make_env, env_config)
         errors += measured.level == "error"
         yield measured
         if measured.data.get("workers") == "async":

@@ -2,15 +2,16 @@
 
 import collections
 import contextlib
+import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.errors import NotRestorable
+from dreamer.envs.errors import NotRestorable, SameEnvironment
 from dreamer.envs.restore.states import pack, unpack
 from dreamer.envs.rollouts import random_action
 from dreamer.spaces import mask_keys
@@ -32,55 +33,101 @@ class _Answer(NamedTuple):
     env_steps: int
 
 
-def rehearse(make: Callable[[], Adapter]) -> None:
-    """Play a new environment with random actions, give its state to another, and play both with the same actions.
+def rehearse(first: Adapter, make: Callable[[], Adapter]) -> None:
+    """Play a new environment with random actions, close it, and have another continue from a state in the middle.
 
-    Both are closed afterwards, and the state of global random generators is restored.
+    There is never more than one of them: many simulators, and all robots, exist once. Both are closed afterwards, and
+    the state of global random generators is restored.
+
+    Args:
+        first: an environment that was not reset yet.
+        make: makes another one.
 
     Raises:
         NotRestorable: the answers differ, an environment fails, or one changes an attribute of a class.
+        SameEnvironment: ``make`` returned the first one again.
     """
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(random.setstate, random.getstate())
         cleanup.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-        try:
-            one, two = (cleanup.enter_context(contextlib.closing(make())) for _ in range(2))
-            shared = _class_attributes(one)
-            _compare(one, two)
-            for name, value in _class_attributes(one).items():
-                if value != shared.get(name):
-                    raise NotRestorable(f"{one.name} changes an attribute of a class, {name}: keep it in self.")
-        except NotRestorable:
-            raise
-        except Exception as error:
-            raise NotRestorable(
-                f"A trial of saving and restoring another environment failed ({type(error).__name__}: {error})."
-            ) from error
+        with _trial():
+            with contextlib.closing(first):
+                part = _play(first)
+            second = make()
+        with contextlib.closing(second):
+            require_another(second, first)
+            with _trial():
+                _play_again(second, part)
 
 
-def _compare(one: Adapter, two: Adapter) -> None:
-    """Compare their answers, turn by turn.
+@contextlib.contextmanager
+def _trial() -> Iterator[None]:
+    """Turn whatever fails into a `NotRestorable`."""
+    try:
+        yield
+    except NotRestorable:
+        raise
+    except Exception as error:
+        raise NotRestorable(
+            f"A trial of saving and restoring another environment failed ({type(error).__name__}: {error})."
+        ) from error
 
-    Taking turns exposes hidden state: anything they share changes in between, and each draws other numbers from global
-    random generators.
-    """
+
+def require_another(env: Adapter, before: Adapter) -> None:
+    """Raise `SameEnvironment` if two environments are one and the same object, behind whatever wrappers."""
+    if env.unwrapped is before.unwrapped:
+        raise SameEnvironment(
+            f"make_env returned the same environment twice ({env.name}), expected a new one from every call: make it "
+            f"inside the function."
+        )
+
+
+class _Part(NamedTuple):
+    """What an environment did from the moment at which its state was taken."""
+
+    state: tuple[Any, np.ndarray]
+    """The state, packed."""
+    actions: list[dict[str, Any] | None]
+    """What was done since then; None is a reset."""
+    answers: list[tuple[str, bytes]]
+    """What the environment answered."""
+
+
+def _play(env: Adapter) -> _Part:
+    """Play, take the state, go on, and reset once in the middle of an episode."""
+    shared = _class_attributes(env)
     rng = np.random.default_rng(0)
-    last = _reset(one, seed=0)
+    last = _reset(env, seed=0)
     for _ in _turns():
-        last = _advance(one, last, rng)
-    two.set_state(unpack(*pack(one.get_state())))
-    again = last
+        last = _advance(env, _choose(env, last, rng))
+    part = _Part(pack(env.get_state()), [], [])
     for forced in (False, True):
-        if forced:
-            last = _reset(one)
-            again = _reset(two)
-            _require_equal(one, last, again)
-        for _ in _turns():
-            state = rng.bit_generator.state
-            last = _advance(one, last, rng)
-            rng.bit_generator.state = state  # so that both get the same action
-            again = _advance(two, again, rng)
-            _require_equal(one, last, again)
+        choices = itertools.chain([None] if forced else [], (_choose(env, last, rng) for _ in _turns()))
+        for action in choices:
+            last = _advance(env, action)
+            part.actions.append(action)
+            part.answers.append(_bits(tuple(last)))
+    for name, value in _class_attributes(env).items():
+        if value != shared.get(name):
+            raise NotRestorable(f"{env.name} changes an attribute of a class, {name}: keep it in self.")
+    return part
+
+
+def _play_again(env: Adapter, part: _Part) -> None:
+    """Continue from the state with the same actions.
+
+    By now, anything that the two share has been changed by the first, and global random generators give other numbers:
+    hidden state shows.
+    """
+    env.set_state(unpack(*part.state))
+    for action, expected in zip(part.actions, part.answers, strict=True):
+        last = _advance(env, action)
+        if _bits(tuple(last)) != expected:
+            raise NotRestorable(
+                f"{env.name} behaved differently after its state was restored, so it depends on something that the "
+                f"state leaves out, such as global randomness: give it methods get_state and set_state that cover "
+                f"everything."
+            )
 
 
 def _turns() -> Any:
@@ -91,25 +138,25 @@ def _turns() -> Any:
         yield turn
 
 
-def _advance(env: Adapter, last: _Answer, rng: np.random.Generator) -> _Answer:
+def _choose(env: Adapter, last: _Answer, rng: np.random.Generator) -> dict[str, Any] | None:
+    """A random action, or None if the episode is over."""
     if last.terminated or last.truncated:
-        return _reset(env)
+        return None
     masks = mask_keys(env.obs_spaces, env.action_spaces)
-    obs, reward, terminated, truncated, info = env.step(random_action(rng, env.action_spaces, masks, last.obs))
+    return random_action(rng, env.action_spaces, masks, last.obs)
+
+
+def _advance(env: Adapter, action: dict[str, Any] | None) -> _Answer:
+    """Step, or reset if there is no action."""
+    if action is None:
+        return _reset(env)
+    obs, reward, terminated, truncated, info = env.step(action)
     return _Answer(obs, reward, terminated, truncated, info["env_steps"])
 
 
 def _reset(env: Adapter, seed: int | None = None) -> _Answer:
     obs, _ = env.reset(seed=seed)
     return _Answer(obs, reward=0.0, terminated=False, truncated=False, env_steps=0)
-
-
-def _require_equal(env: Adapter, one: _Answer, two: _Answer) -> None:
-    if _bits(tuple(one)) != _bits(tuple(two)):
-        raise NotRestorable(
-            f"{env.name} behaved differently after its state was restored, so it depends on something that the state "
-            f"leaves out, such as global randomness: give it methods get_state and set_state that cover everything."
-        )
 
 
 def _bits(value: Any) -> tuple[str, bytes]:
@@ -132,4 +179,4 @@ def _class_attributes(env: Adapter) -> dict[str, str]:
         layer = layer.env  # type: ignore[attr-defined]
 
 
-__all__ = ["rehearse"]
+__all__ = ["rehearse", "require_another"]

@@ -14,7 +14,7 @@ from dreamer.envs.errors import EnvError
 from dreamer.envs.vector.slots import MAKE, SKIP, STEP, Slots
 from dreamer.envs.vector.workers import Recipe, Worker
 
-_MAKING = 300.0
+LONGEST_START = 300.0
 """Seconds that making environments may take: they import packages and load files, 16 at a time on a few cores."""
 
 _HINTS: dict[int, str] = {
@@ -165,7 +165,7 @@ class Pool:
         errors: list[EnvError] = []
         for worker in self._workers:
             try:
-                answers.append(worker.answer(max(self._config.timeout, _MAKING)))
+                answers.append(worker.answer(max(self._config.timeout, LONGEST_START)))
             except EnvError as error:
                 errors.append(error)
         if errors:
@@ -196,7 +196,7 @@ class Pool:
         for number in pending:
             poll.register(number, select.POLLIN)
         making = (self._slots.command == MAKE).any()
-        limit = max(self._config.timeout, _MAKING) if making else self._config.timeout
+        limit = max(self._config.timeout, LONGEST_START) if making else self._config.timeout
         deadline = time.monotonic() + limit
         while pending:
             ready = poll.poll(max(0.0, min(deadline - time.monotonic(), 1e6)) * 1000)
@@ -280,4 +280,4 @@ class Pool:
         return f"{where} (environment number {index}{f', together with {others}' if others else ''})"
 
 
-__all__ = ["Failure", "Pool"]
+__all__ = ["LONGEST_START", "Failure", "Pool"]

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.errors import EnvError, NotRestorable
-from dreamer.envs.restore.rehearsal import rehearse
-from dreamer.envs.vector.pool import Pool
+from dreamer.envs.restore.rehearsal import rehearse, require_another
+from dreamer.envs.vector.pool import LONGEST_START, Pool
 from dreamer.envs.vector.slots import MAKE, RESET, STEP, Slots
 from dreamer.envs.vector.sub_env import LocalPool, SubEnv, require_spaces
-from dreamer.envs.vector.workers import Recipe
+from dreamer.envs.vector.workers import Recipe, rehearse_apart
 from dreamer.spaces import Step
 
 _PATIENCE = 10.0
@@ -52,6 +52,9 @@ class VectorEnv:
     ) -> None:
         """Make the environments; nothing is reset yet.
 
+        Where a state needs a rehearsal, and ``config.rehearse`` allows it, two others are made, played and closed
+        before, one after the other.
+
         Args:
             make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one.
             config: number, workers, limits, action repeat and checks.
@@ -67,23 +70,33 @@ class VectorEnv:
         self._sequence = sequence
         self._scratch = functools.partial(adapt, make_env, config)
         shared = config.workers == "async"
-        envs = make_all(make_env, config, 1 if shared else config.count)
+        first = self._scratch()
         self.num_envs = config.count
-        self.failures = 0
-        first = envs[0]
         self.obs_spaces = first.obs_spaces
         self.action_spaces = first.action_spaces
+        self.failures = 0
         self._started = False
         self._closed = False
         self._broken = False
-        self._rehearsed = not first.needs_rehearsal
         self._refusal = ""
         self._say = on_message or _print
         self._noted: set[str] = set()
         self._envs: LocalPool | Pool
+        # Never more than `config.count` at once: what is rehearsed with is closed before the others are made.
+        tried = first.needs_rehearsal and config.rehearse
+        if first.needs_rehearsal and not tried:
+            self._refusal = f"Whether {first.name} can be restored was not tried, because of env.rehearse=false."
         if shared:
             first.close()
             recipe = Recipe.of(make_env, config, first)
+        try:
+            if tried and shared:
+                rehearse_apart(recipe, making=max(config.timeout, LONGEST_START), playing=config.timeout + _PATIENCE)
+            elif tried:
+                rehearse(first, self._scratch)
+        except NotRestorable as error:
+            self._refusal = str(error)
+        envs = [] if shared else make_all(make_env, config, config.count, [] if tried else [first])
         self._slots = Slots(config.count, self.obs_spaces, self.action_spaces, shared=shared)
         self._slots.seed[:] = [seeds(index, 0) for index in range(config.count)]
         if shared:
@@ -125,8 +138,7 @@ class VectorEnv:
     def state(self) -> dict[str, Any]:
         """State of all environments, as in `dreamer.envs.restore.states`; their latest answers are not included.
 
-        Environments whose state needs a rehearsal get one first, once: two more are made, and must play alike after
-        one was given the state of the other. The result is remembered; the run is not affected.
+        Environments whose state needs a rehearsal had one before they were made; see `dreamer.envs.restore.rehearsal`.
 
         Raises:
             NotRestorable: the environments cannot be restored, and why.
@@ -140,12 +152,9 @@ class VectorEnv:
             raise NotRestorable(self._refusal)
         try:
             members = self._envs.get_states()
-            if not self._rehearsed:
-                rehearse(self._scratch)
         except NotRestorable as error:
             self._refusal = str(error)
             raise
-        self._rehearsed = True
         names = ("entropy", "spawn_key", "pool_size")
         seeds = {name: getattr(self._sequence, name) for name in names}
         return {"members": members, "seeds": seeds, "counters": self._envs.counters()}
@@ -242,14 +251,18 @@ def seed_of(sequence: np.random.SeedSequence, count: int, index: int, start: int
     return int(child.generate_state(1)[0]) >> 1
 
 
-def make_all(make_env: Callable[[], Any], config: EnvConfig, count: int) -> list[Adapter]:
-    """Make ``count`` distinct environments with equal spaces; closes them again if that fails."""
+def make_all(
+    make_env: Callable[[], Any], config: EnvConfig, count: int, ready: Sequence[Adapter] = ()
+) -> list[Adapter]:
+    """Make distinct environments with equal spaces until there are ``count``; closes all of them if that fails."""
     with contextlib.ExitStack() as undo:
-        envs: list[Adapter] = []
-        for _ in range(count):
+        envs: list[Adapter] = list(ready)
+        for env in envs:
+            undo.callback(env.close)
+        while len(envs) < count:
             env = adapt(make_env, config)
-            if any(env.unwrapped is other.unwrapped for other in envs):
-                raise EnvError("make_env returned the same environment twice, expected a new one from every call.")
+            for other in envs:
+                require_another(env, other)
             envs.append(env)
             undo.callback(env.close)
             require_spaces(env, envs[0].observation_space, envs[0].action_space)

@@ -26,9 +26,16 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
-from dreamer.envs.errors import EnvError, NotRestorable
+from dreamer.envs.errors import EnvError, NotRestorable, SameEnvironment
+from dreamer.envs.restore.rehearsal import rehearse
 from dreamer.envs.vector.slots import Slots
 from dreamer.envs.vector.sub_env import SubEnv, explain, require_spaces, state_errors
+
+_GOODBYE = 5.0
+"""Seconds that a process gets to end after it has answered."""
+
+_MADE = b"made"
+"""What a rehearsal sends once there is an environment."""
 
 
 class Recipe(NamedTuple):
@@ -164,6 +171,56 @@ class Worker:
             self._process.kill()
 
 
+def rehearse_apart(recipe: Recipe, making: float, playing: float) -> None:
+    """`rehearse` in a process of its own, which an environment may crash or block.
+
+    Args:
+        recipe: how environments are made.
+        making: seconds that making one may take.
+        playing: seconds that all the rest may take.
+
+    Raises:
+        NotRestorable, SameEnvironment: see `rehearse`; also if the process died or was ended.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    process = _context().Process(target=_rehearse_here, args=(theirs, recipe), daemon=True)
+    with ours:
+        with theirs, _without_main():
+            process.start()
+        outcome: EnvError | None = NotRestorable(f"A trial of saving and restoring {recipe.name} did not end in time.")
+        with contextlib.suppress(EOFError, OSError):
+            if ours.poll(making) and ours.recv_bytes() == _MADE and ours.poll(playing):
+                outcome = pickle.loads(ours.recv_bytes())
+    process.join(_GOODBYE)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    elif process.exitcode:
+        outcome = NotRestorable(
+            f"A trial of saving and restoring {recipe.name} ended its process (exit code {process.exitcode})."
+        )
+    process.close()
+    if outcome is not None:
+        raise outcome
+
+
+def _rehearse_here(pipe: multiprocessing.connection.Connection, recipe: Recipe) -> None:
+    """The process: says when an environment is made, and what came out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.setpgrp()
+    outcome: EnvError | None = None
+    try:
+        first = recipe.make()
+        pipe.send_bytes(_MADE)
+        rehearse(first, recipe.make)
+    except (NotRestorable, SameEnvironment) as error:
+        outcome = error
+    except Exception as error:  # Workers will report the same.
+        outcome = NotRestorable(f"A trial of saving and restoring {recipe.name} failed: {error}")
+    pipe.send_bytes(pickle.dumps(outcome))
+
+
 _NOTHING = WorkerReport({}, {}, [])
 
 
@@ -255,4 +312,4 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-__all__ = ["Recipe", "Worker", "WorkerReport", "serve"]
+__all__ = ["Recipe", "Worker", "WorkerReport", "rehearse_apart", "serve"]
