@@ -1,11 +1,13 @@
 """Whether a world model learns what a reward needs to remember: the model alone, on cue episodes of a random policy.
 
     python scripts/memory.py 4 --updates 2400 loss.reward_lift=0
+    python scripts/memory.py 16 --lean 0.9
 
-The first argument is the delay of the task (`jax_cueN`), overrides change the preset `small`. Every few hundred
-updates, a line says, over fresh episodes, what share of the reward is not explained beyond when it comes (1 until the
-model has found out that cue and action decide it together, then 0), how much the recurrent state varies, its size, in
-which share of episodes the cue can be read linearly from it, at the first step and at the last, and the losses.
+The first argument is the delay of the task (`jax_cueN`), overrides change the preset `small`. With ``--lean``, the
+random policy prefers an action: then the cue alone says something about the reward. Every few hundred updates, a line
+says, over fresh episodes, what share of the reward is not explained beyond when it comes (1 until the model has found
+out that cue and action decide it together, then 0), how much the recurrent state varies, its size, in which share of
+episodes the cue can be read linearly from it, at the first step and at the last, and the losses.
 """
 
 import argparse
@@ -41,11 +43,11 @@ class Episodes(NamedTuple):
     """Steps since the reset, ``[B, T]``."""
 
 
-def episodes(env: JaxCue, stored: Any, steps: int, key: jax.Array) -> Episodes:
-    """Episodes of a random policy, in as many rows as ``stored`` has."""
+def episodes(env: JaxCue, stored: Any, steps: int, lean: float, key: jax.Array) -> Episodes:
+    """Episodes of a policy that takes action 1 with probability ``lean``, in as many rows as ``stored`` has."""
     rows = len(jax.tree.leaves(stored)[0])
     begin_key, action_key, step_key = jax.random.split(key, 3)
-    actions = jax.random.randint(action_key, (steps, rows), 0, 2)
+    actions = jax.random.bernoulli(action_key, lean, (steps, rows)).astype(jnp.int32)
 
     def step(now: autoreset.Instances, inputs: tuple[jax.Array, jax.Array]) -> tuple[autoreset.Instances, Any]:
         action, key = inputs
@@ -82,11 +84,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("delay", type=int, help="steps from the cue to the choice")
     parser.add_argument("overrides", nargs="*", help="key=value, as for training")
+    parser.add_argument("--lean", type=float, default=0.5, help="how often the policy takes action 1 (default 0.5)")
     parser.add_argument("--updates", type=int, default=3000, help="updates (default 3000)")
     parser.add_argument("--every", type=int, default=300, help="updates between lines (default 300)")
     args = parser.parse_intermixed_args()
     if args.delay < 1:
         parser.error(f"the delay is {args.delay}, expected at least 1")
+    if not 0 <= args.lean <= 1:
+        parser.error(f"--lean is {args.lean}, expected 0 to 1")
     try:
         config = configs.load(["small"], args.overrides)
     except configs.ConfigError as error:
@@ -106,8 +111,8 @@ def main() -> None:
         losses, metrics = nets.world_model.loss(seen, batch, config)
         return LossOutput(losses, memory, stored=(), metrics=metrics)
 
-    draw = jax.jit(functools.partial(episodes, env, blank(rows), steps))
-    draw_fresh = jax.jit(functools.partial(episodes, env, blank(FRESH_ROWS), steps))
+    draw = jax.jit(functools.partial(episodes, env, blank(rows), steps, args.lean))
+    draw_fresh = jax.jit(functools.partial(episodes, env, blank(FRESH_ROWS), steps, args.lean))
     update = jax.jit(lambda state, batch: gradient_step(loss)(state, batch, key, config))
 
     @jax.jit
