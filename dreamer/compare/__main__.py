@@ -41,6 +41,7 @@ def figures(comparison: Comparison) -> dict[str, Any]:
                 "episodes": row.episodes,
                 "released": row.released and row.released._asdict(),
                 "verdict": row.verdict,
+                "success": row.success,
             }
             for row in comparison.rows
         ],
@@ -77,7 +78,8 @@ def text(comparison: Comparison) -> str:
 
 def _budgets(comparison: Comparison) -> str:
     several = len(comparison.group.runs) > 1
-    head = ["frames", "here", *(["95 % interval", "runs"] if several else []), "episodes", "released", "band", ""]
+    counted = ["95 % interval", "runs"] if several else []
+    head = ["frames", "here", *counted, "episodes", "success", "released", "band", ""]
     rows = []
     for row in comparison.rows:
         there = row.released
@@ -85,7 +87,9 @@ def _budgets(comparison: Comparison) -> str:
         counts = [span(row.interval), str(len(row.scores))] if several else []
         note = f"{row.verdict or '-'}{', interpolated' if there and there.interpolated else ''}"
         released = number(there.mean) if there else "-"
-        rows.append([f"{row.frames:,}", number(row.score), *counts, str(row.episodes), released, span(band), note])
+        success = "" if row.success is None else f"{row.success:.0%}"
+        own = [number(row.score), *counts, str(row.episodes), success]
+        rows.append([f"{row.frames:,}", *own, released, span(band), note])
     return render(head, rows, left=(0, len(head) - 1))
 
 

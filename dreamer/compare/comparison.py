@@ -30,6 +30,8 @@ class BudgetRow:
     interval: tuple[float, float] | None
     """Bootstrap interval of the mean over runs, if there are enough."""
     released: Score | None
+    success: float | None = None
+    """Share of these episodes that were a success, mean over runs; None if the environment does not say so."""
 
     @property
     def score(self) -> float | None:
@@ -99,7 +101,9 @@ def _row(runs: Sequence[RunCurve], reference: Reference | None, frames: int) -> 
     scores = tuple(point.score for point in points)
     interval = statistics.interval([scores], np.mean) if len(scores) >= ENOUGH else None
     released = reference.at(frames) if reference else None
-    return BudgetRow(frames, scores, sum(point.episodes for point in points), interval, released)
+    rates = [point.success for point in points if point.success is not None]
+    success = float(np.mean(rates)) if rates else None
+    return BudgetRow(frames, scores, sum(point.episodes for point in points), interval, released, success)
 
 
 def _frames_to_scores(

@@ -43,6 +43,8 @@ class Point(NamedTuple):
     score: float
     episodes: int
     """Number of episodes of which it is the mean."""
+    success: float | None = None
+    """Share of these episodes that were a success at their last step; None if the environment does not say so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,8 @@ class RunCurve:
         scores: sum of rewards of each, float64 ``[E]``.
         end: env steps of the run so far.
         suite_score: the Crafter score of all episodes, if the run logged it.
+        successes: 1 for each that was a success at its last step, 0 for the others, float64 ``[E]``; None if the
+            environment does not say so.
     """
 
     directory: pathlib.Path
@@ -62,6 +66,7 @@ class RunCurve:
     scores: np.ndarray
     end: int
     suite_score: float | None = None
+    successes: np.ndarray | None = None
 
     def at(self, frames: int) -> Point | None:
         """The mean score in the window that ends at a number of frames; None if no episode has ended by then."""
@@ -69,7 +74,10 @@ class RunCurve:
         past = int(np.searchsorted(self.frames, frames, side="right"))
         first = int(np.searchsorted(self.frames, (1 - WINDOW) * frames, side="right"))
         first = max(0, min(first, past - LEAST))
-        return Point(float(self.scores[first:past].mean()), past - first) if past else None
+        if not past:
+            return None
+        success = None if self.successes is None else float(self.successes[first:past].mean())
+        return Point(float(self.scores[first:past].mean()), past - first, success)
 
     def reach(self, score: float, grid: Sequence[int]) -> int | None:
         """The first number of frames of the grid at which the run had at least this score; None if it never had."""
@@ -105,7 +113,9 @@ def _read(path: pathlib.Path) -> RunCurve:
     if not metrics.is_file():
         raise CurveError(f"{path} has no metrics.jsonl: this member of the population has not begun. Leave it out.")
     lines = _lines(metrics)
-    episodes = [(line["env_steps"], line["episode/score"]) for line in lines if "episode/score" in line]
+    ended = [line for line in lines if "episode/score" in line]
+    episodes = [(line["env_steps"], line["episode/score"]) for line in ended]
+    reported = any("episode/success" in line for line in ended)
     crafter = [line["episode/log/crafter_score"] for line in lines if "episode/log/crafter_score" in line]
     frames, scores = zip(*episodes, strict=True) if episodes else ((), ())
     return RunCurve(
@@ -115,6 +125,7 @@ def _read(path: pathlib.Path) -> RunCurve:
         scores=np.array(scores, np.float64),
         end=lines[-1]["env_steps"] if lines else 0,
         suite_score=float(crafter[-1]) if crafter else None,
+        successes=np.array([line.get("episode/success", 0.0) for line in ended], np.float64) if reported else None,
     )
 
 
@@ -143,7 +154,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _is_valid(line: dict[str, Any]) -> bool:
-    keys = ("episode/score", "episode/log/crafter_score")
+    keys = ("episode/score", "episode/success", "episode/log/crafter_score")
     steps = line.get("env_steps")
     scores = [line[key] for key in keys if key in line]
     return (

@@ -214,7 +214,7 @@ def choose_devices(config: Config) -> list[jax.Device]:
     Raises:
         ConfigError: there are fewer.
     """
-    here = jax.local_devices()
+    here = backend.local_devices()
     count = len(here) if config.devices == "all" else int(config.devices)
     if count > len(here):
         raise ConfigError(

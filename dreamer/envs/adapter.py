@@ -1,7 +1,10 @@
 """One environment, whatever its spaces, behind flat keys, checked values and one meaning for every flag."""
 
+import contextlib
 import math
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -9,7 +12,8 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
-from dreamer.envs.leaves import Outside
+from dreamer.envs.info import InfoReader
+from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
 from dreamer.spaces import Spaces, mask_keys
@@ -18,6 +22,9 @@ _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 USED_AS_IT_IS = "It is used as it is, and this is not said again."
 """How a note about an observation outside its bounds ends."""
+
+_said: set[str] = set()
+"""What `Adapter.close` has said in this process: dozens of environments of a kind are closed together."""
 
 
 class Adapter(gymnasium.Env):
@@ -30,7 +37,10 @@ class Adapter(gymnasium.Env):
     Every action is applied ``config.repeat`` times, or until the episode ends or an action mask (see
     `dreamer.spaces.mask_keys`) forbids it. The rewards are summed, and the sum is clipped to plus and minus
     ``config.clip_reward``. ``info["env_steps"]`` says how often the action was really applied (0 at a reset). An
-    environment with an attribute ``action_repeat`` does this itself: it knows which frames to skip.
+    environment with an attribute ``action_repeat``, a whole number, does this itself: it knows which frames to skip,
+    and its own ``info["env_steps"]`` says how many it did. From others, a key of that name means something else.
+
+    Every repeat gets an action of its own, so that an environment may write into it.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
     something else did, for example a time limit (``is_last`` only). Both are passed on unchanged.
@@ -45,6 +55,8 @@ class Adapter(gymnasium.Env):
         obs_spaces, action_spaces: `Space` by flat key, sorted by key.
         outside: how many observations of this episode were outside their bounds, by key; keys that never were are left
             out.
+        episode_log: numbers about the episode, once it has ended: ``info["log"]`` by name, its outcome as in
+            `dreamer.envs.info`, and ``outside`` as ``outside/KEY``.
     """
 
     observation_space: gymnasium.spaces.Dict
@@ -80,20 +92,31 @@ class Adapter(gymnasium.Env):
         except ValueError as error:
             raise EnvError(f"Environment {self.name}: {error}.") from None
         own_repeat = getattr(env.unwrapped, "action_repeat", None)
+        if isinstance(own_repeat, bool) or not isinstance(own_repeat, int | np.integer):
+            own_repeat = None  # A method, for example, of another meaning.
         if own_repeat not in (None, config.repeat):
             raise EnvError(
                 f"Environment {self.name} has action_repeat={own_repeat}, expected env.repeat={config.repeat}: set "
                 f"one to match the other."
             )
         self._repeat = config.repeat if own_repeat is None else 1
+        self._own_repeat = None if own_repeat is None else int(own_repeat)
         self._clip = config.clip_reward or math.inf
         self._check = config.check
         self.outside: dict[str, int] = {}
+        self.episode_log: dict[str, float] = {}
+        self._info = InfoReader(self._note)
         self._noted: set[str] = set()
         self._notes: list[tuple[str, str]] = []
         self._episode = 0
         self._step = 0
         self._running = False
+        self._closed = False
+        for leaf in observations:
+            if isinstance(leaf, Vector) and leaf.is_image_like:
+                self._notes.append((f"layout of {leaf.key}", self._layout_note(leaf)))
+        for layer in normalizers(env):
+            self._notes.append((f"wrapper {layer}", self._wrapper_note(layer)))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -102,13 +125,17 @@ class Adapter(gymnasium.Env):
         self._episode += 1
         self._step = 0
         self.outside = {}
+        self.episode_log = {}
+        self._info.begin()
         result = self.env.reset(seed=seed, options=options)
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        if not (isinstance(result, tuple) and len(result) == 2):
             raise self._error(
                 f"reset returned {_outline(result)}, expected Gymnasium's tuple (observation, info): "
                 f"return both, with info = {{}} if there is nothing to report"
             )
         obs, info = result
+        if not isinstance(info, dict):
+            raise self._info_error("reset", info)
         self._running = True
         return self._encode(obs), {**info, "env_steps": 0}
 
@@ -136,6 +163,8 @@ class Adapter(gymnasium.Env):
         env_steps = 0
         while True:
             self._step += 1
+            if repeats and not isinstance(native, int):
+                native = self._action.decode(action)  # The environment may have written into the last one.
             result = self.env.step(native)
             if not (isinstance(result, tuple) and len(result) == 5):
                 raise self._error(
@@ -143,9 +172,13 @@ class Adapter(gymnasium.Env):
                     f"terminated, truncated, info): return all five, with truncated = False if there is no time limit"
                 )
             obs, reward, terminated, truncated, info = result
+            if not isinstance(info, dict):
+                raise self._info_error("step", info)
             total += self._reward(reward)
             repeats += 1
-            env_steps += int(info.get("env_steps", 1))
+            env_steps += 1 if self._own_repeat is None else self._applied(info)
+            if info:
+                self._info.read(info)
             if terminated or truncated:
                 self._running = False
                 break
@@ -158,15 +191,32 @@ class Adapter(gymnasium.Env):
             )
         total = min(max(total, -self._clip), self._clip)
         flat = self._encode(obs, is_last=not self._running)
+        if not self._running:
+            self.episode_log = self._log(info)
         return flat, total, bool(terminated), bool(truncated), {**info, "env_steps": env_steps}
 
     def render(self) -> Any:
         """Whatever the wrapped environment renders."""
         return self.env.render()
 
-    def close(self) -> None:
-        """Close the wrapped environment."""
-        self.env.close()
+    def close(self, *, quiet: bool = False) -> None:
+        """Close the wrapped environment; may be called twice.
+
+        Nothing that happens afterwards depends on it, so a failure is only said, once for all environments of a kind in
+        this process, and with ``quiet`` not at all.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._running = False
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            sentence = f"Environment {self.name}: close failed with {type(error).__name__}: {error}. Nothing is lost."
+            if not quiet and sentence not in _said:
+                _said.add(sentence)
+                with contextlib.suppress(OSError, ValueError):  # Environments close the terminal, too.
+                    print(sentence, file=sys.stderr)
 
     @property
     def unwrapped(self) -> gymnasium.Env:
@@ -192,6 +242,7 @@ class Adapter(gymnasium.Env):
             "step": self._step,
             "running": self._running,
             "outside": dict(self.outside),
+            "info": self._info.state(),
             "env": attributes.get_state(self.env),
         }
 
@@ -206,7 +257,9 @@ class Adapter(gymnasium.Env):
         self._episode = state["episode"]
         self._step = state["step"]
         self._running = state["running"]
-        self.outside = dict(state.get("outside", {}))  # Older states have none.
+        self.outside = dict(state.get("outside", {}))  # Older states have neither.
+        if "info" in state:
+            self._info.set_state(state["info"])
 
     def take_notes(self) -> list[tuple[str, str]]:
         """What is to be said since this was last called: key and sentence, once in the life of this object per key."""
@@ -228,7 +281,7 @@ class Adapter(gymnasium.Env):
         except Mismatch as error:
             raise self._error(str(error)) from None
         if outside:
-            self._note(outside)
+            self._count(outside)
         for key, mask in self._masks.items():
             # No action follows the last observation, and many games have no legal move left there.
             if not is_last and not out[mask].any(-1).all():
@@ -238,12 +291,45 @@ class Adapter(gymnasium.Env):
                 )
         return out
 
-    def _note(self, outside: Outside) -> None:
+    def _count(self, outside: Outside) -> None:
         for key, sentence in outside.items():
             self.outside[key] = self.outside.get(key, 0) + 1
-            if key not in self._noted:
-                self._noted.add(key)
-                self._notes.append((key, f"{self.where()}: {sentence}. {USED_AS_IT_IS}"))
+            self._note(key, f"{sentence}. It is used as it is")
+
+    def _note(self, key: str, sentence: str) -> None:
+        if key not in self._noted:
+            self._noted.add(key)
+            self._notes.append((key, f"{self.where()}: {sentence}, and this is not said again."))
+
+    def _layout_note(self, leaf: Vector) -> str:
+        size = leaf.space.shape[0]
+        return (
+            f"Environment {self.name}: observation key '{leaf.key}' has the shape of an image, {leaf.outline}, and "
+            f"is flattened to {size} numbers: declare it as Box(0, 255, [height, width, channels], uint8) for "
+            f"convolutions."
+        )
+
+    def _wrapper_note(self, wrapper: str) -> str:
+        return (
+            f"Environment {self.name} has the wrapper {wrapper}, whose running statistics are not saved with the "
+            f"agent, and differ between environments and in evaluation: leave it out, because symlog copes with any "
+            f"scale."
+        )
+
+    def _applied(self, info: dict[str, Any]) -> int:
+        """How often an environment that repeats actions itself applied the last one."""
+        assert self._own_repeat is not None
+        steps = info.get("env_steps")
+        if isinstance(steps, int | np.integer) and 1 <= steps <= self._own_repeat:
+            return int(steps)
+        if steps is not None:
+            expected = f"1 to action_repeat={self._own_repeat}"
+            self._note("info['env_steps']", f"info['env_steps'] is {steps!r:.80}, expected {expected}. It is ignored")
+        return self._own_repeat
+
+    def _log(self, info: dict[str, Any]) -> dict[str, float]:
+        outside = {f"outside/{key}": float(count) for key, count in self.outside.items()}
+        return {**self._info.log(info), **outside}
 
     def _is_forbidden(self, obs: Any, action: dict[str, Any]) -> bool:
         """Whether the masks of an observation between two repeats forbid the action."""
@@ -264,14 +350,40 @@ class Adapter(gymnasium.Env):
             raise self._error(f"the reward is {value}, expected a finite number: fix the environment")
         return value
 
+    def _info_error(self, method: str, info: Any) -> EnvError:
+        return self._error(
+            f"{method} returned the info {_outline(info)}, expected a dict: return {{}} if there is nothing to report"
+        )
+
     def _error(self, message: str) -> EnvError:
         return EnvError(f"{self.where()}: {message}.")
 
 
 def adapt(make_env: Callable[[], object], config: EnvConfig) -> Adapter:
-    """Call ``make_env`` and wrap the result in an `Adapter`, unless it is one. Raises `EnvError`."""
-    env = make_env()
+    """Call ``make_env`` and wrap the result in an `Adapter`, unless it is one. Raises `EnvError`.
+
+    Filters of warnings and NumPy's handling of floating-point errors, which belong to the whole process, are as before
+    afterwards.
+    """
+    with warnings.catch_warnings(), np.errstate():
+        env = make_env()
     return env if isinstance(env, Adapter) else Adapter(env, config)
+
+
+def normalizers(env: gymnasium.Env) -> Iterator[str]:
+    """Names of the wrappers of an environment that keep running statistics, as NormalizeObservation does."""
+    while isinstance(env, gymnasium.Wrapper):
+        if any(_is_running_mean(value) for value in vars(env).values()):
+            yield type(env).__name__
+        env = env.env
+
+
+def _is_running_mean(value: Any) -> bool:
+    try:
+        moments = [getattr(value, name) for name in ("mean", "var", "count")]
+    except Exception:  # Whatever the attributes of a stranger do.
+        return False
+    return not any(map(callable, moments))
 
 
 def _outline(value: Any) -> str:

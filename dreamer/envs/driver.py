@@ -40,7 +40,7 @@ class Episode(NamedTuple):
     env: int
     """Index of its environment."""
     log: Mapping[str, float] = MappingProxyType({})
-    """Numbers that its environment reported, by name."""
+    """Numbers that its environment reported, by name, and its outcome by `dreamer.envs.info.OUTCOMES`."""
 
 
 class Driver:

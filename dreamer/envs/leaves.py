@@ -61,6 +61,18 @@ class Vector(Codec):
         self._high = _float32(high + slack_high)
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
+    @property
+    def is_image_like(self) -> bool:
+        """Whether it has the shape of an image, and only the dtype keeps it from being one."""
+        large = [size for size in self._shape if size >= 16]
+        small = [size for size in self._shape if size <= 4]
+        return len(self._shape) == 3 and len(large) == 2 and len(small) == 1
+
+    @property
+    def outline(self) -> str:
+        """Shape and dtype in the environment, for messages."""
+        return f"{list(self._shape)} {self._dtype}"
+
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self._shape, self._dtype)
         flat = (array.astype(np.float32) if array.itemsize <= 4 else _float32(array)).reshape(-1)
@@ -241,7 +253,8 @@ def _any(mask: np.ndarray) -> bool:
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # numbers that do not fit become infinite, and are refused as such
+    # Numbers that do not fit become infinite or 0; the infinite ones are refused as such.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return array.astype(np.float32)
 
 

@@ -46,7 +46,8 @@ class Recording(NamedTuple):
     ``error`` is the sentence that ended the recording, empty if nothing was wrong. ``out_of_time``: the environment is
     so slow that fewer steps were played than asked for. ``rewritten``: it wrote into an observation after returning it.
     ``seeded``: its own random generator was seeded. ``outside``: the first observation of each key that was outside its
-    bounds, as a sentence; ``outside_steps``: in how many that was so.
+    bounds, as a sentence; ``outside_steps``: in how many that was so. ``ignored``: what was not understood, by key, as
+    sentences.
     """
 
     steps: list[RecordedStep]
@@ -56,6 +57,7 @@ class Recording(NamedTuple):
     seeded: bool = False
     outside: Mapping[str, str] = MappingProxyType({})
     outside_steps: Mapping[str, int] = MappingProxyType({})
+    ignored: Mapping[str, str] = MappingProxyType({})
 
     @property
     def taken(self) -> int:
@@ -172,18 +174,20 @@ def record(
         error = explain(failure, env.where())
     outside_steps.update(env.outside)
     seeded = getattr(env.unwrapped, "_np_random", None) is not None
+    notes = dict(env.take_notes())
     try:
-        env.close()
-    except Exception as failure:
-        error = error or explain(failure, "Closing the environment")
+        watch.close()
+    except (Exception, SystemExit) as failure:
+        notes["close"] = explain(failure, f"Environment {env.name}, when it was closed")
     return Recording(
         recorded,
         error,
         out_of_time=out_of_time,
         rewritten=watch.rewritten,
         seeded=seeded,
-        outside=dict(env.take_notes()),
+        outside={key: note for key, note in notes.items() if key in outside_steps},
         outside_steps=outside_steps,
+        ignored={key: note for key, note in notes.items() if key not in outside_steps},
     )
 
 
@@ -256,7 +260,7 @@ def random_action(
     return action
 
 
-def explain(failure: Exception, where: str) -> str:
+def explain(failure: BaseException, where: str) -> str:
     """One sentence about what an environment raised ``where``, with the place in its code."""
     if isinstance(failure, EnvError):
         return str(failure)

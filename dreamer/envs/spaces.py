@@ -33,6 +33,9 @@ from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Outside, Vector
 from dreamer.spaces import is_mask
 
+_CHANNELS = 16
+"""Images have at most this many channels, and at least this many rows and columns, as far as one can tell."""
+
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
 
 
@@ -139,19 +142,40 @@ def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
         return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
         raise _unsupported_error(env, place, f"an empty Box {space.shape}", "at least one number", "leave it out")
+    if space.dtype == np.uint8:
+        _refuse_other_layouts(space.shape, place, env)
     if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-        height = space.shape[0]
-        channels = space.shape[2] if len(space.shape) == 3 else 1
-        if height <= 4 and channels > 16:
+        return Image(key or "image", space)
+    return Vector(key or "vector", space)
+
+
+def _refuse_other_layouts(shape: tuple[int, ...], place: str, env: str) -> None:
+    """Raise `EnvError` for images whose channels come first, or with an axis of stacked frames."""
+    if len(shape) == 3:
+        first, second, last = shape
+        thin = first <= 4 or (first < second and (second == last or 4 * first <= min(second, last)))
+        if last > _CHANNELS and thin:
             raise _unsupported_error(
                 env,
                 place,
-                f"an image {list(space.shape)} that looks channel-first",
+                f"an image {list(shape)} that looks channel-first",
                 "[height, width, channels]",
-                "transpose it, for example with gymnasium.wrappers.TransformObservation",
+                "transpose it, for example with gymnasium.wrappers.TransformObservation; frames need not be stacked, "
+                "because the agent remembers the last ones",
             )
-        return Image(key or "image", space)
-    return Vector(key or "vector", space)
+    if len(shape) == 4 and _is_stack(*shape):
+        raise _unsupported_error(
+            env,
+            place,
+            f"a stack of images {list(shape)}",
+            "one image [height, width, channels]",
+            "leave out the frame stack, because the agent remembers the last frames",
+        )
+
+
+def _is_stack(frames: int, first: int, second: int, last: int) -> bool:
+    height, width, channels = (first, second, last) if last <= 4 else (second, last, first)
+    return channels <= 4 and frames < min(height, width) and min(height, width) >= _CHANNELS
 
 
 def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:

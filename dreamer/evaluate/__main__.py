@@ -22,8 +22,10 @@ def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) 
         steps = f"{one['checkpoint_env_steps']:,}" if "checkpoint_env_steps" in one else ""
         values = [(one[key], one[f"{key}_interval"]) for key in ("mean", "median", "iqm")]
         cells = [f"{tables.number(value)} {tables.span(interval)}".rstrip() for value, interval in values]
-        rows.append([name, steps, str(one["episodes"]), *cells])
-    head = ["run", "env steps", "episodes", *(f"{name} [95 %]" for name in ("mean", "median", "interquartile mean"))]
+        success = f"{one['success']:.1%}" if "success" in one else ""
+        rows.append([name, steps, str(one["episodes"]), *cells, success])
+    means = (f"{name} [95 %]" for name in ("mean", "median", "interquartile mean"))
+    head = ["run", "env steps", "episodes", *means, "success"]
     return tables.render(head, rows)
 
 

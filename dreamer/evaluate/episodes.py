@@ -57,6 +57,8 @@ class Played(NamedTuple):
     """Env steps."""
     cut: bool
     """Whether it was cut off, because it did not end."""
+    log: Mapping[str, float]
+    """Numbers that its environment reported, by name."""
 
 
 @dataclasses.dataclass
@@ -159,7 +161,7 @@ def play(
                 watch(_moment(players[0], memory))
             for index, player in enumerate(players):
                 if player.over and not player.idle:
-                    finished[player.episode] = Played(player.score, player.length, player.cut)
+                    finished[player.episode] = Played(player.score, player.length, player.cut, player.env.episode_log)
                     # Which episodes count is decided beforehand: taking those that end first would favour short ones.
                     player.idle = player.episode + count >= episodes
                     if not player.idle:

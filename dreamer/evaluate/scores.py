@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from dreamer import checkpoints, envs
 from dreamer import config as configs
 from dreamer.agent.runtime import Agent, Mode
 from dreamer.config import Config, ConfigError
+from dreamer.envs.info import COST, SUCCESS, SUCCESS_ANY
 from dreamer.evaluate import statistics
 from dreamer.evaluate.episodes import MakeEnv, Moment, play
 from dreamer.evaluate.video import Film
@@ -32,9 +33,23 @@ class Evaluation:
     """Env steps the agent had been trained for."""
     cut: int = 0
     """How many of the episodes were cut off, because they did not end in ``run.eval_steps``."""
+    successes: tuple[float, ...] = ()
+    """Whether the last step of each episode was a success, 0 or 1; empty if the environment does not say so."""
+    successes_any: tuple[float, ...] = ()
+    """Whether any step of each episode was a success."""
+    costs: tuple[float, ...] = ()
+    """Sum of costs of each episode; empty if the environment reports none."""
+
+    def outcomes(self) -> dict[str, tuple[float, ...]]:
+        """What the environment reports beyond rewards, by name: ``success``, ``success_any`` and ``cost``."""
+        every = {"success": self.successes, "success_any": self.successes_any, "cost": self.costs}
+        return {name: values for name, values in every.items() if values}
 
     def summary(self) -> dict[str, Any]:
-        """Statistics by name; ``std`` is that of the sample (divisor n - 1), 0 for a single episode."""
+        """Statistics by name; ``std`` is that of the sample (divisor n - 1), 0 for a single episode.
+
+        ``success`` and ``success_any`` are shares of episodes, ``cost`` is a mean; each only if it is reported.
+        """
         scores = np.array(self.scores)
         return {
             "task": self.task,
@@ -46,17 +61,25 @@ class Evaluation:
             "lengths_mean": float(np.mean(self.lengths)),
             "checkpoint_env_steps": self.checkpoint_env_steps,
             **({"cut": self.cut} if self.cut else {}),
+            **{name: float(np.mean(values)) for name, values in self.outcomes().items()},
         }
 
     def table(self) -> DataTable:
         """A row for each episode."""
-        rows = zip(range(len(self.scores)), self.scores, self.lengths, strict=True)
-        return DataTable(("episode", "score", "length"), list(rows))
+        outcomes = self.outcomes()
+        rows = zip(range(len(self.scores)), self.scores, self.lengths, *outcomes.values(), strict=True)
+        return DataTable(("episode", "score", "length", *outcomes), list(rows))
 
     def __str__(self) -> str:
         s = self.summary()
+        success = cost = ""
+        if self.successes:
+            success = f", success rate {s['success']:.1%} (at any step {s['success_any']:.1%})"
+        if self.costs:
+            cost = f", mean cost {s['cost']:.4g}"
         return (
-            f"{s['task']}: mean return {s['mean']:.1f} (std {s['std']:.1f}, min {s['min']:.1f}, max {s['max']:.1f}) "
+            f"{s['task']}: mean return {s['mean']:.1f} (std {s['std']:.1f}, min {s['min']:.1f}, max {s['max']:.1f})"
+            f"{success}{cost} "
             f"over {s['episodes']} episodes of {s['lengths_mean']:.0f} steps on average, after "
             f"{s['checkpoint_env_steps']:,} env steps of training{self._cut_off()}"
         )
@@ -151,7 +174,15 @@ def evaluate(
         lengths=tuple(episode.length for episode in played),
         checkpoint_env_steps=checkpoint_env_steps,
         cut=sum(episode.cut for episode in played),
+        successes=_outcomes(SUCCESS, [episode.log for episode in played]),
+        successes_any=_outcomes(SUCCESS_ANY, [episode.log for episode in played]),
+        costs=_outcomes(COST, [episode.log for episode in played]),
     )
+
+
+def _outcomes(name: str, logs: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
+    """A number of every episode; 0 where only others report it, as some environments do only where there is one."""
+    return tuple(log.get(name, 0.0) for log in logs) if any(name in log for log in logs) else ()
 
 
 def evaluate_logdir(
@@ -186,9 +217,15 @@ class RunEvaluation:
     evaluation: Evaluation
 
     def figures(self) -> dict[str, Any]:
-        """What ``--json`` prints: `Evaluation.summary`, `statistics.describe`, and every score and length."""
+        """What ``--json`` prints: `Evaluation.summary`, `statistics.describe`, and the numbers of every episode.
+
+        The outcomes of every episode are under ``successes``, ``successes_any`` and ``costs``, if they are reported.
+        """
         evaluation = self.evaluation
         every = {"scores": list(evaluation.scores), "lengths": list(evaluation.lengths)}
+        for name in ("successes", "successes_any", "costs"):
+            if values := getattr(evaluation, name):
+                every[name] = list(values)
         return {"run": self.run, **evaluation.summary(), **statistics.describe([evaluation.scores]), **every}
 
 
@@ -209,10 +246,17 @@ def pool(scored: Sequence[RunEvaluation]) -> list[dict[str, Any]]:
             "runs": [one.run for one in group],
             "episodes": sum(len(one.evaluation.scores) for one in group),
             **statistics.describe([one.evaluation.scores for one in group]),
+            **({"success": _success_rate(group)} if any(one.evaluation.successes for one in group) else {}),
         }
         for (task, step), group in groups.items()
         if len({one.run for one in group}) > 1
     ]
+
+
+def _success_rate(scored: Sequence[RunEvaluation]) -> float:
+    """Share of successes among all episodes; where an evaluation reports none, there was none."""
+    won = sum(sum(one.evaluation.successes) for one in scored)
+    return float(won / sum(len(one.evaluation.scores) for one in scored))
 
 
 def which_checkpoint(text: str) -> checkpoints.Which:

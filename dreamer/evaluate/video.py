@@ -76,7 +76,7 @@ class Film:
         self._view = jax.jit(agent.algorithm.view)
         self._values: list[float] = []
         self._rewards: list[float] = []
-        self._writer = _open(self.path, fps)
+        self._writer = _open(self.path.absolute(), fps)  # An environment may change the working directory.
 
     def __call__(self, moment: Moment) -> None:
         """Add a frame."""

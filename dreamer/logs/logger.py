@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 
 from dreamer.envs.driver import Episode
+from dreamer.envs.info import OUTCOMES
 from dreamer.logs import averages
 from dreamer.logs.sinks import DataTable, Entry, Sink
 from dreamer.logs.tensorboard_log import TensorBoardClient
@@ -84,7 +85,8 @@ class Logger:
 
     def say(self, message: str) -> None:
         """Print a line, above the display if there is one."""
-        with contextlib.suppress(OSError):  # The terminal may be closed, or the output a file on a full disk.
+        # The terminal may be closed, by an environment for example, or the output a file on a full disk.
+        with contextlib.suppress(OSError, ValueError):
             self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def add_update(self, metrics: Mapping[str, Any]) -> None:
@@ -94,12 +96,14 @@ class Logger:
     def add_episode(self, episode: Episode, counters: dict[str, Any]) -> None:
         """Write the line of a finished episode."""
         self.recent.append(episode.score)
-        numbers = dict(episode.log)
+        outcome = {name: episode.log[name] for name in OUTCOMES if name in episode.log}
+        numbers = {name: number for name, number in episode.log.items() if name not in outcome}
         if self._summarize is not None and numbers:
-            self.episode_logs.append(episode.log)
+            self.episode_logs.append(dict(numbers))
             numbers.update(self._summarize(self.episode_logs))
         logs = {f"episode/log/{name}": number for name, number in numbers.items()}
-        self._write({**counters, "episode/score": episode.score, "episode/length": episode.length, **logs})
+        line = {**counters, "episode/score": episode.score, "episode/length": episode.length, **outcome, **logs}
+        self._write(line)
 
     def tick(self, counters: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
         """Write a line: counters, rates, and the mean of each metric since the last line. Waits for the device.
@@ -130,7 +134,7 @@ class Logger:
     def close(self) -> None:
         """Stop the display and flush."""
         if self._live:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 self._live.stop()
             self._live = None
         self._flush()
@@ -207,7 +211,7 @@ class Logger:
         table.add_row("limited by", line["bottleneck"])
         table.add_row("elapsed", duration(line["seconds"]))
         table.add_row("ETA", duration(line["eta_seconds"]))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._live.update(table, refresh=True)
 
 

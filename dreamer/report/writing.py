@@ -200,6 +200,10 @@ def training_curves(lines: list[dict[str, Any]]) -> dict[str, tuple[Series, str]
             series({"episodes": "episode/score", "mean of 10": "episode/recent_score", "evaluation": "eval/mean"}),
             "return",
         ),
+        "Success rate": (
+            {**_running_mean(lines, "episode/success"), **series({"evaluation": "eval/success"})},
+            "share of episodes",
+        ),
         "World-model errors on replay": (series(model, positive=True), "loss, log scale"),
         "Losses of the critic": (
             series({"imagined": "loss/critic", "replayed": "loss/replay_critic"}, positive=True),
@@ -209,6 +213,16 @@ def training_curves(lines: list[dict[str, Any]]) -> dict[str, tuple[Series, str]
         "Entropy of the policy": (series({"entropy": "actor/entropy"}), "nats"),
     }
     return {title: (found, y) for title, (found, y) in curves.items() if found}
+
+
+def _running_mean(lines: list[dict[str, Any]], name: str) -> Series:
+    """The mean of a number over the last `logger.RECENT` episodes that have it; empty if none has."""
+    points = [(line["env_steps"], line[name]) for line in lines if _is_number(line.get(name))]
+    if not points:
+        return {}
+    steps, values = (np.array(column, float) for column in zip(*points, strict=True))
+    recent = [values[max(0, end - logger.RECENT) : end].mean() for end in range(1, len(values) + 1)]
+    return {f"mean of {logger.RECENT}": (steps, np.array(recent))}
 
 
 def pictures(agent: Agent, held_out: HeldOut, context: int, steps: int = 50) -> list[Picture]:

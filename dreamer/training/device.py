@@ -66,6 +66,7 @@ class DeviceRun(Run):
         config = config if len(self.members) > 1 else self.members[0].config
         super().__init__(config)
         self.env = native_env(config)
+        backend.refuse_switches()  # Modules of environments may set them.
         self.loop = DeviceLoop(config, self.members, self.env)
         self._ready = device.rows_until_ready(config.replay, config.env.count)
         self._required = self.loop.required_bytes()
@@ -82,7 +83,7 @@ class DeviceRun(Run):
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
             self._cleanup.enter_context(self._stop.listening())
-            for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir) for m in self.members)]):
+            for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir).absolute() for m in self.members)]):
                 self._cleanup.enter_context(exclusive(path))
             self._refuse_other_config()
             saved = device_saves.load(self.members)
@@ -129,7 +130,7 @@ class DeviceRun(Run):
             if self._stop:
                 self.log.say(
                     f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
-                    f"Resume with: {resume_command(self.logdir)}"
+                    f"Resume with: {resume_command(self._as_typed(self.logdir))}"
                 )
             results = self._results()
             if not self._stop:
@@ -423,7 +424,7 @@ class DeviceRun(Run):
         who = f"seed {c.seed}" if count == 1 else f"{count} members"
         each = "" if count == 1 else " for each member"
         self.log.say(
-            f"Dreamer on {c.task}, {who}, {c.run.env_steps:,} env steps{each}, in {self.logdir}{again}\n"
+            f"Dreamer on {c.task}, {who}, {c.run.env_steps:,} env steps{each}, in {c.logdir}{again}\n"
             f"  {parameters:,} parameters in {c.nets.dtype} on {devices}, together with {c.env.count} environments"
             f"{each}; batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
             f"  replay takes {self._required.replay * 1e-9:.2f} GB of device memory, networks and optimizers "

@@ -64,6 +64,7 @@ class HostRun(Run):
     def __init__(self, config: Config, make: Callable[[], gymnasium.Env], *, quiet: bool = False):
         super().__init__(config)
         self._make = make
+        self._heard: list[str] | None = []
         self.hosts = hosts = join(config)
         with contextlib.ExitStack() as undo:
             undo.callback(self._cleanup.close)
@@ -81,10 +82,10 @@ class HostRun(Run):
             resumes = saved.meta["resumes"] + 1 if saved is not None else 0
             # Where environments cannot be restored, a resume plays new episodes, with new seeds.
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
-            # Before the first step every failure ends the run, and by then there is a log.
-            vector = envs.VectorEnv(make, own.env, env_seed, on_message=lambda message: self.log.say(message))
+            vector = envs.VectorEnv(make, own.env, env_seed, on_message=self._hear)
             self._cleanup.enter_context(vector)
             self._stop.keep_listening()  # What was just made may have taken the signals.
+            backend.refuse_switches()  # Modules of environments may set them.
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
             replay = Replay(
                 own.replay,
@@ -124,6 +125,13 @@ class HostRun(Run):
                 for damaged in self._damaged if hosts.first else ():
                     checkpoints.set_aside(damaged.path)
             undo.pop_all()
+
+    def _hear(self, message: str) -> None:
+        """Say what the environments have to say, or keep it until there is a log."""
+        if self._heard is None:
+            self.log.say(message)
+        else:
+            self._heard.append(message)
 
     def _open_log(self, saved: checkpoints.Checkpoint | None, *, quiet: bool) -> None:
         """Open the log and the watcher; only those of the first host write anything."""
@@ -165,14 +173,18 @@ class HostRun(Run):
                 self._save()
                 raise envs.EnvError(
                     f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Fix the environment, then "
-                    f"resume with: {resume_command(self.logdir)}"
+                    f"resume with: {resume_command(self._as_typed(self.logdir))}"
                 ) from error
             path = self._save()
             if self._stop:
-                saved = f"saved {path}" if self.learner.replay.rows_total else "there was nothing to save yet"
+                saved = (
+                    f"saved {self._as_typed(path)}"
+                    if self.learner.replay.rows_total
+                    else "there was nothing to save yet"
+                )
                 self.log.say(
                     f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; {saved}.\n"
-                    f"Resume with: {resume_command(self.logdir)}"
+                    f"Resume with: {resume_command(self._as_typed(self.logdir))}"
                 )
                 return Result(self.agent, self.logdir, evaluation=None, interrupted=True, ended=self._stop.signal)
             if self.learner.updates:
@@ -445,7 +457,7 @@ class HostRun(Run):
         devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
         again = f", resumed at {self.driver.env_steps:,} env steps" if self._resumes else ""
         self.log.say(
-            f"Dreamer on {c.task}, seed {c.seed}, {c.run.env_steps:,} env steps, in {self.logdir}{again}\n"
+            f"Dreamer on {c.task}, seed {c.seed}, {c.run.env_steps:,} env steps, in {c.logdir}{again}\n"
             f"  {self.agent.parameter_count:,} parameters in {c.nets.dtype} on {devices}; {c.env.count} environments; "
             f"batches of {c.replay.batch_size} x {c.replay.batch_length}; train ratio {c.run.train_ratio:g}\n"
             f"  replay of {c.replay.capacity:,} steps takes up to {replay.memory_bytes * 1e-9:.2f} GB of memory "
@@ -455,6 +467,9 @@ class HostRun(Run):
         for advice in (expectation(c, self.agent.parameter_count, self.agent.placement), dtype_advice(c)):
             if advice:
                 self.log.say(f"  {advice}")
+        for message in self._heard or ():
+            self.log.say(f"  {message}")
+        self._heard = None
         self._announce_origin()
         if self._damage:
             self.log.say(f"  {self._damage}")

@@ -62,7 +62,7 @@ class Run(ABC):
 
     Attributes:
         config: the same.
-        logdir: directory of the run.
+        logdir: directory of the run, absolute.
         log: metrics, and messages on the terminal.
         watcher: draws what the world model predicts.
         saver: writes checkpoints.
@@ -74,7 +74,8 @@ class Run(ABC):
 
     def __init__(self, config: Config):
         self.config = config
-        self.logdir = pathlib.Path(config.logdir)
+        # An environment may change the working directory; what is printed stays as it was typed.
+        self.logdir = pathlib.Path(config.logdir).absolute()
         self._stop = StopRequest()
         # Closed in reverse order when the run is over: the saver before the log, and both before the lock.
         self._cleanup = contextlib.ExitStack()
@@ -154,7 +155,7 @@ class Run(ABC):
     def _announce_origin(self) -> None:
         """Say what the run starts from, if not from scratch."""
         if self._transfer is not None:
-            self.log.say(f"  {self._transfer.summary()} All: {self.logdir / 'load.txt'}")
+            self.log.say(f"  {self._transfer.summary()} All: {self._as_typed(self.logdir / 'load.txt')}")
         for damaged in self._damaged:
             self.log.say(f"  {damaged} It was set aside, and this run continues from the one before.")
 
@@ -263,7 +264,7 @@ class Run(ABC):
             ) from error
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
         log.write({**counters, **summary}, tables={"eval/episodes": evaluation.table()})
-        note_best(pathlib.Path(config.logdir), step, summary["eval/mean"], self.log.say)
+        note_best(log.logdir or self.logdir, step, summary["eval/mean"], self.log.say)
         return evaluation
 
     def _asked_to_stop(self) -> bool:
@@ -284,13 +285,17 @@ class Run(ABC):
             "learning curve": curve,
         }
         lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{ended} ended it.", *scores]
-        lines += [f"  {name:<15} {where}" for name, where in files.items() if where is not None]
+        lines += [f"  {name:<15} {self._as_typed(where)}" for name, where in files.items() if where is not None]
         lines.append(f"{again}: python -m dreamer.evaluate {shlex.quote(str(self._scored_logdir()))} --episodes 20")
         self.log.say("\n".join(lines))
 
     def _scored_logdir(self) -> pathlib.Path:
         """The directory that the command in the closing words names."""
-        return self.logdir
+        return self._as_typed(self.logdir)
+
+    def _as_typed(self, path: pathlib.Path) -> pathlib.Path:
+        """A path in the log directory, beginning with ``logdir`` as the user typed it."""
+        return pathlib.Path(self.config.logdir, path.relative_to(self.logdir))
 
 
 __all__ = ["Result", "Run"]

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 
 import gymnasium
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from dreamer.config import EnvConfig
-from dreamer.envs import Adapter, EnvError, make, tasks
+from dreamer.envs import Adapter, EnvError, adapt, make, tasks
 
 
 class Answers(gymnasium.Env):
@@ -119,11 +120,189 @@ def test_another_number_of_repeats_is_refused(repeat):
         Adapter(Repeats([]), EnvConfig(repeat=repeat))
 
 
-def test_reported_env_steps_are_added_up(monkeypatch):
-    monkeypatch.setattr(Repeats, "action_repeat", None)
+@pytest.mark.parametrize("attribute", [None, True, lambda self: 2, "twice"])
+def test_env_steps_of_an_environment_that_does_not_repeat_actions_mean_something_else(monkeypatch, attribute):
+    monkeypatch.setattr(Repeats, "action_repeat", attribute)
     env = Adapter(Repeats([{}, {}, {"terminated": True}]), EnvConfig(repeat=2))
     env.reset()
-    assert env.step({"action": 0})[4] == {"env_steps": 7}
+    assert env.step({"action": 0})[4] == {"env_steps": 2}
+
+
+@pytest.mark.parametrize("reported", [None, 0, 5, 3000, "three", 2.5])
+def test_env_steps_that_no_repeat_can_be_count_as_all_repeats(reported):
+    class Lifetime(Repeats):
+        def step(self, action):
+            return (*super().step(action)[:4], {} if reported is None else {"env_steps": reported})
+
+    env = Adapter(Lifetime([{}, {}, {}]), EnvConfig(repeat=4))
+    env.reset()
+    assert [env.step({"action": 0})[4]["env_steps"] for _ in range(2)] == [4, 4]
+    notes = [] if reported is None else ["info['env_steps']"]
+    assert [key for key, _ in env.take_notes()] == notes
+
+
+class Writes(gymnasium.Env):
+    """Scales every action where it lies, in whatever containers."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+        self.seen = []
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        parts = action.values() if isinstance(action, dict) else action if isinstance(action, tuple) else [action]
+        self.seen.append([np.array(part).tolist() for part in parts])
+        for part in parts:
+            if isinstance(part, np.ndarray):
+                part *= 0
+        if isinstance(action, dict):
+            action.clear()
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-2, 2, (2,), np.float32),
+        spaces.MultiDiscrete([3, 3]),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.Dict(a=spaces.Box(-1, 1, (2,), np.float32), b=spaces.Discrete(3)),
+        spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-1, 1, (1,), np.float32))),
+    ],
+    ids=["Box", "equal classes", "unequal classes", "Dict", "Tuple"],
+)
+def test_an_environment_that_writes_into_its_action_changes_no_other(space, repeat):
+    inner = Writes(space)
+    env = Adapter(inner, EnvConfig(repeat=repeat))
+    env.reset()
+    action = {
+        key: np.full(part.shape, 0.5 if part.kind == "continuous" else 1, part.dtype)
+        for key, part in env.action_spaces.items()
+    }
+    before = {key: value.copy() for key, value in action.items()}
+    env.step(action)
+    assert inner.seen == [inner.seen[0]] * repeat
+    assert np.any(np.concatenate([np.ravel(part) for part in inner.seen[0]]))
+    for key, value in action.items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+@pytest.mark.parametrize(("info", "shown"), [(None, "None"), ([], "[]"), ("left", "'left'"), (3, "3")])
+def test_an_info_that_is_no_dict_is_refused(info, shown):
+    class Tells(Answers):
+        at_reset = False
+
+        def reset(self, *, seed=None, options=None):
+            return super().reset()[0], info if self.at_reset else {}
+
+        def step(self, action):
+            return (*super().step(action)[:4], info)
+
+    inner = Tells([{}, {}, {}])
+    env = Adapter(inner, EnvConfig())
+    env.reset()
+    with pytest.raises(
+        EnvError, match=re.escape(f"step returned the info {shown}") + r".*expected a dict: return \{\}"
+    ):
+        env.step({"action": 0})
+    inner.at_reset = True
+    with pytest.raises(EnvError, match=re.escape(f"reset returned the info {shown}") + ".*expected a dict"):
+        env.reset()
+
+
+@pytest.mark.parametrize(
+    "answer", [{"reward": np.array(1.5)}, {"reward": np.array([1.5])}, {"reward": np.float64(1.5)}]
+)
+def test_rewards_and_flags_may_be_numbers_of_other_kinds(answer):
+    flags = {"terminated": np.array(1), "truncated": 0}
+    _, (_, reward, terminated, truncated, _) = play([{}, {**answer, **flags}])
+    assert (reward, terminated, truncated) == (1.5, True, False)
+
+
+def test_observations_are_copied_from_an_array_that_is_used_again():
+    shared = np.zeros(3, np.float32)
+
+    class Rewrites(Answers):
+        def step(self, action):
+            shared[:] += 0.25
+            return shared, 0.0, False, False, {}
+
+        def reset(self, *, seed=None, options=None):
+            return shared, {}
+
+    env = Adapter(Rewrites([]), EnvConfig())
+    first, _ = env.reset()
+    later = [env.step({"action": 0})[0] for _ in range(2)]
+    assert [obs["vector"][0] for obs in (first, *later)] == [0.0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("failure", [OSError("busy"), SystemExit(3), AttributeError("window")])
+def test_a_close_that_fails_is_said_once_and_ends_nothing(failure, capsys):
+    class Sticks(Answers):
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+            raise failure
+
+    inner = Sticks([{}])
+    env = Adapter(inner, EnvConfig(), name=f"sticky {type(failure).__name__}")
+    env.reset()
+    env.close()
+    env.close()
+    Adapter(Sticks([]), EnvConfig(), name=env.name).close()
+    said = capsys.readouterr().err
+    assert said.count("close failed with") == 1 and f"{type(failure).__name__}: {failure}" in said
+    assert inner.closed == 1
+    with pytest.raises(EnvError, match="call reset first"):
+        env.step({"action": 0})
+
+
+def test_settings_of_the_process_that_an_environment_changes_while_it_is_made_are_restored():
+    def make_env():
+        np.seterr(all="raise")
+        warnings.filterwarnings("ignore")
+        return Answers([{}])
+
+    errors, filters = np.geterr(), list(warnings.filters)
+    env = adapt(make_env, EnvConfig())
+    assert np.geterr() == errors and warnings.filters == filters
+    with np.errstate(all="raise"):
+        tiny = Adapter(Answers([{"obs": np.array([1e-300])}], spaces.Box(-1, 1, (1,), np.float64)), EnvConfig())
+        assert tiny.reset()[0]["vector"][0] == 0.0
+    env.close()
+
+
+@pytest.mark.parametrize("wrapper", [gymnasium.wrappers.NormalizeObservation, gymnasium.wrappers.NormalizeReward])
+def test_wrappers_with_running_statistics_are_named(wrapper):
+    env = Adapter(gymnasium.wrappers.ClipReward(wrapper(Answers([{}])), -1, 1), EnvConfig())
+    ((_, sentence),) = env.take_notes()
+    assert f"the wrapper {wrapper.__name__}" in sentence
+    assert "not saved with the agent" in sentence and "symlog" in sentence
+
+
+def test_other_wrappers_are_not_named():
+    env = Adapter(
+        gymnasium.wrappers.FrameStackObservation(gymnasium.wrappers.TimeLimit(Answers([]), 9), 2), EnvConfig()
+    )
+    assert env.take_notes() == []
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (3, 64, 64), (32, 48, 1)])
+def test_images_of_floats_are_named(shape):
+    env = Adapter(Answers([], spaces.Box(0, 1, shape, np.float32)), EnvConfig())
+    ((_, sentence),) = env.take_notes()
+    assert "shape of an image" in sentence and "uint8" in sentence
+
+
+@pytest.mark.parametrize("shape", [(7,), (8, 8, 3), (20, 20, 20), (16, 16)])
+def test_other_arrays_of_floats_are_not_named(shape):
+    assert Adapter(Answers([], spaces.Box(0, 1, shape, np.float32)), EnvConfig()).take_notes() == []
 
 
 @pytest.mark.parametrize(("terminated", "truncated"), list(itertools.product([False, True], repeat=2)))

@@ -314,11 +314,29 @@ def test_a_sound_environment_has_only_findings_that_are_fine():
     assert "Other actions have other consequences." in text
 
 
+def test_what_is_ignored_in_training_is_a_warning():
+    class Chatty(Sound):
+        def step(self, action):
+            return *super().step(action)[:4], {"log": "moved", "is_success": "maybe"}
+
+    for make_env, sentence in [
+        (Chatty, "info['log'] is 'moved', expected a dict of numbers by name. It is ignored."),
+        (Chatty, "info['is_success'] is 'maybe', expected a bool, 0 or 1. It is ignored."),
+        (Sticking, "when it was closed: OSError: busy ("),
+        (
+            lambda: gymnasium.wrappers.NormalizeObservation(Sound()),
+            "has the wrapper NormalizeObservation, whose running",
+        ),
+    ]:
+        found = findings(make_env)
+        assert [finding for finding in found if finding.level == "error"] == []
+        assert sum(sentence in finding.text for finding in found if finding.level == "warning") == 1
+
+
 @pytest.mark.parametrize(
     ("make_env", "sentence"),
     [
         (Shy, "Making the environment: KeyError: 'licence' ("),
-        (Sticking, "Closing the environment: OSError: busy"),
         (itertools.repeat(Sound()).__next__, "returned the same environment twice (Sound)"),
         (lambda: 3, "expected a gymnasium.Env"),
         (RaisesInReset, "LookupError: no such level"),

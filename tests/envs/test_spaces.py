@@ -284,6 +284,10 @@ def test_masks_that_do_not_fit_are_refused(masks, action, message):
         (None, spaces.Dict(b=spaces.Box(-np.inf, 1, (2,))), r"action key 'b' has a Box without bounds.*Box\(-1, 1"),
         (None, spaces.Box(0, 9, (2,), np.int64), r"a Box of int64; expected a Box of floats: use Discrete or Multi"),
         (spaces.Box(0, 255, (4, 84, 84), np.uint8), None, r"image \[4, 84, 84\] that looks channel-first; .*transpose"),
+        (spaces.Box(0, 255, (12, 64, 64), np.uint8), None, r"image \[12, 64, 64\] that looks channel-first"),
+        (spaces.Box(0, 255, (9, 84, 96), np.uint8), None, r"image \[9, 84, 96\] that looks channel-first"),
+        (spaces.Box(0, 255, (4, 84, 84, 3), np.uint8), None, r"a stack of images .*leave out the frame stack"),
+        (spaces.Box(0, 255, (4, 3, 84, 84), np.uint8), None, r"a stack of images .*leave out the frame stack"),
         (spaces.Box(0, 1, (0,)), None, r"empty Box \(0,\)"),
         (spaces.Dict(), None, r"empty observation space"),
         (spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}), None, r"both called 'a\.b'"),
@@ -293,3 +297,19 @@ def test_unsupported_spaces_are_named(obs, action, message):
     env = Spaced(obs if obs is not None else spaces.Discrete(2), action if action is not None else spaces.Discrete(2))
     with pytest.raises(EnvError, match=message):
         Adapter(env, EnvConfig())
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 20), (16, 16, 17), (64, 64, 12), (5, 5, 3), (10, 12, 3)])
+def test_images_that_are_small_or_have_many_channels_are_images(shape):
+    assert (
+        Adapter(Spaced(spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(2)), EnvConfig()).obs_spaces["image"].shape
+        == shape
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8, 4), (32, 32, 32, 1), (2, 3, 4, 5)])
+def test_other_arrays_of_four_axes_are_vectors(shape):
+    assert (
+        Adapter(Spaced(spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(2)), EnvConfig()).obs_spaces["vector"].kind
+        == "vector"
+    )

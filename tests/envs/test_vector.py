@@ -14,6 +14,7 @@ import pytest
 
 from dreamer.config import EnvConfig
 from dreamer.envs import Adapter, EnvError, NotRestorable, VectorEnv, make
+from dreamer.envs.info import OUTCOMES
 
 FIELDS = ("reward", "is_first", "is_last", "is_terminal", "env_steps")
 
@@ -130,15 +131,49 @@ def test_logs_of_episodes_come_with_their_last_step(workers, per_worker):
     assert all(type(value) is float for log in steps[4].log.values() for value in log.values())
 
 
-def test_logs_that_are_not_numbers_are_refused():
+@pytest.mark.parametrize(("workers", "per_worker"), KINDS)
+def test_logs_that_are_not_numbers_are_said_once_and_ignored(workers, per_worker):
     class Chatty(gymnasium.Wrapper):
         def step(self, action):
-            return *self.env.step(action)[:2], True, False, {"log": {"mood": "fine"}}
+            log = {"mood": "fine", "speed": {"mean": np.float32(2), "top": [1, 2]}}
+            return *self.env.step(action)[:2], True, False, {"log": log}
 
-    with VectorEnv(lambda: Chatty(gymnasium.make("CartPole-v1")), EnvConfig(count=1), 0) as env:
-        env.reset()
-        with pytest.raises(EnvError, match=r"step 1 of episode 1: info\['log'\] is .*mood.*expected a dict of numbers"):
-            env.step(ACTIONS[0])
+    said: list[str] = []
+    config = EnvConfig(count=2, workers=workers, per_worker=per_worker)
+    with VectorEnv(lambda: Chatty(gymnasium.make("CartPole-v1")), config, 0, said.append) as env:
+        steps = run(env, [{"action": np.zeros(2, np.int32)}] * 4)
+    assert [step.log for step in steps] == [{}, *[{0: {"speed/mean": 2.0}, 1: {"speed/mean": 2.0}}, {}] * 2]
+    assert len(said) == 1
+    assert "step 1 of episode 1: info['log']['mood'] is 'fine', expected a number. It is ignored" in said[0]
+
+
+@pytest.mark.parametrize(("workers", "per_worker"), KINDS)
+def test_outcomes_come_with_the_last_step_of_either_kind_of_worker(workers, per_worker):
+    class Reaches(gymnasium.Wrapper):
+        def step(self, action):
+            *answer, _ = self.env.step(action)
+            return *answer, {"success": bool(answer[1] == 2.0), "cost": np.float32(answer[1])}
+
+    make_scripted = script([([1.0, 2.0, 4.0], "T"), ([1.0, 2.0], "L"), ([1.0], "T")])
+    config = EnvConfig(count=2, workers=workers, per_worker=per_worker)
+    with VectorEnv(lambda: Reaches(make_scripted()), config, 0) as env:
+        steps = run(env, [{"action": np.zeros(2, np.int32)}] * 8)
+    outcomes = [[step.log[i][name] for name in OUTCOMES] for step in steps if step.log for i in range(2)]
+    assert outcomes == [[0.0, 1.0, 7.0]] * 2 + [[1.0, 1.0, 3.0]] * 2 + [[0.0, 0.0, 1.0]] * 2
+
+
+def test_environments_that_cannot_be_closed_cost_neither_a_result_nor_the_first_error(capsys):
+    class Sticks(gymnasium.Wrapper):
+        def close(self):
+            raise OSError("busy")
+
+    make_scripted = script([([1.0], "T")])
+    with VectorEnv(lambda: Sticks(make_scripted()), EnvConfig(count=3), 0) as env:
+        run(env, [{"action": np.zeros(3, np.int32)}] * 2)
+    made = iter([Sticks(make_scripted())])
+    with pytest.raises(StopIteration):
+        VectorEnv(lambda: next(made), EnvConfig(count=2), 0)
+    assert capsys.readouterr().err.count("close failed with OSError: busy") == 1
 
 
 @pytest.mark.parametrize(("workers", "per_worker"), KINDS)

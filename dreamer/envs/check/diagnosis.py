@@ -54,7 +54,7 @@ def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[EnvFinding]:
             yield EnvFinding("ok", "observation", f"{label}: {what}: symlog, then MLP.", space._asdict())
             if space.shape[0] > _WIDE:
                 text = f"{label} is a vector of {space.shape[0]} numbers: if it is an image, declare it as Box(0, 255, "
-                yield EnvFinding("note", "observation", f"{text}[height, width, channels], uint8) for convolutions.")
+                yield EnvFinding("warning", "observation", f"{text}[height, width, channels], uint8) for convolutions.")
 
 
 def _image(label: str, space: Space, nets: NetsConfig) -> EnvFinding:
@@ -203,6 +203,14 @@ def outside(played: Mapping[str, Recording]) -> Iterator[EnvFinding]:
         yield EnvFinding("note", "bounds", text, {"key": key, "steps": steps[key]})
 
 
+def ignored(played: Mapping[str, Recording]) -> Iterator[EnvFinding]:
+    """What environments answered that is not understood, or raised when they were closed; by what was played."""
+    sentences = {key: text for recording in played.values() for key, text in recording.ignored.items()}
+    for key, sentence in sentences.items():
+        topic = "close" if key == "close" else "info"
+        yield EnvFinding("warning", topic, sentence.replace(", and this is not said again", ""), {"key": key})
+
+
 def endings(first: Recording, limit: int | None) -> Iterator[EnvFinding]:
     """How episodes end; ``limit`` is the time limit in env steps, None if unknown."""
     episodes = first.episodes()
@@ -294,6 +302,7 @@ __all__ = [
     "action_keys",
     "endings",
     "first_difference",
+    "ignored",
     "masks",
     "observation_keys",
     "observations",

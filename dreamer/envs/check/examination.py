@@ -1,7 +1,6 @@
 """Whether an environment is fit for training: what it does when played, and how fast it steps."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import shlex
@@ -70,8 +69,7 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
         require_another(made, first)
         return made
 
-    with contextlib.suppress(Exception):  # Closing the recorded instances will report any failure.
-        first.close()
+    first.close(quiet=True)  # Closing the recorded instances will report any failure.
     yield from diagnosis.observation_keys(first.obs_spaces, config.nets)
     yield from diagnosis.action_keys(first)
     yield from diagnosis.masks(first.obs_spaces, first.action_spaces)
@@ -127,6 +125,7 @@ def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, step
         actions = sum(recording.taken for recording in extremes.values())
         yield EnvFinding("ok", "play", f"Took {actions} constant and extreme actions without an error.")
     yield from diagnosis.outside({"random actions": first, **extremes})
+    yield from diagnosis.ignored({"random actions": first, **extremes})
 
     compared = min(played // 4 if first.out_of_time else played, _COMPARED)
     short = functools.partial(record, make_env, config, steps=compared, episodes=compared)

@@ -28,6 +28,9 @@ _GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64
     kind.__name__: kind for kind in (np.random.Philox, np.random.SFC64)
 }
 
+MOST_BYTES = 2**24
+"""Most bytes of the arrays of one environment: every checkpoint holds those of all environments."""
+
 _SCALARS = (type(None), bool, int, float, str, bytes)
 
 
@@ -39,11 +42,17 @@ def has_state_methods(env: Any) -> bool:
 def needs_rehearsal(env: gymnasium.Env) -> bool:
     """Whether a state should be tried before it is trusted.
 
-    That is the case if the state of any layer, except Gymnasium's own wrappers, is read from its attributes instead of
-    given by its own methods; and if the environment asks for it with an attribute ``needs_rehearsal``.
+    That is the case for all layers except Gymnasium's own wrappers and the environments of this package, unless those
+    ask for it with an attribute ``needs_rehearsal``: elsewhere, methods with these names may mean something else.
     """
     layers = (layer for layer in _layers(env) if not type(layer).__module__.startswith("gymnasium.wrappers"))
-    return any(getattr(layer, "needs_rehearsal", not has_state_methods(layer)) for layer in layers)
+    return any(getattr(layer, "needs_rehearsal", not _is_known(layer)) for layer in layers)
+
+
+def _is_known(layer: Any) -> bool:
+    """Whether an environment has state methods that this package wrote."""
+    module = getattr(getattr(type(layer), "get_state", None), "__module__", None) or ""
+    return has_state_methods(layer) and module.startswith("dreamer.")
 
 
 def get_state(env: gymnasium.Env) -> dict[str, Any]:
@@ -137,6 +146,7 @@ class _Writer:
         self._references: dict[int, tuple[Any, tuple[int]]] = {}
         # Path of the first array over each block of memory, by the block's id.
         self._blocks: dict[int, str] = {}
+        self._bytes = 0
 
     def take_all(self, owner: Any) -> dict[str, Any]:
         """All attributes of an object."""
@@ -169,6 +179,13 @@ class _Writer:
             return [kind.__name__, items]
         if kind is np.ndarray and value.dtype.kind in _NUMBERS:
             self._refuse_shared(value, place)
+            self._bytes += value.nbytes
+            if self._bytes > MOST_BYTES:
+                raise NotRestorable(
+                    f"{place} takes {value.nbytes / 1e6:.0f} MB, and the arrays of one environment may take "
+                    f"{MOST_BYTES / 1e6:.0f} MB, because every checkpoint would hold them: keep what never changes in "
+                    f"an attribute of the class, or give the environment the methods get_state and set_state."
+                )
             return ["array", value]
         if kind is np.random.Generator:
             return ["generator", self._bit_generator(value.bit_generator, place)]

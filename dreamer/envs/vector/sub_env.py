@@ -37,17 +37,17 @@ class SubEnv:
 
     def make(self) -> None:
         """Make the environment, in place of the present one; raises whatever making it raises."""
-        with contextlib.suppress(Exception):  # From one that is broken already.
-            self.close()
+        with contextlib.suppress(Exception):
+            self.close(quiet=True)  # It is broken already, and that was said.
         self.env = self._make()
         self._new = True
 
-    def close(self) -> None:
-        """Close the environment, if there is one."""
+    def close(self, *, quiet: bool = False) -> None:
+        """Close the environment, if there is one; see `Adapter.close`."""
         env = self.env
         self.env = None  # even if closing fails
         if env is not None:
-            env.close()
+            env.close(quiet=quiet)
 
     def get_state(self) -> dict[str, Any]:
         """State of the environment, and where in an episode it is; raises what `Adapter.get_state` raises."""
@@ -70,8 +70,7 @@ class SubEnv:
         """Execute the command in the slot.
 
         Returns:
-            If its episode has just ended, what the environment reports in ``info["log"]``, and as ``outside/KEY`` how
-            many observations of the episode were outside their bounds; otherwise None.
+            If its episode has just ended, `Adapter.episode_log`, unless that is empty; otherwise None.
 
         Raises:
             Exception: whatever the environment raises, or `EnvError` from its `Adapter`. The answer is invalid then.
@@ -91,10 +90,7 @@ class SubEnv:
         obs, reward, terminated, truncated, info = self.env.step(self._action)
         self._over = terminated or truncated
         self._answer(obs, reward, is_first=False, is_terminal=terminated, env_steps=info["env_steps"])
-        if not self._over:
-            return None
-        log = self._log(info.get("log", {}))
-        return {**log, **{f"outside/{key}": float(count) for key, count in self.env.outside.items()}} or None
+        return self.env.episode_log or None
 
     def _reset(self) -> None:
         assert self.env is not None
@@ -113,15 +109,6 @@ class SubEnv:
         slots.is_last[i] = self._over
         slots.is_terminal[i] = is_terminal
         slots.env_steps[i] = env_steps
-
-    def _log(self, log: Any) -> dict[str, float]:
-        try:
-            return {str(name): float(value) for name, value in log.items()}
-        except (AttributeError, TypeError, ValueError):
-            where = self.env.where() if self.env is not None else "Environment"
-            raise EnvError(
-                f"{where}: info['log'] is {log!r:.200}, expected a dict of numbers by name: fix the environment."
-            ) from None
 
 
 def require_spaces(env: Adapter, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:

@@ -240,7 +240,7 @@ def serve(pipe: multiprocessing.connection.Connection, indices: Sequence[int], r
             pipe.send_bytes(_states(message, sub_envs) if message else _execute(sub_envs, recipe.name, slots))
     for sub_env in sub_envs.values():
         with contextlib.suppress(Exception):
-            sub_env.close()
+            sub_env.close(quiet=True)  # Another instance was closed in the parent, which has said what fails.
 
 
 def _execute(sub_envs: dict[int, SubEnv], name: str, slots: Slots) -> bytes:
