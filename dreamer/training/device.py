@@ -61,6 +61,7 @@ class DeviceRun(Run):
     """
 
     def __init__(self, config: Config, *, quiet: bool = False):
+        backend.local_devices()  # Says what is wrong if there are none.
         self.members = members(config)
         # A population of one is a run like any other: its config and directory mention no population.
         config = config if len(self.members) > 1 else self.members[0].config

@@ -87,6 +87,18 @@ def test_a_task_without_released_scores(tmp_path, capsys):
     assert re.search(r"\n  frames to score  here  released\n  1 +10 +-\n", output)
 
 
+def test_a_success_rate_has_a_column_where_it_is_reported(tmp_path, capsys):
+    paths = []
+    for seed, flag in enumerate((0, 1)):
+        logged = [f'{{"env_steps": {n}, "episode/score": 2.5, "episode/success": {flag}}}' for n in (10, 20)]
+        paths.append(str(write(tmp_path / str(seed), logged, "task=mine:make", f"seed={seed}")))
+    assert compare.main([*paths, "--reference", "none"]) == 0
+    assert re.search(r"episodes  success.*\n.*(\n.*)*  20 +2\.50 +2 +4 +50%", capsys.readouterr().out)
+    assert compare.main([*paths, "--reference", "none", "--json"]) == 0
+    (comparison,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert comparison["budgets"][-1]["success"] == 0.5
+
+
 @pytest.mark.parametrize("argv", [["nowhere"], ["{run}", "--reference", "x"], ["{run}", "--out", "{tmp}/none/x.png"]])
 def test_an_error_is_one_line(argv, runs, tmp_path, capsys):
     assert compare.main([word.format(run=runs[0], tmp=tmp_path) for word in argv]) == 2

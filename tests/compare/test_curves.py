@@ -55,6 +55,16 @@ def test_the_crafter_score_is_that_of_the_last_episode(tmp_path):
     assert found.suite_score == 2.5
 
 
+def test_success_is_averaged_over_the_same_episodes_as_scores(tmp_path):
+    flags = [1, 0] * 10
+    logged = [f'{{"env_steps": {n}, "episode/score": 1, "episode/success": {f}}}' for n, f in enumerate(flags, 1)]
+    (found,) = curves.read(write(tmp_path / "told", [*logged, (21, 1.0)]))
+    assert found.at(20) == Point(1.0, curves.LEAST, 0.5)
+    assert found.at(21) == Point(1.0, curves.LEAST, 3 / 8)
+    (silent,) = curves.read(write(tmp_path / "silent", [(1, 1.0)]))
+    assert silent.at(1) == Point(1.0, 1, None)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -141,8 +141,10 @@ def test_the_outcome_is_kept_over_a_resume_in_the_middle_of_an_episode():
 
 def test_goals_are_ordinary_observations():
     class Goals(Tells):
-        box = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-        observation_space = gymnasium.spaces.Dict(observation=box, achieved_goal=box, desired_goal=box)
+        def __init__(self, *episodes):
+            super().__init__(*episodes)
+            box = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+            self.observation_space = gymnasium.spaces.Dict(observation=box, achieved_goal=box, desired_goal=box)
 
         def reset(self, *, seed=None, options=None):
             return dict.fromkeys(self.observation_space, super().reset()[0]), {}

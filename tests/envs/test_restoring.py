@@ -12,6 +12,7 @@ import pytest
 
 from dreamer.config import EnvConfig
 from dreamer.envs import EnvError, NotRestorable, VectorEnv, make
+from dreamer.envs.restore import attributes
 from dreamer.envs.restore.states import pack, unpack
 from dreamer.envs.rollouts import random_action
 from dreamer.spaces import mask_keys
@@ -245,13 +246,97 @@ class Opaque(gymnasium.Env):
         self.time = state["time"]
 
 
-def test_an_environment_that_gives_its_state_is_trusted_without_a_trial():
+@pytest.mark.parametrize(("declines", "made"), [(False, 6), (True, 2)])
+def test_an_environment_that_gives_its_state_is_tried_unless_it_declines(declines, made, monkeypatch):
+    if declines:
+        monkeypatch.setattr(Opaque, "needs_rehearsal", False, raising=False)
+
     def make_env():
         return gymnasium.wrappers.TimeLimit(Opaque(), 5)
 
     Opaque.made = 0
     assert_restores(make_env, EnvConfig(count=1))
-    assert Opaque.made == 2
+    assert Opaque.made == made
+
+
+class Hidden(gymnasium.Env):
+    """Every episode has a secret, which its observations show; subclasses say what their state is."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        self.secret = self.np_random.uniform(-1, 1, 1)
+        return self.secret.copy(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.secret.copy(), 0.0, False, self.time == 9, {}
+
+
+class OfCritics(Hidden):
+    """What a central critic sees, and a setter of two arguments."""
+
+    def get_state(self):
+        return np.array([self.time])
+
+    def set_state(self, positions, velocities):
+        raise AssertionError("called by a stranger")
+
+
+class OfAgents(Hidden):
+    """The state that one agent sees."""
+
+    def get_state(self, agent):
+        return np.array([agent])
+
+    def set_state(self, agent, state):
+        raise AssertionError("called by a stranger")
+
+
+class OfHandles(Hidden):
+    """A handle, which is not plain data."""
+
+    def get_state(self):
+        return object()
+
+    def set_state(self, state):
+        self.handle = state
+
+
+class OfParts(Hidden):
+    """Part of what matters."""
+
+    def get_state(self):
+        return {"time": self.time}
+
+    def set_state(self, state):
+        self.time = state["time"]
+        self.secret = np.zeros(1)
+
+
+@pytest.mark.parametrize("kind", [OfCritics, OfAgents, OfHandles, OfParts])
+def test_state_methods_of_another_meaning_are_found_out(kind):
+    with VectorEnv(kind, EnvConfig(count=1), 1) as env:
+        step = env.reset()
+        with pytest.raises(NotRestorable, match=r"get_state and set_state|trial of saving|plain data"):
+            pack(env.state())
+        play(env, step, np.random.default_rng(0), 3)  # Nothing has changed for the run.
+
+
+def test_an_environment_with_more_data_than_a_checkpoint_should_hold_is_not_saved():
+    class Market(Hidden):
+        def __init__(self, size):
+            self.prices = np.zeros(size)
+
+    small, large = attributes.MOST_BYTES // 8 - 100, attributes.MOST_BYTES // 8 + 1
+    assert_restores(lambda: Market(small), EnvConfig(count=1))
+    with VectorEnv(lambda: Market(large), EnvConfig(count=1), 0) as env:
+        env.reset()
+        with pytest.raises(NotRestorable, match=r"Attribute 'prices' of .*Market takes 17 MB.*attribute of the class"):
+            env.state()
 
 
 @pytest.mark.parametrize("workers", ["sync", "async"])
@@ -296,7 +381,9 @@ def test_seeds_of_replacements_continue():
                     raise RuntimeError("as planned")
                 return np.full(1, self.seed, np.float64), 0.0, False, False, {}
 
-            def get_state(self):  # A trial would fail as planned.
+            needs_rehearsal = False  # A trial would fail as planned.
+
+            def get_state(self):
                 return [self.time, self.seed]
 
             def set_state(self, state):

@@ -216,6 +216,45 @@ def test_wrong_arguments(argv, message, capsys):
     assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
+class Reaching(Seeded):
+    """Short episodes fail, without saying so; every step costs 2."""
+
+    def step(self, action):
+        *answer, _ = super().step(action)
+        over = answer[2]
+        success = {"success": not over or self.time > 4} if self.length > 3 else {}
+        return *answer, {"cost": 2, **success}
+
+
+def test_success_and_cost_are_part_of_an_evaluation():
+    result = evaluation.evaluate(Puppet(), Reaching, 12, seed=3)
+    assert len(set(result.lengths)) > 3
+    assert result.successes == tuple(float(length > 4) for length in result.lengths)
+    assert result.successes_any == tuple(float(length > 3) for length in result.lengths)
+    assert result.costs == tuple(2.0 * length for length in result.lengths)
+    summary = result.summary()
+    assert summary["success"] == np.mean(result.successes) and summary["cost"] == np.mean(result.costs)
+    rates = f"success rate {summary['success']:.1%} (at any step {summary['success_any']:.1%})"
+    assert f"{rates}, mean cost {summary['cost']:.4g} over 12 episodes" in str(result)
+    assert result.table().columns == ("episode", "score", "length", "success", "success_any", "cost")
+    figures = RunEvaluation("a", "newest", result).figures()
+    assert figures["successes"] == list(result.successes)
+
+
+def test_success_is_pooled_and_printed(monkeypatch, capsys):
+    def score(logdir, *_, **__):
+        successes = (1.0, 0.0, 1.0, 1.0) if logdir == "a" else (0.0,) * 4
+        return Evaluation("task", (1.0, 2.0, 3.0, 4.0), (1,) * 4, 7, successes, successes)
+
+    monkeypatch.setattr(command, "_chosen", lambda *_: [("a", "newest"), ("b", "newest")])
+    monkeypatch.setattr(command, "evaluate_logdir", score)
+    assert command.main(["a", "b"]) == 0
+    out = capsys.readouterr().out
+    assert "success rate 75.0% (at any step 75.0%)" in out
+    assert re.search(r"interquartile mean \[95 %\] +success\n", out)
+    assert re.search(r"\na .* 75\.0%\nb .* 0\.0%\n2 runs of task .* 37\.5%\n", out)
+
+
 def scored(run, step, *scores):
     return RunEvaluation(run, step, Evaluation("task", scores, (1,) * len(scores), 7))
 

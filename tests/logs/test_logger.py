@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import math
+import sys
 import time
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from dreamer.envs.driver import Episode
+from dreamer.envs.info import COST, SUCCESS, SUCCESS_ANY
 from dreamer.logs import logger
 from dreamer.logs.logger import Logger, Speed, duration, read_metrics, without_repeats
 from dreamer.logs.plots import plot_learning_curve
@@ -73,6 +75,28 @@ def test_without_a_summary_only_the_logs_of_environments_are_written(log):
     log.add_episode(Episode(1.0, 3, 0, {"wood": 2.0}), COUNTERS)
     assert lines(log) == [COUNTERS | {"episode/score": 1.0, "episode/length": 3, "episode/log/wood": 2.0}]
     assert not log.episode_logs
+
+
+def test_the_outcome_of_an_episode_is_written_beside_its_score_and_not_summarized(tmp_path):
+    log = Logger(tmp_path, "test", 100, quiet=True, summarize=lambda logs: {"names": len(logs[0])})
+    log.add_episode(Episode(1.0, 3, 0, {SUCCESS: 0.0, SUCCESS_ANY: 1.0, COST: 2.5}), COUNTERS)
+    log.add_episode(Episode(1.0, 3, 0, {SUCCESS: 1.0, SUCCESS_ANY: 1.0, "success": 7.0}), COUNTERS)
+    log.close()
+    first, second = lines(log)
+    assert {name: first[name] for name in (SUCCESS, SUCCESS_ANY, COST)} == {SUCCESS: 0.0, SUCCESS_ANY: 1.0, COST: 2.5}
+    assert not [name for name in first if name.startswith("episode/log/")]
+    assert (second["episode/success"], second["episode/log/success"], second["episode/log/names"]) == (1.0, 7.0, 1)
+
+
+def test_a_terminal_that_an_environment_closed_ends_nothing(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    log = Logger(tmp_path, "test", 100)
+    terminal.close()
+    log.say("Nobody reads this.")
+    log.tick(COUNTERS, RATES)
+    log.close()
+    assert len(lines(log)) == 1
 
 
 def test_numbers_that_json_cannot_hold_become_null(log):

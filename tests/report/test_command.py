@@ -100,6 +100,17 @@ def test_curves_come_from_the_lines_that_have_them():
     }
 
 
+def test_a_success_rate_is_drawn_where_episodes_report_it():
+    flags = [0.0] * 5 + [1.0] * 10
+    lines: list[dict[str, Any]] = [{"env_steps": i, "updates": 0, "episode/success": f} for i, f in enumerate(flags)]
+    lines += [{"env_steps": 15, "updates": 0}, {"env_steps": 20, "updates": 0, "eval/success": 0.75}]
+    curves, _ = report.training_curves(lines)["Success rate"]
+    steps, rates = curves["mean of 10"]
+    assert steps.tolist() == list(range(15))
+    assert rates[[0, 4, 5, 9, 14]].tolist() == [0.0, 0.0, 1 / 6, 0.5, 1.0]
+    assert [x.tolist() for x in curves["evaluation"]] == [[20.0], [0.75]]
+
+
 def test_the_digest_knows_the_config_and_not_its_place():
     config = configs.Config()
     assert report.digest(config) == report.digest(configs.override(config, ["logdir=elsewhere"]))

@@ -5,12 +5,14 @@ import errno
 import gc
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from typing import Any
 
 import gymnasium
@@ -497,6 +499,66 @@ def test_a_custom_environment(tmp_path):
     result = run(env=make_count, presets=["cartpole"], overrides=overrides, quiet=True)
     assert result.evaluation.task == "custom_make_count"
     assert result.evaluation.scores == (3.0, 3.0) and result.evaluation.lengths == (3, 3)
+
+
+class Polite(gymnasium.Env):
+    """Random numbers between -1 and 1; the fourth step of an episode ends it."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.np_random.uniform(-1, 1, 2), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.np_random.uniform(-1, 1, 2), float(action), False, self.time == 4, {"is_success": self.time == 4}
+
+
+def rude(elsewhere):
+    """A kind of the same environment that treats the process as its own."""
+
+    class Rude(Polite):
+        def __init__(self):
+            self.observation_space = gymnasium.spaces.Box(5.0, 6.0, (2,), np.float64)  # Broken at the first reset.
+            os.chdir(elsewhere)
+            np.seterr(all="raise")
+            warnings.filterwarnings("error")
+
+        def reset(self, *, seed=None, options=None):
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            os.chdir(elsewhere)
+            return super().reset(seed=seed)
+
+        def close(self):
+            raise OSError("busy")
+
+    return Rude
+
+
+def test_an_environment_that_changes_the_process_changes_nothing_of_a_run(tmp_path, monkeypatch, capsys):
+    results = {}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    # Everything but bounds, notes and closing is alike, and so are the numbers.
+    for name, kind in (("polite", Polite), ("rude", rude(tmp_path / "elsewhere"))):
+        config = run_config(name, "run={env_steps: 24, eval_episodes: 2}")
+        results[name] = training.train(kind, config)
+    said = capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert "in rude\n" in said and "metrics         rude/metrics.jsonl" in said
+    assert "python -m dreamer.evaluate rude --episodes 20" in said
+    assert "step 0 of episode 1: observation key 'vector' holds" in said
+    assert said.count("close failed with OSError: busy") == 1
+    assert results["rude"].evaluation.successes == (1.0, 1.0)
+    assert same_tree(results["polite"].agent.state, results["rude"].agent.state)
+    episodes = [line for line in metrics(tmp_path / "rude") if "episode/score" in line]
+    assert {line["episode/success"] for line in episodes} == {1.0}
+    assert metrics(tmp_path / "rude")[-1]["eval/success"] == 1.0
+    dreamer.load(tmp_path / "rude")
 
 
 def test_help(capsys):
