@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -99,9 +100,11 @@ def main(argv: list[str] | None = None) -> int:
             "video": args.video,
             "overrides": overrides,
         }
+        # An environment may change the working directory before the next run is read.
+        paths = [str(pathlib.Path(logdir).absolute()) for logdir, _ in chosen]
         scored = [
-            RunEvaluation(logdir, which, evaluate_logdir(logdir, args.episodes, checkpoint=which, **options))
-            for logdir, which in chosen
+            RunEvaluation(logdir, which, evaluate_logdir(path, args.episodes, checkpoint=which, **options))
+            for path, (logdir, which) in zip(paths, chosen, strict=True)
         ]
     except (checkpoints.CheckpointError, ConfigError, envs.EnvError, VideoError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)

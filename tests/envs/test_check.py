@@ -383,7 +383,7 @@ FAULTS = [
     (Unscaled, "note", "Observation 'vector' reaches"),
     (WithConstant, "note", "Observation 'still' is the same in all"),
     (Dark, "warning", "Observation 'image' holds no pixel above 1"),
-    (FlatImage, "note", "Observation 'vector' is a vector of 12288 numbers: if it is an image, declare it"),
+    (FlatImage, "warning", "Observation 'vector' is a vector of 12288 numbers: if it is an image, declare it"),
     (Fixed, "warning", "Action 'action' has 1 entries with equal bounds"),
     (Vast, "warning", "Action 'action' has bounds up to 1e+09, which sensible actions hardly reach"),
     (Tiny, "note", "Action 'action' has bounds only 2e-06 apart"),

@@ -16,7 +16,7 @@ from dreamer.envs.restore.states import pack, unpack
 class Tells(gymnasium.Env):
     """Gives prepared infos, episode after episode; an episode ends with its last."""
 
-    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    observation_space: gymnasium.Space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(self, *episodes):
@@ -147,7 +147,7 @@ def test_goals_are_ordinary_observations():
             self.observation_space = gymnasium.spaces.Dict(observation=box, achieved_goal=box, desired_goal=box)
 
         def reset(self, *, seed=None, options=None):
-            return dict.fromkeys(self.observation_space, super().reset()[0]), {}
+            return dict.fromkeys(("observation", "achieved_goal", "desired_goal"), super().reset()[0]), {}
 
     env = Adapter(Goals([{}]), EnvConfig())
     assert list(env.obs_spaces) == ["achieved_goal", "desired_goal", "observation"]

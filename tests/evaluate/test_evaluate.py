@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import pathlib
 import re
 from typing import Any
 
@@ -241,12 +242,15 @@ def test_success_and_cost_are_part_of_an_evaluation():
     assert figures["successes"] == list(result.successes)
 
 
-def test_success_is_pooled_and_printed(monkeypatch, capsys):
+def test_success_is_pooled_and_printed_whatever_environments_do_to_the_directory(tmp_path, monkeypatch, capsys):
     def score(logdir, *_, **__):
-        successes = (1.0, 0.0, 1.0, 1.0) if logdir == "a" else (0.0,) * 4
+        assert pathlib.Path(logdir).parent == tmp_path
+        monkeypatch.chdir("/")
+        successes = (1.0, 0.0, 1.0, 1.0) if pathlib.Path(logdir).name == "a" else (0.0,) * 4
         return Evaluation("task", (1.0, 2.0, 3.0, 4.0), (1,) * 4, 7, successes, successes)
 
     monkeypatch.setattr(command, "_chosen", lambda *_: [("a", "newest"), ("b", "newest")])
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "evaluate_logdir", score)
     assert command.main(["a", "b"]) == 0
     out = capsys.readouterr().out

@@ -553,7 +553,8 @@ def test_an_environment_that_changes_the_process_changes_nothing_of_a_run(tmp_pa
     assert "python -m dreamer.evaluate rude --episodes 20" in said
     assert "step 0 of episode 1: observation key 'vector' holds" in said
     assert said.count("close failed with OSError: busy") == 1
-    assert results["rude"].evaluation.successes == (1.0, 1.0)
+    evaluation = results["rude"].evaluation
+    assert evaluation is not None and evaluation.successes == (1.0, 1.0)
     assert same_tree(results["polite"].agent.state, results["rude"].agent.state)
     episodes = [line for line in metrics(tmp_path / "rude") if "episode/score" in line]
     assert {line["episode/success"] for line in episodes} == {1.0}
