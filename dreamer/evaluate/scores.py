@@ -31,14 +31,14 @@ class Evaluation:
     """Length of each episode in env steps."""
     checkpoint_env_steps: int
     """Env steps the agent had been trained for."""
-    cut: int = 0
-    """How many of the episodes were cut off, because they did not end in ``run.eval_steps``."""
     successes: tuple[float, ...] = ()
     """Whether the last step of each episode was a success, 0 or 1; empty if the environment does not say so."""
     successes_any: tuple[float, ...] = ()
     """Whether any step of each episode was a success."""
     costs: tuple[float, ...] = ()
     """Sum of costs of each episode; empty if the environment reports none."""
+    cut: int = 0
+    """How many of the episodes were cut off, because they did not end in ``run.eval_steps``."""
 
     def outcomes(self) -> dict[str, tuple[float, ...]]:
         """What the environment reports beyond rewards, by name: ``success``, ``success_any`` and ``cost``."""
