@@ -21,6 +21,32 @@ from dreamer.config.schema import Config, leaves
 BASE = "base"
 """Key of a preset file that names the preset it builds on."""
 
+_SYNONYMS = {
+    **dict.fromkeys(("env", "env_id", "env_name", "env.id", "env.name", "environment", "gym_id"), "task"),
+    **dict.fromkeys(("envs", "env_num", "n_envs", "num_envs", "num_environments", "num_workers"), "env.count"),
+    **dict.fromkeys(("action_repeat", "frame_skip", "frameskip"), "env.repeat"),
+    **dict.fromkeys(("buffer_capacity", "buffer_size", "replay_capacity", "replay_size"), "replay.capacity"),
+    **dict.fromkeys(("per_rank_batch_size", "minibatch_size"), "replay.batch_size"),
+    **dict.fromkeys(("per_rank_sequence_length", "seq_len", "sequence_length"), "replay.batch_length"),
+    **dict.fromkeys(("learning_rate", "model_lr"), "optimizer.lr"),
+    **dict.fromkeys(("discount", "gamma"), "behavior.return_horizon"),
+    **dict.fromkeys(("gae_lambda", "lambda", "lmbda"), "behavior.return_lambda"),
+    **dict.fromkeys(("actent", "ent_coef", "entropy_coef"), "behavior.entropy"),
+    **dict.fromkeys(("imag_horizon", "imag_length", "imagination_horizon"), "behavior.horizon"),
+    **dict.fromkeys(("num_env_steps", "num_steps", "steps", "total_env_steps", "total_steps"), "run.env_steps"),
+    **dict.fromkeys(("max_steps", "num_timesteps", "total_timesteps", "train_steps"), "run.env_steps"),
+    **dict.fromkeys(("replay_ratio", "utd", "utd_ratio"), "run.train_ratio"),
+    **dict.fromkeys(("eval_eps", "n_eval_episodes", "num_eval_episodes"), "run.eval_episodes"),
+    **dict.fromkeys(("checkpoint_every", "save_freq", "save_interval"), "run.save_every"),
+    **dict.fromkeys(("log_freq", "log_interval"), "run.log_every"),
+    **dict.fromkeys(("log_dir", "out_dir", "outdir", "output", "output_dir", "save_dir", "work_dir"), "logdir"),
+    **dict.fromkeys(("fp16", "precision"), "nets.dtype"),
+    **dict.fromkeys(("random_seed", "random_state"), "seed"),
+    **dict.fromkeys(("track", "use_wandb"), "logger.wandb"),
+    **dict.fromkeys(("device", "gpus", "num_devices"), "devices"),
+}
+"""Keys of other programs, without their sections, and the key for the same here."""
+
 
 def preset_directory() -> pathlib.Path:
     """Directory of the preset files: ``configs/`` of a checkout, or its copy inside an installed package."""
@@ -45,8 +71,8 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
     """Build a config from the defaults, then presets left to right, then overrides.
 
     Args:
-        names: preset names relative to ``configs/``, without suffix. A preset may name another as its ``base``, which
-            comes before it.
+        names: preset names relative to ``configs/``, without suffix, or paths of YAML files like these
+            (``mine.yaml``, ``~/presets/mine.yaml``). A preset may name another as its ``base``, which comes before it.
         overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
             taken literally: ``logdir=007`` is not a number.
 
@@ -128,6 +154,8 @@ def _with_bases(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             base = values.pop(BASE)
             if not isinstance(base, str):
                 raise ConfigError(f"Preset '{name}' has the {BASE} {base!r}, expected the name of one preset.")
+            if _is_path(name) and _is_path(base):
+                base = str(pathlib.Path(name).expanduser().parent / pathlib.Path(base).expanduser())
             if base in (*above, name):
                 raise ConfigError(f"Preset '{name}' is its own {BASE}: {' -> '.join((*above, name, base))}.")
             if base not in chain:
@@ -143,26 +171,34 @@ def _with_bases(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _read_preset(name: str) -> dict[str, Any]:
-    root = preset_directory()
     known = presets()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+    path = preset_directory() / f"{name}.yaml" if name in known else pathlib.Path(name).expanduser()
+    if name not in known and not (_is_path(name) and path.is_file()):
+        near = difflib.get_close_matches(re.sub(r"\.ya?ml$", "", name).removeprefix("configs/"), known, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"There is no preset '{name}'.{hint} The presets are: {', '.join(known)}.")
+        what = f"file '{name}', and no preset of that name" if name.endswith((".yaml", ".yml")) else f"preset '{name}'"
+        raise ConfigError(f"There is no {what}.{hint} The presets are: {', '.join(known)}.")
     try:
-        values = yaml.safe_load((root / f"{name}.yaml").read_text()) or {}
-    except (ValueError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"Preset '{name}' is not valid YAML: {_in_one_line(error)}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"Preset '{name}' holds a {type(values).__name__}, expected a mapping of config keys.")
     return values
 
 
+def _is_path(name: str) -> bool:
+    """Whether the name of a preset can be the path of a file; names of presets may have slashes, too."""
+    return name.endswith((".yaml", ".yml")) or (os.sep in name and name not in presets())
+
+
 def _apply(merged: Any, overrides: Sequence[str]) -> Any:
     for item in overrides:
         key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.")
+        if not equals or item.startswith("--"):
+            near = nearest_keys(key) if item.startswith("--") else []
+            hint = f" Did you mean {near[0]}={value or 'VALUE'}?" if near else ""
+            raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.{hint}")
         key, value = _expand(key.strip(), value, merged.population.sweep)
         merged = _merge(merged, _nest(key, _parse(key, value)), f"override '{item}'")
     return merged
@@ -206,6 +242,32 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
+def nearest_keys(name: str) -> list[str]:
+    """Config keys that may have been meant by one that does not exist, or by an option such as ``--learning-rate``.
+
+    Args:
+        name: the key or option, with or without its section.
+
+    Returns:
+        The likeliest keys, at most three, the best first; none if no key resembles it.
+    """
+    name = name.lstrip("-+").replace("-", "_").lower()
+    section, _, last = name.rpartition(".")
+    keys = [key for key in leaves() if not key.startswith("planner.")] if section != "planner" else [*leaves()]
+    exact = [key for key in keys if key == name] or [key for key in keys if key.rpartition(".")[2] == last]
+    if meant := _SYNONYMS.get(name) or _SYNONYMS.get(last):
+        return [meant]
+    if exact:
+        return sorted(exact, key=lambda key: not key.startswith(f"{section}."))[:3]
+    by_last = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    within = [key for key in keys if section and key.startswith(f"{section}.")]
+    return (
+        difflib.get_close_matches(name, within, 1, 0.8)
+        or difflib.get_close_matches(name, keys, 1, 0.8)
+        or [by_last[near] for near in difflib.get_close_matches(last, by_last, 1, 0.75)]
+    )
+
+
 def _nest(key: str, value: Any) -> dict[str, Any]:
     """``a.b.c`` and a value as ``{a: {b: {c: value}}}``, from the inside out."""
     for part in reversed(key.split(".")):
@@ -227,6 +289,16 @@ def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -
         key = f"{prefix}{name}"
         if key_of(str(name)) != name:
             raise ConfigError(f"In the {source}: There is no key '{key}'. Did you mean: '{key_of(name)}'?")
+        if key not in leaves() and not any(leaf.startswith(f"{key}.") for leaf in leaves()):
+            while isinstance(value, dict) and len(value) == 1:
+                ((inner, value),) = value.items()
+                key = f"{key}.{inner}"
+            raise ConfigError(f"In the {source}: There is no key '{key}'.{_suggest(key)} See --help for all keys.")
+        if key not in leaves() and not isinstance(value, dict):
+            raise ConfigError(
+                f"In the {source}: '{key}' is a section and got {value!r}, expected keys of it, as in "
+                f"{next(leaf for leaf in leaves() if leaf.startswith(f'{key}.'))}.{_suggest(key)}"
+            )
         if field := leaves().get(key):
             given = tuple(value) if isinstance(value, list) else value
             # YAML takes 4e-4 for text, because it has no point.
@@ -234,6 +306,11 @@ def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -
                 raise ConfigError(f"In the {source}: {key} is {value!r}, expected {describe_field(field)}.")
         elif isinstance(value, dict):
             _reject_wrong_types(value, source, f"{key}.")
+
+
+def _suggest(key: str) -> str:
+    near = nearest_keys(key)
+    return f" Did you mean {' or '.join(repr(key) for key in near)}?" if near else ""
 
 
 def _is_number(text: Any) -> bool:

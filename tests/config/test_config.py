@@ -175,12 +175,12 @@ def test_the_last_override_wins() -> None:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("rssm.decter=3", ["rssm.decter", "Did you mean: 'deter'"]),
-        ("rsm.deter=3", ["'rsm'", "Did you mean: 'rssm'"]),
-        ("sed=3", ["'sed'", "Did you mean: 'seed'"]),
-        ("load.frm=x", ["'frm'", "Did you mean: 'from'?", "key 'load.frm'"]),
+        ("rssm.decter=3", ["no key 'rssm.decter'", "Did you mean 'rssm.deter'?"]),
+        ("rsm.deter=3", ["no key 'rsm.deter'", "Did you mean 'rssm.deter'?"]),
+        ("sed=3", ["no key 'sed'", "Did you mean 'seed'?"]),
+        ("load.frm=x", ["no key 'load.frm'", "Did you mean 'load.from'?"]),
         ("load.from_=x", ["no key 'load.from_'", "Did you mean: 'from'?"]),
-        ("zzz.b.c=1", ["'zzz'", "--help"]),
+        ("zzz.b.c=1", ["no key 'zzz.b.c'. See --help"]),
         ("=3", ["=3", "--help"]),
         ("seed=abc", ["seed is 'abc'", "an integer, at least 0 and below 2147483648"]),
         ("seed=1.5", ["seed is 1.5", "an integer"]),
@@ -202,8 +202,8 @@ def test_the_last_override_wins() -> None:
         ("env={check: 0}", ["env.check is 0", "true or false"]),
         ("rssm.deter.x=3", ["rssm.deter is {'x': 3}", "an integer, at least 1"]),
         ("logdir.x=3", ["logdir is {'x': 3}", "expected text"]),
-        ("env=3", ["env=3", "EnvConfig"]),
-        ("env=null", ["(key 'env')"]),
+        ("env=3", ["'env' is a section and got 3, expected keys of it, as in env.count"]),
+        ("env=null", ["'env' is a section and got None"]),
     ],
 )
 def test_wrong_override_names_source_key_and_expectation(override: str, parts: list[str]) -> None:
@@ -356,6 +356,73 @@ def test_unknown_preset_names_the_nearest_and_lists_all() -> None:
     assert all(name in message for name in PRESETS)
 
 
+def test_a_preset_may_be_a_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "mine.yaml").write_text("base: cartpole\nseed: 3\n")
+    (tmp_path / "presets" / "other.yml").write_text("base: mine.yaml\ntask: probe_catch\n")
+    mine = configuration.load(["cartpole"], ["seed=3"])
+    assert configuration.load([str(tmp_path / "presets" / "mine.yaml")]) == mine
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert configuration.load(["presets/mine.yaml"]) == configuration.load(["~/presets/mine.yaml"]) == mine
+    # Its base is looked for next to it.
+    assert configuration.load(["presets/other.yml"]) == configuration.override(mine, ["task=probe_catch"])
+    assert configuration.load(["presets/mine.yaml", "size/1m"]).rssm.deter == 512
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("cartpole.yaml", ["There is no file 'cartpole.yaml'", "Did you mean 'cartpole'?"]),
+        ("configs/size/12m.yaml", ["There is no file", "Did you mean 'size/12m'?"]),
+        ("bad.yaml", ["preset bad.yaml", "no key 'sed'"]),
+        ("list.yaml", ["holds a list, expected a mapping"]),
+        (".", ["There is no preset '.'"]),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(
+    name: str, parts: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.yaml").write_text("sed: 3\n")
+    (tmp_path / "list.yaml").write_text("[1, 2]\n")
+    monkeypatch.chdir(tmp_path)
+    message = sentence(name)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lr", "optimizer.lr"),
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("--learning-rate", "optimizer.lr"),
+        ("batch_size", "replay.batch_size"),
+        ("--total-timesteps", "run.env_steps"),
+        ("--num_envs", "env.count"),
+        ("env.id", "task"),
+        ("run.steps", "run.env_steps"),
+        ("+run.env_steps", "run.env_steps"),
+        ("train_ration", "run.train_ratio"),
+        ("planner.horizont", "planner.horizon"),
+        ("horizon", "behavior.horizon"),
+        ("nets.unit", "nets.units"),
+    ],
+)
+def test_keys_of_other_programs_lead_to_ours(name: str, expected: str) -> None:
+    assert configuration.nearest_keys(name)[0] == expected
+
+
+@pytest.mark.parametrize("name", ["", "--fast", "zzz", "exp", "x.y"])
+def test_no_key_is_guessed_wildly(name: str) -> None:
+    assert configuration.nearest_keys(name) == []
+
+
+def test_synonyms_are_no_keys_themselves_and_lead_to_keys() -> None:
+    keys = {key for key, _ in configuration.flatten(Config())}
+    assert set(loading._SYNONYMS.values()) <= keys
+    assert not set(loading._SYNONYMS) & {key.rpartition(".")[2] for key in keys}
+
+
 def test_unknown_preset_without_a_near_one() -> None:
     assert "Did you mean" not in sentence("qqqqqqqq")
 
@@ -365,7 +432,7 @@ def test_unknown_preset_without_a_near_one() -> None:
     [
         ("seed: [1\n", ["'bad'", "not valid YAML"]),
         ("- seed\n", ["'bad'", "list", "expected a mapping"]),
-        ("sed: 1\n", ["preset bad", "Did you mean: 'seed'"]),
+        ("sed: 1\n", ["preset bad", "Did you mean 'seed'?"]),
         ("seed: x\n", ["preset bad", "seed is 'x'", "an integer"]),
         ("task: 2024-01-01\n", ["preset bad", "task is datetime.date(2024, 1, 1)", "expected text"]),
         ("logger: {wandb: 2}\n", ["preset bad", "logger.wandb is 2", "true or false"]),
@@ -433,7 +500,7 @@ def test_load_yaml_refuses_what_is_no_config(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("sed: 1", "Did you mean: 'seed'"),
+        ("sed: 1", "Did you mean 'seed'?"),
         ("seed: x", "seed is 'x', expected an integer"),
         ("env: {count: 0}", "env.count=0 cannot be used: expected an integer, at least 1"),
     ],
