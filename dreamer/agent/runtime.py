@@ -5,8 +5,9 @@ network does.
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -176,11 +177,14 @@ class Agent:
             self._near = _first(nets), self.placement.near(nets)
         return self._near[1]
 
-    def act(self, obs: Observation, state: Memory, mode: Mode = "mode") -> tuple[dict[str, np.ndarray], Memory]:
+    def act(
+        self, obs: Observation | np.ndarray, state: Memory, mode: Mode = "mode"
+    ) -> tuple[dict[str, np.ndarray], Memory]:
         """Choose actions for a batch of observations, for use outside training.
 
         Args:
-            obs: observations by key, ``[N, ...]``, as the environment adapter gives them.
+            obs: observations by key, ``[N, ...]``, as the environment adapter gives them; if there is one key, also its
+                array alone.
             state: memory from the last call, or `initial` at the start of an episode.
             mode: take the mode of the policy, or draw from it.
 
@@ -188,19 +192,51 @@ class Agent:
             Actions by key, ``[N, ...]`` on the host, as the environment adapter takes them; and the new memory.
 
         Raises:
-            ValueError: keys or shapes of ``obs`` are not those the agent was trained on.
+            ValueError: keys, shapes or dtypes of ``obs`` are not those the agent was trained on, ``state`` is no memory
+                of this agent, or there is no such mode.
         """
-        remembered = jax.tree.leaves(state)
-        count = len(remembered[0]) if remembered else len(next(iter(obs.values())))
-        got = {key: np.shape(value) for key, value in obs.items()}
+        if mode not in get_args(Mode):
+            raise ValueError(f"act() got mode={mode!r}, expected one of {', '.join(map(repr, get_args(Mode)))}.")
+        given = self._arrays(obs)
+        remembered, structure = jax.tree.flatten(state)
+        if structure != self._memory_treedef:
+            got_instead = "None" if state is None else f"a {type(state).__name__}"
+            raise ValueError(
+                f"act() got {got_instead} as state, expected the memory of this agent: agent.initial(batch) at the "
+                "start of an episode, and then what the last call returned."
+            )
+        count = len(remembered[0]) if remembered else len(next(iter(given.values())))
+        got = {key: np.shape(value) for key, value in given.items()}
         expected = {key: (count, *space.shape) for key, space in self.obs_spaces.items()}
         if got != expected:
             raise ValueError(
                 f"act() got observations of shapes {got}, expected {expected}. Make the environment with "
                 "dreamer.make_env, add a leading batch axis, and use agent.initial(batch) of the same batch."
             )
-        action, state, _ = self.policy(state, obs, np.zeros(count, bool), mode)
+        action, state, _ = self.policy(state, given, np.zeros(count, bool), mode)
         return jax.device_get(action), state
+
+    def _arrays(self, obs: Any) -> dict[str, Any]:
+        """Observations that were given to `act` as arrays by key; raises `ValueError`."""
+        if not isinstance(obs, Mapping):
+            if len(self.obs_spaces) > 1:
+                keys = ", ".join(map(repr, self.obs_spaces))
+                raise ValueError(f"act() got a {type(obs).__name__}, expected a dictionary with the keys {keys}.")
+            obs = dict.fromkeys(self.obs_spaces, obs)
+        arrays = {}
+        for key, value in obs.items():
+            dtype = self.obs_spaces[key].dtype if key in self.obs_spaces else None
+            try:
+                arrays[key] = value if hasattr(value, "dtype") else np.asarray(value, dtype)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(f"act() got no array for key '{key}' ({error}), expected {dtype}.") from None
+            if dtype is not None and not np.can_cast(arrays[key].dtype, dtype, "same_kind"):
+                raise ValueError(f"act() got {arrays[key].dtype} for key '{key}', expected {np.dtype(dtype)}.")
+        return arrays
+
+    @functools.cached_property
+    def _memory_treedef(self) -> jax.tree_util.PyTreeDef:
+        return jax.tree.structure(jax.eval_shape(lambda: self.algorithm.initial(1)))
 
     def act_in_episodes(
         self, obs: Observation, memory: Memory, seed: int, episode: np.ndarray, time: np.ndarray, mode: Mode

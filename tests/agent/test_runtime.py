@@ -1,5 +1,7 @@
 """The agent's verbs: gradient routing, populations, determinism, tracing, precision, and reports."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from dreamer import algorithms
 from dreamer.agent import Agent
+from dreamer.types import Space
 from dreamer.world_models.rssm import StoredLatent
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small_batch, small_config, total_loss
 
@@ -242,6 +245,31 @@ def test_acting_is_deterministic_in_mode_and_checked():
     assert isinstance(one["push"], np.ndarray)
     with pytest.raises(ValueError, match=r"act\(\) got observations of shapes .*expected"):
         agent.act(obs, agent.initial(3))
+    lists: Any = {key: value.tolist() for key, value in obs.items()}
+    np.testing.assert_array_equal(agent.act(lists, agent.initial(2))[0]["push"], one["push"])
+    memory = agent.initial(2)
+    for arguments, message in (
+        ((obs["vector"], memory), r"got a ndarray, expected a dictionary with the keys 'label', 'vector'"),
+        (({"vector": obs["vector"]}, memory), r"got observations of shapes .*expected .*'label'"),
+        (({**obs, "label": np.zeros(2)}, memory), r"got float64 for key 'label', expected int32"),
+        (({**obs, "vector": [[1.0], [2.0, 3.0]]}, memory), r"got no array for key 'vector'"),
+        (({**obs, "vector": "left"}, memory), r"got no array for key 'vector'"),
+        ((obs, None), r"got None as state, expected the memory of this agent: agent\.initial\(batch\)"),
+        ((obs, (memory, memory)), r"got a tuple as state, expected"),
+        ((obs, memory, "greedy"), r"got mode='greedy', expected one of .*'mode'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            agent.act(*arguments)
+
+
+def test_one_array_is_enough_for_one_key():
+    agent = Agent(small_config(), {"vector": Space("vector", (4,))}, ACTION_SPACES)
+    array = np.ones((2, 4), np.float32)
+    one, _ = agent.act(array, agent.initial(2))
+    other, _ = agent.act({"vector": array}, agent.initial(2))
+    np.testing.assert_array_equal(one["push"], other["push"])
+    with pytest.raises(ValueError, match=r"shapes \{'vector': \(4,\)\}, expected \{'vector': \(1, 4\)\}"):
+        agent.act(array[0], agent.initial(1))
 
 
 @pytest.mark.slow
