@@ -1,7 +1,7 @@
 """Dreamer: learn a world model from experience, and behaviour inside it.
 
 ``train(env=make_env)`` trains, ``load(logdir)`` gives the trained agent, ``evaluate`` scores it, ``make_env(config)``
-makes its environment. Imports happen on first use, so that ``import dreamer`` is instant.
+makes its environment; what they raise is here, too. Imports happen on first use, so that ``import dreamer`` is instant.
 """
 
 import importlib
@@ -13,8 +13,15 @@ _HOMES = {
     "Algorithm": "algorithms",
     "Batch": "types",
     "Behavior": "behaviors",
+    "CheckpointError": "checkpoints",
     "Config": "config",
     "ConfigError": "config",
+    "EnvError": "envs",
+    "HostError": "devices.hosts",
+    "LogdirInUse": "training.directory",
+    "ReplayMemoryError": "replay",
+    "TrainingFailed": "training.failure",
+    "VideoError": "evaluate.video",
     "load_config": "config",
     "Planner": "planners",
     "Space": "types",

@@ -1,9 +1,14 @@
 """Compute the update again at which a run failed: ``python -m dreamer.failure LOGDIR``."""
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
+
 import argparse
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np

@@ -3,6 +3,12 @@
 The command line, and `train` for Python. What a run does is in `dreamer.training.host` and `dreamer.training.device`.
 """
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
+
 from dreamer.devices.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
@@ -10,7 +16,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import gymnasium
@@ -43,7 +48,7 @@ FAILED = 3
 
 
 def train(
-    env: Callable[[], gymnasium.Env] | None = None,
+    env: Callable[[], gymnasium.Env] | str | None = None,
     config: Config | None = None,
     *,
     presets: Sequence[str] = (),
@@ -53,8 +58,8 @@ def train(
     """Train an agent and return it.
 
     Args:
-        env: makes the environment; any function without arguments that returns a Gymnasium environment. None: the one
-            named by ``config.task``.
+        env: makes the environment; any function without arguments that returns a Gymnasium environment, or the name
+            of a task. None: the one named by ``config.task``.
         config: a resolved config; None: built from presets and overrides, as on the command line.
         presets: preset names. Without any, ``cartpole``, whose sizes and rates suit small problems on a CPU; it also
             applies to ``env``.
@@ -67,13 +72,13 @@ def train(
     """
     if config is None:
         config = configs.load(presets or [DEFAULT_PRESET], overrides)
+    make = None if env is None or isinstance(env, str) else envs.maker_of(env)
     if env is not None:
-        name = getattr(env, "__name__", type(env).__name__)
-        config = dataclasses.replace(config, task=f"custom_{name}")
+        config = dataclasses.replace(config, task=env if isinstance(env, str) else envs.task_of(env))
     if not config.logdir and not config.distributed:
         config = dataclasses.replace(config, logdir=default_logdir(config))
     if config.run.loop == "device":
-        if env is not None:
+        if make is not None:
             raise ConfigError("run.loop=device runs tasks by name only: leave out env, or use run.loop=host.")
         if config.distributed:
             raise ConfigError("run.loop=device runs on one host: leave out distributed.")
@@ -81,14 +86,15 @@ def train(
         return DeviceRun(config, quiet=quiet).train()
     if len(members(config)) > 1:
         raise ConfigError("A population needs run.loop=device, and with it a task written in JAX, such as jax_NAME.")
-    return HostRun(config, env or make_env(config), quiet=quiet).train()
+    return HostRun(config, make or make_env(config), quiet=quiet).train()
 
 
 USAGE = """usage: python -m dreamer.train [--profile] [--config PRESET ...] [key=value ...]
-       python -m dreamer.train [--profile] --resume LOGDIR [key=value ...]
+       python -m dreamer.train [--profile] --resume LOGDIR [--env package.module:function] [key=value ...]
 
 Trains an agent. Presets are applied left to right, then key=value overrides; without --config, the preset is
-'{default}'. The same command with the same logdir=DIR resumes; --resume LOGDIR takes the config saved there.
+'{default}'. A preset may also be a file of yours: --config mine.yaml. The same command with the same logdir=DIR
+resumes; --resume LOGDIR takes the config saved there, and --env names the environment of a run trained from Python.
 --profile records a few updates, prints where their time went, and leaves a trace (docs/profiling.md).
 
 presets:
@@ -107,23 +113,25 @@ def parse(argv: Sequence[str]) -> Config | None:
     names: list[str] = []
     overrides: list[str] = []
     resume = ""
-    words = iter(argv)
+    env = ""
     reading = ""
-    for word in words:
+    for number, word in enumerate(argv):
         if word in ("-h", "--help"):
             return None
-        if word in ("--config", "--resume"):
+        if word in ("--config", "--resume") or (word == "--env" and "--resume" in argv):
             reading = word
         elif word == "--profile":
             overrides.append(f"run.profile={PROFILE_UPDATES}")
         elif word.startswith("-"):
-            raise ConfigError(f"There is no option '{word}'. The options are --config, --resume, --profile and --help.")
+            raise _unknown_option(word, argv[number + 1 : number + 2])
         elif "=" in word:
             overrides.append(word)
         elif reading == "--config":
             names.append(word)
         elif reading == "--resume" and not resume:
             resume = word
+        elif reading == "--env" and not env:
+            env = word
         else:
             raise ConfigError(f"'{word}' is not of the form key=value. Name presets after --config.")
     if not resume:
@@ -131,7 +139,22 @@ def parse(argv: Sequence[str]) -> Config | None:
     if names:
         raise ConfigError("--resume takes the config saved in the log directory; leave out --config.")
     saved = configs.to_dict(configs.load_yaml(pathlib.Path(resume) / "config.yaml"))
-    return configs.override(configs.from_dict({**saved, "logdir": resume}), overrides)
+    named = {"task": env} if env else {}
+    return configs.override(configs.from_dict({**saved, "logdir": resume, **named}), overrides)
+
+
+def _unknown_option(word: str, following: Sequence[str]) -> ConfigError:
+    """The error about an option of another program, which says how the same is written here."""
+    name, equals, value = word.partition("=")
+    keys = configs.nearest_keys(name)
+    if keys:
+        key = keys[0]
+        value = value if equals else next((text for text in following if not text.startswith("-")), "VALUE")
+        near = envs.nearest(value) if key == "task" and envs.split(value) == ("", value) and ":" not in value else []
+        here = f" Write {key}={near[0] if near else value}: config keys are given as key=value."
+    else:
+        here = " Did you mean '--config'?" if name in ("--configs", "--preset", "--cfg", "-c") else ""
+    return ConfigError(f"There is no option '{name}'.{here} The options are --config, --resume, --profile and --help.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

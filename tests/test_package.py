@@ -1,5 +1,6 @@
 """What `import dreamer` gives: the verbs, quickly, and by the same names whatever was imported before."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -38,6 +39,33 @@ def test_names_mean_what_they_say() -> None:
     assert (dreamer.Config, dreamer.ConfigError) == (config.Config, config.ConfigError)
     assert dreamer.load_config is config.load
     assert (dreamer.load, dreamer.make_env) == (evaluate.load, evaluate.make_env)
+
+
+def test_errors_can_be_caught_by_name() -> None:
+    errors = [getattr(dreamer, name) for name in dreamer.__all__ if name.endswith(("Error", "InUse", "Failed"))]
+    assert len(errors) == 8
+    assert all(issubclass(error, Exception) for error in errors)
+    code = "import dreamer, sys; dreamer.EnvError, dreamer.ConfigError; print('dreamer.train' in sys.modules)"
+    assert output(code) == "False"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "dreamer").rglob("__main__.py")), ids=lambda path: path.parent.name)
+def test_a_command_can_be_started_as_a_file(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    start_as_file(path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train.py", "failure.py"])
+def test_a_file_that_is_a_command_can_be_started(name: str, tmp_path: pathlib.Path) -> None:
+    start_as_file(ROOT / "dreamer" / name, tmp_path)
+
+
+def start_as_file(path: pathlib.Path, directory: pathlib.Path) -> None:
+    """Its directory has modules called like those of Python itself, which must not hide these."""
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(path), "--help"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == 0 and done.stdout.lstrip().startswith("usage:"), done.stderr
 
 
 def test_modules_of_the_package_hide_behind_no_other_name() -> None:

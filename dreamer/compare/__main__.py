@@ -1,9 +1,14 @@
 """Compares runs with the released scores of their task: ``python -m dreamer.compare RUN... [--out FILE] [--json]``."""
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
+
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,9 +1,14 @@
 """Is this machine fit for training? ``python -m dreamer.doctor [--no-smoke] [--json] [--runs DIR]``."""
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
+
 import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console

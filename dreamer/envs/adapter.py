@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
+from dreamer.envs.functions import require_gymnasium
 from dreamer.envs.info import InfoReader
 from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
@@ -64,11 +65,7 @@ class Adapter(gymnasium.Env):
 
     def __init__(self, env: object, config: EnvConfig, name: str = "") -> None:
         """Wrap ``env``; raises `EnvError` if it is not a Gymnasium environment or has an unsupported space."""
-        if not isinstance(env, gymnasium.Env):
-            raise EnvError(
-                f"Got a {type(env).__module__}.{type(env).__qualname__} as environment, expected a gymnasium.Env: "
-                f"derive it from gymnasium.Env, or convert it with the package shimmy if it comes from another library."
-            )
+        env = require_gymnasium(env, name)
         self.env = env
         self.name = name or (env.spec.id if env.spec else type(env.unwrapped).__qualname__)
         self.metadata = env.metadata
@@ -345,7 +342,12 @@ class Adapter(gymnasium.Env):
         try:
             value = float(reward if isinstance(reward, (float, int)) else np.asarray(reward).item())
         except (TypeError, ValueError):
-            raise self._error(f"the reward is {_outline(reward)}, expected one number: return a float") from None
+            advice = (
+                "return a float, for example a weighted sum"
+                if np.size(np.asarray(reward, object)) > 1
+                else "return a float"
+            )
+            raise self._error(f"the reward is {_outline(reward)}, expected one number: {advice}") from None
         if not math.isfinite(value):
             raise self._error(f"the reward is {value}, expected a finite number: fix the environment")
         return value

@@ -13,6 +13,10 @@ class UnknownTask(EnvError):
     """A suite has no task of this name; the caller adds the nearest names that exist."""
 
 
+class OtherSpaces(EnvError, ValueError):
+    """An environment has other observations or actions than an agent was trained on."""
+
+
 class NotRestorable(EnvError):
     """A state cannot be saved or restored exactly; the message says what, of which environment, and why."""
 

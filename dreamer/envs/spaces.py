@@ -29,9 +29,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamer.envs.errors import EnvError, Mismatch
+from dreamer.envs.errors import EnvError, Mismatch, OtherSpaces
 from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Outside, Vector
-from dreamer.spaces import is_mask
+from dreamer.spaces import Space, Spaces, is_mask
 
 _CHANNELS = 16
 """Images have at most this many channels, and at least this many rows and columns, as far as one can tell."""
@@ -85,6 +85,28 @@ def action_codec(space: gymnasium.Space, env: str) -> Codec:
     codec = _build(space, "", env, is_action=True)
     _check_keys(codec, env, "action")
     return codec
+
+
+def refuse_other_spaces(observations: Spaces, actions: Spaces, *, trained: tuple[Spaces, Spaces]) -> None:
+    """Raise `OtherSpaces` unless an environment has the spaces that an agent was ``trained`` on; names the keys."""
+    differences = []
+    for role, found, expected in (("observation", observations, trained[0]), ("action", actions, trained[1])):
+        for key in sorted(found.keys() | expected.keys()):
+            if found.get(key) != expected.get(key):
+                got, wanted = _outline(found.get(key)), _outline(expected.get(key))
+                differences.append(f"{role} '{key}' is {got}, and was {wanted} when the agent was trained")
+    if differences:
+        raise OtherSpaces(
+            f"The environment has changed: {'; '.join(differences)}. Use the environment of the run, or train a new "
+            "agent in another logdir."
+        )
+
+
+def _outline(space: Space | None) -> str:
+    if space is None:
+        return "missing"
+    classes = f" of {space.classes} classes" if space.classes else ""
+    return f"{space.kind} {list(space.shape)}{classes}"
 
 
 def _build(space: gymnasium.Space, key: str, env: str, *, is_action: bool) -> Codec:

@@ -1,9 +1,14 @@
 """Score trained agents: ``python -m dreamer.evaluate RUN... [--episodes 20] [--planner cem] [--json] [--video F]``."""
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
+
 import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -69,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--mode", choices=("mode", "sample"), help="take the policy's mode (default) or")
     mode.add_argument("--sample", dest="mode", action="store_const", const="sample", help="draw actions from it")
     parser.add_argument("--planner", metavar="KIND", help="act by planning in the world model (cem), or not (none)")
+    parser.add_argument(
+        "--env", metavar="TASK", default="", help="package.module:function that makes the environment of the run"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--video", metavar="FILE", help="write the episodes of a run as a video, for example out.mp4")
     return parser
@@ -99,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
             "mode": args.mode or "mode",
             "video": args.video,
             "overrides": overrides,
+            "task": args.env,
         }
         # An environment may change the working directory before the next run is read.
         paths = [str(pathlib.Path(logdir).absolute()) for logdir, _ in chosen]

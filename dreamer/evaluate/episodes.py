@@ -18,6 +18,7 @@ from dreamer import envs
 from dreamer.agent import Agent
 from dreamer.algorithms.base import Memory
 from dreamer.config import Config
+from dreamer.envs.spaces import refuse_other_spaces
 from dreamer.envs.vector.sub_env import explain
 from dreamer.envs.vector.vector_env import make_all
 from dreamer.types import Mode
@@ -135,8 +136,7 @@ def play(
         The episodes, in the order of their seeds.
 
     Raises:
-        EnvError: an environment failed.
-        ValueError: its spaces are not those of the agent.
+        EnvError: an environment failed, or its spaces are not those of the agent.
         PlayStopped: ``stop`` said so.
     """
     count = 1 if watch else min(episodes, parallel or most_envs(agent.config))
@@ -205,11 +205,7 @@ def _moment(player: _Player, memory: Memory) -> Moment:
 
 
 def _refuse_other_spaces(agent: Agent, env: envs.Adapter) -> None:
-    if (env.obs_spaces, env.action_spaces) != (agent.obs_spaces, agent.action_spaces):
-        raise ValueError(
-            f"The environment has observations {env.obs_spaces} and actions {env.action_spaces}, but the agent was "
-            f"trained on {agent.obs_spaces} and {agent.action_spaces}."
-        )
+    refuse_other_spaces(env.obs_spaces, env.action_spaces, trained=(agent.obs_spaces, agent.action_spaces))
 
 
 @contextlib.contextmanager

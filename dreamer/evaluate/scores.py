@@ -126,14 +126,14 @@ def load_saved(
     return agent, saved
 
 
-def make_env(config: Config, render: bool = False) -> MakeEnv:
-    """A function that makes environments of the config's task."""
-    return lambda: envs.make(config.task, config.env, render=render)
+def make_env(config: Config, render: bool = False, task: str = "") -> MakeEnv:
+    """A function that makes environments of the config's task, or of another one with the config's options."""
+    return lambda: envs.make(task or config.task, config.env, render=render)
 
 
 def evaluate(
     agent: Agent,
-    make: MakeEnv,
+    make: MakeEnv | str,
     episodes: int,
     *,
     seed: int = 0,
@@ -150,7 +150,7 @@ def evaluate(
 
     Args:
         agent: the policy.
-        make: makes an environment.
+        make: makes an environment, or the name of a task.
         episodes: number of episodes, at least 1.
         seed: seed of the environments and of what the policy draws, 0 to 2**32 - 1.
         mode: take the policy's mode, or draw from it.
@@ -161,13 +161,13 @@ def evaluate(
         stop: asked before every step; if it says so, playing ends at once.
 
     Raises:
-        EnvError: an environment failed.
-        ValueError: its spaces are not those of the agent.
+        EnvError: an environment failed, or its spaces are not those of the agent.
         PlayStopped: ``stop`` said so.
     """
     if episodes < 1:
         raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
-    played = play(agent, make, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch, stop=stop)
+    maker = make_env(agent.config, task=make) if isinstance(make, str) else envs.maker_of(make)
+    played = play(agent, maker, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch, stop=stop)
     return Evaluation(
         task=agent.config.task,
         scores=tuple(episode.score for episode in played),
@@ -194,8 +194,9 @@ def evaluate_logdir(
     mode: Mode = "mode",
     video: str | None = None,
     overrides: Sequence[str] = (),
+    task: str = "",
 ) -> Evaluation:
-    """Load a run and score it; optionally write the episodes as a video.
+    """Load a run and score it; optionally write the episodes as a video. ``task`` stands for that of the run.
 
     Raises:
         CheckpointError, ConfigError, EnvError, VideoError: see `load`, `evaluate` and `dreamer.evaluate.video`.
@@ -203,9 +204,9 @@ def evaluate_logdir(
     agent, saved = load_saved(logdir, checkpoint, overrides)
     options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
     if video is None:
-        return evaluate(agent, make_env(saved.config), episodes, **options)
+        return evaluate(agent, make_env(saved.config, task=task), episodes, **options)
     with Film(video, agent) as film:
-        return evaluate(agent, make_env(saved.config, render=True), episodes, watch=film, **options)
+        return evaluate(agent, make_env(saved.config, render=True, task=task), episodes, watch=film, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,15 @@ Writes ``LOGDIR/report/index.html``, one file that opens anywhere and loads noth
 with all its numbers. docs/report.md says what they mean.
 """
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
+
 import argparse
 import json
 import pathlib
-import sys
 
 from dreamer import checkpoints, envs
 from dreamer.config import ConfigError
@@ -32,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         help="newest (default), best by the evaluations of the run, or the number of a step",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes and of all random draws (default 0)")
+    parser.add_argument(
+        "--env", metavar="TASK", default="", help="package.module:function that makes the environment of the run"
+    )
     args = parser.parse_args(argv)
     if args.episodes < 1:
         parser.error(f"--episodes is {args.episodes}, expected at least 1")
@@ -41,7 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         keep_compiled_programs()
     try:
         path = write_report(
-            args.logdir, out=args.out, checkpoint=args.checkpoint, episodes=args.episodes, seed=args.seed
+            args.logdir,
+            out=args.out,
+            checkpoint=args.checkpoint,
+            episodes=args.episodes,
+            seed=args.seed,
+            task=args.env,
         )
     except (ReportError, FilmError, checkpoints.CheckpointError, ConfigError, envs.EnvError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -10,8 +10,8 @@ import numpy as np
 from dreamer import envs
 from dreamer.agent import Agent
 from dreamer.algorithms.base import blank_stored
-from dreamer.envs import EnvError
 from dreamer.envs.driver import Driver, Row
+from dreamer.envs.spaces import refuse_other_spaces
 from dreamer.evaluate.episodes import most_envs
 from dreamer.types import Batch
 
@@ -58,12 +58,7 @@ def collect(
     count = min(episodes, most_envs(agent.config))
     config = dataclasses.replace(agent.config.env, count=count, workers="sync", rehearse=False)
     with envs.VectorEnv(make, config, np.random.SeedSequence([seed, _SEEDS])) as vector:
-        if (vector.obs_spaces, vector.action_spaces) != (agent.obs_spaces, agent.action_spaces):
-            raise EnvError(
-                f"The environment has observations {vector.obs_spaces} and actions {vector.action_spaces}, but the "
-                f"agent was trained on {agent.obs_spaces} and {agent.action_spaces}: report on it where the task is "
-                "what it was then."
-            )
+        refuse_other_spaces(vector.obs_spaces, vector.action_spaces, trained=(agent.obs_spaces, agent.action_spaces))
         # What the policy draws depends on its count of steps. Each seed gets its own range of counts.
         before = agent.policy_steps
         agent.policy_steps = (seed % 2**12) << 20

@@ -49,6 +49,7 @@ def write_report(
     checkpoint: checkpoints.Which = "newest",
     episodes: int = 16,
     seed: int = 0,
+    task: str = "",
 ) -> pathlib.Path:
     """Report on a run.
 
@@ -58,6 +59,7 @@ def write_report(
         checkpoint: which checkpoint.
         episodes: fresh episodes to play.
         seed: seed of the episodes and of all random draws.
+        task: the task to play; empty: that of the run.
 
     Returns:
         The page.
@@ -77,7 +79,7 @@ def write_report(
     lines, warnings = read_lines(logdir / "metrics.jsonl")
     target = logdir / "report" if out is None else out
     _prepare(target, is_default=out is None)
-    held_out = collect(agent, make_env(agent.config), episodes, seed)
+    held_out = collect(agent, make_env(agent.config, task=task), episodes, seed)
     card = report_card.measure(behavior, agent.state.nets, agent.config, agent.obs_spaces, held_out, seed)
     found = findings(card)
     if not card.obs:

@@ -1,8 +1,13 @@
 """Many runs from one file: ``python -m dreamer.sweep FILE [--jobs N] [--print | --report | --ray | --wandb FILE]``."""
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
+
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 

@@ -131,7 +131,7 @@ class DeviceRun(Run):
             if self._stop:
                 self.log.say(
                     f"Stopped by {self._stop} after {self.env_steps:,} env steps; saved.\n"
-                    f"Resume with: {resume_command(self._as_typed(self.logdir))}"
+                    f"Resume with: {resume_command(self._as_typed(self.logdir), self.config.task)}"
                 )
             results = self._results()
             if not self._stop:

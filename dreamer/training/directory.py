@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer.config import Config, ConfigError
+from dreamer.envs.functions import CUSTOM, extra_path, is_same_function
 
 FREE_TO_CHANGE = (
     *("logdir", "run.", "logger.", "devices", "distributed", "optimizer.moments"),
@@ -138,12 +139,14 @@ def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> 
     wrong = [
         f"{key}: {old} in the checkpoint, {new} now"
         for key, (old, new) in changed.items()
-        if not key.startswith(FREE_TO_CHANGE) or key == "run.loop"
+        if (not key.startswith(FREE_TO_CHANGE) or key == "run.loop")
+        and not (key == "task" and is_same_function(saved.task, config.task))
     ]
     if wrong:
+        again = resume_command(logdir, saved.task)
         raise ConfigError(
             "\n  ".join([f"{logdir} holds a checkpoint of another config; {len(wrong)} key(s) differ:", *wrong])
-            + f"\nContinue with the saved config: {resume_command(logdir)}; or start a new run in another logdir."
+            + f"\nContinue with the saved config: {again}; or start a new run in another logdir."
         )
 
 
@@ -157,6 +160,29 @@ def note_best(logdir: pathlib.Path, step: int, score: float, say: Callable[[str]
         say(str(error))
 
 
-def resume_command(logdir: pathlib.Path) -> str:
-    """The command that resumes a run."""
-    return f"python -m dreamer.train --resume {shlex.quote(str(logdir))}"
+def resume_command(logdir: str | pathlib.Path, task: str) -> str:
+    """The command that resumes a run; in Python, if no other process could import its environment."""
+    if task.startswith(CUSTOM):
+        config = f'dreamer.load_config(["{pathlib.Path(logdir, "config.yaml")}"], ["logdir={logdir}"])'
+        return f"dreamer.train(env={_custom_name(task)}, config={config})"
+    return _command(task, "dreamer.train", "--resume", str(logdir))
+
+
+def evaluate_command(logdir: str | pathlib.Path, task: str, episodes: int = 20) -> str:
+    """The command that scores a run, or Python as in `resume_command`."""
+    if task.startswith(CUSTOM):
+        return f'dreamer.evaluate(dreamer.load("{logdir}"), {_custom_name(task)}, {episodes})'
+    return _command(task, "dreamer.evaluate", str(logdir), "--episodes", str(episodes))
+
+
+def _command(task: str, *words: str) -> str:
+    """A command that finds the function of a task where this process did."""
+    place = extra_path(task)
+    before = f"{os.environ['PYTHONPATH']}{os.pathsep}" if os.environ.get("PYTHONPATH") else ""
+    path = f"PYTHONPATH={shlex.quote(f'{before}{place}')} " if place else ""
+    return f"{path}python -m {shlex.join(words)}"
+
+
+def _custom_name(task: str) -> str:
+    name = task.removeprefix(CUSTOM)
+    return name if name.isidentifier() else "env"

@@ -63,9 +63,8 @@ def report(logdir: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hos
     except (OSError, HostError) as error:
         left = f"Update and batch could not be written to {path}: {error}."
     if checkpoints.exists(logdir):
-        saved = (
-            f"The last checkpoint is from before the failure and stays; continue from it with: {resume_command(logdir)}"
-        )
+        again = resume_command(logdir, agent.config.task)
+        saved = f"The last checkpoint is from before the failure and stays; continue from it with: {again}"
     else:
         saved = "There was no checkpoint yet."
     return TrainingFailed(

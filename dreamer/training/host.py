@@ -29,6 +29,7 @@ from dreamer.devices.placement import available_bytes, dtype_advice, expectation
 from dreamer.devices.profiler import Profiler
 from dreamer.envs.driver import Driver, Row
 from dreamer.envs.restore.states import pack, unpack
+from dreamer.envs.spaces import refuse_other_spaces
 from dreamer.evaluate import Evaluation
 from dreamer.logs import logger
 from dreamer.logs.watcher import SEQUENCES, Prediction, context_of
@@ -86,6 +87,8 @@ class HostRun(Run):
             self._cleanup.enter_context(vector)
             self._stop.keep_listening()  # What was just made may have taken the signals.
             backend.refuse_switches()  # Modules of environments may set them.
+            if saved is not None:
+                refuse_other_spaces(vector.obs_spaces, vector.action_spaces, trained=saved.spaces)
             self.agent = Agent(config, vector.obs_spaces, vector.action_spaces, where)
             replay = Replay(
                 own.replay,
@@ -173,7 +176,7 @@ class HostRun(Run):
                 self._save()
                 raise envs.EnvError(
                     f"{error}\nThe run was saved after {self.driver.env_steps} env steps. Fix the environment, then "
-                    f"resume with: {resume_command(self._as_typed(self.logdir))}"
+                    f"resume with: {resume_command(self._as_typed(self.logdir), self.config.task)}"
                 ) from error
             path = self._save()
             if self._stop:
@@ -184,7 +187,7 @@ class HostRun(Run):
                 )
                 self.log.say(
                     f"Stopped by {self._stop} after {self.driver.env_steps:,} env steps; {saved}.\n"
-                    f"Resume with: {resume_command(self._as_typed(self.logdir))}"
+                    f"Resume with: {resume_command(self._as_typed(self.logdir), self.config.task)}"
                 )
                 return Result(self.agent, self.logdir, evaluation=None, interrupted=True, ended=self._stop.signal)
             if self.learner.updates:

@@ -7,7 +7,6 @@ closes. The loops differ in what a turn is, and what a checkpoint holds.
 import contextlib
 import dataclasses
 import pathlib
-import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from dreamer.logs import logger
 from dreamer.logs.logger import Logger
 from dreamer.logs.plots import plot_learning_curve
 from dreamer.logs.watcher import Prediction, Watcher
-from dreamer.training.directory import note_best, write_config
+from dreamer.training.directory import evaluate_command, note_best, write_config
 from dreamer.training.stopping import StopRequest
 from dreamer.types import Metrics
 
@@ -254,13 +253,13 @@ class Run(ABC):
         except PlayStopped as stopped:
             self.log.say(
                 f"Stopped by {self._stop} during the closing evaluation: {stopped} The run is done and was saved. "
-                f"Score it with: python -m dreamer.evaluate {shlex.quote(config.logdir)}"
+                f"Score it with: {evaluate_command(config.logdir, config.task, config.run.eval_episodes)}"
             )
             return None
         except EnvError as error:
             raise EnvError(
                 f"The closing evaluation failed: {error}\nThe run is done and was saved. Score it with: "
-                f"python -m dreamer.evaluate {shlex.quote(config.logdir)}"
+                f"{evaluate_command(config.logdir, config.task, config.run.eval_episodes)}"
             ) from error
         summary = {f"eval/{name}": value for name, value in evaluation.summary().items() if name != "task"}
         log.write({**counters, **summary}, tables={"eval/episodes": evaluation.table()})
@@ -286,7 +285,7 @@ class Run(ABC):
         }
         lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{ended} ended it.", *scores]
         lines += [f"  {name:<15} {self._as_typed(where)}" for name, where in files.items() if where is not None]
-        lines.append(f"{again}: python -m dreamer.evaluate {shlex.quote(str(self._scored_logdir()))} --episodes 20")
+        lines.append(f"{again}: {evaluate_command(self._scored_logdir(), self.config.task)}")
         self.log.say("\n".join(lines))
 
     def _scored_logdir(self) -> pathlib.Path:

@@ -544,12 +544,12 @@ def test_what_an_environment_prints_does_not_disturb_the_findings(capsys, monkey
 
 
 def test_status_distinguishes_errors_from_wrong_usage(capsys):
-    assert command.main(["probe_catsh", "--fast"]) == 1
+    assert command.main(["probe_catsh", "--fast"]) == 2
     out = capsys.readouterr().out
     assert "error    There is no task 'probe_catsh': There is no probe 'catsh'. Did you mean 'probe_catch'" in out
     assert out.splitlines()[-1] == "error    'probe_catsh' cannot be trained on: fix what the lines marked error say."
     assert command.main(["probe_catch", "env.repeet=2"]) == 2
-    assert "Did you mean: 'repeat'?" in capsys.readouterr().err
+    assert "Did you mean 'env.repeat'?" in capsys.readouterr().err
     for wrong in ([], ["probe_catch", "--steps=0"]):
         with pytest.raises(SystemExit) as exit:
             command.main(wrong)

@@ -15,7 +15,7 @@ import pytest
 
 from dreamer import config as configs
 from dreamer import envs
-from dreamer.envs import native
+from dreamer.envs import names, native
 from dreamer.envs.adapter import Adapter
 from dreamer.envs.errors import UnknownTask
 from dreamer.envs.native import autoreset
@@ -359,6 +359,6 @@ def test_unknown_names_and_what_cannot_be_drawn():
 def test_a_missing_extra_is_named(monkeypatch, suite, module):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"dreamer.envs.native.from_{suite}", raising=False)
-    envs._suite.cache_clear()
+    names.load_suite.cache_clear()
     with pytest.raises(envs.EnvError, match=rf"not installed: .* Install it with: pip install 'dreamer\[{suite}\]'"):
         envs.make(f"{suite}_Any", configs.EnvConfig())

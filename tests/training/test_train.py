@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 from typing import Any
 
@@ -34,6 +35,7 @@ from dreamer.logs import logger
 from dreamer.logs.logger import read_metrics
 from dreamer.training import directory as runs
 from dreamer.training import run as run_module
+from dreamer.training.directory import resume_command
 from tests.small import OVERRIDES, run_config, same_tree
 
 pytestmark = pytest.mark.slow
@@ -477,7 +479,7 @@ def test_the_lock_goes_with_a_process_that_is_killed(tmp_path):
 # --------------------------------------------------------------------------------------------------------- interfaces
 
 
-def test_a_custom_environment(tmp_path):
+def test_a_custom_environment(tmp_path, capsys, monkeypatch):
     class Count(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         action_space = gymnasium.spaces.Discrete(2)
@@ -496,9 +498,51 @@ def test_a_custom_environment(tmp_path):
 
     overrides = [*OVERRIDES, "behavior.starts=0", f"logdir={tmp_path}", "run={env_steps: 6, eval_episodes: 2}"]
     run: Any = dreamer.train
-    result = run(env=make_count, presets=["cartpole"], overrides=overrides, quiet=True)
+    result = run(env=make_count, presets=["cartpole"], overrides=overrides)
     assert result.evaluation.task == "custom_make_count"
     assert result.evaluation.scores == (3.0, 3.0) and result.evaluation.lengths == (3, 3)
+
+    # No command could import the function, so what is printed is Python, and can be run as it is.
+    names = {"dreamer": dreamer, "make_count": make_count}
+    again = capsys.readouterr().err.strip().splitlines()[-1].partition(": ")[2]
+    assert again == f'dreamer.evaluate(dreamer.load("{tmp_path}"), make_count, 20)'
+    assert set(eval(again, names).scores) == {3.0}
+    resumed = eval(resume_command(tmp_path, "custom_make_count"), names)
+    assert resumed.logdir == tmp_path and "resumed at 6 env steps" in capsys.readouterr().err
+
+    # A command says what it needs, and takes the name of a function that it can import.
+    assert command.main([str(tmp_path), "--episodes", "1"]) == 2
+    assert "Name it with --env package.module:function" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "count_shop", types.SimpleNamespace(make=make_count))
+    assert command.main([str(tmp_path), "--episodes", "1", "--env", "count_shop:make", "--json"]) == 0
+    capsys.readouterr()
+    argv = ["--resume", str(tmp_path), "run.env_steps=8", "run.eval_episodes=0"]
+    assert training.main(argv) == 2
+    assert training.main([*argv, "--env", "count_shop:make"]) == 0
+    assert "python -m dreamer.evaluate" in capsys.readouterr().err
+    assert training.main([*argv, "run.env_steps=9"]) == 0  # The run knows the name now.
+
+
+def test_another_environment_cannot_go_on_with_a_run(copy, capsys, monkeypatch):
+    saved = checkpoints.load(copy).config
+    other = gymnasium.make("Pendulum-v1")
+    monkeypatch.setitem(sys.modules, "other_shop", types.SimpleNamespace(make=lambda: other))
+    assert command.main([str(copy), "--episodes", "1", "--env", "other_shop:make"]) == 2
+    assert "The environment has changed: observation" in capsys.readouterr().err
+    monkeypatch.setattr(
+        "dreamer.envs.make", lambda task, config, render=False: dreamer.envs.adapt(lambda: other, config)
+    )
+    assert training.main(["--resume", str(copy), "env.count=1"]) == 2
+    assert saved == checkpoints.load(copy).config
+
+
+def test_the_name_of_a_task_in_place_of_a_function(tmp_path):
+    run: Any = dreamer.train
+    with pytest.raises(EnvError, match=r"There is no task 'CartPole-v1'\. Did you mean 'gym_CartPole-v1'"):
+        run(env="CartPole-v1", overrides=[*OVERRIDES, f"logdir={tmp_path}"], quiet=True)
+    assert not (tmp_path / "config.yaml").exists()
+    with pytest.raises(EnvError, match="expected a function without arguments"):
+        run(env=gymnasium.make("CartPole-v1"), overrides=[*OVERRIDES, f"logdir={tmp_path}"], quiet=True)
 
 
 class Polite(gymnasium.Env):
@@ -577,6 +621,13 @@ def test_help(capsys):
         (["rssm.detre=3"], "detre"),
         (["rssm.deter=many"], "rssm.deter is 'many', expected an integer"),
         (["--fast"], "There is no option '--fast'. The options are --config, --resume, --profile and --help."),
+        (["--configs", "cartpole"], "There is no option '--configs'. Did you mean '--config'?"),
+        (["--seed", "3"], "There is no option '--seed'. Write seed=3: config keys are given as key=value."),
+        (["--learning-rate=1e-4"], "Write optimizer.lr=1e-4:"),
+        (["--total-timesteps", "100"], "Write run.env_steps=100:"),
+        (["--num-envs"], "Write env.count=VALUE:"),
+        (["--env", "CartPole-v1", "--seed", "3"], "Write task=gym_CartPole-v1:"),
+        (["--env_id=my.module:make"], "Write task=my.module:make:"),
         (["cartpole"], "'cartpole' is not of the form key=value. Name presets after --config."),
         (["--config", "cartpole", "--resume", "runs/x"], "leave out --config"),
         (["--resume", "/nowhere/at/all"], "/nowhere/at/all/config.yaml is not a readable config"),

@@ -1,9 +1,14 @@
 """Is an environment fit for training? ``python -m dreamer.envs.check TASK [key=value ...] [--fast] [--json]``."""
 
+import os
+import sys
+
+if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
+    sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
+
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -17,7 +22,7 @@ _COLORS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 0 it can be trained on, 1 it cannot, 2 wrong usage."""
+    """Command line; returns the exit status: 0 can be trained on, 1 cannot, 2 wrong usage, or cannot even be made."""
     parser = argparse.ArgumentParser(
         prog="python -m dreamer.envs.check",
         usage="%(prog)s TASK [key=value ...] [--config PRESET] [--steps N] [--fast] [--json]",
@@ -52,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         plain = [{**finding._asdict(), "data": dict(finding.data)} for finding in findings]
         print(json.dumps({"task": args.task, "trainable": trainable, "findings": plain}))
-    return 0 if trainable else 1
+    made = all(finding.level != "error" or finding.topic != "make" for finding in findings)
+    return 0 if trainable else 1 if made else 2
 
 
 if __name__ == "__main__":

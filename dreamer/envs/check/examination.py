@@ -195,7 +195,7 @@ def suggestions(
         overrides: ``key=value`` to add.
         images: whether the agent sees images.
     """
-    prefix = task.partition("_")[0] if ":" not in task else ""
+    prefix, _ = envs.split(task)
     large, small = _PRESETS.get(prefix, (["gym"], ["gym_small"]))
     if prefix == "dmc" and images:
         large, small = ["dmc_vision"], ["dmc_vision_small"]

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float32
 
 from dreamer.config import Config, ConfigError, EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
-from dreamer.envs.functions import load_function
+from dreamer.envs.functions import call_function, load_function
+from dreamer.envs.names import split
 from dreamer.types import Action, Observation, Spaces
 
 SUITES = {"jax": "", "craftax": "from_craftax", "playground": "from_playground"}
@@ -92,7 +93,11 @@ def build(name: str, suite: str = "jax") -> NativeEnv:
 @functools.cache
 def _build(name: str) -> NativeEnv:
     if ":" in name:
-        env = load_function(name, f"jax_{name}")()
+        env = call_function(load_function(name, f"jax_{name}"), f"jax_{name}")
+        if isinstance(env, gymnasium.Env):
+            raise EnvError(
+                f"Task 'jax_{name}' gives a gymnasium.Env, expected a NativeEnv: name it task={name}, without jax_."
+            )
         if not isinstance(env, NativeEnv):
             missing = [part for part in ("obs_spaces", "action_spaces", "reset", "step") if not hasattr(env, part)]
             raise EnvError(
@@ -125,12 +130,13 @@ def native_env(config: Config) -> NativeEnv:
         ConfigError: the task has none, or the config asks for something the device loop does not support.
         EnvError: there is no such task, or its package is missing.
     """
-    suite, _, name = config.task.partition("_")
+    suite, name = split(config.task)
     if suite not in SUITES:
         names = ", ".join(f"task={suite}_NAME" for suite in SUITES)
+        own = f" If that function returns a NativeEnv, write task=jax_{name}." if ":" in name else ""
         raise ConfigError(
             f"run.loop=device needs an environment written in JAX ({names}), but task is '{config.task}'. Use "
-            "run.loop=host for this task."
+            f"run.loop=host for this task.{own}"
         )
     if config.env.repeat != 1:
         raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")

@@ -1,14 +1,19 @@
 """Gymnasium's registry: every registered id, and those that a named module registers."""
 
+import importlib
 from typing import Any
 
 import gymnasium
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
+from dreamer.envs.functions import is_importable
 
 _NAMESPACES = {"ALE": 'pip install "gymnasium[atari]"', "dm_control": 'pip install "shimmy[dm-control]"'}
 """Commands that install the packages behind namespaces of ids."""
+
+_REGISTRARS = {"ALE": "ale_py", "dm_control": "shimmy"}
+"""Modules that register the ids of a namespace, where they are not called like it."""
 
 
 def tasks() -> list[str]:
@@ -17,8 +22,17 @@ def tasks() -> list[str]:
 
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
-    """Make a registered environment; raises `EnvError`."""
+    """Make a registered environment, and import the package that its namespace names if that has not registered it.
+
+    Raises:
+        UnknownTask: there is no such id.
+        EnvError: a package is missing, or Gymnasium refuses to make it.
+    """
+    namespace, slash, _ = name.partition("/")
+    module = _REGISTRARS.get(namespace, namespace)
     try:
+        if slash and ":" not in name and name not in gymnasium.registry and is_importable(module):
+            importlib.import_module(module)
         kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
         # The adapter checks more than Gymnasium's checker does, and at every step instead of only the first.
         return gymnasium.make(name, disable_env_checker=True, **kwargs)
@@ -26,10 +40,24 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
         package = _NAMESPACES.get(name.partition("/")[0])
         raise UnknownTask(f"{error}{f' Install it with: {package}.' if package else ''}") from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        module, colon, function = name.partition(":")
+        if colon and not is_importable(module):
+            raise EnvError(
+                f"Task 'gym_{name}' cannot be made: there is neither a module gym_{module} with a function {function}, "
+                f"nor a module {module} that registers the id {function}; the package is not installed, and the file "
+                "is not in the working directory."
+            ) from error
         command = f"pip install {(getattr(error, 'name', None) or 'PACKAGE').partition('.')[0]}"
         hint = "" if "pip install" in str(error) else f" Install it with: {command}."
         raise EnvError(
             f"Task 'gym_{name}' needs a package that is not installed: {str(error).rstrip('.')}.{hint}"
+        ) from error
+    except TypeError as error:
+        if render_mode is None or "'render_mode'" not in str(error):
+            raise
+        raise EnvError(
+            f"Task 'gym_{name}' cannot render images: its __init__ has no parameter render_mode. Write def "
+            "__init__(self, render_mode=None), and set self.render_mode = render_mode."
         ) from error
     except gymnasium.error.Error as error:
         raise EnvError(f"Task 'gym_{name}' cannot be made: {error}") from error
