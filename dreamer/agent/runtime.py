@@ -177,14 +177,12 @@ class Agent:
             self._near = _first(nets), self.placement.near(nets)
         return self._near[1]
 
-    def act(
-        self, obs: Observation | np.ndarray, state: Memory, mode: Mode = "mode"
-    ) -> tuple[dict[str, np.ndarray], Memory]:
+    def act(self, obs: Any, state: Memory, mode: Mode = "mode") -> tuple[dict[str, np.ndarray], Memory]:
         """Choose actions for a batch of observations, for use outside training.
 
         Args:
-            obs: observations by key, ``[N, ...]``, as the environment adapter gives them; if there is one key, also its
-                array alone.
+            obs: dictionary of observations by key, ``[N, ...]``, as the environment adapter gives them; if there is one
+                key, also its array alone.
             state: memory from the last call, or `initial` at the start of an episode.
             mode: take the mode of the policy, or draw from it.
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -238,14 +239,15 @@ def _renamed(nets, like):
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(nets))
 
 
-def test_acting_is_deterministic_in_mode_and_checked():
+def test_acting_is_deterministic_in_mode_and_checked(monkeypatch):
     agent, obs = small_agent(), {k: v[:, 0] for k, v in small_batch().obs.items()}
     one, _ = agent.act(obs, agent.initial(2))
     assert {k: v.shape for k, v in one.items()} == {"move": (2,), "push": (2, 2)}
     assert isinstance(one["push"], np.ndarray)
     with pytest.raises(ValueError, match=r"act\(\) got observations of shapes .*expected"):
         agent.act(obs, agent.initial(3))
-    lists: Any = {key: value.tolist() for key, value in obs.items()}
+    lists = {key: value.tolist() for key, value in obs.items()}
+    agent.policy_steps = 0  # Latents are drawn anew at every step.
     np.testing.assert_array_equal(agent.act(lists, agent.initial(2))[0]["push"], one["push"])
     memory = agent.initial(2)
     for arguments, message in (
@@ -256,16 +258,20 @@ def test_acting_is_deterministic_in_mode_and_checked():
         (({**obs, "vector": "left"}, memory), r"got no array for key 'vector'"),
         ((obs, None), r"got None as state, expected the memory of this agent: agent\.initial\(batch\)"),
         ((obs, (memory, memory)), r"got a tuple as state, expected"),
-        ((obs, memory, "greedy"), r"got mode='greedy', expected one of .*'mode'"),
     ):
         with pytest.raises(ValueError, match=message):
             agent.act(*arguments)
+    mode: Any = "greedy"
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # Only tests check the types of arguments.
+    with pytest.raises(ValueError, match=r"got mode='greedy', expected one of .*'mode'"):
+        agent.act(obs, memory, mode)
 
 
 def test_one_array_is_enough_for_one_key():
     agent = Agent(small_config(), {"vector": Space("vector", (4,))}, ACTION_SPACES)
     array = np.ones((2, 4), np.float32)
     one, _ = agent.act(array, agent.initial(2))
+    agent.policy_steps = 0
     other, _ = agent.act({"vector": array}, agent.initial(2))
     np.testing.assert_array_equal(one["push"], other["push"])
     with pytest.raises(ValueError, match=r"shapes \{'vector': \(4,\)\}, expected \{'vector': \(1, 4\)\}"):

@@ -1,13 +1,22 @@
-"""What a run finds in its log directory and does not write through: links, pipes, and what is of another kind."""
+"""What a run finds in its log directory and does not write through, and the commands that find its environment."""
 
 import os
 import pathlib
 import socket
+import sys
 
 import pytest
 
+from dreamer import config as configs
 from dreamer.config import ConfigError
-from dreamer.training.directory import FILES, FOLDERS, exclusive
+from dreamer.training.directory import (
+    FILES,
+    FOLDERS,
+    evaluate_command,
+    exclusive,
+    refuse_other_config,
+    resume_command,
+)
 
 
 def open_and_close(logdir: pathlib.Path) -> None:
@@ -64,3 +73,30 @@ def test_what_a_run_does_not_write_to_may_be_anything_and_so_may_the_directory_i
     (tmp_path / "run").symlink_to(real)
     open_and_close(tmp_path / "run")
     assert (real / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_command_is_told_where_the_environment_was_found(tmp_path, monkeypatch):
+    (tmp_path / "told_shop.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    command = "python -m dreamer.evaluate 'my run' --episodes 20"
+    assert evaluate_command("my run", "gym_CartPole-v1") == command
+    assert evaluate_command("my run", "told_shop:make") == f"PYTHONPATH={tmp_path} {command}"
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert resume_command("run", "told_shop:make") == (
+        f"PYTHONPATH=/elsewhere{os.pathsep}{tmp_path} python -m dreamer.train --resume run"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_command("my run", "told_shop:make") == command
+
+
+def test_a_run_from_before_its_environment_had_a_name_goes_on(tmp_path):
+    old, new, other = (configs.load([], [f"task={task}"]) for task in ("custom_Walk", "shop:Walk", "shop:Run"))
+    refuse_other_config(old, new, tmp_path)
+    refuse_other_config(new, old, tmp_path)
+    with pytest.raises(ConfigError, match="task: shop:Run in the checkpoint, custom_Walk now"):
+        refuse_other_config(other, old, tmp_path)
+    # What else differs is refused as ever, and the way on is Python where no command would do.
+    changed = configs.override(new, ["seed=3"])
+    with pytest.raises(ConfigError, match=r"1 key\(s\) differ:\n  seed: .*\n.*: dreamer\.train\(env=Walk, config="):
+        refuse_other_config(old, changed, tmp_path)

@@ -539,10 +539,14 @@ def test_another_environment_cannot_go_on_with_a_run(copy, capsys, monkeypatch):
 def test_the_name_of_a_task_in_place_of_a_function(tmp_path):
     run: Any = dreamer.train
     with pytest.raises(EnvError, match=r"There is no task 'CartPole-v1'\. Did you mean 'gym_CartPole-v1'"):
-        run(env="CartPole-v1", overrides=[*OVERRIDES, f"logdir={tmp_path}"], quiet=True)
+        run(env="CartPole-v1", overrides=[*OVERRIDES, "behavior.starts=0", f"logdir={tmp_path}"], quiet=True)
     assert not (tmp_path / "config.yaml").exists()
     with pytest.raises(EnvError, match="expected a function without arguments"):
-        run(env=gymnasium.make("CartPole-v1"), overrides=[*OVERRIDES, f"logdir={tmp_path}"], quiet=True)
+        run(
+            env=gymnasium.make("CartPole-v1"),
+            overrides=[*OVERRIDES, "behavior.starts=0", f"logdir={tmp_path}"],
+            quiet=True,
+        )
 
 
 class Polite(gymnasium.Env):
@@ -631,7 +635,7 @@ def test_help(capsys):
         (["cartpole"], "'cartpole' is not of the form key=value. Name presets after --config."),
         (["--config", "cartpole", "--resume", "runs/x"], "leave out --config"),
         (["--resume", "/nowhere/at/all"], "/nowhere/at/all/config.yaml is not a readable config"),
-        (["task=probe_acton"], "There is no probe 'acton'. Did you mean 'probe_action' or"),
+        (["task=probe_acton"], "There is no probe 'acton'. Did you mean 'probe_action'?"),
     ],
 )
 def test_wrong_command_lines(argv, message, capsys, tmp_path, monkeypatch):
