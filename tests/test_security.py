@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dreamer"
 PICKLES = {"envs/vector/workers.py"}
 # These import by a name: the package's own modules and suites, and `task=module:function`, which the user has typed.
 IMPORTS = {
-    *("__init__.py", "envs/__init__.py", "envs/functions.py", "envs/suites/memory_maze.py"),
+    *("__init__.py", "envs/functions.py", "envs/names.py", "envs/suites/memory_maze.py"),
     "config/registry.py",
     *("envs/native/__init__.py", "envs/native/from_craftax.py"),
 }

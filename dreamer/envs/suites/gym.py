@@ -1,6 +1,5 @@
 """Gymnasium's registry: every registered id, and those that a named module registers."""
 
-import importlib
 from typing import Any
 
 import gymnasium
@@ -31,11 +30,11 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     namespace, slash, _ = name.partition("/")
     module = _REGISTRARS.get(namespace, namespace)
     try:
-        if slash and ":" not in name and name not in gymnasium.registry and is_importable(module):
-            importlib.import_module(module)
+        known = ":" in name or name in gymnasium.registry
+        place = f"{module}:" if slash and not known and is_importable(module) else ""  # Gymnasium imports it.
         kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
         # The adapter checks more than Gymnasium's checker does, and at every step instead of only the first.
-        return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        return gymnasium.make(f"{place}{name}", disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         package = _NAMESPACES.get(name.partition("/")[0])
         raise UnknownTask(f"{error}{f' Install it with: {package}.' if package else ''}") from error
