@@ -72,6 +72,22 @@ class Twins:
         self.ring = self.write(self.ring, self.place(ticket), latents)
 
 
+@pytest.mark.parametrize("total", [6, 8, 21])  # Partly filled, full, and wrapped around.
+def test_the_newest_sequences_end_with_the_last_row(total):
+    twins = Twins(num_envs=2, rows=8, batch=1, length=3)
+    twins.fill(0, total)
+    place = device.newest(twins.ring.cursor, 3, 3, 2, 8)
+    found = twins.gather(twins.ring.fields, place, length=3)
+    last = total - 1
+    # The third is the one before the first, as far back as there are rows.
+    earlier = [last - 5, last - 4, last - 3] if total > 6 else [1, 2, 3]
+    rows = [[last - 2, last - 1, last], [last - 2, last - 1, last], earlier]
+    for batch in (twins.host.newest(3), found):
+        assert np.asarray(batch.obs["where"])[..., 0].tolist() == [[0] * 3, [1] * 3, [0] * 3]
+        assert np.asarray(batch.obs["where"])[..., 1].tolist() == rows
+        assert np.asarray(batch.prev_action["move"])[:, 0, 1].tolist() == [row[0] - 0.5 for row in rows]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_the_same_batches_after_wrapping_around_and_writing_back(dtype):
     twins = Twins(num_envs=3, rows=11, batch=6, length=4, dtype=dtype)

@@ -171,6 +171,20 @@ def test_only_what_changed_is_written(tmp_path, monkeypatch):
     assert sorted(hashed) == [(2, 4), (97, 4), (97, 4)]
 
 
+def test_the_last_row_may_change_after_its_block_was_hashed(tmp_path):
+    """Twelve rows fill three blocks; the reset in the row after them makes the last of them the end of its episode."""
+    replay = make(**SIZES, directory=tmp_path / "ring")
+    fill(replay, 2, 0, 12)
+    on_record(replay)
+    fill(replay, 2, 12, 13, first=[1])
+    state = on_record(replay)
+    other = make(**SIZES, directory=tmp_path / "ring")
+    assert other.restore(state) == ""
+    # Rows 1 to 12 are held, and row 11 is the last but one of them.
+    assert other.contents()["is_last"][:, -2].tolist() == [False, True]
+    assert same_contents(replay, other)
+
+
 def files(directory):
     return sorted(path.name for path in directory.iterdir())
 
