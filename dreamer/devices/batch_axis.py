@@ -58,7 +58,8 @@ def mean(tree: Any) -> Any:
     if not _within():
         return tree
     if not backend.on_cpu():
-        return jax.lax.pmean(tree, AXIS)
+        # The mean of integers is a float; here it stays what it is on one device.
+        return jax.tree.map(lambda x: jax.lax.pmean(x, AXIS).astype(x.dtype), tree)
     # Devices of a CPU wait for one another once per array, so all arrays go in one; on accelerators, XLA joins what is
     # sent at the same time.
     leaves, structure = jax.tree.flatten(tree)

@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dreamer.agent import Agent
+from dreamer.agent import Agent, learning
 from dreamer.config.population import members
+from dreamer.devices import batch_axis
 from dreamer.envs import native
 from dreamer.training.device_program import DeviceLoop
 from dreamer.types import Space
-from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config, total_loss
+from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config
 
-IMAGES = {**OBS_SPACES, "image": Space("image", (16, 16, 3))}
+ALL_KINDS = {**OBS_SPACES, "action_mask.move": Space("discrete", (3,), 2), "image": Space("image", (16, 16, 3))}
+"""Observations of every kind, masks included."""
 
 BACKENDS = {"cuda": "gpu", "tpu": "tpu"}
 """Platforms of programs, and what JAX calls the backend that runs them."""
@@ -27,23 +30,32 @@ BACKENDS = {"cuda": "gpu", "tpu": "tpu"}
 WINDOW = 8
 
 
-@pytest.fixture
-def batch(rng):
-    plain = small_batch()
-    image = rng.integers(0, 256, (2, 4, 16, 16, 3), dtype=np.uint8)
-    return jax.tree.map(jnp.asarray, plain._replace(obs={**plain.obs, "image": image}))
+@pytest.fixture(scope="module")
+def batch():
+    """Four rows of `ALL_KINDS`."""
+    rng, plain = np.random.default_rng(0), small_batch(rows=4)
+    lead = plain.reward.shape
+    image = rng.integers(0, 256, (*lead, 16, 16, 3), dtype=np.uint8)
+    mask = rng.integers(0, 2, (*lead, 3), dtype=np.int32)
+    obs = {**plain.obs, "action_mask.move": mask, "image": image}
+    return jax.tree.map(jnp.asarray, plain._replace(obs=obs))
 
 
-def losses(agent, batch):
-    """Metrics and gradients of an update, as the backend of now computes them."""
+def gradient(agent, batch, count=1):
+    """Total, gradient and metrics of an update, as the backend of now computes them on this many devices."""
+    assert agent.algorithm.loss is not None
+    loss = agent.algorithm.loss
 
-    def loss(nets):
-        total, out = total_loss(agent)(nets, agent.state.memory, batch, key, agent.config)
-        return total, out.metrics
+    def program(*args):
+        return learning._gradient(loss, agent.config)(*args)
 
-    key = jax.random.key(3)
-    (_, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(agent.state.nets)
-    return metrics, gradient
+    if count > 1:
+        mesh = Mesh(np.array(jax.devices()[:count]), (batch_axis.AXIS,), axis_types=(AxisType.Auto,))
+        program = batch_axis.for_devices(mesh, program)
+        batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(batch_axis.AXIS)))
+    state = jax.tree.map(np.asarray, agent.state)
+    found, _, _ = jax.jit(program)(state.nets, state.memory, batch, jax.random.key(3))
+    return jax.device_get(found)
 
 
 def population(*overrides):
@@ -64,12 +76,26 @@ def close(one, two):
             np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.fixture(scope="module")
+def agent():
+    """One whose heads, which start at zero, say something; above all, which actions are allowed."""
+    agent = Agent(small_config(), ALL_KINDS, ACTION_SPACES)
+    rng = np.random.default_rng(7)
+    nets = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), agent.state.nets)
+    agent.state = agent.state._replace(nets=nets)
+    return agent
+
+
+@pytest.fixture(scope="module")
+def on_cpu(agent, batch):
+    return gradient(agent, batch)
+
+
 @pytest.mark.slow
-def test_an_update_computes_what_it_does_on_a_cpu(batch, monkeypatch):
-    agent = Agent(small_config(), IMAGES, ACTION_SPACES)
-    on_cpu = losses(agent, batch)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    close(on_cpu, losses(agent, batch))
+@pytest.mark.parametrize(("backend", "count"), [("gpu", 1), ("gpu", 4), ("cpu", 4)])
+def test_a_gradient_is_that_of_one_cpu(backend, count, agent, batch, on_cpu, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    close(on_cpu, gradient(agent, batch, count))
 
 
 @pytest.mark.slow
@@ -92,7 +118,7 @@ def test_members_that_share_every_operation_learn_what_they_do_in_turns(monkeypa
 @pytest.mark.parametrize("platform", BACKENDS)
 def test_all_programs_lower_for_accelerators(platform, batch, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: BACKENDS[platform])
-    agent = Agent(small_config("nets.dtype=bfloat16"), IMAGES, ACTION_SPACES)
+    agent = Agent(small_config("nets.dtype=bfloat16"), ALL_KINDS, ACTION_SPACES)
     state, key = agent.state, jax.random.key(0)
     first = {name: value[:, 0] for name, value in batch.obs.items()}
 

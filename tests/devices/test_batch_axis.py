@@ -30,8 +30,10 @@ def alone(function, arguments, results):
     return jax.jit(batch_axis.on_each_device(function, arguments, results))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_a_gradient_is_that_of_all_rows(count, rng):
+def test_a_gradient_is_that_of_all_rows(count, backend, rng, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x, w = rng.normal(size=(ROWS, 5)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
 
     def gradient(w, x):
