@@ -1,5 +1,7 @@
 """Actor and critic losses, by hand and by their effect."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from dreamer.behaviors.actor_critic import (
 from dreamer.behaviors.heads import Actor, Critic
 from dreamer.types import Batch, Space
 from dreamer.world_models.rssm import Latent, StoredLatent
-from tests.small import small_config
+from tests.small import small_batch, small_config
 
 F, H, N = 6, 3, 4
 DISCRETE = {"move": Space("discrete", (), 3)}
@@ -120,29 +122,69 @@ def test_the_actor_moves_towards_actions_with_a_positive_advantage(config, rng, 
     assert sign * (likelihood(step(actor)) - likelihood(actor)) > 0
 
 
-def test_critic_loss_by_hand(config, rng, feature):
+@pytest.fixture
+def critic(config, rng):
+    """One with opinions: for a fresh one, which finds all returns equally likely, no target is better than another."""
     critic = Critic(config, F, rngs=nnx.Rngs(params=0))
+    critic.head.kernel[...] = jnp.asarray(0.3 * rng.normal(size=critic.head.kernel.shape), jnp.float32)
+    return critic
+
+
+def test_a_fresh_critic_expects_nothing(config, feature):
+    fresh = Critic(config, F, rngs=nnx.Rngs(params=0))
+    np.testing.assert_array_equal(fresh(feature).mean(), jnp.zeros((H + 1, N)))
+
+
+def test_critic_loss_by_hand(config, critic, rng, feature):
     weight = jnp.asarray(rng.uniform(size=(H, N)), jnp.float32)
     rollout = imagined(rng, {}, 2.5, feature, weight, value_logits=critic.logits(feature))
     prediction = critic(feature[:-1])
-    np.testing.assert_array_equal(critic(feature).mean(), jnp.zeros((H + 1, N)))
     expected = -weight * (prediction.log_prob(rollout.returns) + prediction.log_prob(rollout.visits.slow_value[:-1]))
     np.testing.assert_allclose(critic_loss(critic, rollout, config.behavior), expected, rtol=1e-6)
 
 
-def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episode(config, rng):
-    critic = Critic(config, F, rngs=nnx.Rngs(params=0))
-    feature = jnp.asarray(rng.normal(size=(1, 4, F)), jnp.float32)
-    is_last = np.array([[False, True, False, False]])
+def test_replay_critic_loss_takes_real_rewards_and_stops_at_the_end_of_an_episode(config, critic, rng):
+    feature = jnp.asarray(rng.normal(size=(1, 6, F)), jnp.float32)
+    #           cut off by a time limit in step 1             the task is over in step 4
     batch = Batch(
-        {}, {}, np.array([[9.0, 3.0, 0.0, 5.0]], np.float32), is_last, is_last, is_last, StoredLatent(is_last, is_last)
+        obs={},
+        prev_action={},
+        reward=np.array([[9.0, 3.0, 0.0, 5.0, 7.0, 0.0]], np.float32),
+        is_first=np.array([[False, False, True, False, False, True]]),
+        is_last=np.array([[False, True, False, False, True, False]]),
+        is_terminal=np.array([[False, False, False, False, True, False]]),
+        stored=StoredLatent(np.zeros((1, 1)), np.zeros((1, 1))),
     )
-    bootstrap = jnp.array([[7.0, 100.0, 100.0, 20.0]])
+    bootstrap = jnp.array([[7.0, 20.0, 100.0, 40.0, 100.0, 30.0]])
     loss = replay_critic_loss(critic, critic, feature, batch, bootstrap, config.behavior)
     prediction = critic(feature[:, :-1])
-    # Step 0: terminal next, so only its reward. Step 1 ends the episode: no loss. Step 2: reward and bootstrap.
-    target = jnp.array([[3.0, 0.0, 5.0 + (1 - 1 / 333) * 20.0]])
-    expected = -(prediction.log_prob(target) + prediction.log_prob(jnp.zeros((1, 3)))) * np.array([[1.0, 0.0, 1.0]])
+    # Step 0 falls back on the value of the last observation. Steps 1 and 4 end an episode: no loss. Step 2 mixes the
+    # value of step 3 with what comes after it, which is the last reward alone.
+    discount = 1 - 1 / 333
+    target = jnp.array([[3 + discount * 20, 0.0, 5 + discount * (0.05 * 40 + 0.95 * 7), 7.0, 0.0]])
+    losses = -(prediction.log_prob(target) + prediction.log_prob(prediction.mean()))
+    np.testing.assert_allclose(loss, losses * np.array([[1.0, 0.0, 1.0, 1.0, 0.0]]), rtol=1e-5)
+
+
+def test_imagination_starts_from_the_last_states_of_every_sequence():
+    states = jnp.arange(10.0).reshape(2, 5, 1)
+    seen, batch = types.SimpleNamespace(states={"count": states}), small_batch(steps=5)
+    few = small_config("behavior.starts=2", "replay.batch_length=5").behavior
+    assert behavior.start_states(seen, batch, few)["count"][:, 0].tolist() == [3, 4, 8, 9]
+    every = small_config("behavior.starts=0", "replay.batch_length=5").behavior
+    assert behavior.start_states(seen, batch, every)["count"][:, 0].tolist() == list(range(10))
+
+
+def test_the_critic_learns_from_the_last_steps_of_a_sequence(config, critic, rng):
+    """Features of the last three of four steps, and their rewards."""
+    feature = jnp.asarray(rng.normal(size=(1, 3, F)), jnp.float32)
+    no = np.zeros((1, 4), bool)
+    reward = np.array([[9.0, 8.0, 2.0, 5.0]], np.float32)
+    batch = Batch({}, {}, reward, no, no.copy(), no.copy(), StoredLatent(np.zeros((1, 1)), np.zeros((1, 1))))
+    loss = replay_critic_loss(critic, critic, feature, batch, jnp.zeros((1, 3)), config.behavior)
+    prediction = critic(feature[:, :-1])
+    target = jnp.array([[2 + (1 - 1 / 333) * 0.95 * 5, 5.0]])
+    expected = -(prediction.log_prob(target) + prediction.log_prob(prediction.mean()))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """The device loop: members are what they would be alone, and what the host loop would have made of the same rows."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,16 @@ import pytest
 
 from dreamer import config as configs
 from dreamer.agent.runtime import Agent, Keys
-from dreamer.config.population import SWEEPABLE, members, with_numbers
+from dreamer.config.population import SWEEPABLE, members
 from dreamer.envs import native
+from dreamer.logs import averages
 from dreamer.replay import Layout, Replay, TrainRatio, device
 from dreamer.training import device_program as device_loop
 from dreamer.training.device_program import DeviceLoop, LoopKeys, LoopState, member_update
 from dreamer.training.learner import Learner
-from dreamer.types import Step
+from dreamer.types import Parts, Step, TrainState
 from dreamer.world_models.rssm import StoredLatent
-from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_batch, small_config
+from tests.small import ACTION_SPACES, OBS_SPACES, latent_spec, same_tree, small_batch, small_config
 
 WINDOW = 32
 TURNS = 20
@@ -209,25 +211,75 @@ def test_members_that_devices_cannot_share_evenly_are_what_they_would_be_alone(m
 
 @pytest.mark.slow
 def test_every_number_that_may_be_swept_can_be_an_argument():
-    """One update with all of them traced equals one with all of them written into the program."""
-    values = {key: value for key, value in configs.flatten(small_config("optimizer.warmup=3")) if key in SWEEPABLE}
+    """Updates with all of them traced equal those with all of them written into the program; each one does something.
+
+    Changed alone, it makes others of the parameters, or of what the behaviour remembers, within four updates.
+    """
+    chosen = small_config("optimizer.warmup=2", "rssm.free_nats=0")
+    values = {key: value for key, value in configs.flatten(chosen) if key in SWEEPABLE}
     assert values.keys() == set(SWEEPABLE)
-    agent = Agent(small_config("optimizer.warmup=3"), OBS_SPACES, ACTION_SPACES)
-    batch, key = jax.tree.map(jnp.asarray, small_batch()), Keys.of(0).update
-    state = agent.state._replace(step=jnp.int32(1))
+    agent = Agent(chosen, OBS_SPACES, ACTION_SPACES)
+    update, key = member_update(chosen, agent.algorithm), Keys.of(0).update
+    batches = [jax.tree.map(jnp.asarray, small_batch(seed)) for seed in range(4)]
+    # Fresh heads predict zeros, from which nothing can be told.
+    rng = np.random.default_rng(1)
+    nets = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), agent.state.nets)
+    start = agent.state._replace(nets=nets)
+    traced = jax.jit(lambda numbers, state, batch: update(state, batch, key, numbers)[0])
+    written = jax.jit(lambda state, batch: agent.algorithm.update(state, batch, key, chosen)[0])
 
-    @jax.jit
-    def traced(numbers):
-        return agent.algorithm.update(state, batch, key, with_numbers(agent.config, numbers))
+    def learned(numbers):
+        state = start
+        for batch in batches:
+            state = traced({name: jnp.float32(value) for name, value in numbers.items()}, state, batch)
+        return jax.device_get((state.nets, state.memory))
 
-    @jax.jit
-    def written():
-        return agent.algorithm.update(state, batch, key, agent.config)
+    once = traced({name: jnp.float32(value) for name, value in values.items()}, start, batches[0])
+    close(once, written(start, batches[0]), rtol=1e-4, atol=1e-5)
+    base = learned(values)
+    assert same_tree(base, learned(values))
+    others = {name: 0.7 * value + 0.05 for name, value in values.items()}
+    # These two matter only above the range of the returns and the norm of a parameter.
+    others |= {"behavior.return_limit": 1e12, "optimizer.clip_min": 1e3}
+    assert [name for name in SWEEPABLE if same_tree(base, learned(values | {name: others[name]}))] == []
 
-    close(traced({name: jnp.float32(value) for name, value in values.items()}), written(), rtol=1e-4, atol=1e-5)
-    # And each of them does something.
-    changed = {name: jnp.float32(0.5 * value + 0.01) for name, value in values.items()}
-    assert not same_tree(traced(changed)[0].nets, written()[0].nets)
+
+def test_what_a_skipped_update_returned_does_not_reach_replay():
+    """Of four updates that return their number as latents, the second is skipped."""
+    settings = config("replay.online=false")
+    layout = Layout.of(OBS_SPACES, ACTION_SPACES, latent_spec(1, 1, 2))
+    ring = device.empty(layout.specs, 3, 12)
+    lead = (settings.replay.batch_size, settings.replay.batch_length)
+    zero = jnp.int32(0)
+
+    def update(train, batch, key, numbers):
+        number = train.step + 1
+        skipped = number == 2
+        latents = StoredLatent(jnp.full((*lead, 1), number, jnp.float32), jnp.zeros((*lead, 1), jnp.uint8))
+        metrics = {averages.SKIPPED: skipped.astype(jnp.float32), averages.IN_ROW: zero, averages.BAD: zero}
+        return train._replace(step=number, skipped_in_row=skipped.astype(jnp.int32)), latents, metrics
+
+    nothing: Any = None  # What updates do not ask for.
+    fixed = device_loop.Fixed(
+        config=settings, env=nothing, algorithm=nothing, layout=layout, update=update, keys=LoopKeys.of(0), numbers={}
+    )
+    member = device_loop.MemberState(
+        train=TrainState(zero, Parts(), Parts(), zero, ()),
+        acting=Parts(),
+        memory=(),
+        instances=nothing,
+        fields=ring.fields,
+        place=device.nowhere(lead[0]),
+        stored=StoredLatent(jnp.zeros((*lead, 1), jnp.float32), jnp.zeros((*lead, 1), jnp.uint8)),
+        score=jnp.zeros(3),
+        length=jnp.zeros(3, jnp.int32),
+    )
+    sums = {averages.SKIPPED: jnp.zeros(()), averages.IN_ROW: zero, averages.BAD: zero}
+    cursor = ring.cursor._replace(total=jnp.int32(12))
+    after, _, sums = device_loop.learn(fixed, member, cursor, jnp.int32(4), sums)
+    assert after.train.step == 4 and sums[averages.SKIPPED] == 1
+    # What the last one returned is written back with the next batch.
+    assert set(np.unique(after.fields["latent/deter"]).tolist()) == {0, 1, 3}
 
 
 def test_memory_is_known_beforehand():
