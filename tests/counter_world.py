@@ -36,7 +36,14 @@ class Faults(NamedTuple):
     """The latent moves the prediction of the vector up or down by this, at random."""
     posterior: tuple[float, float] = (0.5, 0.5)
     """Probabilities of the latent once the observation is seen; before, they are equal."""
+    leaning: float = 0.0
+    """Added to the log-odds of the second class of that latent for each unit of x."""
     cont: float = 1.0
+    """Probability of continuing."""
+    fading: float = 0.0
+    """Taken from it for each unit of x."""
+    reward_noise: float = 0.0
+    """The latent moves the reward up or down by this, at random."""
     label: float = 0.5
     """Probability of class 1."""
     grey: float = 0.5
@@ -65,7 +72,8 @@ class CountingRSSM(RSSM):
         return jnp.zeros((*deter.shape[:-1], 1, 2))
 
     def posterior(self, deter, embed):
-        return jnp.broadcast_to(jnp.log(jnp.asarray(self.faults.posterior)), (*deter.shape[:-1], 1, 2))
+        leaning = self.faults.leaning * jnp.stack([jnp.zeros_like(deter[..., :1]), deter[..., :1]], -1)
+        return jnp.broadcast_to(jnp.log(jnp.asarray(self.faults.posterior)), leaning.shape) + leaning
 
 
 class CountingModel(LatentWorldModel):
@@ -88,11 +96,11 @@ class CountingModel(LatentWorldModel):
         }
 
     def reward_of(self, feature):
-        return two_hot(feature[..., 0])
+        return two_hot(feature[..., 0] + self.faults.reward_noise * (2 * feature[..., 3] - 1))
 
     def cont_logit(self, feature):
-        p = min(max(self.faults.cont, 1e-6), 1 - 1e-6)
-        return jnp.full(feature.shape[:-1], np.log(p / (1 - p)), jnp.float32)
+        p = jnp.clip(self.faults.cont - self.faults.fading * feature[..., 0], 1e-6, 1 - 1e-6)
+        return jnp.log(p / (1 - p)).astype(jnp.float32)
 
 
 class GoingUp(Actor):

@@ -199,7 +199,9 @@ def test_other_environments_are_refused():
 def test_a_missing_logdir(argv, message, capsys):
     assert command.main(argv) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"Error: {message}") and err.count("\n") == 1
+    assert out == ""
+    assert err.startswith(f"Error: {message}")
+    assert err.count("\n") == 1
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
         dreamer.load(argv[0])
 
@@ -259,6 +261,22 @@ def test_success_is_pooled_and_printed_whatever_environments_do_to_the_directory
     assert "success rate 75.0% (at any step 75.0%)" in out
     assert re.search(r"interquartile mean \[95 %\] +success\n", out)
     assert re.search(r"\na .* 75\.0%\nb .* 0\.0%\n2 runs of task .* 37\.5%\n", out)
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"), [([], "mode"), (["--sample"], "sample"), (["--mode", "mode"], "mode")], ids=str
+)
+def test_the_command_scores_the_mode_unless_asked_otherwise(options, mode, tmp_path, monkeypatch, capsys):
+    (tmp_path / "checkpoints" / "000000000010").mkdir(parents=True)
+    modes = []
+
+    def score(logdir, episodes, *, mode, **_):
+        modes.append(mode)
+        return Evaluation("task", (1.0,), (1,), 10)
+
+    monkeypatch.setattr(command, "evaluate_logdir", score)
+    assert command.main([str(tmp_path), *options]) == 0
+    assert modes == [mode]
 
 
 def scored(run, step, *scores):

@@ -69,7 +69,9 @@ def test_what_does_not_vary_has_no_correlation():
 
 def test_one_episode_has_no_band_and_none_no_mean(rng):
     band = bootstrap.bootstrap(np.array([[6.0, 3.0]]), bootstrap.mean, rng)
-    assert band.value == 2 and np.isnan(band.low) and np.isnan(band.high)
+    assert band.value == 2
+    assert np.isnan(band.low)
+    assert np.isnan(band.high)
     empty = bootstrap.bootstrap(np.zeros((4, 2)), bootstrap.mean, rng)
     assert np.isnan([empty.value, empty.low, empty.high]).all()
     assert bootstrap.moments(np.zeros(0), np.zeros(0)).shape == (0, 6)

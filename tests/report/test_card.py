@@ -70,6 +70,92 @@ def test_baselines_are_those_of_the_recorded_steps(perfect):
     np.testing.assert_allclose(perfect.obs["image"].repeat.value, np.where(k % 2, 1 / 255**2, 0), atol=1e-9)
 
 
+def starts_of(lengths, context=2):
+    """Episode and step of every start of a dream."""
+    return [(e, t) for e, n in enumerate(lengths) for t in range(context - 1, n - 1)]
+
+
+def test_where_the_errors_sit_is_compared_with_the_better_guess(perfect):
+    """Over the three steps of the actor's horizon."""
+    lengths = (12, 9, 12, 10)
+    mean = np.concatenate([np.arange(n) for n in lengths]).mean()
+    near = [(t, k) for e, t in starts_of(lengths) for k in (1, 2, 3) if t + k < lengths[e]]
+    repeat = sum(k**2 for _, k in near) / len(near)
+    constant = sum((mean - (t + k)) ** 2 for t, k in near) / len(near)
+    model, guess = perfect.where["vector"]
+    np.testing.assert_allclose(model, [0, 0], atol=1e-5)
+    np.testing.assert_allclose(guess, [min(repeat, constant), 0], rtol=1e-4)
+    assert repeat < 0.8 * constant
+
+
+def test_ends_are_compared_with_guesses_that_know_how_many_there_are(faulty):
+    """Three of 31 steps after a reset are ends; the other guess is that it always goes on."""
+    card, held_out = faulty
+    lengths = held_out.length.tolist()
+    ends = [
+        [held_out.batch.is_terminal[e, t + k] for e, t in starts_of(lengths) if t + k < lengths[e]]
+        for k in range(1, len(card.starts) + 1)
+    ]
+    average = 1 - 3 / 31
+    np.testing.assert_allclose(card.cont.repeat.value, [np.mean(x) for x in ends], atol=1e-9)
+    np.testing.assert_allclose(
+        card.cont.mean.value, [np.square(average - (1.0 - np.array(x))).mean() for x in ends], rtol=1e-6
+    )
+
+
+def test_rewards_are_compared_with_their_mean_after_resets(perfect):
+    lengths = (12, 9, 12, 10)
+    mean = np.concatenate([np.arange(1, n) for n in lengths]).mean()
+    for k, found in enumerate(perfect.reward.mean.value, 1):
+        later = np.array([t + k for e, t in starts_of(lengths) if t + k < lengths[e]])
+        assert found == pytest.approx(np.square(later - mean).mean(), rel=1e-5)
+
+
+def test_where_episodes_are_cut_off_the_last_value_stands_in(perfect):
+    """The critic says twice the count, and the discount is 0.9."""
+    expected = []
+    for n in (12, 9, 12, 10):
+        for t in range(n - 1):
+            rewards = sum(0.9 ** (s - t - 1) * s for s in range(t + 1, n))
+            expected.append(rewards + 0.9 ** (n - 1 - t) * 2 * (n - 1))
+    np.testing.assert_allclose(np.sort(perfect.value_bootstrapped.real), np.sort(expected), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """A model whose latent, end and reward depend on the count, in episodes of one step after another."""
+    faults = world.Faults(leaning=0.4, cont=1.0, fading=0.07, reward_noise=0.5)
+    return measure(faults, world.episodes([12, 9, 12, 10], [True] * 4))
+
+
+def test_a_divergence_is_that_of_the_step_it_is_about(uneven):
+    p = 1 / (1 + np.exp(-0.4 * np.arange(12)))
+    kl = np.log(2) + p * np.log(p) + (1 - p) * np.log(1 - p)
+    lengths = (12, 9, 12, 10)
+    for k, found in enumerate(uneven.kl.value, 1):
+        expected = np.mean([kl[t + k] for e, t in starts_of(lengths) if t + k < lengths[e]])
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_reward_that_is_drawn_is_right_on_average(uneven):
+    """Its draws differ from each other by a half to either side; without the correction, a twelfth would be left."""
+    weights = uneven.starts / uneven.starts.sum()
+    assert (uneven.reward.spread * weights).sum() == pytest.approx(0.25, abs=0.02)
+    assert (uneven.reward.model.value * weights).sum() == pytest.approx(0, abs=0.03)
+
+
+def test_calibration_compares_each_step_with_its_own_end(uneven):
+    lengths = (12, 9, 12, 10)
+    near = [(e, t + k) for e, t in starts_of(lengths) for k in (1, 2, 3) if t + k < lengths[e]]
+    predicted = np.array([1 - 0.07 * t for _, t in near])
+    goes_on = np.array([t < lengths[e] - 1 for e, t in near])
+    expected = calibration.reliability(predicted, goes_on)
+    assert len(expected) > 2
+    assert [b.size for b in uneven.reliability] == [b.size for b in expected]
+    np.testing.assert_allclose([b.predicted for b in uneven.reliability], [b.predicted for b in expected], rtol=1e-4)
+    assert [b.observed for b in uneven.reliability] == [b.observed for b in expected]
+
+
 def test_a_model_that_drifts(faulty):
     card, _ = faulty
     # Half a step at each step, also while it sees: x is off by (t + 1) / 2 in step t, and dreams go on from there.

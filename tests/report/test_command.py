@@ -124,11 +124,9 @@ def test_the_digest_knows_the_config_and_not_its_place():
 def test_a_logdir_without_a_checkpoint(tmp_path, capsys):
     assert command.main([str(tmp_path)]) == 2
     out, err = capsys.readouterr()
-    assert (
-        out == ""
-        and err.startswith(f"Error: There is no checkpoint in {tmp_path}/checkpoints.")
-        and err.count("\n") == 1
-    )
+    assert out == ""
+    assert err.startswith(f"Error: There is no checkpoint in {tmp_path}/checkpoints.")
+    assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -173,7 +171,9 @@ def test_an_environment_that_cannot_be_made(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "collect", count)
     assert command.main([str(tmp_path)]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("Error: ") and "no_such_module" in err and err.count("\n") == 1
+    assert err.startswith("Error: ")
+    assert "no_such_module" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.usefixtures("loaded")
@@ -236,7 +236,10 @@ def test_the_page_says_what_was_measured(page):
 
 
 def test_nothing_in_the_page_lies_elsewhere(page):
-    assert "http://" not in page and "https://" not in page and "<script" not in page and '<link rel="style' not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    assert '<link rel="style' not in page
 
 
 @pytest.mark.slow
