@@ -1,16 +1,18 @@
 """Presets stack, overrides are typed, a mistake is named in one sentence, and a config survives being saved."""
 
 import dataclasses
+import math
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import yaml
 
 from dreamer import config as configuration
-from dreamer.config import Config, ConfigError, load, loading
+from dreamer.config import Config, ConfigError, fields, load, loading
 
 PRESETS = sorted(configuration.presets())
 SIZES = {
@@ -274,6 +276,48 @@ def test_every_number_has_a_lower_bound_and_is_finite(key: str, default: int | f
     values = [low] if isinstance(default, int) else [float(low), "nan", "inf", "-inf"]
     for value in values:
         assert sentence(overrides=(f"{key}={value}",)).startswith(f"{key}={value} cannot be used: expected ")
+
+
+def bounds() -> list[tuple[str, str, Any]]:
+    """Every number, or list of numbers, with every bound of its field, and that bound."""
+
+    def has_numbers(value: Any) -> bool:
+        items = value if isinstance(value, tuple) else (value,)
+        return len(items) > 0 and all(type(item) in (int, float) for item in items)
+
+    leaves = [(key, field) for key, field, value in fields.walk(Config()) if has_numbers(value)]
+    return [(key, *bound) for key, field in leaves for bound in field.metadata["bounds"].items()]
+
+
+def around(word: str, limit: Any, whole: bool) -> tuple[Any, Any]:
+    """The last value that a bound allows, and the first that it does not."""
+    up = word in ("at_least", "above")
+    inside: float
+    outside: float
+    if whole:
+        inside, outside = int(limit) + (1 if up else -1), int(limit) - (1 if up else -1)
+    else:
+        inside, outside = (math.nextafter(limit, math.inf if rising else -math.inf) for rising in (up, not up))
+    return (limit, outside) if word.startswith("at_") else (inside, limit)
+
+
+@pytest.mark.parametrize(("key", "word", "limit"), bounds())
+def test_every_bound_is_where_its_field_says(key: str, word: str, limit: Any) -> None:
+    field, default = next((field, value) for name, field, value in fields.walk(Config()) if name == key)
+    listed = isinstance(default, tuple)
+    allowed, refused = around(word, limit, whole=field.type is not float)
+    text = (lambda x: f"[{x!r}, {x!r}]") if listed else repr
+    message = sentence(overrides=(f"{key}={text(refused)}",))
+    assert message.startswith(f"{key}=")
+    assert f"cannot be used: expected {fields.describe_field(field)}." in message
+    try:
+        found = dict(configuration.flatten(load(overrides=[f"{key}={text(allowed)}"])))[key]
+    except ConfigError as error:  # Another rule, about several keys, may still refuse it.
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert found == (type(found)([allowed, allowed]) if listed else allowed)
+    assert fields.describe_field(field) not in refusal
 
 
 @pytest.mark.parametrize(
