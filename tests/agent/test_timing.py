@@ -103,7 +103,9 @@ def test_batches_obey_the_convention(repeat):
     # All of this was really in the data: both environments, and ends of both kinds.
     numbers, is_first, is_last, is_terminal = np.concatenate(seen, 1)
     assert numbers.min() < 0 < numbers.max()
-    assert is_first.any() and is_terminal.any() and (is_last > is_terminal).any()
+    assert is_first.any()
+    assert is_terminal.any()
+    assert (is_last > is_terminal).any()
 
 
 @pytest.mark.parametrize("repeat", [1, 2])

@@ -37,7 +37,9 @@ def test_writing_does_not_hold_the_loop(saver):
 
     assert saver.outcome() is None and not saver.busy
     saver.start(prepare, write)
-    assert begun.wait(10) and saver.busy and saver.outcome() is None
+    assert begun.wait(10)
+    assert saver.busy
+    assert saver.outcome() is None
     with pytest.raises(RuntimeError, match="still being written"):
         saver.start(lambda copy: None, write)
     go.set()
@@ -48,7 +50,9 @@ def test_writing_does_not_hold_the_loop(saver):
         "save/held_seconds": saved.held_seconds,
         "save/bytes": 42,
     }
-    assert told == [True] and writers[0][0] == "contents" and writers[0][1] is not threading.main_thread()
+    assert told == [True]
+    assert writers[0][0] == "contents"
+    assert writers[0][1] is not threading.main_thread()
     assert not saver.busy and saver.outcome(wait=True) is None
 
 

@@ -46,7 +46,9 @@ def test_the_part_is_taken_and_all_else_is_fresh(source, fresh, only):
     state = transfer.begin_with(fresh.state, taken)
     before, after = (checkpoints.named_arrays(tree) for tree in (fresh.state, state))
     wanted = {name for name in before if name.startswith(tuple(f"nets.{part}" for part in transfer.PARTS[only]))}
-    assert wanted and set(taken.arrays) == {name.removeprefix("nets.") for name in wanted} and taken.fresh == {}
+    assert wanted
+    assert set(taken.arrays) == {name.removeprefix("nets.") for name in wanted}
+    assert taken.fresh == {}
     assert {name for name in after if not same_tree(before[name], after[name])} == {
         # The slow critic starts as a copy of the critic.
         name
@@ -62,7 +64,9 @@ def test_the_part_is_taken_and_all_else_is_fresh(source, fresh, only):
 def test_an_agent_can_go_on_from_it(source, fresh):
     agent = small_agent("seed=9")
     agent.state = transfer.begin_with(agent.state, transfer.read(LoadConfig(str(source[0])), agent.state.nets))
-    assert same_tree(agent.acting_nets, agent.state.nets) and agent.state.step == 0 and agent.policy_steps == 0
+    assert same_tree(agent.acting_nets, agent.state.nets)
+    assert agent.state.step == 0
+    assert agent.policy_steps == 0
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(agent.state)]
     assert len(set(pointers)) == len(pointers)  # An update writes over its arrays, so none may be there twice.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dreamer.agent import Agent
+from dreamer import algorithms
 from dreamer.devices import flops
 from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config
 
@@ -35,19 +35,40 @@ def test_loops_count_as_often_as_they_run():
 def test_an_update_has_three_times_the_operations_of_its_losses():
     """Forwards once, backwards twice, apart from the model in imagination and what takes no gradient."""
     config = small_config()
-    agent, batch = Agent(config, OBS_SPACES, ACTION_SPACES), small_batch()
+    algorithm, batch = algorithms.make(config, OBS_SPACES, ACTION_SPACES), small_batch()
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
 
     def gflop(state, config):
-        update = agent.algorithm.update
+        update = algorithm.update
         return flops.program_gflop(lambda s, b, key: update(s, b, key, config), state, batch, jax.random.key(0))
 
-    whole = gflop(agent.state, config)
-    assert whole == gflop(jax.eval_shape(lambda: agent.state), config)
-    parameters = agent.parameter_count
+    whole = gflop(shapes, config)
+    assert whole == gflop(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), config)
+    parameters = sum(x.size for x in jax.tree.leaves(shapes.nets))
     assert whole * 1e9 > 6 * parameters * batch.reward.size
-    longer = gflop(agent.state, small_config("behavior.horizon=6"))
+    # Each further step of imagination costs the same.
+    longer, longest = (gflop(shapes, small_config(f"behavior.horizon={steps}")) for steps in (6, 9))
+    assert longer - whole == pytest.approx(longest - longer, rel=1e-9)
     assert longer > 1.2 * whole
 
 
-def test_the_ceiling_is_that_of_a_product():
-    assert 1 < flops.matmul_ceiling("float32") < 1e5
+def test_a_gradient_counts_the_products_that_it_needs():
+    """Two layers: forwards two products; backwards one for each kernel, and one for what is between them."""
+
+    def loss(kernels, x):
+        return jnp.tanh(jnp.tanh(x @ kernels[0]) @ kernels[1]).sum()
+
+    kernels, x = (jnp.zeros((5, 7)), jnp.zeros((7, 2))), jnp.zeros((3, 5))
+    first, second = 2 * 3 * 5 * 7, 2 * 3 * 7 * 2
+    found = flops.program_gflop(jax.value_and_grad(loss), kernels, x) * 1e9
+    assert found == pytest.approx(2 * first + 3 * second, rel=1e-9)
+
+
+def test_the_ceiling_is_that_of_the_fastest_product(monkeypatch):
+    """A dozen products that take 5, 4, 3, 2, 1, 2, 3, ... seconds by this clock."""
+    seconds = [5, 4, 3, 2, 1, *range(2, 9)]
+    clock = iter([time for begin, length in enumerate(seconds) for time in (100 * begin, 100 * begin + length)])
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(flops.jax, "jit", lambda function: lambda a, b: a)
+    assert flops.matmul_ceiling("float32") == pytest.approx(2 * 2048**3 / 1e9)
+    assert next(clock, None) is None

@@ -109,11 +109,26 @@ def test_hosts_that_are_not_specified(monkeypatch, tmp_path):
 # ----------------------------------------------------------------------------------------------------------- two hosts
 
 
+HELD: list[socket.socket] = []
+"""Ports of runs, one for each."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_ports():
+    yield
+    while HELD:
+        HELD.pop().close()
+
+
 def start(*command):
     """Both hosts of a run, as processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # A socket that is bound and does not listen keeps the port from all others until the coordinator, which shares it
+    # as this one does, has it.
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    HELD.append(held)
+    port = held.getsockname()[1]
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     shared = {
         "XLA_FLAGS": " ".join(flags),

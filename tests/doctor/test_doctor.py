@@ -157,7 +157,9 @@ def test_a_disk_that_refuses_to_be_written_is_found(monkeypatch, tmp_path):
 def test_the_disk_is_measured_and_left_as_it_was(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_WRITTEN", 1)
     speed, locks = machine._try(tmp_path)
-    assert speed > 0 and locks and not list(tmp_path.iterdir())
+    assert speed > 0
+    assert locks
+    assert not list(tmp_path.iterdir())
 
 
 Memory = collections.namedtuple("Memory", "total available")
@@ -205,7 +207,9 @@ def test_renderers_are_tried_one_by_one(monkeypatch):
     assert text == "MUJOCO_GL=osmesa is set and does not work: set MUJOCO_GL=egl, or unset it."
     monkeypatch.setattr(rendering, "ask_python", lambda *_: Answer(1, "", "no driver"))
     (note,) = rendering.rendering({})
-    assert note.level == "note" and "apt-get install libegl1" in note.text and "egl: no driver" in note.text
+    assert note.level == "note"
+    assert "apt-get install libegl1" in note.text
+    assert "egl: no driver" in note.text
 
 
 def test_a_run_that_fails_is_reported_with_its_command(monkeypatch, tmp_path):

@@ -160,7 +160,9 @@ def test_ignored_lives_end_nothing():
     env = Atari("breakout", CALM)
     env.reset(seed=0)
     steps = until_the_end(env)
-    assert steps[-1][2:4] == (True, False) and env.ale.lives() == 0 and env.ale.game_over()
+    assert steps[-1][2:4] == (True, False)
+    assert env.ale.lives() == 0
+    assert env.ale.game_over()
 
 
 def test_terminal_lives_continue_the_game():

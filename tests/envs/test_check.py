@@ -478,8 +478,21 @@ def test_speed_is_measured_alone_and_in_workers(monkeypatch):
     assert check.speed(Sound, configs.EnvConfig()).data["workers"] == "sync"
 
 
-def test_one_rate_counts_agent_steps():
-    assert check._rate(Sound, configs.EnvConfig(count=2), 0.05) > 100
+def test_one_rate_counts_agent_steps(monkeypatch):
+    """Of two environments, for ten steps of a tenth of a second; a reset is no step of the agent."""
+    taken, clock = [], iter(range(10**6))
+    step = check.VectorEnv.step
+
+    def counting(self, action):
+        found = step(self, action)
+        taken.append(int((~found.is_first).sum()))
+        return found
+
+    monkeypatch.setattr(check.VectorEnv, "step", counting)
+    monkeypatch.setattr(check.time, "perf_counter", lambda: next(clock) / 10)
+    rate = check._rate(Sound, configs.EnvConfig(count=2), 1.05)
+    assert len(taken) == 10
+    assert rate == pytest.approx(sum(taken) / 1.1)
 
 
 def test_an_environment_that_does_not_run_in_workers_is_reported(monkeypatch):

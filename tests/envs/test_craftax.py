@@ -1,4 +1,9 @@
-"""Craftax through the adapter: the numbers of the library, ends of episodes, the log, and a short run."""
+"""Craftax through the adapter: the numbers of the library, ends of episodes, the log, and a short run.
+
+For hand: `make test` skips this file, because Craftax overwrites files of what the extra `dev` installs (see
+docs/environments.md). In an environment for it: ``pip install --no-deps craftax``, and then
+``python -m pytest tests/envs/test_craftax.py``.
+"""
 
 import functools
 import math
@@ -137,11 +142,17 @@ def test_images_are_those_of_the_library_with_a_border():
     env = from_craftax.build("ClassicPixels")
     state, obs = jax.jit(env.reset)(KEY)
     image = np.asarray(obs["image"])
-    assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and env.obs_spaces["image"].shape == image.shape
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    assert env.obs_spaces["image"].shape == image.shape
     np.testing.assert_allclose(image[:63, :63] / 255, jax.jit(env._env.get_obs)(state), atol=0.003)
-    assert not image[63].any() and not image[:, 63].any() and image.any()
+    assert not image[63].any()
+    assert not image[:, 63].any()
+    assert image.any()
     frame = env.render(state)
-    assert frame.dtype == np.uint8 and frame.shape == (144, 144, 3) and frame.any()
+    assert frame.dtype == np.uint8
+    assert frame.shape == (144, 144, 3)
+    assert frame.any()
 
 
 @pytest.mark.slow

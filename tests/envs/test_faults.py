@@ -294,7 +294,9 @@ def test_too_many_failures_in_a_row_end_the_run(tmp_path, leaks):
     env.step({"action": np.array([STEP, STEP])})
     for _ in range(2):
         step = env.step({"action": np.array([RAISE, STEP])})
-        assert step.is_first.tolist() == [True, False] and not step.is_last.any() and step.env_steps.tolist() == [0, 1]
+        assert step.is_first.tolist() == [True, False]
+        assert not step.is_last.any()
+        assert step.env_steps.tolist() == [0, 1]
     with pytest.raises(
         EnvError, match=r"lost count.*failure 3 in a row.*env.failures=2.*\nIn the worker process:\nTrace"
     ):

@@ -202,7 +202,9 @@ def test_both_loops_see_the_same_environment():
     for seed in (1, 1, 2):
         first, _ = hosted.reset(seed=seed)
         second, reward, terminated, truncated, info = hosted.step({"action": np.array([0.5], np.float32)})
-        assert (terminated, truncated) == (False, False) and 0 < reward <= 1 and info["env_steps"] == 1
+        assert (terminated, truncated) == (False, False)
+        assert 0 < reward <= 1
+        assert info["env_steps"] == 1
         seen.append(np.concatenate([first["vector"], second["vector"]]))
     np.testing.assert_array_equal(seen[0], seen[1])
     assert (seen[0] != seen[2]).any()
@@ -222,4 +224,6 @@ def test_a_short_run_that_resumes(tmp_path):
     assert same_tree(one.state, {name: two.state[name] for name in one.state})
     assert same_tree(one.replay["fields"], {name: two.replay["fields"][name] for name in one.replay["fields"]})
     seen = [value for name, value in one.replay["fields"].items() if name.endswith("obs/vector")]
-    assert len(seen) == 1 and all(np.isfinite(value).all() for value in seen) and half.logdir == again.logdir
+    assert len(seen) == 1
+    assert all(np.isfinite(value).all() for value in seen)
+    assert half.logdir == again.logdir

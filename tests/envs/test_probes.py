@@ -238,7 +238,10 @@ def test_rendering(task):
     env.reset(seed=0)
     frame = env.render()
     env.close()
-    assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.max() > 0
+    assert frame.dtype == np.uint8
+    assert frame.ndim == 3
+    assert frame.shape[2] == 3
+    assert frame.max() > 0
 
 
 def test_environments_that_cannot_render_say_so():

@@ -200,7 +200,9 @@ def test_reset_starts_new_episodes_everywhere(workers):
     with VectorEnv(script([([1.0, 2.0], "T")]), EnvConfig(count=1, workers=workers), 0) as env:
         run(env, ACTIONS[:2])
         step = env.reset()
-        assert step.is_first.all() and not step.is_last.any() and step.obs["vector"].tolist() == [[1, 0]]
+        assert step.is_first.all()
+        assert not step.is_last.any()
+        assert step.obs["vector"].tolist() == [[1, 0]]
         assert env.step(ACTIONS[0]).reward.tolist() == [1.0]
 
 

@@ -25,11 +25,12 @@ COUNTERS = {"env_steps": 5}
 def prediction(steps=8, error=0.5):
     shape = (2, steps)
     zeros = np.zeros(shape, np.float32)
-    flags = np.zeros(shape, bool)
+    at = np.broadcast_to(np.arange(steps), shape)
+    first, last, terminal = at == 0, at == steps - 1, np.zeros(shape, bool)
     images = np.random.default_rng(0).integers(0, 256, (*shape, 8, 8, 3), np.uint8)
     obs: dict[str, Any] = {"image": images, "vector": np.zeros((*shape, 2), np.float32)}
     latent = StoredLatent(np.zeros((2, 3), np.float32), np.zeros((2, 1), np.uint8))
-    batch = Batch(obs, {}, zeros, flags, flags, flags, latent)
+    batch = Batch(obs, {}, zeros, first, last, terminal, latent)
     guess: dict[str, Any] = {
         "image": np.full((*shape, 8, 8, 3), 0.5, np.float32),
         "vector": np.ones((*shape, 2), np.float32),
@@ -70,13 +71,18 @@ def test_a_set_is_drawn_and_logged(tmp_path, log):
 
 def test_the_loop_does_not_wait_for_a_drawing(tmp_path, log, monkeypatch):
     original = watch.plot_training
-    go = threading.Event()
-    monkeypatch.setattr(watch, "plot_training", lambda *args: go.wait(60) and original(*args))
+    go, over = threading.Event(), threading.Event()
+
+    def draw(*args):
+        go.wait(60)
+        over.set()
+        return original(*args)
+
+    monkeypatch.setattr(watch, "plot_training", draw)
     watching = watcher(tmp_path)
-    begin = time.perf_counter()
     watching.start(prediction())
     watching.collect(log, lambda: COUNTERS)
-    assert time.perf_counter() - begin < 1
+    assert not over.is_set()
     assert not watching.due
     with pytest.raises(RuntimeError, match="still being drawn"):
         watching.start(prediction())

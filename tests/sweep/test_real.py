@@ -1,4 +1,8 @@
-"""Sweeps of real runs, and on Ray if it is installed."""
+"""Sweeps of real runs, and on Ray.
+
+The test of Ray is for hand, because Ray is too large for the extra `dev`: ``pip install -e '.[dev,ray]'``, and then
+``python -m pytest tests/sweep/test_real.py -k ray``.
+"""
 
 import json
 import pathlib
@@ -53,7 +57,7 @@ def test_a_sweep_of_real_runs_trains_reports_and_can_change_its_score_later(tmp_
 
 @pytest.mark.slow
 def test_ray_runs_the_trials_and_retries_them(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs the extra ray: pip install -e '.[ray]'")
     monkeypatch.setenv("FAKE", json.dumps({"statuses": {"lr_0.001-seed_0": [-9, 0], "lr_0.01-seed_0": [2]}}))
     monkeypatch.chdir(ROOT)
     (tmp_path / "sweep.yaml").write_text("presets: [cartpole]\ngrid: {optimizer.lr: [1e-3, 1e-2]}")

@@ -54,7 +54,9 @@ def copy(finished, tmp_path):
 
 @pytest.mark.slow
 def test_every_member_leaves_its_files(finished):
-    assert len(finished.members) == 2 and finished.logdir.name == "one" and not finished.interrupted
+    assert len(finished.members) == 2
+    assert finished.logdir.name == "one"
+    assert not finished.interrupted
     assert configs.load_yaml(finished.logdir / "config.yaml").population.seeds == 2
     for member, seed in zip(finished.members, (3, 4), strict=True):
         logdir = finished.logdir / f"seed_{seed}"

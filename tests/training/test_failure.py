@@ -146,9 +146,9 @@ def test_a_run_that_fails_keeps_its_checkpoint_and_leaves_the_update(failed, cap
     (path,) = logdir.glob("failure-*")
     assert sorted(file.name for file in path.iterdir()) == ["batch-0.npz", "failure.json", "state.npz"]
     about = json.loads((path / "failure.json").read_text())
-    assert (
-        about["in_row"] >= 3 and about["tensor"].startswith("parameters.") and path.name == f"failure-{about['update']}"
-    )
+    assert about["in_row"] >= 3
+    assert about["tensor"].startswith("parameters.")
+    assert path.name == f"failure-{about['update']}"
     lines = read_metrics(logdir / "metrics.jsonl")
     told = [line for line in lines if "guard_tensor" in line]
     assert [line["guard_update"] for line in told] == list(range(len(told))) and len(told) >= 3

@@ -262,7 +262,9 @@ def test_a_worker_that_dies_is_told_and_counted(tmp_path, capsys):
     result = training.train(probe, config)
     assert "worker process ended without a word (exit code 7)" in capsys.readouterr().err
     failures = [line["env/failures"] for line in metrics(result.logdir) if "env/failures" in line]
-    assert failures[0] == 0 and failures[-1] == 1 and metrics(result.logdir)[-1]["env_steps"] >= 60
+    assert failures[0] == 0
+    assert failures[-1] == 1
+    assert metrics(result.logdir)[-1]["env_steps"] >= 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -277,7 +279,9 @@ def test_a_signal_saves_and_stops(tmp_path, number, capsys):
     sent = []
     handler = signal.getsignal(number)
     result = training.train(faulty(2, interrupt), run_config(tmp_path))
-    assert result.interrupted and result.evaluation is None and result.ended == number.name
+    assert result.interrupted
+    assert result.evaluation is None
+    assert result.ended == number.name
     assert signal.getsignal(number) is handler
     saved = checkpoints.load(tmp_path, with_replay=True)
     assert (saved.meta["env_steps"], saved.meta["replay"]["rows_total"]) == (4, 3)
@@ -356,7 +360,9 @@ def test_a_save_in_the_background_holds_what_was_at_its_start(tmp_path, monkeypa
     # The environment is at its 15th step before the first checkpoint, that of 2 env steps, may be written.
     overrides = "run={env_steps: 40, save_every: 0, eval_episodes: 0, keep: 1000}"
     result = train(tmp_path / "one", overrides, env=faulty(15, proceed))
-    assert steps[0] == 2 and steps[1] > 20 and result.agent.state.step > 0
+    assert steps[0] == 2
+    assert steps[1] > 20
+    assert result.agent.state.step > 0
     first = checkpoints.load(tmp_path / "one", with_replay=True, which=2)
     assert first.replay is not None and first.replay["rows_total"] == 1
     assert first.meta["env_steps"] == 2 and first.state["step"] == 0
@@ -642,7 +648,9 @@ def test_wrong_command_lines(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert training.main(argv) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("Error: ") and message in err
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert message in err
     assert "Traceback" not in err and err.count("\n") == 1
 
 
