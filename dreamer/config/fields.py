@@ -4,13 +4,38 @@ import dataclasses
 import keyword
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args, get_origin
 
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says what was wrong, got and expected, and what to do."""
 
+
+_SHOWN = 200
+"""Most characters of a value in a message."""
+
+LARGEST = 10**9
+"""Upper bound of numbers without one of their own and a unit that is not in `LARGEST_OF`."""
+
+LARGEST_OF = {
+    "layers": 256,
+    "blocks": 2**16,
+    "channels": 2**16,
+    "pixels": 2**14,
+    "units": 2**24,
+    "variables": 2**16,
+    "classes": 2**16,
+    "bins": 2**20,
+    "environments": 2**16,
+    "members": 10_000,
+    "sequences": 10**6,
+    "states": 10**6,
+    "iterations": 10**6,
+    "env steps per agent step": 10**6,
+    "env steps": 10**12,
+}
+"""Upper bounds by unit: far above what was ever trained, and low enough to be refused before anything is built."""
 
 _ORDER = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
@@ -23,10 +48,13 @@ def option(default: Any, help: str, unit: str = "", **bounds: Any) -> Any:
         help: one line that says what it is.
         unit: unit of the value.
         bounds: smallest and largest value, by the names in `_ORDER`; of every item of a tuple. Without a lower bound,
-            integers are at least 1, because they count something, and other numbers at least 0.
+            integers are at least 1, because they count something, and other numbers at least 0. Without an upper one,
+            numbers are at most `LARGEST_OF` their unit, or `LARGEST`.
     """
     if not bounds.keys() & {"at_least", "above"}:
         bounds = {"at_least": 0 if isinstance(default, float) else 1, **bounds}
+    if not bounds.keys() & {"at_most", "below"}:
+        bounds = {**bounds, "at_most": LARGEST_OF.get(unit, LARGEST)}
     metadata = {"help": help, "unit": unit, "bounds": bounds}
     if dataclasses.is_dataclass(default):
         return dataclasses.field(default_factory=type(default), metadata=metadata)
@@ -63,7 +91,18 @@ def names_of(values: Any) -> Any:
 def require(condition: bool, key: str, got: Any, expected: str) -> None:
     """Raise `ConfigError` saying what was got and expected, unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{key}={got} cannot be used: expected {expected}.")
+        raise ConfigError(f"{key}={shorten(got, str)} cannot be used: expected {expected}.")
+
+
+def shorten(value: Any, write: Callable[[Any], str] = repr) -> str:
+    """A value as ``write`` writes it, cut so that a message stays one sentence."""
+    if type(value) is int and value.bit_length() > 4 * _SHOWN:  # Python refuses to write out thousands of digits.
+        return f"a number of {int(value.bit_length() * math.log10(2)) + 1:,} digits"
+    try:
+        text = write(value)
+    except ValueError:  # Such a number inside of a list.
+        return f"a {type(value).__name__} with a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def has_type(kind: Any, value: Any) -> bool:

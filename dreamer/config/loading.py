@@ -15,7 +15,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamer.config.fields import ConfigError, describe_field, has_type, key_of, keys_of, names_of, walk
+from dreamer.config import documents, paths
+from dreamer.config.fields import ConfigError, describe_field, has_type, key_of, keys_of, names_of, shorten, walk
 from dreamer.config.schema import Config, leaves
 
 BASE = "base"
@@ -117,10 +118,11 @@ def to_yaml(config: Config) -> str:
 
 def load_yaml(path: str | os.PathLike[str]) -> Config:
     """Read the resolved ``config.yaml`` of a run; raises `ConfigError` if it is not one."""
+    path = paths.expand(path)
     try:
-        values = yaml.safe_load(pathlib.Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a readable config: {_in_one_line(error)}.") from error
+        values = documents.read(path)
+    except documents.DocumentError as error:
+        raise ConfigError(f"{path} is not a readable config: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}, expected a mapping of config keys.")
     try:
@@ -179,9 +181,9 @@ def _read_preset(name: str) -> dict[str, Any]:
         what = f"file '{name}', and no preset of that name" if name.endswith((".yaml", ".yml")) else f"preset '{name}'"
         raise ConfigError(f"There is no {what}.{hint} The presets are: {', '.join(known)}.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"Preset '{name}' is not valid YAML: {_in_one_line(error)}.") from error
+        values = documents.read(path) or {}
+    except documents.DocumentError as error:
+        raise ConfigError(f"Preset '{name}' is not valid YAML: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"Preset '{name}' holds a {type(values).__name__}, expected a mapping of config keys.")
     return values
@@ -197,10 +199,11 @@ def _apply(merged: Any, overrides: Sequence[str]) -> Any:
         key, equals, value = item.partition("=")
         if not equals or item.startswith("--"):
             near = nearest_keys(key) if item.startswith("--") else []
-            hint = f" Did you mean {near[0]}={value or 'VALUE'}?" if near else ""
-            raise ConfigError(f"Override '{item}' is not of the form key=value, for example seed=3.{hint}")
+            hint = f" Did you mean {near[0]}={shorten(value, str) or 'VALUE'}?" if near else ""
+            given = shorten(item, str)
+            raise ConfigError(f"Override '{given}' is not of the form key=value, for example seed=3.{hint}")
         key, value = _expand(key.strip(), value, merged.population.sweep)
-        merged = _merge(merged, _nest(key, _parse(key, value)), f"override '{item}'")
+        merged = _merge(merged, _nest(key, _parse(key, value)), f"override '{shorten(item, str)}'")
     return merged
 
 
@@ -230,16 +233,9 @@ def _parse(key: str, value: str) -> Any:
     if not value or (key in leaves() and isinstance(leaves()[key].default, str)):
         return value
     try:
-        return yaml.safe_load(value)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"The value in '{key}={value}' is not valid YAML: {_in_one_line(error)}.") from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """The message of an error in one line, with line and column instead of YAML's excerpt of the place."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
-    return " ".join(str(error).split()).rstrip(".")
+        return documents.parse(value)
+    except documents.DocumentError as error:
+        raise ConfigError(f"The value in '{key}={shorten(value, str)}' is not valid YAML: {error}.") from error
 
 
 def nearest_keys(name: str) -> list[str]:
@@ -303,7 +299,7 @@ def _reject_wrong_types(values: dict[str, Any], source: str, prefix: str = "") -
             given = tuple(value) if isinstance(value, list) else value
             # YAML takes 4e-4 for text, because it has no point.
             if not has_type(field.type, given) and not (field.type is float and _is_number(given)):
-                raise ConfigError(f"In the {source}: {key} is {value!r}, expected {describe_field(field)}.")
+                raise ConfigError(f"In the {source}: {key} is {shorten(value)}, expected {describe_field(field)}.")
         elif isinstance(value, dict):
             _reject_wrong_types(value, source, f"{key}.")
 

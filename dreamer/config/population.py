@@ -7,15 +7,19 @@ the config are constants of the program when it is compiled.
 import copy
 import dataclasses
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from dreamer import config as configs
-from dreamer.config import Config, ConfigError, PopulationConfig
+from dreamer.config import Config, ConfigError, PopulationConfig, documents
+from dreamer.config.fields import shorten
+from dreamer.config.paths import expand
+
+MOST_MEMBERS = 10_000
+"""Members that a config may ask for; they are listed before anything knows how many fit into memory."""
 
 _IN_NETWORKS = ("behavior.actor_unimix", "behavior.min_std", "behavior.max_std")
 """Numbers that the network modules hold; they are part of the type of the training state, which members share."""
@@ -51,6 +55,12 @@ def members(config: Config) -> tuple[Member, ...]:
         ConfigError: an entry of ``population.sweep`` is not a list of values, or names a key that members must share.
     """
     sweep = dict(_parse(entry) for entry in config.population.sweep)
+    count = math.prod(map(len, sweep.values())) * config.population.seeds
+    if count > MOST_MEMBERS:
+        raise ConfigError(
+            f"population.seeds and population.sweep ask for {count:,} members, expected at most {MOST_MEMBERS:,}: "
+            "train fewer at a time, for example with fewer seeds."
+        )
     seeds = range(config.seed, config.seed + config.population.seeds)
     # Directories are named by the last part of each key, unless two are the same.
     short = [key.rpartition(".")[2] for key in sweep]
@@ -76,7 +86,7 @@ def directories(logdir: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
     Raises:
         ConfigError: its ``config.yaml`` is not a config.
     """
-    root = pathlib.Path(logdir)
+    root = expand(logdir)
     if not (root / "config.yaml").exists():
         return (root,)
     return tuple(root / member.name for member in members(configs.load_yaml(root / "config.yaml")))
@@ -105,13 +115,15 @@ def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
     """Key and values of an entry of ``population.sweep``."""
     key, _, text = entry.partition("=")
     try:
-        values = yaml.safe_load(text)
+        values = documents.parse(text)
         # YAML takes 4e-4 for text, because it has no point.
         numbers = tuple(float(value) if isinstance(value, str) else value for value in values)
-    except (TypeError, ValueError, yaml.YAMLError):
+    except (TypeError, ValueError):
         numbers = ()
     if not numbers or any(type(number) not in (int, float) for number in numbers):
-        raise ConfigError(f"population.sweep has '{entry}', expected numbers as in 'optimizer.lr=[1e-4, 3e-4]'.")
+        raise ConfigError(
+            f"population.sweep has '{shorten(entry, str)}', expected numbers as in 'optimizer.lr=[1e-4, 3e-4]'."
+        )
     if len(set(numbers)) < len(numbers):
         raise ConfigError(f"population.sweep has '{entry}', expected values that differ: two members would be one.")
     if key not in SWEEPABLE:

@@ -4,10 +4,13 @@ The defaults are the published DreamerV3. A `Config` is hashable and complete: i
 """
 
 import functools
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from dreamer.config.documents import can_be_written
 from dreamer.config.fields import ConfigError, describe_field, has_type, in_range, option, require, walk
+from dreamer.config.paths import expand
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class EnvConfig:
         "sync", "step environments one after another in this process, or in worker processes over shared memory"
     )
     per_worker: int = option(1, "environments in each worker process", "environments")
-    timeout: float = option(60.0, "a worker that takes longer for a step is stopped and restarted", "seconds", above=0)
+    timeout: float = option(
+        60.0, "a worker that takes longer for a step is stopped and restarted", "seconds", above=0, at_most=1e6
+    )
     failures: int = option(
         10, "failures in a row, without a good episode between them, that end the run", "failures", at_least=0
     )
@@ -79,9 +84,9 @@ class EnvConfig:
 class ReplayConfig:
     """Experience replay and the batches drawn from it."""
 
-    capacity: int = option(5_000_000, "steps kept; the oldest are forgotten", "agent steps")
+    capacity: int = option(5_000_000, "steps kept; the oldest are forgotten", "agent steps", at_most=10**12)
     batch_size: int = option(16, "sequences per update (B)", "sequences")
-    batch_length: int = option(64, "steps per sequence (T)", "agent steps", at_least=2)
+    batch_length: int = option(64, "steps per sequence (T)", "agent steps", at_least=2, at_most=10**6)
     online: bool = option(True, "use every fresh sequence once before sampling uniformly")
 
 
@@ -126,7 +131,7 @@ class NetsConfig:
 
     units: int = option(1024, "width of every multilayer perceptron", "units")
     depth: int = option(64, "base channels of the convolutions", "channels")
-    mults: tuple[int, ...] = option((2, 3, 4, 4), "channel multipliers, one per halving of the image")
+    mults: tuple[int, ...] = option((2, 3, 4, 4), "channel multipliers, one per halving of the image", at_most=1024)
     kernel: int = option(5, "kernel size of the convolutions", "pixels")
     encoder_layers: int = option(3, "hidden layers of the vector encoder", "layers", at_least=0)
     decoder_layers: int = option(3, "hidden layers of the vector decoder", "layers", at_least=0)
@@ -156,7 +161,7 @@ class BehaviorConfig:
         "actor_critic: REINFORCE; dynamics_backprop: ascends imagined returns through the model, for continuous "
         "actions; or package.module:function for your own",
     )
-    horizon: int = option(15, "imagined steps (H)", "agent steps")
+    horizon: int = option(15, "imagined steps (H)", "agent steps", at_most=10**6)
     starts: int = option(
         0, "imagination starts from this many states at the end of each sequence; 0: from all", "states", at_least=0
     )
@@ -183,7 +188,7 @@ class PlannerConfig:
     kind: str = option(
         "none", "none: the policy acts; cem: cross-entropy method; or package.module:function for your own"
     )
-    horizon: int = option(9, "steps that a plan looks ahead", "agent steps")
+    horizon: int = option(9, "steps that a plan looks ahead", "agent steps", at_most=10**6)
     candidates: int = option(256, "action sequences in each iteration", "sequences", at_least=2)
     elites: int = option(32, "best sequences, which the next iteration is drawn around", "sequences")
     iterations: int = option(4, "rounds of drawing candidates", "iterations")
@@ -289,7 +294,11 @@ class RunConfig:
     )
     train_ratio: float = option(32.0, "replayed steps per agent step", "replayed steps per agent step", above=0)
     eval_episodes: int = option(
-        20, "episodes of the closing evaluation, with the policy's mode; 0 skips it", "episodes", at_least=0
+        20,
+        "episodes of the closing evaluation, with the policy's mode; 0 skips it",
+        "episodes",
+        at_least=0,
+        at_most=10**6,
     )
     eval_envs: int = option(
         0,
@@ -360,6 +369,12 @@ class Config:
             require(has_type(field.type, value) and in_range(field, value), key, value, describe_field(field))
             if key.endswith(".size"):
                 require(len(value) == 2, key, value, "two numbers, height and width")
+            if isinstance(value, str):
+                require(can_be_written(value), key, value, "characters that a file can hold")
+        # Types are known now. `~` is replaced once, here, so that all that read the config agree on the directory.
+        object.__setattr__(self, "logdir", _without_tilde("logdir", self.logdir))
+        source = _without_tilde("load.from", self.load.from_)
+        object.__setattr__(self, "load", replace(self.load, from_=source))
         number = self.devices.isdecimal() and int(self.devices) >= 1
         require(number or self.devices == "all", "devices", self.devices, "a number from 1 on, or all")
         deter = self.rssm.deter
@@ -370,6 +385,7 @@ class Config:
         for key, value in (("nets.bins", self.nets.bins), ("nets.kernel", self.nets.kernel)):
             require(value % 2 == 1, key, value, "an odd number")
         require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
+        require(len(self.nets.mults) <= 16, "nets.mults", self.nets.mults, "at most 16 multipliers")
         elites = self.planner.elites
         candidates = self.planner.candidates
         require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")
@@ -386,6 +402,13 @@ class Config:
         steps = self.env.count * (length + 1)
         why = f"at least env.count * (replay.batch_length + 1) = {steps}, room for one sequence per environment"
         require(capacity >= steps, "replay.capacity", capacity, why)
+
+
+def _without_tilde(key: str, path: str) -> str:
+    try:
+        return os.fspath(expand(path)) if path.startswith("~") else path
+    except ConfigError as error:
+        raise ConfigError(f"{key}={path} cannot be used. {error}") from error
 
 
 @functools.cache

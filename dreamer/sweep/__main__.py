@@ -7,19 +7,24 @@ if not __package__:  # Started as a file: Python would look for its own types.py
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 
 import argparse
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
-from dreamer.config import ConfigError
+from dreamer.config import ConfigError, paths
+from dreamer.logs.terminal import exit_status
 from dreamer.sweep import cluster, file, local, report, wandb_file
-from dreamer.sweep.board import Board
+from dreamer.sweep.board import FILES, OUTPUT, Board
 from dreamer.sweep.plan import SweepPlan, Trial
 from dreamer.sweep.search import search
-from dreamer.training.directory import LogdirInUse, exclusive
+from dreamer.training.directory import LogdirInUse, exclusive, refuse
 from dreamer.training.stopping import StopRequest
+
+MOST_JOBS = 10_000
+"""Trials at a time, for each of which there is a process."""
 
 
 def sweep(
@@ -49,8 +54,10 @@ def sweep(
         OSError: the state of the sweep or its report cannot be written.
     """
     say = (console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)).print
-    with exclusive(plan.logdir):
+    with exclusive(plan.logdir, FILES):
         board = Board(plan, search(plan), say, retry_failed=retry_failed)
+        for trial in board.trials:
+            refuse(trial.logdir / OUTPUT)
         board.write()
         done = board.counts()["done"]
         before = f", {done} of them done before" if done else ""
@@ -95,8 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cpus", type=float, default=1.0, help="with --ray: CPUs of each trial (default 1)")
     parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs of each trial (default 0)")
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs is {args.jobs}, expected at least 1")
+    if not 1 <= args.jobs <= MOST_JOBS:
+        parser.error(f"--jobs is {args.jobs}, expected 1 to {MOST_JOBS}")
+    if not (0 <= args.cpus < math.inf and 0 <= args.gpus < math.inf):
+        parser.error(f"--cpus and --gpus are {args.cpus:g} and {args.gpus:g}, expected finite numbers from 0 on")
     if not args.ray and (args.address or args.cpus != 1 or args.gpus):
         parser.error("--address, --cpus and --gpus go with --ray")
     try:
@@ -108,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.wandb == "-":
                 print(written, end="")
             else:
-                pathlib.Path(args.wandb).write_text(written)
+                paths.write_text(paths.expand(args.wandb), written)
                 print(f"Start it with: wandb sweep {args.wandb}", file=sys.stderr)
         elif args.report:
             if not plan.logdir.is_dir():
@@ -138,4 +147,4 @@ def all_trials(plan: SweepPlan) -> list[Trial]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -4,14 +4,15 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
 from collections.abc import Callable, Container
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dreamer.checkpoints.manifest import write_durably
-from dreamer.config import ConfigError
+from dreamer.config import ConfigError, paths
 from dreamer.sweep.plan import SweepPlan, Trial
 from dreamer.sweep.scores import is_finished, score
 from dreamer.sweep.search import Search
@@ -19,6 +20,9 @@ from dreamer.sweep.search import Search
 NAME = "sweep.json"
 OUTPUT = "output.txt"
 """The file in a trial's directory that holds what it prints."""
+
+FILES = (".lock", NAME, "optuna.jsonl", "table.txt", "results.json", "curves.png", "scores.png")
+"""Files that a sweep writes in its directory."""
 
 _VERSION = 1
 
@@ -39,6 +43,19 @@ class TrialRecord:
     seconds: float = 0.0
     message: str = ""
     """Why it failed."""
+
+    def is_sane(self) -> bool:
+        """Whether all values have the types that a sweep gives them; a file may hold anything."""
+        numbers = [self.seconds, *([] if self.score is None else [self.score])]
+        return (
+            self.state in get_args(State)
+            and isinstance(self.message, str)
+            and isinstance(self.words, list)
+            and all(isinstance(word, str) for word in self.words)
+            and isinstance(self.exits, list)
+            and all(type(number) is int and abs(number) < 2**31 for number in self.exits)
+            and all(type(number) in (int, float) and abs(number) < math.inf for number in numbers)
+        )
 
 
 class Board:
@@ -232,7 +249,7 @@ def describe_exit(status: int) -> str:
 def _last_error(path: pathlib.Path) -> str:
     """The error at the end of a trial's output, or its last line."""
     try:
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in paths.read_text(path, errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
     errors = [line for line in lines[-30:] if line.startswith("Error: ")]
@@ -244,14 +261,18 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(paths.read_text(path))
         if saved["version"] != _VERSION:
             raise ValueError(f"its version is {saved['version']}, expected {_VERSION}")
-        return {name: dataclasses.asdict(TrialRecord(**record)) for name, record in saved["trials"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        records = {name: TrialRecord(**record) for name, record in saved["trials"].items()}
+        for name, record in records.items():
+            if not record.is_sane():
+                raise ValueError(f"the record of {name!r} is not one of a sweep")
+        return {name: dataclasses.asdict(record) for name, record in records.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}): delete it, and the sweep finds its finished trials in their directories."
         ) from error
 
 
-__all__ = ["NAME", "OUTPUT", "Board", "TrialRecord", "describe_exit"]
+__all__ = ["FILES", "NAME", "OUTPUT", "Board", "TrialRecord", "describe_exit"]

@@ -4,16 +4,21 @@ They are YAML, read by the safe loader. Every key and value is checked against `
 """
 
 import dataclasses
+import math
+import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-import yaml
-
 from dreamer import config as configs
-from dreamer.config import ConfigError
+from dreamer.config import ConfigError, documents
+from dreamer.config.fields import shorten
+from dreamer.config.paths import expand
 from dreamer.sweep.plan import Direction, Method, SweepPlan
 from dreamer.sweep.values import PRESETS, Distribution, Kind, Values, check_key, convert, defaults, suggestion, text
+
+MOST_TRIALS = 10_000
+"""Trials of a sweep, all of which are listed and checked before the first one starts."""
 
 
 def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> SweepPlan:
@@ -26,14 +31,13 @@ def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> SweepPlan:
     Raises:
         ConfigError: it cannot be read, or does not describe a sweep that can run.
     """
-    path = _resolve(path)
+    path = _resolve(expand(path))
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not a readable sweep file: {reason}.") from error
+        values = documents.read(path)
+    except documents.DocumentError as error:
+        raise ConfigError(f"{path} is not a readable sweep file: {error}.") from error
     try:
-        return _plan(values, str(path), logdir or pathlib.Path("runs") / path.stem)
+        return _plan(values, str(path), expand(logdir) if logdir else pathlib.Path("runs") / path.stem)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -41,7 +45,7 @@ def read(path: pathlib.Path, logdir: pathlib.Path | None = None) -> SweepPlan:
 def _resolve(path: pathlib.Path) -> pathlib.Path:
     """The file itself, or the one of that name that comes with the package."""
     packaged = configs.preset_directory() / "sweeps"
-    if path.exists() or path.suffix or path.name != str(path):
+    if os.path.lexists(path) or path.suffix or path.name != str(path):
         return path
     known = {found.stem: found for found in sorted(packaged.glob("*.yaml"))}
     if path.name not in known:
@@ -66,7 +70,7 @@ def _plan(values: Any, source: str, logdir: pathlib.Path) -> SweepPlan:
     given |= {key: _take(values, key, kind) for key, kind in _SCALARS.items() if key in values}
     for key, allowed in (("search", get_args(Method)), ("direction", get_args(Direction))):
         if key in given and given[key] not in allowed:
-            raise ConfigError(f"'{key}' is '{given[key]}', expected one of {', '.join(allowed)}.")
+            raise ConfigError(f"'{key}' is '{shorten(given[key], str)}', expected one of {', '.join(allowed)}.")
     presets = values.get("presets", [])
     given["presets"] = (presets,) if isinstance(presets, str) else tuple(_take(values, "presets", list, []))
     _require_names(given["presets"])
@@ -75,7 +79,9 @@ def _plan(values: Any, source: str, logdir: pathlib.Path) -> SweepPlan:
     given["random"] = {key: _distribution(key, found) for key, found in _take(values, "random", dict, {}).items()}
     given["seeds"] = tuple(_take(values, "seeds", list, [0]))
     if not given["seeds"] or not all(type(seed) is int and 0 <= seed < 2**31 for seed in given["seeds"]):
-        raise ConfigError(f"'seeds' is {list(given['seeds'])}, expected whole numbers from 0 on, as in [0, 1, 2].")
+        raise ConfigError(
+            f"'seeds' is {shorten(list(given['seeds']))}, expected whole numbers from 0 on, as in [0, 1, 2]."
+        )
     given.setdefault("search", "random" if given["random"] else "grid")
     plan = SweepPlan(**given)
     _check(plan)
@@ -97,15 +103,20 @@ def _check(plan: SweepPlan) -> None:
     if plan.search == "optuna" and plan.grid:
         raise ConfigError("Optuna chooses all values itself: write those under 'grid' as 'choice' under 'random'.")
     if plan.random and plan.trials < 1:
-        raise ConfigError(f"'trials' is {plan.trials}, expected how many settings are drawn from 'random', at least 1.")
+        raise ConfigError(
+            f"'trials' is {shorten(plan.trials)}, expected how many settings are drawn from 'random', at least 1."
+        )
     if not plan.random and plan.trials:
         raise ConfigError("'trials' counts draws from 'random', and there is none: leave it out.")
-    if plan.retries < 0 or plan.search_seed < 0:
-        raise ConfigError("'retries' and 'search_seed' are at least 0.")
+    _require_listable(plan)
+    for key, number, most in (("retries", plan.retries, 1000), ("search_seed", plan.search_seed, 2**32 - 1)):
+        if not 0 <= number <= most:
+            raise ConfigError(f"'{key}' is {shorten(number)}, expected at least 0 and at most {most}.")
     words = ("eval", "last", "best")
     if plan.score not in words and "/" not in plan.score:
         raise ConfigError(
-            f"'score' is '{plan.score}', expected eval, last, best, or a metric such as loss/dyn (docs/metrics.md)."
+            f"'score' is '{shorten(plan.score, str)}', expected eval, last, best, or a metric such as loss/dyn "
+            f"(docs/metrics.md)."
             f"{suggestion(plan.score, words)}"
         )
     seen: dict[pathlib.Path, Values] = {}
@@ -121,6 +132,17 @@ def _check(plan: SweepPlan) -> None:
                     "than characters that a directory name cannot have."
                 )
             seen[trial.logdir] = setting.values
+
+
+def _require_listable(plan: SweepPlan) -> None:
+    """Refuse a sweep of more trials than can be listed, before it is: a grid of a few long lists has billions."""
+    settings = (plan.trials if plan.random else 1) * math.prod(map(len, plan.grid.values()))
+    count = settings * len(plan.seeds)
+    if count > MOST_TRIALS:
+        raise ConfigError(
+            f"it has {shorten(count, '{:,}'.format)} trials, expected at most {MOST_TRIALS:,}: list fewer values or "
+            "seeds, or draw some of the settings with 'random' and 'trials'."
+        )
 
 
 def _corners(plan: SweepPlan) -> list[Values]:
@@ -155,7 +177,9 @@ def _grid(key: str, values: Any) -> tuple[Any, ...]:
     if key != PRESETS:
         check_key(key, "grid")
     if not isinstance(values, list):
-        raise ConfigError(f"'grid' has {key}: {values!r}, expected a list of values, as in [{values}].")
+        raise ConfigError(
+            f"'grid' has {key}: {shorten(values)}, expected a list of values, as in [{shorten(values, str)}]."
+        )
     if not values:
         raise ConfigError(f"'grid' has no values for {key}: list some, or leave it out.")
     converted = tuple(convert(key, value) for value in values)
@@ -169,13 +193,13 @@ def _distribution(key: str, value: Any) -> Distribution:
     kinds = get_args(Kind)
     example = "as in {log_uniform: [1e-5, 1e-3]} or {choice: [16, 32]}"
     if not isinstance(value, dict) or len(value) != 1:
-        raise ConfigError(f"'random' has {key}: {value!r}, expected one of {', '.join(kinds)}, {example}.")
+        raise ConfigError(f"'random' has {key}: {shorten(value)}, expected one of {', '.join(kinds)}, {example}.")
     ((kind, values),) = value.items()
     if kind not in kinds:
         hint = suggestion(kind, kinds)
         raise ConfigError(f"'random' has '{kind}' for {key}, expected one of {', '.join(kinds)}, {example}.{hint}")
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"'random' has {kind}: {values!r} for {key}, expected a list, {example}.")
+        raise ConfigError(f"'random' has {kind}: {shorten(values)} for {key}, expected a list, {example}.")
     converted = tuple(convert(key, value) for value in values)
     if kind == "choice":
         return Distribution(kind, converted)
@@ -194,7 +218,7 @@ def _take(values: Mapping[str, Any], key: str, kind: type, default: Any = None) 
     value = values.get(key, default)
     if type(value) is not kind:
         names = {dict: "a mapping", list: "a list", int: "a whole number", str: "a word"}
-        raise ConfigError(f"'{key}' is {value!r}, expected {names[kind]}.")
+        raise ConfigError(f"'{key}' is {shorten(value)}, expected {names[kind]}.")
     return value
 
 

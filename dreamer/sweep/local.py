@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from dreamer.config import paths
 from dreamer.devices import cores as own_cores
 from dreamer.sweep import launch
 from dreamer.sweep.board import OUTPUT, Board
@@ -150,6 +151,8 @@ def _start(trial: Trial, slot: int, share: Share, command: Sequence[str]) -> Job
 
 def owner(logdir: pathlib.Path) -> str:
     """The process that holds the lock of a log directory; empty if none does."""
+    if paths.obstacle(logdir / ".lock"):  # The trial itself says so; opening a pipe would wait forever.
+        return ""
     try:
         with open(logdir / ".lock") as lock:
             try:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dreamer.checkpoints.manifest import write_durably
+from dreamer.config import paths
+from dreamer.logs.plots import as_label
 from dreamer.sweep.board import Board
 from dreamer.sweep.plan import Setting, Trial
 from dreamer.sweep.scores import read_lines, running_means
@@ -149,13 +151,14 @@ def write(board: Board) -> list[pathlib.Path]:
     json_path = logdir / "results.json"
     write_durably(table_path, text(board, ranking))
     write_durably(json_path, json.dumps(as_json(board, ranking), indent=1))
-    paths = [table_path, json_path]
+    written = [table_path, json_path]
     for name, draw in (("curves.png", _draw_curves), ("scores.png", _draw_scores)):
         figure, axes = _figure(f"{logdir.name}: {board.plan.score}" if name == "scores.png" else logdir.name)
         if draw(board, ranking, figure, axes):
-            figure.savefig(logdir / name)
-            paths.append(logdir / name)
-    return paths
+            with paths.replacing(logdir / name) as draft:
+                figure.savefig(draft)
+            written.append(logdir / name)
+    return written
 
 
 def _figure(title: str) -> Any:
@@ -165,7 +168,7 @@ def _figure(title: str) -> Any:
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title)
+    axes.set_title(as_label(title))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -185,7 +188,7 @@ def _draw_curves(board: Board, results: list[SettingResult], figure: Any, axes: 
         grid = np.linspace(start, max(start, end), 200)
         values = np.stack([np.interp(grid, steps, means) for steps, means in curves])
         colored = place < _COLORS
-        label = board.plan.label(result.setting.values) if colored else None
+        label = as_label(board.plan.label(result.setting.values)) if colored else None
         (line,) = axes.plot(
             grid, values.mean(0), color=f"C{place}" if colored else "#c8c8c8", label=label, zorder=2 if colored else 1
         )

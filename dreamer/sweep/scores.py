@@ -13,9 +13,10 @@ from dreamer.sweep.plan import Direction, Trial
 
 
 def read_lines(logdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Metrics of a run in order, without repeated steps; none if it has not begun."""
+    """Metrics of a run in order, without repeated steps and foreign lines; none if it has not begun."""
     try:
-        return without_repeats(read_metrics(logdir / "metrics.jsonl"))
+        lines = read_metrics(logdir / "metrics.jsonl")
+        return without_repeats([line for line in lines if "env_steps" in line])
     except OSError:
         return []
 

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from dreamer.config import ConfigError
+from dreamer.config import ConfigError, paths
 from dreamer.sweep.plan import SweepPlan
 from dreamer.sweep.values import Distribution, Values, text
 
@@ -126,7 +126,7 @@ def _optuna() -> Any:
 def _cut_partial_line(path: pathlib.Path) -> None:
     """Cut off an incomplete last line, which Optuna could not read."""
     if path.exists():
-        data = path.read_bytes()
+        data = paths.read_bytes(path)
         os.truncate(path, data.rfind(b"\n") + 1)
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from dreamer import config as configs
 from dreamer.config import Config, ConfigError
+from dreamer.config.fields import shorten
 
 PRESETS = "presets"
 """A grid may try presets too, under this name, which is not a config key."""
@@ -82,7 +83,7 @@ def convert(key: str, value: Any) -> Any:
         ConfigError: it does not have the type of the key, or is out of its range.
     """
     if isinstance(value, dict):
-        raise ConfigError(f"{key} is {value!r}, expected a value: name every key in full, as in optimizer.lr.")
+        raise ConfigError(f"{key} is {shorten(value)}, expected a value: name every key in full, as in optimizer.lr.")
     if isinstance(value, str) and "${" in value:
         raise ConfigError(f"{key} is '{value}': interpolation is not allowed in configs.")
     if key == PRESETS:
@@ -91,7 +92,7 @@ def convert(key: str, value: Any) -> Any:
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if isinstance(default, float) and isinstance(value, str | int) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = float(value)  # YAML reads 4e-4 as text, as it has no decimal point.
     configs.check_value(key, value)
     return value

@@ -13,6 +13,7 @@ import yaml
 
 from dreamer import config as configuration
 from dreamer.config import Config, ConfigError, fields, load, loading
+from dreamer.config.schema import leaves
 
 PRESETS = sorted(configuration.presets())
 SIZES = {
@@ -347,7 +348,9 @@ def test_images_have_two_sides(suite: str, size: str) -> None:
 
 def test_mults() -> None:
     assert sentence(overrides=("nets.mults=[]",)).endswith("expected at least one multiplier.")
-    assert sentence(overrides=("nets.mults=[2,0]",)).endswith("expected a list of integers, each at least 1.")
+    assert sentence(overrides=("nets.mults=[2,0]",)).endswith(
+        "expected a list of integers, each at least 1 and at most 1024."
+    )
 
 
 @pytest.mark.parametrize(
@@ -619,3 +622,19 @@ def test_presets_are_found_beside_the_package_or_inside_it(
     assert configuration.preset_directory() == tmp_path / "configs"
     (package / "configs").mkdir()
     assert configuration.preset_directory() == package / "configs"
+
+
+NUMERIC = {key: field for key, field in leaves().items() if field.type in (int, float, tuple[int, ...])}
+
+
+@pytest.mark.parametrize("key", NUMERIC)
+def test_every_number_has_bounds_that_are_finite(key: str) -> None:
+    field = NUMERIC[key]
+    bounds = field.metadata["bounds"]
+    assert len(bounds.keys() & {"at_least", "above"}) == 1
+    assert len(bounds.keys() & {"at_most", "below"}) == 1
+    assert all(abs(bound) <= 10**12 for bound in bounds.values())
+    listed = "[{}]" if field.type == tuple[int, ...] else "{}"
+    for value in ("1" + "0" * 30, "-1" + "0" * 30, "1.0e+30", ".inf", "9" * 5000):
+        message = sentence(overrides=(f"{key}={listed.format(value)}",))
+        assert key in message and "\n" not in message and len(message) < 600

@@ -1,5 +1,6 @@
 """Sweep files: what they mean, and the errors for those that cannot be used."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -183,6 +184,69 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, text, m
         read(tmp_path, text)
     assert "sweep.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+MANY = f"[{', '.join(f'{n}.0e-6' for n in range(1, 1001))}]"
+
+HOSTILE = {
+    "a grid of billions": (
+        f"presets: [cartpole]\ngrid: {{optimizer.lr: {MANY}, loss.rep: {MANY}, loss.dyn: {MANY}}}",
+        "1,000,000,000 trials",
+    ),
+    "a billion draws": (
+        RANDOM.replace("trials: 2", "trials: 1000000000"),
+        "1,000,000,000 trials, expected at most 10,000",
+    ),
+    "more draws than have a name": (
+        RANDOM.replace("trials: 2", "trials: 0x" + "f" * 9000),
+        "a number of 10,8.. digits",
+    ),
+    "a seed of the search of thousands of digits": (
+        RANDOM + "search_seed: 0x" + "f" * 9000,
+        "'search_seed' is a number of",
+    ),
+    "more retries than anybody waits for": (
+        GRID + "retries: 1000000000",
+        "'retries' is 1000000000, expected at least 0 and",
+    ),
+    "a thousand seeds that are none": (GRID + f"seeds: {MANY}", "expected whole numbers from 0 on"),
+    "a layer count of 31 digits": (
+        grid("nets.actor_layers: [1" + "0" * 30 + "]"),
+        "expected an integer, at least 0 and at most 256",
+    ),
+    "brackets": ("[" * 20_000, "more than 50 levels"),
+    "itself": ("grid: &a {b: *a}", "contains itself"),
+    "a number as a key": (GRID + "7: 8", "has a key in line 3 that is not text"),
+    "more than anybody writes": ("presets: [cartpole]\n" + "# \n" * 200_000, "too large"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_that_asks_for_too_much_is_refused_before_it_is_listed(tmp_path, case):
+    text, message = HOSTILE[case]
+    with pytest.raises(ConfigError, match=message) as error:
+        read(tmp_path, text)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600 + len(str(tmp_path))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "place", ["sweep.json", "optuna.jsonl", "table.txt", "curves.png", "lr_0.0001-seed_0/output.txt"]
+)
+@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+def test_a_sweep_writes_nothing_through_what_is_no_file(tmp_path, place, kind, capsys):
+    (tmp_path / "sweep.yaml").write_text(GRID)
+    path = tmp_path / "runs" / place
+    path.parent.mkdir(parents=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    assert main([str(tmp_path / "sweep.yaml"), "--logdir", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ") and f"{path} is {kind}, expected a file or nothing" in said
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_command_prints_the_error_to_standard_error(tmp_path, capsys):
