@@ -17,7 +17,7 @@ import pathlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -26,14 +26,27 @@ from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.checkpoints import arrays as array_files
 from dreamer.checkpoints import files, former, manifest
-from dreamer.checkpoints.files import CheckpointError, best, directory, exists, keep, mark_best, set_aside, steps
+from dreamer.checkpoints.files import (
+    CheckpointError,
+    best,
+    directory,
+    discard,
+    exists,
+    keep,
+    mark_best,
+    remove_drafts,
+    set_aside,
+    steps,
+)
 from dreamer.checkpoints.manifest import DamageError
-from dreamer.config import Config
+from dreamer.config import Config, ConfigError, paths
 from dreamer.devices.hosts import HostError, Hosts
 from dreamer.devices.placement import Placement
 from dreamer.types import Parts, Space, Spaces, TrainState, named_leaves
 
 VERSION = 4
+
+Found = TypeVar("Found")
 
 Which = int | Literal["newest", "best"]
 """Names a checkpoint of a run: by its step, or as the newest that is whole, or as the best by evaluation."""
@@ -53,13 +66,18 @@ class Checkpoint:
 
     @property
     def config(self) -> Config:
-        """The config of the run that wrote it."""
-        return configs.from_dict(self.meta["config"])
+        """The config of the run that wrote it; raises `CheckpointError` if it is none that can be used."""
+        try:
+            with explain_content(self.path):
+                return configs.from_dict(self.meta["config"])
+        except ConfigError as error:
+            raise CheckpointError(f"The checkpoint {self.path} holds a config that cannot be used. {error}") from error
 
     @property
     def spaces(self) -> tuple[Spaces, Spaces]:
-        """Observation and action spaces of the run that wrote it."""
-        return _spaces_from(self.meta["obs_spaces"]), _spaces_from(self.meta["action_spaces"])
+        """Observation and action spaces of the run that wrote it; raises `CheckpointError` if they are none."""
+        with explain_content(self.path):
+            return _spaces_from(self.meta["obs_spaces"]), _spaces_from(self.meta["action_spaces"])
 
 
 class Snapshot(NamedTuple):
@@ -181,7 +199,8 @@ def write(
     size = 0
     try:
         with hosts.together("write its part of the checkpoint"):
-            root.mkdir(parents=True, exist_ok=True)
+            # Without parents: a log directory that was removed is not made again with a part of what it had.
+            root.mkdir(exist_ok=True)
             shutil.rmtree(fresh if hosts.first else part, ignore_errors=True)
             if hosts.first:
                 array_files.write(fresh, {"state": prepared.state, "replay": prepared.replay}, hosts)
@@ -206,6 +225,10 @@ def write(
                 if keep_last is not None:
                     keep(logdir, step, keep_last)
     except (OSError, ValueError, HostError) as error:
+        # On a full disk, what is left of this save would be in the way of the next one.
+        draft = fresh if hosts.first else part
+        for leftover in root.glob(f"{draft.name}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         raise CheckpointError(
             f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
             "is untouched. Free disk space or choose another logdir, then resume."
@@ -258,15 +281,43 @@ def load(
         DamagedError: all in question are damaged; the message says for each what is wrong.
         CheckpointError: there is none, or it is of another version.
     """
-    damaged: list[Damaged] = []
-    for path in _candidates(logdir, which):
-        try:
-            found = _load_one(path, hosts or Hosts(), with_replay=with_replay)
-        except DamageError as error:
+    found, damaged = _first_intact(
+        lambda: _candidates(logdir, which), lambda path: _load_one(path, hosts or Hosts(), with_replay=with_replay)
+    )
+    return dataclasses.replace(found, damaged=damaged)
+
+
+_LOOKS = 100
+"""How often a reader looks for checkpoints again; a run must have deleted one each time."""
+
+
+def _first_intact(
+    candidates: Callable[[], list[pathlib.Path]], read: Callable[[pathlib.Path], Found]
+) -> tuple[Found, tuple[Damaged, ...]]:
+    """Read the first candidate that is intact; also returns those before it, which are not.
+
+    A run that trains meanwhile deletes checkpoints, or replaces one: what cannot be read because of that is no damage,
+    and the reader looks again.
+    """
+    for look in range(_LOOKS):
+        damaged: list[Damaged] = []
+        for path in candidates():
+            before = files.identity(path)
+            error: CheckpointError | DamageError | None = None
+            try:
+                found = read(path)
+            except (CheckpointError, DamageError) as caught:
+                error = caught
+            if files.identity(path) != before and look + 1 < _LOOKS:
+                break
+            if error is None:
+                return found, tuple(damaged)
+            if isinstance(error, CheckpointError):
+                raise error
             damaged.append(Damaged(path, str(error)))
         else:
-            return dataclasses.replace(found, damaged=tuple(damaged))
-    raise DamagedError(damaged)
+            raise DamagedError(damaged)
+    raise AssertionError("unreachable: the last look does not look again")
 
 
 class Part(NamedTuple):
@@ -296,23 +347,25 @@ def load_part(
     Raises:
         CheckpointError: there is no checkpoint that can be used.
     """
-    named = pathlib.Path(path).resolve()
-    damaged: list[Damaged] = []
-    for one in [named] if (named / manifest.NAME).exists() else _candidates(path, "newest"):
-        try:
-            meta = _check(one)
-            with _explain_errors(one):
-                there = array_files.shapes(one / "state")
-                # Arrays are compared by their current names, and read by the names in the file.
-                rename = former.state_name if meta["version"] == former.VERSION else str
-                shapes = {rename(name): shape for name, shape in there.items()}
-                same = {name: shape for name, shape in there.items() if wanted.get(rename(name)) == shape}
-                found = array_files.read(one / "state", same, hosts)
-                arrays = {rename(name): array for name, array in found.items()}
-                return Part(one, arrays, shapes, tuple(damaged))
-        except DamageError as error:
-            damaged.append(Damaged(one, str(error)))
-    raise DamagedError(damaged)
+    named = paths.expand(path).resolve()
+
+    def candidates() -> list[pathlib.Path]:
+        return [named] if (named / manifest.NAME).exists() else _candidates(named, "newest")
+
+    def read(one: pathlib.Path) -> Part:
+        meta = _check(one)
+        with _explain_errors(one):
+            there = array_files.shapes(one / "state")
+            # Arrays are compared by their current names, and read by the names in the file.
+            rename = former.state_name if meta["version"] == former.VERSION else str
+            shapes = {rename(name): shape for name, shape in there.items()}
+            same = {name: shape for name, shape in there.items() if wanted.get(rename(name)) == shape}
+            found = array_files.read(one / "state", same, hosts)
+            arrays = {rename(name): array for name, array in found.items()}
+            return Part(one, arrays, shapes, ())
+
+    part, damaged = _first_intact(candidates, read)
+    return part._replace(damaged=damaged)
 
 
 def _candidates(logdir: str | os.PathLike[str], which: Which) -> list[pathlib.Path]:
@@ -362,7 +415,7 @@ def _check(path: pathlib.Path) -> dict[str, Any]:
     old = path / "meta" / "metadata"
     with _explain_errors(path):
         if old.exists() and not (path / manifest.NAME).exists():
-            version = json.loads(old.read_text())["version"]
+            version = json.loads(paths.read_text(old))["version"]
         else:
             manifest.verify(path)
             meta = _read_meta(path)
@@ -372,6 +425,7 @@ def _check(path: pathlib.Path) -> dict[str, Any]:
         raise CheckpointError(
             f"The checkpoint {path} has format version {version}, expected {VERSION} or {former.VERSION}."
         )
+    _require_types(meta, path)
     return meta
 
 
@@ -387,6 +441,49 @@ def _explain_errors(path: pathlib.Path) -> Iterator[None]:
             f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so no older "
             "checkpoint is used. Check its permissions, and use the versions of the libraries that wrote it."
         ) from error
+
+
+@contextlib.contextmanager
+def explain_content(path: pathlib.Path) -> Iterator[None]:
+    """Turn the errors of a block that uses what a checkpoint says, but no run would write, into `CheckpointError`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, ZeroDivisionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise CheckpointError(
+            f"The checkpoint {path} holds what no run writes: {_reason(error)}. Its files are as they were written, so "
+            "they come from elsewhere; use a checkpoint of a run of python -m dreamer.train."
+        ) from error
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("config", "obs_spaces", "action_spaces", "replay", "learner"), dict),
+    **dict.fromkeys(("env_steps", "agent_steps", "updates", "episodes", "turns", "resumes", "metrics_bytes"), int),
+    **dict.fromkeys(("policy_steps", "hosts"), int),
+    **dict.fromkeys(("recent", "episode_logs"), list),
+    "seconds": (int, float),
+}
+"""Types of what `save` and runs put into ``meta.json``."""
+
+
+def _require_types(meta: dict[str, Any], path: pathlib.Path) -> None:
+    """Raise `CheckpointError` if ``meta.json`` has values of wrong types, or counters that nothing counts to."""
+    wrong = [
+        name
+        for name, kind in _TYPES.items()
+        if name in meta and (not isinstance(meta[name], kind) or _is_no_counter(meta[name]))
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: its meta.json has values that no run writes as {', '.join(wrong)}. "
+            "It comes from elsewhere; use a checkpoint of a run of python -m dreamer.train."
+        )
+
+
+def _is_no_counter(value: Any) -> bool:
+    """Whether a number is negative, not finite, or larger than any counter; no text or list is."""
+    return isinstance(value, int | float) and (isinstance(value, bool) or not 0 <= value < 2**53)
 
 
 def state_arrays(agent: Agent | Snapshot) -> dict[str, jax.Array]:
@@ -427,7 +524,8 @@ def restore_agent(agent: Agent, checkpoint: Checkpoint) -> None:
     # `state_arrays` has the training state first, then the networks that act.
     agent.state = jax.tree.unflatten(jax.tree.structure(agent.state), leaves[:count])
     agent.acting_nets = jax.tree.unflatten(jax.tree.structure(agent.acting_nets), leaves[count:])
-    agent.policy_steps = checkpoint.meta["policy_steps"]
+    with explain_content(checkpoint.path):
+        agent.policy_steps = checkpoint.meta["policy_steps"]
 
 
 def _write_part(path: pathlib.Path, prepared: Prepared) -> None:
@@ -479,13 +577,16 @@ __all__ = [
     "Written",
     "best",
     "directory",
+    "discard",
     "exists",
+    "explain_content",
     "keep",
     "load",
     "load_part",
     "mark_best",
     "named_arrays",
     "prepare",
+    "remove_drafts",
     "restore_agent",
     "save",
     "set_aside",

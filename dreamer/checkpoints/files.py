@@ -16,6 +16,7 @@ import shutil
 from typing import NamedTuple
 
 from dreamer.checkpoints import manifest
+from dreamer.config import paths
 
 _COMPLETE = re.compile(r"\d{12}(-old)?")
 _LEFTOVER = re.compile(r"\d{12}-(new|gone|host\d+-new)(\..*)?")
@@ -36,7 +37,7 @@ class Best(NamedTuple):
 
 def directory(logdir: str | os.PathLike[str]) -> pathlib.Path:
     """Where the checkpoints of a run are."""
-    return pathlib.Path(logdir).resolve() / "checkpoints"
+    return paths.expand(logdir).resolve() / "checkpoints"
 
 
 def name_of(step: int) -> str:
@@ -95,6 +96,37 @@ def keep(logdir: str | os.PathLike[str], step: int, count: int) -> None:
                 shutil.rmtree(gone, ignore_errors=True)
 
 
+def remove_drafts(logdir: str | os.PathLike[str]) -> None:
+    """Delete what saves that were killed or have failed left; call it while no save is under way."""
+    root = directory(logdir)
+    with contextlib.suppress(FileNotFoundError):
+        for path in list(root.iterdir()):
+            if _LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def discard(logdir: str | os.PathLike[str], step: int) -> None:
+    """Take back a checkpoint that was just written; the one of the same step that it replaced, if any, comes back."""
+    target = directory(logdir) / name_of(step)
+    old = target.with_name(f"{target.name}-old")
+    gone = target.with_name(f"{target.name}-gone")
+    with contextlib.suppress(OSError):  # The next start tries again.
+        shutil.rmtree(gone, ignore_errors=True)
+        target.rename(gone)
+        if old.exists():
+            old.rename(target)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """What tells a directory from another one that gets its name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def set_aside(path: pathlib.Path) -> pathlib.Path:
     """Rename a damaged checkpoint so that it is ignored but kept; returns its new path.
 
@@ -119,11 +151,11 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 def best(logdir: str | os.PathLike[str]) -> Best | None:
     """The best checkpoint of a run, as `mark_best` recorded it; None if there is none, or it was deleted."""
     try:
-        saved = json.loads((directory(logdir) / _BEST).read_text(encoding="utf-8"))
+        saved = json.loads(paths.read_text(directory(logdir) / _BEST))
         found = Best(int(saved["step"]), float(saved["score"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return found if found.step in steps(logdir) else None
+    return found if found.step in steps(logdir) and math.isfinite(found.score) else None
 
 
 def mark_best(logdir: str | os.PathLike[str], step: int, score: float) -> bool:

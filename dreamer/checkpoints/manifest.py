@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from dreamer.config import paths
+
 NAME = "manifest.json"
 
 _DAMAGE = {0, errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EBADMSG, errno.EINVAL}
@@ -65,12 +67,10 @@ def verify(directory: pathlib.Path) -> None:
 
 def write_durably(path: pathlib.Path, text: str) -> None:
     """Replace a file atomically: after a crash or a loss of power, it holds the old text or the new one."""
-    draft = path.with_name(f"{path.name}-new")
-    with open(draft, "w", encoding="utf-8") as file:
+    with paths.replacing(path) as draft, open(draft, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
     sync_names(path.parent)
 
 

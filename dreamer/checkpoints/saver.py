@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-import psutil
 
 from dreamer.checkpoints import Written
+from dreamer.devices.memory import host_memory
 
 
 @runtime_checkable
@@ -108,7 +108,7 @@ class Saver:
 
 def room_for_copy(arrays: Iterable[np.ndarray | jax.Array]) -> bool:
     """Whether arrays take less than half of the available memory, so that a copy of them does no harm."""
-    return 2 * sum(array.nbytes for array in arrays) < psutil.virtual_memory().available
+    return 2 * sum(array.nbytes for array in arrays) < host_memory().available
 
 
 __all__ = ["Prepare", "Saved", "Saver", "room_for_copy"]

@@ -93,8 +93,14 @@ def write(prepared: Iterable[PreparedMember], step: int, keep_last: int) -> Writ
         CheckpointError: the file system refused; there is still an older checkpoint of all members.
     """
     written = {}
-    for member in prepared:
-        written[member.logdir] = checkpoints.write(member.logdir, step, member.contents, keep_last=None)
+    try:
+        for member in prepared:
+            written[member.logdir] = checkpoints.write(member.logdir, step, member.contents, keep_last=None)
+    except CheckpointError:
+        # A step that not all members have is of no use, and takes space that the next save needs.
+        for logdir in written:
+            checkpoints.discard(logdir, step)
+        raise
     for logdir in written:
         checkpoints.keep(logdir, step, keep_last)
     first, *_ = written.values()

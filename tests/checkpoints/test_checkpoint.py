@@ -175,6 +175,101 @@ def test_a_failed_save_leaves_the_previous_checkpoint(tmp_path, learner, monkeyp
     assert names(tmp_path) == sorted({"000000000007", f"{step:012d}"})
 
 
+def test_failed_saves_leave_nothing_on_a_full_disk(tmp_path, learner, monkeypatch):
+    save(tmp_path, learner, 7)
+
+    def full(self, directory, *args, **kwargs):
+        for place in (directory, directory.with_name(f"{directory.name}.orbax-checkpoint-tmp-{time.time_ns()}")):
+            place.mkdir()
+            (place / "half").write_text("a")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(array_files.ocp.Checkpointer, "save", full)
+    for step in (8, 8, 9):
+        with pytest.raises(CheckpointError, match="No space left"):
+            save(tmp_path, learner, step)
+        assert names(tmp_path) == ["000000000007"]
+
+
+def test_drafts_are_removed_and_nothing_else(tmp_path, learner):
+    checkpoints.remove_drafts(tmp_path)
+    save(tmp_path, learner, 7)
+    root = checkpoints.directory(tmp_path)
+    stay = ["000000000007", "000000000005-old", "000000000003-damaged", "notes", "best.json"]
+    for name in (*stay[1:], "000000000008-new", "000000000008-new.orbax-checkpoint-tmp-1", "000000000006-gone"):
+        (root / name).mkdir()
+    checkpoints.remove_drafts(tmp_path)
+    assert names(tmp_path) == sorted(stay)
+
+
+@pytest.mark.parametrize("which", ["newest", "best"])
+@pytest.mark.parametrize("vanishes", ["before it is verified", "after it was verified", "and is replaced"])
+def test_a_reader_beside_a_run_takes_the_next_whole_checkpoint(tmp_path, learner, monkeypatch, which, vanishes):
+    save(tmp_path, learner, 7)
+    checkpoints.mark_best(tmp_path, 7, 1.0)
+    verify = manifest.verify
+    seen = []
+
+    def meanwhile(path):
+        """The run saves the next checkpoint, finds it better, and forgets the one that is being read."""
+        seen.append(path.name)
+        if len(seen) > 3:
+            return verify(path)
+        if vanishes == "after it was verified":
+            verify(path)
+        step = 7 if vanishes == "and is replaced" else 7 + len(seen)
+        save(tmp_path, learner, step)
+        checkpoints.mark_best(tmp_path, step, float(step))
+        checkpoints.keep(tmp_path, step, 1)
+        if vanishes != "after it was verified":
+            verify(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "verify", meanwhile)
+        found = checkpoints.load(tmp_path, which=which)
+    assert found.path.name == ("000000000007" if vanishes == "and is replaced" else "000000000010")
+    assert found.damaged == ()
+    assert len(seen) == 4
+
+
+FORGED = {
+    "no mapping": lambda meta: [meta],
+    "no config": lambda meta: {key: value for key, value in meta.items() if key != "config"},
+    "a config that is none": lambda meta: {**meta, "config": {**meta["config"], "seed": "one"}},
+    "a config of another kind": lambda meta: {**meta, "config": 3},
+    "no hosts": lambda meta: {key: value for key, value in meta.items() if key != "hosts"},
+    "a counter below 0": lambda meta: {**meta, "env_steps": -1},
+    "a counter of text": lambda meta: {**meta, "policy_steps": "1"},
+    "a counter beyond counting": lambda meta: {**meta, "env_steps": 10**40},
+    "spaces of another kind": lambda meta: {**meta, "obs_spaces": {"a": 3}},
+    "spaces that are too short": lambda meta: {**meta, "obs_spaces": {"a": ["vector"]}},
+    "a version of text": lambda meta: {**meta, "version": "four"},
+    "thousands of brackets": lambda meta: "[" * 100_000,
+    "thousands of digits": lambda meta: '{"version": ' + "9" * 5000 + "}",
+    "not JSON": lambda meta: "{",
+    "not text": lambda meta: "\udcff",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_a_forged_description_is_an_error_in_one_sentence(tmp_path, learner, forgery):
+    path = save(tmp_path, learner)
+    meta = path / "meta.json"
+    forged = FORGED[forgery](json.loads(meta.read_text()))
+    text = forged if isinstance(forged, str) else json.dumps(forged)
+    meta.write_bytes(text.encode("utf-8", "surrogateescape"))
+    (path / manifest.NAME).unlink()
+    manifest.write(path)
+
+    def use() -> None:
+        saved = checkpoints.load(tmp_path)
+        _ = saved.config, saved.spaces
+
+    with pytest.raises(CheckpointError, match=str(path)) as error:
+        use()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600 + len(str(path))
+
+
 @pytest.mark.parametrize("impatient", [2, 3])
 def test_a_clock_that_is_set_forward_during_a_save(tmp_path, learner, monkeypatch, impatient):
     # Orbax measures its patience by the clock of the wall, and gives up with what it has begun left behind.
@@ -364,7 +459,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         if target.name == "000000000009":
             renamed.extend(str(file) for file in [path, *path.rglob("*")])
             # The manifest is put on the disk under another name.
-            known = {name.replace("manifest.json-new", "manifest.json") for name in synced}
+            known = {name.replace(".new-manifest.json", "manifest.json") for name in synced}
             assert renamed and set(renamed) <= known
             synced.clear()
         return rename(path, target)

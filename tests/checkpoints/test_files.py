@@ -41,6 +41,17 @@ def test_the_last_ones_stay(tmp_path):
     assert names(tmp_path) == sorted([name(3000), *others])
 
 
+def test_one_that_was_just_written_can_be_taken_back(tmp_path):
+    root = make(tmp_path, name(5), name(9), name(9, "-old"))
+    (root / name(9, "-old") / "old").touch()
+    files.discard(tmp_path, 9)
+    assert names(tmp_path) == [name(5), name(9)]
+    assert (root / name(9) / "old").exists()
+    files.discard(tmp_path, 9)
+    files.discard(tmp_path, 9)
+    assert names(tmp_path) == [name(5)]
+
+
 def test_one_that_a_crash_left_as_old_counts(tmp_path):
     make(tmp_path, name(5, "-old"), name(9))
     files.keep(tmp_path, 9, 2)

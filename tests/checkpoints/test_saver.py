@@ -9,6 +9,7 @@ import pytest
 from dreamer.checkpoints import CheckpointError, Written
 from dreamer.checkpoints import saver as savers
 from dreamer.checkpoints.saver import Saver, room_for_copy
+from dreamer.devices.memory import HostMemory
 
 WRITTEN = Written(pathlib.Path("checkpoint"), 42)
 
@@ -101,9 +102,6 @@ def test_closing_waits_for_the_write():
 
 
 def test_a_copy_needs_twice_its_room(monkeypatch):
-    class Memory:
-        available = 1000
-
-    monkeypatch.setattr(savers.psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(savers, "host_memory", lambda: HostMemory(total=2000, available=1000, limited=False))
     assert room_for_copy([np.zeros(240, np.uint8), np.zeros(62, np.float32)])
     assert not room_for_copy([np.zeros(240, np.uint8), np.zeros(65, np.float32)])

@@ -209,6 +209,25 @@ def test_a_population_is_saved_on_the_way(tmp_path, monkeypatch):
     assert all({60} < checkpoints.steps(tmp_path / f"seed_{seed}") for seed in (3, 4))
 
 
+def test_a_step_that_not_all_members_could_save_is_taken_back(tmp_path, monkeypatch):
+    def write(logdir, step, contents, keep_last):
+        if contents.meta == "too large":
+            raise checkpoints.CheckpointError("No space left on device")
+        path = checkpoints.directory(logdir) / f"{step:012d}"
+        path.mkdir(parents=True)
+        return checkpoints.Written(path, 1)
+
+    def member(name, meta):
+        return device_saves.PreparedMember(str(tmp_path / name), checkpoints.Prepared({}, {}, meta))
+
+    monkeypatch.setattr(checkpoints, "write", write)
+    device_saves.write([member("one", ""), member("two", "")], 5, 2)
+    for step in (7, 8, 9):
+        with pytest.raises(checkpoints.CheckpointError, match="No space left"):
+            device_saves.write([member("one", ""), member("two", "too large")], step, 2)
+        assert checkpoints.steps(tmp_path / "one") == checkpoints.steps(tmp_path / "two") == {5}
+
+
 @pytest.mark.slow
 def test_all_members_can_start_from_another_run(finished, tmp_path):
     source = finished.logdir / "seed_3"
