@@ -1,4 +1,4 @@
-"""The memory that a compiled program will take, known before it first runs.
+"""The memory that is free, and the memory that a compiled program will take, known before it first runs.
 
 A run that would be killed for lack of memory in its tenth hour, when replay is full, is refused in its first minute.
 """
@@ -6,12 +6,54 @@ A run that would be killed for lack of memory in its tenth hour, when replay is 
 import contextlib
 import ctypes
 import gc
+import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import psutil
 
 from dreamer.config import ConfigError
+from dreamer.devices import cgroups
+
+
+class HostMemory(NamedTuple):
+    """Bytes of memory of this host that this process may use."""
+
+    total: int
+    available: int
+    """What it may still take, from itself and from files that the system keeps in memory and can read again."""
+    limited: bool
+    """Whether a container or a batch system allows less than the host has."""
+
+
+_LIMITS = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
+_USAGE = {1: "memory.usage_in_bytes", 2: "memory.current"}
+_FILES = {1: ("total_active_file", "total_inactive_file"), 2: ("active_file", "inactive_file")}
+"""Names, by version of control groups, of limits, of what is in use, and of the part of that which can be dropped."""
+
+
+def host_memory(root: pathlib.Path = cgroups.ROOT) -> HostMemory:
+    """The memory of this host, or what the tightest of the limits of a container leaves of it.
+
+    Args:
+        root: of the file system that describes control groups.
+    """
+    host = psutil.virtual_memory()
+    total = int(host.total)
+    available = int(host.available)
+    for group in cgroups.groups("memory", root):
+        limits = [limit for name in _LIMITS[group.version] if (limit := group.number(name)) is not None]
+        if not limits:
+            continue
+        # Where there is no limit, version 1 has a number that is larger than any memory.
+        limit = min(limits)
+        held = group.table("memory.stat")
+        files = sum(held.get(name, 0) for name in _FILES[group.version])
+        used = max(0, (group.number(_USAGE[group.version]) or 0) - files)
+        total = min(total, limit)
+        available = min(available, max(0, limit - used))
+    return HostMemory(total, available, limited=total < int(host.total))
 
 
 class MemoryPlan(NamedTuple):

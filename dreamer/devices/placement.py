@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from dreamer.config import Config, ConfigError
 from dreamer.devices import backend, batch_axis
+from dreamer.devices.memory import host_memory
 from dreamer.types import Batch
 
 _LARGE = 2**20
@@ -205,7 +205,7 @@ def available_bytes() -> int:
     """Memory that is free where a program will run: on the first device, or on the host if that is a CPU."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else psutil.virtual_memory().available
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else host_memory().available
 
 
 def choose_devices(config: Config) -> list[jax.Device]:

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from dreamer.config import ConfigError, paths
 from dreamer.doctor import accelerator, installation, machine, rendering
 from dreamer.doctor.findings import MachineFinding
 from dreamer.doctor.smoke import smoke
+from dreamer.logs.terminal import exit_status
 
 _COLORS = {"ok": "green", "note": "cyan", "problem": "red"}
 
@@ -51,9 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"), help="where runs go (default runs)")
     args = parser.parse_args(argv)
+    try:
+        runs = paths.expand(args.runs)
+    except ConfigError as error:
+        parser.error(str(error))
     findings = []
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    for finding in examine(args.runs, with_smoke=not args.no_smoke):
+    for finding in examine(runs, with_smoke=not args.no_smoke):
         findings.append(finding)
         if not args.json:
             topic = Text(f"{finding.topic:<13}")
@@ -68,4 +74,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

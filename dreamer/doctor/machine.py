@@ -8,9 +8,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-import psutil
-
+from dreamer.devices import cgroups
 from dreamer.devices import cores as own_cores
+from dreamer.devices.memory import host_memory
 from dreamer.doctor.findings import MachineFinding
 
 _GB = 1e9
@@ -28,7 +28,7 @@ _WRITTEN = 64
 """Mebibytes written to measure the disk."""
 
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-CGROUP = pathlib.Path("/sys/fs/cgroup")
+ROOT = cgroups.ROOT
 
 
 def disk(directory: pathlib.Path) -> Iterator[MachineFinding]:
@@ -79,16 +79,10 @@ def _try(directory: pathlib.Path) -> tuple[float, bool]:
 
 def memory() -> Iterator[MachineFinding]:
     """Memory available, within the limit of a container if there is one."""
-    found = psutil.virtual_memory()
+    found = host_memory(ROOT)
     available = found.available / _GB
     total = found.total / _GB
-    limit = _number(CGROUP / "memory.max")
-    used = _number(CGROUP / "memory.current")
-    where = ""
-    if limit is not None and limit / _GB < total:
-        available = min(available, (limit - (used or 0)) / _GB)
-        total = limit / _GB
-        where = " that this container may use"
+    where = " that this container may use" if found.limited else ""
     data = {"available_gb": available, "total_gb": total}
     yield MachineFinding("ok", "memory", f"{available:.1f} GB available of {total:.1f} GB{where}.", data)
     if available < LEAST_MEMORY:
@@ -115,12 +109,7 @@ def cores() -> Iterator[MachineFinding]:
     """Cores of the machine, those of this process, and how much of them a container may use."""
     total = os.cpu_count() or 1
     own = own_cores.count()
-    quota = None
-    try:
-        limit, period = (CGROUP / "cpu.max").read_text().split()
-        quota = None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        pass
+    quota = min(filter(None, map(_quota, cgroups.groups("cpu", ROOT))), default=None)
     text = f"{own} of {total} core(s)" + (f", of whose time {quota:g} core(s)' worth may be used" if quota else "")
     yield MachineFinding("ok", "cores", f"{text}.", {"cores": own, "quota": quota})
     if quota is not None and quota < 0.75 * own:
@@ -128,10 +117,15 @@ def cores() -> Iterator[MachineFinding]:
         yield MachineFinding("note", "cores", f"{text}commands with taskset -c 0-{max(0, round(quota) - 1)}.")
 
 
-def _number(path: pathlib.Path) -> int | None:
+def _quota(group: cgroups.Group) -> float | None:
+    """How many cores' worth of time a control group may use; None: any."""
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        if group.version == 1:
+            limit, period = ((group.directory / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        else:
+            limit, period = (group.directory / "cpu.max").read_text().split()
+        return int(limit) / int(period) if int(limit) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):  # Without a limit, version 2 has the word max there.
         return None
 
 

@@ -16,7 +16,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 
 from dreamer.config import ConfigError, ReplayConfig
 from dreamer.replay import storage
@@ -55,7 +54,7 @@ class Replay:
         num_envs: N, environments that step together.
         layout: what a row holds, from `Layout.of`.
         rng: draws the sequences. Owned by this replay from here on; its state is part of `commit`.
-        available_bytes: memory that may be used; None asks the operating system.
+        available_bytes: memory that may be used; None: as much as it takes.
         directory: where the files are, which only this replay may use; None: everything is in memory, and `commit`
             is not possible. The first `add` replaces the files of an earlier replay, unless `restore` comes first.
 
@@ -91,11 +90,10 @@ class Replay:
             )
         self._layout = layout
         self._specs = layout.specs
-        if available_bytes is None:
-            available_bytes = psutil.virtual_memory().available
         self._directory = directory
         in_memory = {name: spec for name, spec in self._specs.items() if directory is None or is_stored(name)}
-        check_memory(config.capacity, num_envs, bytes_per_step(in_memory), available_bytes)
+        if available_bytes is not None:
+            check_memory(config.capacity, num_envs, bytes_per_step(in_memory), available_bytes)
         self.memory_bytes = self._rows * num_envs * bytes_per_step(in_memory)
         self.disk_bytes = 0 if directory is None else disk_bytes(self._specs, num_envs, self._rows)
         if directory is not None:
@@ -117,6 +115,11 @@ class Replay:
     def steps(self) -> int:
         """Steps held now, over all environments."""
         return (self._total - self._oldest) * self._num_envs
+
+    @property
+    def steps_until_ready(self) -> int:
+        """Steps of all environments together after which there are enough for a batch; see `ready`."""
+        return self._ready_rows * self._num_envs
 
     @property
     def unclaimed_bytes(self) -> int:

@@ -165,33 +165,44 @@ def test_the_disk_is_measured_and_left_as_it_was(monkeypatch, tmp_path):
 Memory = collections.namedtuple("Memory", "total available")
 
 
+def container(monkeypatch, root):
+    """The directory of this process's control group, in a file system of its own."""
+    group = root / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text("0::/\n")
+    (root / "proc/self/mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n")
+    monkeypatch.setattr(machine, "ROOT", root)
+    return group
+
+
 def test_little_memory_is_found_also_in_a_container(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    group = container(monkeypatch, tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(64e9, 1e9))
     assert "Only 1.0 GB of memory" in problems(machine.memory())[0]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(64e9, 60e9))
     assert not problems(machine.memory())
-    (tmp_path / "memory.max").write_text("4000000000\n")
-    (tmp_path / "memory.current").write_text("3500000000\n")
+    (group / "memory.max").write_text("4000000000\n")
+    (group / "memory.current").write_text("3500000000\n")
     ok, problem = machine.memory()
     assert ok.text == "0.5 GB available of 4.0 GB that this container may use." and problem.level == "problem"
-    (tmp_path / "memory.max").write_text("max\n")
+    (group / "memory.max").write_text("max\n")
     assert not problems(machine.memory())
 
 
 def test_huge_pages_and_a_quota_of_cores_are_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    group = container(monkeypatch, tmp_path)
     monkeypatch.setattr(own_cores, "count", lambda: 8)
     assert next(machine.huge_pages()).text == "This system does not say whether it has transparent huge pages."
     (tmp_path / "enabled").write_text("always madvise [never]\n")
     assert "are off (never)" in next(machine.huge_pages()).text
     (tmp_path / "enabled").write_text("always [madvise] never\n")
     assert next(machine.huge_pages()).level == "ok"
-    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    (group / "cpu.max").write_text("200000 100000\n")
     ok, note = machine.cores()
     assert "8 of" in ok.text and "taskset -c 0-1" in note.text
-    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (group / "cpu.max").write_text("max 100000\n")
     assert [finding.level for finding in machine.cores()] == ["ok"]
 
 
