@@ -9,6 +9,7 @@ if not __package__:  # Started as a file: Python would look for its own types.py
 import argparse
 import json
 import pathlib
+import zipfile
 
 import jax
 import numpy as np
@@ -16,8 +17,9 @@ import numpy as np
 from dreamer import checkpoints
 from dreamer.agent import Agent, guard
 from dreamer.checkpoints import Checkpoint, CheckpointError, former
-from dreamer.config import ConfigError
+from dreamer.config import ConfigError, paths
 from dreamer.logs import averages
+from dreamer.logs.terminal import exit_status
 from dreamer.training.failure import batch_arrays, batch_of, load_arrays
 from dreamer.types import Batch
 
@@ -36,7 +38,7 @@ def recompute(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
         CheckpointError: the files are missing or damaged.
     """
     try:
-        meta = json.loads((path / "failure.json").read_text())
+        meta = json.loads(paths.read_text(path / "failure.json"))
         files = sorted(path.glob("batch-*.npz"), key=lambda file: int(file.stem.removeprefix("batch-")))
         parts = [load_arrays(file) for file in files]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -46,7 +48,7 @@ def recompute(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
         obs_spaces, action_spaces = saved.spaces
         agent = Agent(saved.config, obs_spaces, action_spaces)
         batch = batch_of(arrays, agent.algorithm.stored)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} holds no failed update that can be read: {error}.") from error
     checkpoints.restore_agent(agent, saved)
     _, updated = agent.update(batch)
@@ -60,10 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0 the update fails again, 1 it does not, 2 there is none."""
     parser = argparse.ArgumentParser(prog="python -m dreamer.failure", description="Compute a failed update again.")
     parser.add_argument("logdir", type=pathlib.Path, help="directory of a run, or a directory failure-UPDATE in it")
-    logdir = parser.parse_args(argv).logdir
-    found = sorted(logdir.glob("failure-*"), key=lambda path: path.stat().st_mtime)
-    path = logdir if (logdir / "failure.json").exists() or not found else found[-1]
+    given = parser.parse_args(argv).logdir
     try:
+        logdir = paths.expand(given)
+        found = sorted(logdir.glob("failure-*"), key=lambda path: path.lstat().st_mtime)
+        path = logdir if (logdir / "failure.json").exists() or not found else found[-1]
         batch, tensor, metrics = recompute(path)
     except (CheckpointError, ConfigError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -79,4 +82,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -28,6 +28,7 @@ from dreamer.devices.compile_cache import keep_compiled_programs
 from dreamer.devices.hosts import HostError
 from dreamer.devices.member_axis import show_cores
 from dreamer.evaluate import make_env
+from dreamer.logs.terminal import exit_status
 from dreamer.replay import ReplayMemoryError
 from dreamer.training.device import DeviceRun
 from dreamer.training.directory import LogdirInUse, default_logdir
@@ -191,4 +192,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -1,14 +1,21 @@
 """Files that somebody else has made are data: nothing in them is executed, and they do not say where we write."""
 
 import ast
+import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from dreamer import failure, train
 from dreamer.agent import Agent
-from dreamer.config import ConfigError
+from dreamer.compare import __main__ as compare_command
+from dreamer.config import ConfigError, to_yaml
+from dreamer.evaluate import __main__ as evaluate_command
 from dreamer.replay import Layout, Replay, ReplayMemoryError
+from dreamer.report import __main__ as report_command
+from dreamer.sweep import __main__ as sweep_command
 from tests.small import ACTION_SPACES, OBS_SPACES, latent_spec, small_config
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "dreamer"
@@ -96,3 +103,57 @@ def test_an_absurd_replay_is_refused_before_anything_is_allocated():
     config, spec = small_config("replay.capacity=1_000_000_000_000_000"), latent_spec(16, 3, 4, np.float32)
     with pytest.raises(ReplayMemoryError, match=r"needs \d+\.\d+ GB of memory .* The largest that fits"):
         Replay(config.replay, 2, Layout.of(OBS_SPACES, ACTION_SPACES, spec), np.random.default_rng(0))
+
+
+def commands(run: pathlib.Path) -> dict[str, Callable[[], int]]:
+    """Every command that reads the directory of a run."""
+    sweep = run.parent / "sweep.yaml"
+    sweep.write_text("presets: [size/tiny]\ngrid: {optimizer.lr: [1e-4]}\n")
+    return {
+        "train": lambda: train.main(["--resume", str(run)]),
+        "evaluate": lambda: evaluate_command.main([str(run)]),
+        "report": lambda: report_command.main([str(run)]),
+        "compare": lambda: compare_command.main([str(run)]),
+        "failure": lambda: failure.main([str(run)]),
+        "sweep": lambda: sweep_command.main([str(sweep), "--logdir", str(run)]),
+        "sweep file": lambda: sweep_command.main([str(run / "config.yaml"), "--logdir", str(run / "sweep")]),
+        "results of a sweep": lambda: sweep_command.main([str(sweep), "--logdir", str(run), "--report"]),
+    }
+
+
+READ = {
+    "config.yaml": ("train", "evaluate", "compare", "sweep file"),
+    "metrics.jsonl": ("train", "compare"),
+    "failure-3/failure.json": ("failure",),
+    "failure-3/state.npz": ("failure",),
+    "checkpoints/000000000007/manifest.json": ("evaluate", "report"),
+    "checkpoints/000000000007/meta/metadata": ("evaluate", "report"),
+    "checkpoints/best.json": ("evaluate", "report"),
+    "sweep.json": ("sweep", "results of a sweep"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("place", "command"), [(place, command) for place, names in READ.items() for command in names])
+@pytest.mark.parametrize("kind", ["a pipe", "a directory", "a device"])
+def test_a_command_waits_for_nothing_that_is_no_file(tmp_path, capsys, kind, place, command):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(small_config(f"logdir={run}")))
+    (run / "metrics.jsonl").write_text("{}\n")
+    if "failure" in place:
+        (run / "failure-3").mkdir()
+        (run / "failure-3/failure.json").write_text("{}")
+        (run / "failure-3/batch-0.npz").write_text("")
+    path = run / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    assert commands(run)[command]() == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line.startswith("Error: ")

@@ -9,6 +9,7 @@ if not __package__:  # Started as a file: Python would look for its own types.py
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from dreamer.compare import plot as comparison_plot
 from dreamer.compare.comparison import Aggregate, Comparison, aggregate, compare
 from dreamer.config import ConfigError
 from dreamer.logs.tables import number, render, span
+from dreamer.logs.terminal import exit_status
 
 
 def figures(comparison: Comparison) -> dict[str, Any]:
@@ -132,6 +134,13 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dreamer.compare", description="Compares runs with the released scores of their task."
@@ -147,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reach",
         metavar="SCORE",
-        type=float,
+        type=_finite,
         action="append",
         default=[],
         help="print frames to this score; may be repeated (default for DeepMind Control: 200, 500, 700, 800, 900)",
@@ -185,13 +194,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         comparisons, aggregates = compare_all(args.runs, args.reference, args.method, args.reach)
         if args.out:
-            comparison_plot.draw(comparisons, aggregates, args.out)
+            args.out = comparison_plot.draw(comparisons, aggregates, args.out)
     except (curves.CurveError, released.NoReference, ConfigError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(f"Error: The picture '{args.out}' cannot be written: {error}.", file=sys.stderr)
         return 2
+    for complaint in [text for each in comparisons for run in each.group.runs for text in run.complaints]:
+        print(f"Warning: {complaint}", file=sys.stderr)
     if args.json:
         totals = [
             {"suite": total.suite, "method": total.method, "budgets": [dataclasses.asdict(row) for row in total.rows]}
@@ -212,4 +223,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -4,8 +4,6 @@ Env steps are frames: steps of the simulator, with every repeat of an action.
 """
 
 import dataclasses
-import json
-import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer import config as configs
-from dreamer.config import Config, population
-from dreamer.logs.logger import without_repeats
+from dreamer.config import Config, paths, population
+from dreamer.logs.logger import read_numbered, without_repeats
 
 WINDOW = 0.1
 """A score after some frames is the mean of the episodes that ended in this last fraction of them ..."""
@@ -58,6 +56,7 @@ class RunCurve:
         suite_score: the Crafter score of all episodes, if the run logged it.
         successes: 1 for each that was a success at its last step, 0 for the others, float64 ``[E]``; None if the
             environment does not say so.
+        complaints: sentences about lines of its metrics that were left out.
     """
 
     directory: pathlib.Path
@@ -67,6 +66,7 @@ class RunCurve:
     end: int
     suite_score: float | None = None
     successes: np.ndarray | None = None
+    complaints: tuple[str, ...] = ()
 
     def at(self, frames: int) -> Point | None:
         """The mean score in the window that ends at a number of frames; None if no episode has ended by then."""
@@ -101,22 +101,24 @@ def read(logdir: str | os.PathLike[str]) -> list[RunCurve]:
         CurveError: it is not the directory of a run, or ``metrics.jsonl`` is not a run's.
         ConfigError: ``config.yaml`` is not a config.
     """
-    root = pathlib.Path(logdir)
+    root = paths.expand(logdir)
     for name in ("config.yaml", "metrics.jsonl"):
-        if not (root / name).is_file():
+        if not (root / name).exists():
             raise CurveError(f"{root} has no {name}, expected the directory of a run of python -m dreamer.train.")
     return [_read(path) for path in population.directories(root)]
 
 
 def _read(path: pathlib.Path) -> RunCurve:
     metrics = path / "metrics.jsonl"
-    if not metrics.is_file():
+    if not metrics.exists():
         raise CurveError(f"{path} has no metrics.jsonl: this member of the population has not begun. Leave it out.")
-    lines = _lines(metrics)
-    ended = [line for line in lines if "episode/score" in line]
+    lines, complaints = _lines(metrics)
+    # A score that was not finite was written as null.
+    ended = [line for line in lines if line.get("episode/score") is not None]
     episodes = [(line["env_steps"], line["episode/score"]) for line in ended]
-    reported = any("episode/success" in line for line in ended)
-    crafter = [line["episode/log/crafter_score"] for line in lines if "episode/log/crafter_score" in line]
+    reported = any(line.get("episode/success") is not None for line in ended)
+    name = "episode/log/crafter_score"
+    crafter = [line[name] for line in lines if line.get(name) is not None]
     frames, scores = zip(*episodes, strict=True) if episodes else ((), ())
     return RunCurve(
         directory=path,
@@ -125,48 +127,29 @@ def _read(path: pathlib.Path) -> RunCurve:
         scores=np.array(scores, np.float64),
         end=lines[-1]["env_steps"] if lines else 0,
         suite_score=float(crafter[-1]) if crafter else None,
-        successes=np.array([line.get("episode/success", 0.0) for line in ended], np.float64) if reported else None,
+        successes=np.array([line.get("episode/success") or 0.0 for line in ended], np.float64) if reported else None,
+        complaints=complaints,
     )
 
 
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl`` by rising env steps.
-
-    An incomplete last line, left by a killed process, does not count, nor do lines that a crash of the machine has
-    filled with zeros. A run that was resumed from a checkpoint repeats some env steps: its later lines count.
-    """
-    lines: list[dict[str, Any]] = []
-    *complete, _ = path.read_bytes().split(b"\n")
-    for number, raw in enumerate(complete, 1):
-        if not raw.strip() or b"\0" in raw:
-            continue
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError):
-            line = None
-        if not isinstance(line, dict) or not _is_valid(line):
-            raise CurveError(
-                f"{path}, line {number}, is {_excerpt(raw)}, expected a JSON object with the number env_steps, and "
-                "with numbers for its episode, as python -m dreamer.train writes: give the directory of such a run."
-            )
-        lines.append(line)
-    return without_repeats(lines)
-
-
-def _is_valid(line: dict[str, Any]) -> bool:
-    keys = ("episode/score", "episode/success", "episode/log/crafter_score")
-    steps = line.get("env_steps")
-    scores = [line[key] for key in keys if key in line]
-    return (
-        type(steps) is int
-        and steps >= 0
-        and all(type(score) in (int, float) and math.isfinite(score) for score in scores)
-    )
-
-
-def _excerpt(raw: bytes) -> str:
-    text = raw.decode(errors="replace")
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+def _lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Lines of a ``metrics.jsonl`` by rising env steps, and a sentence for each kind of line that was left out."""
+    try:
+        found = read_numbered(path)
+    except OSError as error:
+        raise CurveError(f"{path} cannot be read: {error.strerror}. Give the directory of a run.") from error
+    foreign = [number for number, line in found.lines.items() if "env_steps" not in line]
+    if foreign:
+        found = found._replace(faults={**found.faults, "lacks the number env_steps": foreign})
+    others = set(foreign)
+    good = [line for number, line in found.lines.items() if number not in others]
+    complaints = found.complaints()
+    if complaints and not good:
+        raise CurveError(
+            f"{path} does not hold the metrics of a run: {'; '.join(complaints)}. Give the directory of a run of "
+            "python -m dreamer.train."
+        )
+    return without_repeats(good), tuple(f"In {path}, {fault}, and was left out." for fault in complaints)
 
 
 def _plain(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 
 from dreamer.compare.comparison import ENOUGH, Aggregate, Comparison
 from dreamer.compare.curves import RunCurve
+from dreamer.config import paths
 from dreamer.evaluate import statistics
+from dreamer.logs.plots import as_label
 
 POINTS = 200
 """Points along the axis at which curves are drawn."""
@@ -20,15 +23,21 @@ _COLORS = ("#1f4e79", "#c05a1a", "#3c7d3c", "#7a3c7d", "#8a6d1a")
 _BAND = "#8a8f98"
 
 
-def draw(comparisons: Sequence[Comparison], aggregates: Sequence[Aggregate], path: str | os.PathLike[str]) -> None:
+def draw(
+    comparisons: Sequence[Comparison], aggregates: Sequence[Aggregate], path: str | os.PathLike[str]
+) -> pathlib.Path:
     """Write a picture: a panel for every task, with all its settings, and one for every aggregate.
 
     Args:
         comparisons: the curves to draw.
         aggregates: means over several of these.
-        path: a file in a format that matplotlib writes, for example .png.
+        path: a file in a format that matplotlib writes; without a suffix, it gets .png.
+
+    Returns:
+        The file.
 
     Raises:
+        ConfigError: it begins with ``~USER``, and there is no such user.
         OSError: it cannot be written.
         ValueError: matplotlib does not write its format.
     """
@@ -59,7 +68,11 @@ def draw(comparisons: Sequence[Comparison], aggregates: Sequence[Aggregate], pat
         axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     for axes in panels[count:]:
         axes.set_visible(False)
-    figure.savefig(path)
+    target = paths.expand(path)
+    target = target if target.suffix else target.with_suffix(".png")
+    with paths.replacing(target) as draft:
+        figure.savefig(draft)
+    return target
 
 
 def _task(axes: Any, members: Sequence[Comparison]) -> None:
@@ -76,7 +89,7 @@ def _task(axes: Any, members: Sequence[Comparison]) -> None:
         axes.fill_between(frames, mean - std, mean + std, color=_BAND, alpha=0.25, linewidth=0)
     for index, comparison in enumerate(members):
         _runs(axes, comparison, _COLORS[index % len(_COLORS)], alone=len(members) == 1)
-    axes.set(xlabel="frames, repeats of actions included", ylabel="return", title=members[0].group.task)
+    axes.set(xlabel="frames, repeats of actions included", ylabel="return", title=as_label(members[0].group.task))
 
 
 def _points_to_draw(frames: np.ndarray, end: int) -> np.ndarray:
@@ -109,7 +122,7 @@ def _runs(axes: Any, comparison: Comparison, color: str, *, alone: bool) -> None
 
 
 def _wrap(text: str) -> str:
-    return textwrap.fill(text, 52, break_long_words=False)
+    return as_label(textwrap.fill(text, 52, break_long_words=False))
 
 
 def _curve(run: RunCurve, grid: np.ndarray) -> np.ndarray:
@@ -127,7 +140,7 @@ def _aggregate(axes: Any, total: Aggregate) -> None:
         intervals = [getattr(row, f"{name}_interval") for row in total.rows]
         if intervals and all(intervals):
             axes.fill_between(frames, *np.array(intervals).T, color=_COLORS[0], alpha=0.15, linewidth=0)
-    axes.set(xlabel="frames, repeats of actions included", ylabel="normalised score", title=total.title)
+    axes.set(xlabel="frames, repeats of actions included", ylabel="normalised score", title=as_label(total.title))
 
 
 def _thousands(frames: float) -> str:

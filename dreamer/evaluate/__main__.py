@@ -18,6 +18,7 @@ from dreamer.devices.compile_cache import keep_compiled_programs
 from dreamer.evaluate.scores import RunEvaluation, evaluate_logdir, pool, which_checkpoint
 from dreamer.evaluate.video import VideoError
 from dreamer.logs import tables
+from dreamer.logs.terminal import exit_status
 
 
 def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) -> str:
@@ -131,4 +132,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.agent import Agent
 from dreamer.algorithms import View
+from dreamer.config import paths
 from dreamer.equations.transforms import symlog
 from dreamer.evaluate.episodes import Moment
 from dreamer.types import Space
@@ -66,11 +67,13 @@ class Film:
     """
 
     def __init__(self, path: str | os.PathLike[str], agent: Agent, fps: int = 30):
-        self.path = pathlib.Path(path)
+        self.path = paths.expand(path)
         if self.path.suffix.lower() not in SUFFIXES:
             raise VideoError(f"'{self.path}' cannot be written, expected a name that ends in {', '.join(SUFFIXES)}.")
         if not self.path.parent.is_dir():
             raise VideoError(f"'{self.path}' cannot be written: there is no directory '{self.path.parent}'. Create it.")
+        if found := paths.obstacle(self.path):
+            raise VideoError(f"'{self.path}' is {found}, expected a file or nothing. Choose another name.")
         self._nets = agent.state.nets
         self._spaces = agent.obs_spaces
         self._view = jax.jit(agent.algorithm.view)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from dreamer.config import paths
 from dreamer.envs.driver import Episode
 from dreamer.envs.info import OUTCOMES
 from dreamer.logs import averages
@@ -33,6 +34,21 @@ RECENT = 10
 
 MOST_UNWRITTEN = 100_000
 """Lines that are kept while they cannot be written; beyond this, the oldest are lost."""
+
+RESUMED = "resume/count"
+"""How often a run was resumed: in the first line after that, which has the counters of the checkpoint."""
+
+COUNTERS = ("env_steps", "agent_steps", "updates", "episodes", "seconds")
+"""Names of what the lines of a run begin with."""
+
+LARGEST = 1e30
+"""Largest size of a number in a line; beyond it, sums and squares in float32 are infinite."""
+
+LARGEST_COUNT = 2**53
+"""Largest counter; beyond it, not all whole numbers are numbers of float64."""
+
+MOST_NAMED = 5
+"""Most bad lines that a sentence names."""
 
 Summarize = Callable[[list[Mapping[str, float]]], Mapping[str, float]]
 """Turns the logs of a run's episodes so far, at least one, into additional numbers by name."""
@@ -69,6 +85,7 @@ class Logger:
         self._total = total_env_steps
         self._updates: list[Mapping[str, Any]] = []
         self._unwritten: list[str] = []
+        self._lost = 0
         self._failing = False
         self._checked_end = False
         self._console = Console(file=sys.stderr, quiet=quiet)
@@ -138,6 +155,10 @@ class Logger:
                 self._live.stop()
             self._live = None
         self._flush()
+        if lost := self._lost + len(self._unwritten):
+            self.say(f"{lost:,} line(s) of metrics could not be written and are lost: {self._path} lacks them.")
+        self._lost = 0
+        self._unwritten.clear()
         for sink in self._sinks:
             sink.close()
         self._sinks = []
@@ -151,18 +172,46 @@ class Logger:
         # JSON has no NaN or infinity.
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._unwritten.append(json.dumps(clean))
+        self._lost += max(0, len(self._unwritten) - MOST_UNWRITTEN)
         del self._unwritten[:-MOST_UNWRITTEN]
         self._flush()
         entry = Entry({k: v for k, v in clean.items() if v is not None}, pictures or {}, tables or {})
         for sink in self._sinks:
             sink.log(entry)
 
+    @property
+    def _path(self) -> pathlib.Path | None:
+        return None if self.logdir is None else self.logdir / "metrics.jsonl"
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of ``metrics.jsonl``, which a checkpoint keeps so that a resume can tell whether it still has it all."""
+        try:
+            return 0 if self._path is None else self._path.stat().st_size
+        except OSError:
+            return 0
+
+    def missing_history(self, saved_bytes: int) -> str:
+        """A sentence about lines from before a resume that are not there any more; empty if all are.
+
+        Args:
+            saved_bytes: `bytes_written` as the checkpoint has it.
+        """
+        there = self.bytes_written
+        if self._path is None or there >= saved_bytes:
+            return ""
+        if self._path.exists():
+            gone = f"{self._path} has {there:,} of the {saved_bytes:,} bytes that the run had written by then"
+        else:
+            gone = f"{self._path} is gone, with {saved_bytes:,} bytes that the run had written by then"
+        return f"{gone}: curves and comparisons will lack these lines. The agent and its replay are complete."
+
     def _flush(self) -> None:
-        if self.logdir is None:
+        path = self._path
+        if path is None:
             self._unwritten.clear()
-        if self.logdir is None or not self._unwritten:
+        if path is None or not self._unwritten:
             return
-        path = self.logdir / "metrics.jsonl"
         try:
             with open(path, "a+b") as file:
                 if not self._checked_end:
@@ -279,43 +328,89 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``.
 
     An incomplete last line (the process was killed) is left out, and so are lines that a crash of the machine has
-    damaged.
+    damaged, or that no run writes.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
     """
-    lines, _ = read_numbered(path)
-    return list(lines.values())
+    return list(read_numbered(path).lines.values())
+
+
+class MetricsFile(NamedTuple):
+    """What a ``metrics.jsonl`` holds."""
+
+    lines: dict[int, dict[str, Any]]
+    """By number from 1: the lines that a run could have written."""
+    faults: dict[str, list[int]]
+    """Numbers of the other complete lines, by what is wrong with them, as the end of a sentence."""
+
+    def complaints(self) -> list[str]:
+        """A clause for each fault, with the first of its lines."""
+        return [f"line {_list_numbers(numbers)} {fault}" for fault, numbers in self.faults.items()]
+
+
+def read_numbered(path: pathlib.Path) -> MetricsFile:
+    """As `read_metrics`, with line numbers, and with what was left out."""
+    lines = {}
+    faults = collections.defaultdict[str, list[int]](list)
+    for number, text in enumerate(paths.read_text(path, errors="replace").split("\n")[:-1], 1):
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):  # Python refuses numbers of thousands of digits, too.
+            line = None
+        if fault := _fault(line):
+            faults[fault].append(number)
+        else:
+            lines[number] = line
+    return MetricsFile(lines, dict(faults))
+
+
+def _fault(line: Any) -> str:
+    """What a run would not have written in a line, as the end of a sentence; empty if it could have written it."""
+    if not isinstance(line, dict):
+        return "cannot be read as a JSON object"
+    for name, value in line.items():
+        # Names with a slash are measurements, and so are counters; the other values may be words.
+        is_measured = "/" in name or name in COUNTERS
+        if name in ("env_steps", "updates", "agent_steps", "episodes") and not _is_count(value):
+            return f"has no whole number from 0 on as its {name}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not abs(value) <= LARGEST:  # NaN is not.
+                return f"has no finite number as its '{name[:60]}'"
+        elif value is not None and (is_measured or not isinstance(value, str | bool)):
+            return f"has no number as its '{name[:60]}'"
+    return ""
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
+
+
+def _list_numbers(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MOST_NAMED]))
+    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
+    return f"{shown}{more}"
 
 
 def without_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of a run without those of env steps that it has repeated later.
+    """Lines of a run without those that it has undone and repeated.
 
-    A killed run resumes from its last checkpoint, before its last lines: the later ones count. Members of a population
-    that share a file are treated separately.
+    A killed run resumes from its last checkpoint, before its last lines. It then says so in a line with `RESUMED`, at
+    the env steps of the checkpoint, and earlier lines beyond these were undone. Runs of former versions say nothing:
+    their env steps go back. If the first line after that is an episode, it ended after the checkpoint, so an earlier
+    line at the same env steps was undone as well. Members of a population that share a file are treated separately.
     """
-    kept = []
-    least = collections.defaultdict[Any, float](lambda: math.inf)
-    # From the end: a line whose env steps exceed those of a later line was repeated.
-    for line in reversed(lines):
+    kept: list[dict[str, Any] | None] = []
+    # Places in `kept` of the lines of each member that still count, whose env steps never fall.
+    places = collections.defaultdict[Any, list[tuple[float, int]]](list)
+    for line in lines:
         steps = line.get("env_steps")
-        member = line.get("member")
         if isinstance(steps, int | float):
-            if steps > least[member]:
-                continue
-            least[member] = steps
+            own = places[line.get("member")]
+            goes_back = bool(own) and steps < own[-1][0]
+            undoes_equal = goes_back and "episode/score" in line
+            while own and (own[-1][0] > steps or (undoes_equal and own[-1][0] == steps)):
+                kept[own.pop()[1]] = None
+            own.append((steps, len(kept)))
         kept.append(line)
-    return kept[::-1]
-
-
-def read_numbered(path: pathlib.Path) -> tuple[dict[int, dict[str, Any]], list[int]]:
-    """As `read_metrics`, by line number from 1, and the numbers of complete lines that are not objects."""
-    lines = {}
-    damaged = []
-    for number, text in enumerate(path.read_text(errors="replace").split("\n")[:-1], 1):
-        try:
-            line = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            line = None
-        if isinstance(line, dict):
-            lines[number] = line
-        else:
-            damaged.append(number)
-    return lines, damaged
+    return [line for line in kept if line is not None]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamer.config import paths
 from dreamer.logs.logger import RECENT, read_metrics, without_repeats
 
 _EPISODE, _MEAN = "#9bb7d4", "#1f4e79"
@@ -24,7 +25,7 @@ def plot_learning_curve(logdir: pathlib.Path, title: str) -> pathlib.Path | None
         return None
     figure, (axes,) = _figure(1)
     _draw_returns(axes, lines)
-    axes.set(xlabel="env steps", title=title)
+    axes.set(xlabel="env steps", title=as_label(title))
     return _save(figure, logdir / "learning_curve.png")
 
 
@@ -40,7 +41,7 @@ def plot_training(logdir: pathlib.Path, path: pathlib.Path, title: str) -> pathl
         return None
     figure, (returns, losses, errors) = _figure(3)
     _draw_returns(returns, lines)
-    returns.set(title=title)
+    returns.set(title=as_label(title))
     _draw_metrics(losses, lines, "loss/", skip=("loss/total",))
     losses.set(ylabel="loss")
     losses.set_yscale("symlog", linthresh=0.1)
@@ -63,7 +64,8 @@ def _figure(rows: int) -> tuple[Any, Sequence[Any]]:
 
 def _save(figure: Any, path: pathlib.Path) -> pathlib.Path | None:
     try:
-        figure.savefig(path)
+        with paths.replacing(path) as draft:
+            figure.savefig(draft)
     except OSError:
         return None
     return path
@@ -86,9 +88,21 @@ def _draw_metrics(axes: Any, lines: Sequence[dict[str, Any]], prefix: str, skip:
     for number, name in enumerate(names):
         steps, values = series(lines, name)
         marker = "." if len(steps) == 1 else ""
-        axes.plot(steps, values, marker, color=_COLOURS[number % len(_COLOURS)], linewidth=1, label=name[len(prefix) :])
+        axes.plot(
+            steps,
+            values,
+            marker,
+            color=_COLOURS[number % len(_COLOURS)],
+            linewidth=1,
+            label=as_label(name[len(prefix) :]),
+        )
     if names:
         axes.legend(frameon=False, fontsize=7, ncols=2)
+
+
+def as_label(text: str) -> str:
+    """Text that matplotlib draws as it is: dollars begin no formula, and halves of characters become question marks."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?").replace("$", r"\$")
 
 
 def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,4 +112,4 @@ def series(lines: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.n
     return steps, values
 
 
-__all__ = ["plot_learning_curve", "plot_training", "series"]
+__all__ = ["as_label", "plot_learning_curve", "plot_training", "series"]

@@ -58,6 +58,7 @@ class Sink:
         self._entries: queue.Queue[Entry | None] = queue.Queue(MOST_WAITING)
         self._has_complained = False
         self._has_failed = False
+        self._dropped = 0
         # A daemon, so that a call that hangs does not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -69,6 +70,7 @@ class Sink:
         try:
             self._entries.put_nowait(entry)
         except queue.Full:
+            self._dropped += 1
             self._complain(f"{MOST_WAITING:,} lines wait for {self._name}; further ones are not sent")
 
     def close(self, seconds: float = 30.0) -> None:
@@ -81,6 +83,9 @@ class Sink:
             pass
         if self._thread.is_alive():
             self._complain(f"{self._name} did not finish within {seconds:.0f} seconds")
+        if self._dropped:
+            self._say(f"{self._dropped:,} line(s) were not sent to {self._name}; metrics.jsonl has them.")
+            self._dropped = 0
 
     def _work(self) -> None:
         try:

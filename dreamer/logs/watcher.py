@@ -154,6 +154,7 @@ class Watcher:
         directory = self._logdir / "pictures"
         new = self._logdir / "pictures-new"
         shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()  # Without parents: a log directory that was removed is not made again.
         paths = dream_pictures.write(new, self._spaces, obs, predictions, prediction.context, is_first, rows=SEQUENCES)
         if training := plot_training(self._logdir, new / "training.png", self._title):
             paths.append(training)

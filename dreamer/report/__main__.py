@@ -19,8 +19,12 @@ from dreamer.config import ConfigError
 from dreamer.devices.compile_cache import keep_compiled_programs
 from dreamer.evaluate.scores import which_checkpoint
 from dreamer.logs.pictures import FilmError
+from dreamer.logs.terminal import exit_status
 from dreamer.report import page
 from dreamer.report.writing import ReportError, write_report
+
+MOST_EPISODES = 10_000
+"""Episodes of a report, all of which are in memory together."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         "--env", metavar="TASK", default="", help="package.module:function that makes the environment of the run"
     )
     args = parser.parse_args(argv)
-    if args.episodes < 1:
-        parser.error(f"--episodes is {args.episodes}, expected at least 1")
-    if args.seed < 0:
-        parser.error(f"--seed is {args.seed}, expected at least 0")
+    if not 1 <= args.episodes <= MOST_EPISODES:
+        parser.error(f"--episodes is {args.episodes}, expected 1 to {MOST_EPISODES}")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed is {args.seed}, expected 0 to {2**32 - 1}")
     if argv is None:
         keep_compiled_programs()
     try:
@@ -70,4 +74,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dreamer.logs.plots import as_label
 from dreamer.report import calibration
 from dreamer.report.bootstrap import Band
 from dreamer.report.calibration import Bin
@@ -54,9 +55,9 @@ def lines(series: Series, y: str, log: bool = False, dots: Sequence[str] = ()) -
     for number, (name, (steps, values)) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         if name in dots:
-            axes.plot(steps, values, ".", color="#9bb7d4", markersize=3, label=name)
+            axes.plot(steps, values, ".", color="#9bb7d4", markersize=3, label=as_label(name))
         else:
-            axes.plot(steps, values, color=colour, linewidth=1.3, label=name)
+            axes.plot(steps, values, color=colour, linewidth=1.3, label=as_label(name))
     if log:
         axes.set_yscale("log")
     _label(axes, "env steps", y)

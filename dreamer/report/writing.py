@@ -3,6 +3,7 @@
 docs/report.md says what the numbers mean.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer.agent.runtime import Agent
-from dreamer.config import Config
+from dreamer.config import Config, paths
 from dreamer.evaluate import load_saved, make_env
 from dreamer.logs import logger
 from dreamer.logs import pictures as dream_pictures
@@ -33,9 +34,6 @@ VERSION = 1
 
 FILMED = 4
 """Episodes in a film."""
-
-MOST_NAMED = 5
-"""Most bad lines that a sentence names."""
 
 
 class ReportError(RuntimeError):
@@ -68,6 +66,7 @@ def write_report(
         ReportError: there is no world model, the metrics are not those of a run, or the directory cannot be written.
         CheckpointError, EnvError: see `dreamer.evaluate.load` and `held_out.collect`.
     """
+    logdir = paths.expand(logdir)
     agent, saved = load_saved(logdir, checkpoint)
     behavior = agent.algorithm.behavior
     if behavior is None:
@@ -77,7 +76,7 @@ def write_report(
         )
     # What can fail at once comes before anything that takes long.
     lines, warnings = read_lines(logdir / "metrics.jsonl")
-    target = logdir / "report" if out is None else out
+    target = logdir / "report" if out is None else paths.expand(out)
     _prepare(target, is_default=out is None)
     held_out = collect(agent, make_env(agent.config, task=task), episodes, seed)
     card = report_card.measure(behavior, agent.state.nets, agent.config, agent.obs_spaces, held_out, seed)
@@ -128,8 +127,8 @@ def write_report(
         "card": card.to_json(),
     }
     try:
-        (target / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        (target / "index.html").write_text(text, encoding="utf-8")
+        paths.write_text(target / "report.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+        paths.write_text(target / "index.html", text)
     except OSError as error:
         raise _write_error(target, error, is_default=out is None) from error
     return target / "index.html"
@@ -148,36 +147,23 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
         ReportError: no line is that of a run, though there are lines; or the file cannot be read.
     """
     try:
-        found, damaged = logger.read_numbered(path)
+        found = logger.read_numbered(path)
     except FileNotFoundError:
         return [], [f"There is no {path}, so there are no curves of the training."]
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}. Make it readable, or move it away.") from error
-    good = []
-    foreign = []
-    for number, line in found.items():
-        counters = [line.get(name) for name in ("env_steps", "updates")]
-        if all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in counters):
-            good.append(line)
-        else:
-            foreign.append(number)
-    faults = [
-        (damaged, "cannot be read as a JSON object"),
-        (foreign, "lacks the counters env_steps and updates"),
-    ]
-    complaints = [f"line {_list_numbers(numbers)} {fault}" for numbers, fault in faults if numbers]
+    foreign = [number for number, line in found.lines.items() if not {"env_steps", "updates"} <= line.keys()]
+    if foreign:
+        found = found._replace(faults={**found.faults, "lacks the counters env_steps and updates": foreign})
+    others = set(foreign)
+    good = [line for number, line in found.lines.items() if number not in others]
+    complaints = found.complaints()
     if complaints and not good:
         raise ReportError(
             f"{path} does not hold the metrics of a run: {'; '.join(complaints)}. Put the file of the run back, or "
             "move this one away to do without curves."
         )
     return logger.without_repeats(good), [f"In {path}, {fault}, and was left out." for fault in complaints]
-
-
-def _list_numbers(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:MOST_NAMED]))
-    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
-    return f"{shown}{more}"
 
 
 def training_curves(lines: list[dict[str, Any]]) -> dict[str, tuple[Series, str]]:
@@ -265,10 +251,14 @@ def _finite(finding: Any) -> dict[str, float | None]:
 def _prepare(target: pathlib.Path, is_default: bool) -> None:
     """Make the directory, and try to write there."""
     try:
+        if is_default and (found := paths.obstacle(target, directory=True)):
+            raise OSError(errno.EEXIST, f"it is {found}, expected a directory or nothing")
         target.mkdir(parents=True, exist_ok=True)
-        probe = target / ".probe"
-        probe.touch()
-        probe.unlink()
+        for name in (".probe", "report.json", "index.html"):
+            if found := paths.obstacle(target / name):
+                raise OSError(errno.EEXIST, f"{name} is {found}, expected a file or nothing")
+        paths.write_text(target / ".probe", "")
+        (target / ".probe").unlink()
     except OSError as error:
         raise _write_error(target, error, is_default) from error
 

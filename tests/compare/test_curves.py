@@ -76,13 +76,23 @@ def test_success_is_averaged_over_the_same_episodes_as_scores(tmp_path):
         '{"env_steps": "3"}',
         '{"env_steps": true}',
         '{"env_steps": -1}',
-        '{"env_steps": 3, "episode/score": null}',
         '{"env_steps": 3, "episode/score": "high"}',
     ],
 )
-def test_an_error_shows_the_first_invalid_line(line, tmp_path):
-    with pytest.raises(CurveError, match=r"metrics\.jsonl, line 2, is .*, expected a JSON object with the number env_"):
-        curves.read(write(tmp_path, [(1, 1.0), line]))
+def test_invalid_lines_are_left_out_by_number(line, tmp_path):
+    (found,) = curves.read(write(tmp_path, [(1, 1.0), line, (4, 2.0)]))
+    assert found.frames.tolist() == [1, 4]
+    (complaint,) = found.complaints
+    assert complaint.startswith(f"In {tmp_path / 'metrics.jsonl'}, line 2 ")
+    with pytest.raises(
+        CurveError, match=r"metrics\.jsonl does not hold the metrics of a run: line 1 .*Give the direct"
+    ):
+        curves.read(write(tmp_path, [line]))
+
+
+def test_a_score_that_was_not_finite_is_no_score(tmp_path):
+    (found,) = curves.read(write(tmp_path, [(1, 1.0), '{"env_steps": 3, "episode/score": null}']))
+    assert (found.frames.tolist(), found.end, found.complaints) == ([1], 3, ())
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl"])

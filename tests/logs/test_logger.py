@@ -14,8 +14,8 @@ import pytest
 from dreamer.envs.driver import Episode
 from dreamer.envs.info import COST, SUCCESS, SUCCESS_ANY
 from dreamer.logs import logger
-from dreamer.logs.logger import Logger, Speed, duration, read_metrics, without_repeats
-from dreamer.logs.plots import plot_learning_curve
+from dreamer.logs.logger import RESUMED, Logger, Speed, duration, read_metrics, read_numbered, without_repeats
+from dreamer.logs.plots import as_label, plot_learning_curve, plot_training
 
 COUNTERS = {"env_steps": 10, "agent_steps": 5, "updates": 2, "episodes": 1, "seconds": 3.0}
 RATES = {"rate/env_steps": 1.0, "rate/updates": 2.0, "train_ratio": 4.0, "eta_seconds": 9.0, "bottleneck": "learner"}
@@ -168,6 +168,110 @@ def test_repeated_steps_count_once():
     # A member that is ahead of another repeats nothing, and lines without env steps stay.
     lines = [*written(5, 7, member="a"), *written(3, 6, member="b"), {"note": 1}, *written(6, member="a")]
     assert without_repeats(lines) == [lines[0], *lines[2:]]
+
+
+def episode(steps, **more):
+    return {"env_steps": steps, "episode/score": 1.0, **more}
+
+
+def test_a_resume_undoes_what_lies_beyond_its_checkpoint():
+    tick = {"env_steps": 15}
+    begin = {"env_steps": 10, RESUMED: 1}
+    # Killed after an episode at 20. Before the resumed run says anything else, the same episode ends again.
+    assert without_repeats([episode(10), episode(20), begin, episode(20)]) == [episode(10), begin, episode(20)]
+    # What the first attempt has done between the checkpoint and the next line is undone, too.
+    assert without_repeats([episode(10), tick, begin, episode(20)]) == [episode(10), begin, episode(20)]
+    # An episode that ended at the step of the checkpoint was part of it, and two can end at the same step.
+    assert without_repeats([episode(10), episode(10), begin]) == [episode(10), episode(10), begin]
+    own = {"member": "a"}
+    lines = [episode(20, **own), episode(20), {**begin, **own}, episode(20, **own)]
+    assert without_repeats(lines) == lines[1:]
+
+
+def test_without_word_of_a_resume_its_first_episode_ended_after_the_checkpoint():
+    # Killed at 25, resumed from 10.
+    lines = [episode(10), episode(20, again=False), {"env_steps": 25}, episode(20, again=True), episode(20)]
+    assert without_repeats(lines) == [lines[0], *lines[3:]]
+
+
+FOREIGN = {
+    "[1, 2]": "cannot be read as a JSON object",
+    "{": "cannot be read as a JSON object",
+    "[" * 100_000: "cannot be read as a JSON object",
+    '{"env_steps": ' + "9" * 5000 + "}": "cannot be read as a JSON object",
+    '{"env_steps": ' + "9" * 400 + "}": "has no whole number from 0 on as its env_steps",
+    '{"env_steps": "3"}': "has no whole number from 0 on as its env_steps",
+    '{"env_steps": true}': "has no whole number from 0 on as its env_steps",
+    '{"env_steps": -1}': "has no whole number from 0 on as its env_steps",
+    '{"env_steps": 2.5}': "has no whole number from 0 on as its env_steps",
+    '{"env_steps": null}': "has no whole number from 0 on as its env_steps",
+    '{"seconds": "long"}': "has no number as its 'seconds'",
+    '{"episode/score": NaN}': "has no finite number as its 'episode/score'",
+    '{"episode/score": Infinity}': "has no finite number as its 'episode/score'",
+    '{"episode/score": 1e400}': "has no finite number as its 'episode/score'",
+    '{"episode/score": ' + "9" * 400 + "}": "has no finite number as its 'episode/score'",
+    '{"loss/dyn": "high"}': "has no number as its 'loss/dyn'",
+    '{"loss/dyn": {"a": 1}}': "has no number as its 'loss/dyn'",
+    '{"note": [1]}': "has no number as its 'note'",
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN, ids=lambda text: text[:40])
+def test_lines_that_no_run_writes_are_left_out_by_number_and_reason(tmp_path, text):
+    path = tmp_path / "metrics.jsonl"
+    good = {"env_steps": 1, "bottleneck": "learner", "eta_seconds": None, "episode/score": None}
+    path.write_text(f"{json.dumps(good)}\n{text}\n{json.dumps(good)}\n{text}\n")
+    found = read_numbered(path)
+    assert found.lines == {1: good, 3: good}
+    assert found.faults == {FOREIGN[text]: [2, 4]}
+    assert found.complaints() == [f"line 2, 4 {FOREIGN[text]}"]
+
+
+def test_lines_that_were_lost_are_counted_at_the_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logger, "MOST_UNWRITTEN", 3)
+    log = Logger(tmp_path / "gone", "test", 100)
+    for number in range(5):
+        log.write({"a": number})
+    log.close()
+    log.close()
+    said = capsys.readouterr().err
+    assert said.count("5 line(s) of metrics could not be written and are lost") == 1, said
+
+
+@pytest.mark.parametrize(
+    ("left", "sentence"),
+    [
+        (None, "metrics.jsonl is gone, with 18 bytes that the run had written by then: "),
+        (b"", "metrics.jsonl has 0 of the 18 bytes that the run had written by then: "),
+        (b'{"a": 1}\n', "metrics.jsonl has 9 of the 18 bytes that the run had written by then: "),
+        (b'{"a": 1}\n{"a": 2}\n', ""),
+        (b'{"a": 1}\n{"a": 2}\n{"a": 3}\n', ""),
+    ],
+)
+def test_a_resume_knows_whether_its_history_is_whole(tmp_path, left, sentence):
+    first = Logger(tmp_path, "test", 100, quiet=True)
+    assert first.bytes_written == 0
+    for number in (1, 2):
+        first.write({"a": number})
+    assert first.bytes_written == 18
+    if left is None:
+        (tmp_path / "metrics.jsonl").unlink()
+    else:
+        (tmp_path / "metrics.jsonl").write_bytes(left)
+    said = Logger(tmp_path, "test", 100, quiet=True).missing_history(18)
+    assert sentence in said and bool(said) == bool(sentence)
+
+
+NAMES = ["a $ b", "$x$", "$\\frac{1}{$", r"\$x_$", "a_b^c", "half \ud800 of one", "zero \0", "{", "%", "\\"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_any_name_can_be_a_label(name, log):
+    log.write({"env_steps": 3, "episode/score": 1.0, f"loss/{name}": 2.0})
+    log.write({"env_steps": 4, "episode/score": 2.0})
+    assert plot_learning_curve(log.logdir, name) is not None
+    assert plot_training(log.logdir, log.logdir / "training.png", name) is not None
+    assert not as_label(name).count("$") - as_label(name).count(r"\$")
 
 
 def test_a_closed_terminal_stops_nothing(log, monkeypatch):

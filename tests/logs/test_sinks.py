@@ -101,6 +101,7 @@ def test_a_limited_number_of_lines_waits_for_the_service(monkeypatch):
     sink.close()
     assert [line["a"] for line in client.lines] == [0, 1, 2, 3, 4]
     assert client.finished
+    assert said[1:] == ["4 line(s) were not sent to The Service; metrics.jsonl has them."]
 
 
 # -------------------------------------------------------------------------------------------------- Weights & Biases

@@ -59,7 +59,8 @@ def test_lines_that_are_no_metrics_are_named(tmp_path):
     assert lines == [COUNTERS, COUNTERS]
     assert sentences == [
         f"In {path}, line 2, 3, 4 cannot be read as a JSON object, and was left out.",
-        f"In {path}, line 5, 6, 7 lacks the counters env_steps and updates, and was left out.",
+        f"In {path}, line 6, 7 has no whole number from 0 on as its env_steps, and was left out.",
+        f"In {path}, line 5 lacks the counters env_steps and updates, and was left out.",
     ]
 
 
@@ -187,8 +188,8 @@ def test_foreign_metrics(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--episodes", "0"], "--episodes is 0, expected at least 1"),
-        (["--seed", "-1"], "--seed is -1, expected at least 0"),
+        (["--episodes", "0"], "--episodes is 0, expected 1 to 10000"),
+        (["--seed", "-1"], "--seed is -1, expected 0 to 4294967295"),
         (["--checkpoint", "oldest"], "'oldest' is not newest, best, or the number of a step"),
     ],
 )
