@@ -6,8 +6,9 @@ an update of size 1m. With huge pages it is a twentieth. The C library decides a
 
 import os
 import pathlib
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _VARIABLE = "GLIBC_TUNABLES"
 _SETTING = "glibc.malloc.hugetlb=1"
@@ -27,12 +28,47 @@ def needs_request(environ: Mapping[str, str], kernel: pathlib.Path = _KERNEL) ->
         return False
 
 
+def is_watched() -> bool:
+    """Whether a debugger, a profiler or a measurement of coverage follows this program; a restart would shake it off.
+
+    What they were told so far, such as breakpoints, would be lost, and with it the terminal they talk to.
+    """
+    # Since Python 3.12, they may use this in place of the older hooks; tools have numbers below 6.
+    monitoring = getattr(sys, "monitoring", None)
+    tools = [monitoring.get_tool(number) for number in range(6)] if monitoring else []
+    return sys.gettrace() is not None or sys.getprofile() is not None or any(tools)
+
+
+def is_started_directly(command: Sequence[str], arguments: Sequence[str]) -> bool:
+    """Whether a command line starts this program, and not another one that runs it: a debugger, or a notebook.
+
+    Args:
+        command: of the process, as `sys.orig_argv` has it.
+        arguments: of this program, as `sys.argv` has them.
+    """
+    before = list(command[1 : len(command) - len(arguments) + 1])
+    # ``python [options] -m MODULE``, where `sys.argv[0]` is the file of the module; or ``python [options] FILE``; or
+    # ``python [options] -c PROGRAM``, where it is ``-c``.
+    *options, last = before or [""]
+    if options and re.fullmatch("-[A-Za-z]*[mc]", options[-1]):  # Also ``-um``, which is ``-u -m``.
+        options.pop()
+    elif last != arguments[0]:
+        return False
+    # What is left are options of Python, of which two have a word of their own.
+    return all(
+        (word.startswith("-") and word != "-m") or previous in ("-W", "-X")
+        for previous, word in zip(["", *options], options, strict=False)
+    )
+
+
 def restart_with_huge_pages() -> None:
     """Restart this program, as the same process with the same arguments, if it then gets huge pages.
 
-    Does nothing the second time, on systems without them, and where the user has set ``GLIBC_TUNABLES`` to anything.
+    Does nothing the second time, on systems without them, where the user has set ``GLIBC_TUNABLES`` to anything, and if
+    another program runs this one or watches it.
     """
-    if needs_request(os.environ) and sys.orig_argv and sys.executable:
+    direct = bool(sys.orig_argv and sys.argv) and is_started_directly(sys.orig_argv, sys.argv)
+    if needs_request(os.environ) and sys.executable and direct and not is_watched():
         sys.stdout.flush()
         sys.stderr.flush()
         os.environ[_VARIABLE] = _SETTING

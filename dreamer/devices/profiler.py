@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import jax
 
+from dreamer.config import paths
+
 WARMUP = 10
 """Updates before recording starts: the first ones compile and fill caches."""
 
@@ -54,7 +56,7 @@ class Profiler:
         jax.profiler.stop_trace()
         newest = max(self._path.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
         text = summary(newest, max(1, updates - self._begin))
-        (self._path / "summary.txt").write_text(text + "\n")
+        paths.write_text(self._path / "summary.txt", text + "\n")
         trace = next(iter(newest.parent.glob("perfetto_trace.json.gz")), newest)
         self._say(f"{text}\nThe trace is {trace}; open it at https://ui.perfetto.dev. See docs/profiling.md.")
 

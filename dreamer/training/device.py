@@ -38,7 +38,7 @@ from dreamer.training import device_saves
 from dreamer.training.device_program import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.training.device_report import Report
 from dreamer.training.device_window import WINDOW, Pace, Record, summarize
-from dreamer.training.directory import exclusive, refuse_other_config, resume_command, write_config
+from dreamer.training.directory import refuse_other_config, resume_command, write_config
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
 from dreamer.training.run import Result, Run
@@ -85,20 +85,22 @@ class DeviceRun(Run):
             undo.callback(self._cleanup.close)
             self._cleanup.enter_context(self._stop.listening())
             for path in dict.fromkeys([self.logdir, *(pathlib.Path(m.config.logdir).absolute() for m in self.members)]):
-                self._cleanup.enter_context(exclusive(path))
+                self._claim(path)
             self._refuse_other_config()
             saved = device_saves.load(self.members)
             if saved is None:
                 self.state = self._begin_fresh()
             else:
-                self.state = self.loop.place(device_saves.restore(self.loop.shapes(), saved))
+                with checkpoints.explain_content(saved[0].path):
+                    self.state = self.loop.place(device_saves.restore(self.loop.shapes(), saved))
             self.ratio = TrainRatio(config.run.train_ratio, config.replay.batch_size * config.replay.batch_length)
             self.turns = 0
             self.updates = 0
             if saved is not None:
                 first_saved, *_ = saved
                 self._damaged = first_saved.damaged
-                self._restore(first_saved)
+                with checkpoints.explain_content(first_saved.path):
+                    self._restore(first_saved)
             self._open_logs(saved, quiet=quiet)
             first = self.members[0].config
             every = config.logger.pictures_every
@@ -311,9 +313,17 @@ class DeviceRun(Run):
 
     def _start_save(self, *, wait: bool = False) -> None:
         """Begin to save while training continues, unless the host has no memory for a copy; or save at once."""
+        self._check_logdir()
         learner = {"updates": self.updates, "ratio": self.ratio.state()}
         common = {"resumes": self._resumes, "learner": learner, "turns": self.turns}
-        logs = [{"recent": list(r.log.recent), "episode_logs": list(r.log.episode_logs)} for r in self.records]
+        logs = [
+            {
+                "recent": list(record.log.recent),
+                "episode_logs": list(record.log.episode_logs),
+                "metrics_bytes": record.log.bytes_written,
+            }
+            for record in self.records
+        ]
         metas = [{**self._counters_of(r), **common, **log} for r, log in zip(self.records, logs, strict=True)]
         state = self.state
         step = self.env_steps
@@ -364,6 +374,7 @@ class DeviceRun(Run):
         self._write_config()
         self.log = shown
         self.records = []
+        self._saved: list[dict[str, Any]] = []
         for index, member in enumerate(self.members):
             path = pathlib.Path(member.config.logdir)
             write_config(path, member.config)
@@ -378,7 +389,10 @@ class DeviceRun(Run):
                     summarize=summarize,
                 )
             self._cleanup.callback(log.close)
-            self.records.append(Record(member, log, saved[index].meta if saved is not None else None, names))
+            meta = saved[index].meta if saved is not None else None
+            with checkpoints.explain_content(path if saved is None else saved[index].path):
+                self.records.append(Record(member, log, meta, names))
+            self._saved.append(meta or {})
             if not alone:
                 shown.recent.extend(log.recent)
 
@@ -434,6 +448,19 @@ class DeviceRun(Run):
         if advice := dtype_advice(c):
             self.log.say(f"  {advice}")
         self._announce_origin()
+        self._announce_budget(self._ready * c.env.count)
+        for record, meta in zip(self.records, self._saved, strict=True):
+            self._say_lost_history(record.log, meta)
+
+    def _mark_resume(self, line: dict[str, Any]) -> None:
+        """See `Run._mark_resume`; in the metrics of the population, there are lines of each member, and of all."""
+        for record in self.records:
+            own = {**self._counters_of(record), **line}
+            record.log.write(own)
+            if record.log is not self.log:
+                self.log.write({**own, "member": record.member.name})
+        if len(self.records) > 1:
+            self.log.write({**self._counters(), **line})
 
     def _closing_words(self, results: Sequence[Result]) -> None:
         scored = [(record.member.name, result.evaluation) for record, result in zip(self.records, results, strict=True)]

@@ -5,13 +5,12 @@ import fcntl
 import os
 import pathlib
 import shlex
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from dreamer import checkpoints
 from dreamer import config as configs
-from dreamer.config import Config, ConfigError
+from dreamer.config import Config, ConfigError, paths
 from dreamer.envs.functions import CUSTOM, extra_path, is_same_function
 
 FREE_TO_CHANGE = (
@@ -24,15 +23,45 @@ FREE_TO_CHANGE = (
 FOLDERS = ("checkpoints", "pictures", "pictures-new", "profile", "replay", "report", "tensorboard", "wandb")
 """Directories that a run, or a report of it, makes in a log directory."""
 
-OWN_FOLDERS = (*FOLDERS[:3], "replay")
+OWN_FOLDERS = (*FOLDERS[:4], "replay")
 """Those in which a run writes to files that it finds there."""
 
-FILES = (".lock", "config.yaml", ".config.yaml.new", "learning_curve.png", "load.txt", "metrics.jsonl", "wandb_id.txt")
+FILES = (".lock", "config.yaml", "learning_curve.png", "load.txt", "metrics.jsonl", "wandb_id.txt")
 """Files that a run writes in a log directory."""
 
 
 class LogdirInUse(RuntimeError):
     """Another process is training in this directory."""
+
+
+class LogdirGone(checkpoints.CheckpointError):
+    """The log directory was removed or replaced while the run was writing to it."""
+
+
+class Claim:
+    """A log directory that this process has locked.
+
+    Args:
+        logdir: the directory.
+        lock: its open lock.
+    """
+
+    def __init__(self, logdir: pathlib.Path, lock: int):
+        self._logdir = logdir
+        self._lock = lock
+
+    def check(self) -> None:
+        """Raise `LogdirGone` if the directory is not the one that was locked: what is there now is not ours."""
+        try:
+            if os.path.samestat(os.fstat(self._lock), os.stat(self._logdir / ".lock")):
+                return
+            what = "was replaced by another directory"
+        except OSError as error:
+            what = f"is gone ({error.strerror})"
+        raise LogdirGone(
+            f"logdir={self._logdir} {what} while the run was writing to it, so the run cannot be saved there and ends. "
+            "What was in it is lost, unless it was moved and can be moved back: then resume it. Otherwise start again."
+        )
 
 
 def write_config(logdir: pathlib.Path, config: Config) -> None:
@@ -43,9 +72,7 @@ def write_config(logdir: pathlib.Path, config: Config) -> None:
     """
     path = logdir / "config.yaml"
     try:
-        fresh = path.with_name(".config.yaml.new")
-        fresh.write_text(configs.to_yaml(config))
-        os.replace(fresh, path)
+        paths.write_text(path, configs.to_yaml(config))
     except OSError as error:
         if not path.exists():
             raise ConfigError(
@@ -66,8 +93,14 @@ def default_logdir(config: Config) -> str:
 
 
 @contextlib.contextmanager
-def exclusive(logdir: pathlib.Path) -> Iterator[None]:
-    """Create and lock a log directory; the lock ends with the process, however that ends.
+def exclusive(logdir: pathlib.Path, files: Sequence[str] = FILES) -> Iterator[Claim]:
+    """Create and lock a log directory, and clear what saves of killed processes left.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        logdir: the directory.
+        files: what is going to be written there.
 
     Raises:
         LogdirInUse: another process holds it.
@@ -75,7 +108,7 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
     """
     try:
         logdir.mkdir(parents=True, exist_ok=True)
-        refuse_what_is_not_ours(logdir)
+        refuse_what_is_not_ours(logdir, files)
         lock = open(logdir / ".lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"logdir={logdir} cannot be used: {error.strerror}. Choose another logdir.") from error
@@ -97,40 +130,34 @@ def exclusive(logdir: pathlib.Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        checkpoints.remove_drafts(logdir)
+        yield Claim(logdir, lock.fileno())
 
 
-def refuse_what_is_not_ours(logdir: pathlib.Path) -> None:
+def refuse_what_is_not_ours(logdir: pathlib.Path, files: Sequence[str] = FILES) -> None:
     """Raise `ConfigError` if a link, a pipe or a device is where a run writes, or a directory where a file belongs.
 
     A run would write through a link into a file that is not its own, and wait forever at a pipe. The log directory
     itself may be a link. What has other names than a run uses is none of its business.
     """
-    for name in (*FOLDERS, *FILES):
-        _refuse(logdir / name, directory=name in FOLDERS)
+    for name in (*FOLDERS, *files):
+        refuse(logdir / name, directory=name in FOLDERS)
     for folder in OWN_FOLDERS:
-        for parent, directories, files in os.walk(logdir / folder):
+        for parent, directories, found in os.walk(logdir / folder):
             for name in directories:
-                _refuse(pathlib.Path(parent, name), directory=True)
-            for name in files:
-                _refuse(pathlib.Path(parent, name), directory=False)
+                refuse(pathlib.Path(parent, name), directory=True)
+            for name in found:
+                refuse(pathlib.Path(parent, name))
 
 
-def _refuse(path: pathlib.Path, *, directory: bool) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode) if directory else stat.S_ISREG(mode):
-        return
-    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
-    kinds[stat.S_IFREG] = "a file"
-    got = kinds.get(stat.S_IFMT(mode), "a device")
-    expected = "a directory" if directory else "a file"
-    raise ConfigError(
-        f"{path} is {got}, expected {expected} or nothing, because a run writes there. Remove it, or choose another "
-        f"logdir; to keep runs on another disk, let the whole logdir be a link."
-    )
+def refuse(path: pathlib.Path, *, directory: bool = False) -> None:
+    """Raise `ConfigError` if something other than a file (or a directory) is where a run writes one."""
+    if got := paths.obstacle(path, directory=directory):
+        expected = "a directory" if directory else "a file"
+        raise ConfigError(
+            f"{path} is {got}, expected {expected} or nothing, because a run writes there. Remove it, or choose "
+            "another logdir; to keep runs on another disk, let the whole logdir be a link."
+        )
 
 
 def refuse_other_config(saved: Config, config: Config, logdir: pathlib.Path) -> None:

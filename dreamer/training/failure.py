@@ -5,6 +5,7 @@ by their path; ``batch-HOST.npz``, the share of the batch that each host sampled
 the spaces, and the name of the tensor.
 """
 
+import errno
 import json
 import pathlib
 import shlex
@@ -18,6 +19,7 @@ import numpy as np
 from dreamer import checkpoints
 from dreamer.agent import Agent
 from dreamer.checkpoints import Snapshot
+from dreamer.config import paths
 from dreamer.devices.hosts import HostError, Hosts
 from dreamer.replay.layout import STORED
 from dreamer.spaces import portable
@@ -103,7 +105,9 @@ def _write(path: pathlib.Path, agent: Agent | Snapshot, skip: Skip, hosts: Hosts
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file; unpickles nothing."""
+    """The arrays of an ``.npz`` file; unpickles nothing, and raises `OSError` if it is none of our files."""
+    if found := paths.obstacle(path):
+        raise OSError(errno.EINVAL, f"it is {found}, expected a file", str(path))
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 

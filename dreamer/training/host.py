@@ -24,7 +24,7 @@ from dreamer.checkpoints.saver import room_for_copy
 from dreamer.config import Config
 from dreamer.devices import backend
 from dreamer.devices.hosts import join
-from dreamer.devices.memory import MemoryPlan, tree_bytes, working_bytes
+from dreamer.devices.memory import MemoryPlan, host_memory, tree_bytes, working_bytes
 from dreamer.devices.placement import available_bytes, dtype_advice, expectation, placement
 from dreamer.devices.profiler import Profiler
 from dreamer.envs.driver import Driver, Row
@@ -34,7 +34,7 @@ from dreamer.evaluate import Evaluation
 from dreamer.logs import logger
 from dreamer.logs.watcher import SEQUENCES, Prediction, context_of
 from dreamer.replay import Layout, Replay, ReplayDiskError, TrainRatio
-from dreamer.training.directory import exclusive, refuse_other_config, resume_command
+from dreamer.training.directory import refuse_other_config, resume_command
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
 from dreamer.training.learner import Learner
@@ -73,14 +73,16 @@ class HostRun(Run):
             attempt = undo.enter_context(contextlib.ExitStack())
             attempt.enter_context(hosts.together("start"))
             if hosts.first:
-                self._cleanup.enter_context(exclusive(self.logdir))
+                self._claim(self.logdir)
             own = hosts.part(config)
             where = placement(config)
             found = checkpoints.exists(self.logdir)
             saved = checkpoints.load(self.logdir, with_replay=True, hosts=hosts) if found else None
             if saved is not None:
                 refuse_other_config(saved.config, config, self.logdir)
-            resumes = saved.meta["resumes"] + 1 if saved is not None else 0
+            self._saved: dict[str, Any] = saved.meta if saved is not None else {}
+            with checkpoints.explain_content(saved.path if saved is not None else self.logdir):
+                resumes = self._saved["resumes"] + 1 if self._saved else 0
             # Where environments cannot be restored, a resume plays new episodes, with new seeds.
             env_seed, replay_seed = np.random.SeedSequence([config.seed, resumes, hosts.index]).spawn(2)
             vector = envs.VectorEnv(make, own.env, env_seed, on_message=self._hear)
@@ -100,6 +102,7 @@ class HostRun(Run):
                     self.agent.algorithm.stored_span,
                 ),
                 np.random.default_rng(replay_seed),
+                available_bytes=host_memory().available,
                 directory=self.logdir / "replay" / str(hosts.index),
             )
             replayed = config.replay.batch_size * config.replay.batch_length
@@ -112,14 +115,15 @@ class HostRun(Run):
             self._damage = ""
             self._damaged = saved.damaged if saved is not None else ()
             if saved is not None:
-                self._restore(saved)
+                with checkpoints.explain_content(saved.path):
+                    self._restore(saved)
             elif config.load.from_:
                 self._transfer = transfer.read(config.load, self.agent.state.nets, hosts)
                 self.agent.state = transfer.begin_with(self.agent.state, self._transfer)
             self._counted = self._steps()
             if hosts.first:
                 self._write_config()
-            self._open_log(saved, quiet=quiet)
+            self._open_log(quiet=quiet)
             self.saver = self._make_saver(background=hosts.count == 1)
             attempt.close()
             hosts.same("The checkpoint found by", f"{self._counted} {resumes}")
@@ -136,7 +140,7 @@ class HostRun(Run):
         else:
             self._heard.append(message)
 
-    def _open_log(self, saved: checkpoints.Checkpoint | None, *, quiet: bool) -> None:
+    def _open_log(self, *, quiet: bool) -> None:
         """Open the log and the watcher; only those of the first host write anything."""
         config = self.config
         first = self.hosts.first
@@ -146,8 +150,8 @@ class HostRun(Run):
             summarize=envs.summarizer(config.task),
             logdir=self.logdir if first else None,
         )
-        self.log.recent.extend(saved.meta["recent"] if saved is not None else [])
-        self.log.episode_logs.extend(saved.meta.get("episode_logs", []) if saved is not None else [])
+        self.log.recent.extend(self._saved.get("recent", []))
+        self.log.episode_logs.extend(self._saved.get("episode_logs", []))
         every = config.logger.pictures_every if first else 0.0
         self.watcher = self._make_watcher(self.logdir, self.agent.obs_spaces, config.seed, every)
 
@@ -298,6 +302,7 @@ class HostRun(Run):
             except ReplayDiskError as error:
                 if self._stop:
                     return False
+                self._check_logdir()
                 if not waiting:
                     self.log.say(f"{error.strerror}. Training waits for it.")
                 waiting = True
@@ -390,10 +395,13 @@ class HostRun(Run):
 
     def _start_save(self, *, wait: bool = False) -> None:
         """Begin to save while training continues, unless there is no memory for a copy; or save at once."""
+        with self.hosts.together("find its log directory"):
+            self._check_logdir()
         step = self.driver.env_steps
         agent = self.agent
         replay = self.learner.replay_state()
         meta = {**self._counters(), "resumes": self._resumes, "learner": self.learner.state()}
+        meta["metrics_bytes"] = self.log.bytes_written
         meta["recent"] = list(self.log.recent)
         meta["episode_logs"] = [dict(log) for log in self.log.episode_logs]
         # With the replay, as each host has its own environments too.
@@ -474,6 +482,8 @@ class HostRun(Run):
             self.log.say(f"  {message}")
         self._heard = None
         self._announce_origin()
+        self._announce_budget(replay.steps_until_ready * self.hosts.count * c.env.repeat)
+        self._say_lost_history(self.log, self._saved)
         if self._damage:
             self.log.say(f"  {self._damage}")
         if self._resumes:

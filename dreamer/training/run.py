@@ -6,6 +6,7 @@ closes. The loops differ in what a turn is, and what a checkpoint holds.
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import time
 from abc import ABC, abstractmethod
@@ -20,7 +21,7 @@ from dreamer import config as configs
 from dreamer.agent import Agent
 from dreamer.checkpoints import transfer
 from dreamer.checkpoints.saver import Saved, Saver
-from dreamer.config import Config
+from dreamer.config import Config, paths
 from dreamer.envs import EnvError
 from dreamer.evaluate import Evaluation, MakeEnv, evaluate
 from dreamer.evaluate.episodes import PlayStopped
@@ -28,7 +29,7 @@ from dreamer.logs import logger
 from dreamer.logs.logger import Logger
 from dreamer.logs.plots import plot_learning_curve
 from dreamer.logs.watcher import Prediction, Watcher
-from dreamer.training.directory import evaluate_command, note_best, write_config
+from dreamer.training.directory import Claim, evaluate_command, exclusive, note_best, write_config
 from dreamer.training.stopping import StopRequest
 from dreamer.types import Metrics
 
@@ -83,6 +84,7 @@ class Run(ABC):
         self._resumes = 0
         self._damaged: Sequence[checkpoints.Damaged] = ()
         self._transfer: transfer.Taken | None = None
+        self._claims: list[Claim] = []
         self._lines = DIAGNOSE_EVERY  # Since the last diagnosis: the first line that can have one does.
 
     @property
@@ -111,6 +113,15 @@ class Run(ABC):
         """What `Algorithm.diagnose` says of a batch; empty if that is not wanted, or not known yet."""
 
     # Opening
+
+    def _claim(self, logdir: pathlib.Path) -> None:
+        """Create and lock a directory for as long as the run lasts."""
+        self._claims.append(self._cleanup.enter_context(exclusive(logdir)))
+
+    def _check_logdir(self) -> None:
+        """Raise `LogdirGone` if a directory of the run was removed or replaced."""
+        for claim in self._claims:
+            claim.check()
 
     def _make_log(
         self,
@@ -149,7 +160,7 @@ class Run(ABC):
         """Write the config, and the list of what ``load.from`` gave."""
         write_config(self.logdir, self.config)
         if self._transfer is not None:
-            (self.logdir / "load.txt").write_text(self._transfer.listing())
+            paths.write_text(self.logdir / "load.txt", self._transfer.listing())
 
     def _announce_origin(self) -> None:
         """Say what the run starts from, if not from scratch."""
@@ -161,10 +172,37 @@ class Run(ABC):
     # Turns
 
     def _start_clock(self) -> None:
-        """Training begins now."""
+        """Training begins now; if it was resumed, the metrics say where."""
         self._begin = time.perf_counter()
-        if self._damaged:
-            self.log.write({**self._counters(), "resume/damaged_checkpoints": len(self._damaged)})
+        if self._resumes:
+            damaged = {"resume/damaged_checkpoints": len(self._damaged)} if self._damaged else {}
+            self._mark_resume({logger.RESUMED: self._resumes, **damaged})
+
+    def _mark_resume(self, line: dict[str, Any]) -> None:
+        """Write the first line after a resume, by which readers know that what lies beyond its counters was undone."""
+        self.log.write({**self._counters(), **line})
+
+    def _say_lost_history(self, log: Logger, meta: Mapping[str, Any]) -> None:
+        """Say so if metrics from before the checkpoint with this ``meta`` are gone."""
+        if lost := log.missing_history(meta.get("metrics_bytes", 0)):
+            self.log.say(f"  {lost}")
+
+    def _announce_budget(self, ready: int) -> None:
+        """Say so if the run ends before its first update.
+
+        Args:
+            ready: env steps after which replay holds a batch, if no episode ends before.
+        """
+        run = self.config.run
+        replay = self.config.replay
+        # What an update replays has to be earned by steps after that.
+        first = ready + math.ceil(replay.batch_size * replay.batch_length / run.train_ratio) * self.config.env.repeat
+        if run.env_steps < first:
+            self.log.say(
+                f"  run.env_steps={run.env_steps:,} ends this run before its first update, so the agent will not be "
+                f"trained: batches of {replay.batch_size} x {replay.batch_length} can be drawn and are due after about "
+                f"{first:,} env steps. Raise run.env_steps, or lower replay.batch_size or replay.batch_length."
+            )
 
     def _seconds(self) -> float:
         """Seconds of training, over all resumes."""
@@ -283,7 +321,10 @@ class Run(ABC):
             "config": self.logdir / "config.yaml",
             "learning curve": curve,
         }
-        lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{ended} ended it.", *scores]
+        lines = [f"Trained for {self.env_steps:,} env steps in {duration}; run.{ended} ended it."]
+        if not self._counters()["updates"]:
+            lines.append("No update was made: the agent is as it was at the start, not trained.")
+        lines += scores
         lines += [f"  {name:<15} {self._as_typed(where)}" for name, where in files.items() if where is not None]
         lines.append(f"{again}: {evaluate_command(self._scored_logdir(), self.config.task)}")
         self.log.say("\n".join(lines))

@@ -56,6 +56,62 @@ def test_the_same_program_restarts_once(tmp_path, text, starts):
     assert len({line.rpartition(" ")[2] for line in begins}) == 1  # One process.
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        (["python", "-m", "dreamer.train"], ["/x/train.py"], True),
+        (["python", "-m", "dreamer.train", "-m", "a"], ["/x/train.py", "-m", "a"], True),
+        (["python", "-um", "dreamer.train", "a"], ["/x/train.py", "a"], True),
+        (["python", "-X", "dev", "-W", "error", "-i", "-m", "dreamer.train"], ["/x/train.py"], True),
+        (["python", "train.py", "a"], ["train.py", "a"], True),
+        (["python", "-c", "program", "a"], ["-c", "a"], True),
+        (["python", "-m", "pdb", "-m", "dreamer.train", "a"], ["/x/train.py", "a"], False),
+        (["python", "-m", "pdb", "-c", "c", "-m", "dreamer.train"], ["/x/train.py"], False),
+        (["python", "-m", "pdb", "train.py"], ["train.py"], False),
+        (["python", "-m", "coverage", "run", "-m", "dreamer.train"], ["/x/train.py"], False),
+        (["python", "/bin/coverage", "run", "-m", "dreamer.train"], ["/x/train.py"], False),
+        (["python", "-m", "ipykernel_launcher", "-f", "x.json"], ["/x/train.py", "a"], False),
+        (["python", "/bin/ipython"], ["/x/train.py"], False),
+    ],
+)
+def test_only_a_program_that_was_started_itself_restarts(command, arguments, expected):
+    assert huge_pages.is_started_directly(command, arguments) is expected
+
+
+@pytest.mark.parametrize(
+    ("before", "starts"),
+    [
+        ("", 2),
+        ("sys.settrace(lambda *_: None)", 1),
+        ("sys.setprofile(lambda *_: None)", 1),
+        pytest.param(
+            "sys.monitoring.use_tool_id(0, 'debugger')",
+            1,
+            marks=pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="Python 3.12 has it"),
+        ),
+    ],
+)
+def test_a_program_that_is_watched_goes_on_as_it_is(tmp_path, before, starts):
+    environ = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    program = PROGRAM.replace("huge_pages.restart", f"{before}\nhuge_pages.restart")
+    command = [sys.executable, "-c", program, str(setting(tmp_path, "always [madvise] never"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout.count("started") == starts
+
+
+def test_a_debugger_keeps_its_program(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environ = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-m", "pdb", "-c", "break 8", "-c", "continue", "-c", "p 'at the ' + 'end'", "-c", "q"]
+    command += ["program.py", str(setting(tmp_path, "always [madvise] never"))]
+    path = {"PYTHONPATH": os.pathsep.join(map(str, [pathlib.Path.cwd(), *filter(None, [environ.get("PYTHONPATH")])]))}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**environ, **path}, cwd=tmp_path, stdin=subprocess.DEVNULL
+    )
+    assert done.stdout.count("started") == 1, done.stdout + done.stderr
+    assert "at the end" in done.stdout
+
+
 def test_training_restarts_before_its_slow_imports():
     program = """
 import runpy, sys

@@ -12,6 +12,7 @@ from dreamer.config import ConfigError
 from dreamer.training.directory import (
     FILES,
     FOLDERS,
+    LogdirGone,
     evaluate_command,
     exclusive,
     refuse_other_config,
@@ -24,7 +25,14 @@ def open_and_close(logdir: pathlib.Path) -> None:
         pass
 
 
-PLACES = [*FILES, *FOLDERS, "checkpoints/000000000010/meta.json", "checkpoints/000000000010", "replay/0/reward.bin"]
+PLACES = [
+    *FILES,
+    *FOLDERS,
+    "checkpoints/000000000010/meta.json",
+    "checkpoints/000000000010",
+    "replay/0/reward.bin",
+    "profile/plugins",
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -100,3 +108,31 @@ def test_a_run_from_before_its_environment_had_a_name_goes_on(tmp_path):
     changed = configs.override(new, ["seed=3"])
     with pytest.raises(ConfigError, match=r"1 key\(s\) differ:\n  seed: .*\n.*: dreamer\.train\(env=Walk, config="):
         refuse_other_config(old, changed, tmp_path)
+
+
+def test_a_start_clears_what_killed_saves_have_left(tmp_path):
+    left = tmp_path / "checkpoints" / "000000000010-new.orbax-checkpoint-tmp-3"
+    left.mkdir(parents=True)
+    kept = tmp_path / "checkpoints" / "000000000009"
+    kept.mkdir()
+    open_and_close(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [kept.name]
+
+
+def test_a_claim_knows_the_directory_that_it_was_made_for(tmp_path):
+    logdir = tmp_path / "run"
+    with exclusive(logdir) as claim:
+        claim.check()
+        moved = logdir.rename(tmp_path / "moved")
+        with pytest.raises(LogdirGone, match=r"logdir=.*run is gone \(No such file or directory\) while"):
+            claim.check()
+        # Another run begins there.
+        with (
+            exclusive(logdir),
+            pytest.raises(LogdirGone, match=r"logdir=.*run was replaced by another directory while"),
+        ):
+            claim.check()
+        (logdir / ".lock").unlink()
+        logdir.rmdir()
+        moved.rename(logdir)
+        claim.check()

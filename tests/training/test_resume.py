@@ -1,11 +1,17 @@
 """A run that was interrupted and resumed is, bit for bit, the run that never stopped."""
 
+import os
+import shutil
+
 import pytest
 
 from dreamer import checkpoints
 from dreamer import train as training
-from dreamer.logs.logger import read_metrics
+from dreamer.compare import curves
+from dreamer.envs.suites.probes import Action
+from dreamer.logs.logger import RESUMED, read_metrics, without_repeats
 from dreamer.replay import read_contents
+from dreamer.training.directory import LogdirGone
 from tests.small import run_config, same_tree
 
 pytestmark = pytest.mark.slow
@@ -23,11 +29,13 @@ def kept(logdir):
     """All that a checkpoint and the metrics hold, without times and without what tells of resuming."""
     saved = checkpoints.load(logdir, with_replay=True)
     assert saved.replay is not None
-    meta = {key: value for key, value in saved.meta.items() if key not in ("config", "seconds", "resumes", "replay")}
+    about = ("config", "seconds", "resumes", "replay", "metrics_bytes")
+    meta = {key: value for key, value in saved.meta.items() if key not in about}
     # How often it was saved tells of resuming, too.
     rest = {key: value for key, value in saved.replay.items() if key not in ("fields", "generation")}
     fields = saved.replay["fields"] | read_contents(logdir / "replay" / "0", saved.replay)
-    lines = [line for line in read_metrics(logdir / "metrics.jsonl") if "save/seconds" not in line]
+    own = ("save/seconds", RESUMED)
+    lines = [line for line in read_metrics(logdir / "metrics.jsonl") if not any(name in line for name in own)]
     lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
     return saved.state, fields, meta, rest, lines
 
@@ -56,3 +64,84 @@ def test_interrupted_and_resumed_is_straight(tmp_path, overrides, capsys):
     assert "driver/arrays" in fields and any(name.startswith("pending/") for name in fields)
     assert values == values_
     assert values[0]["learner"]["updates"] > 5 and len(values[2]) > 20
+
+
+POPULATION = ("task=jax_action", "run.loop=device", "population=2")
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("run.log_every=1000",), POPULATION], ids=["host", "few lines", "population"]
+)
+def test_episodes_of_a_killed_run_count_once(tmp_path, overrides):
+    straight = train(tmp_path / "straight", 60, *overrides)
+    killed = tmp_path / "killed"
+    train(killed, 20, *overrides)
+    places = [path.relative_to(killed) for name in ("checkpoints", "replay") for path in killed.rglob(name)]
+    for place in places:
+        shutil.copytree(killed / place, tmp_path / "saved" / place)
+    train(killed, 40, *overrides)
+    # A process that is killed after the checkpoint at 20 leaves its lines up to 40, and nothing else.
+    for place in places:
+        shutil.rmtree(killed / place)
+        shutil.copytree(tmp_path / "saved" / place, killed / place)
+    train(killed, 60, *overrides)
+    for one, two in zip(curves.read(straight.logdir), curves.read(killed), strict=True):
+        assert one.frames.tolist() == two.frames.tolist()
+        assert one.scores.tolist() == two.scores.tolist()
+    members = [line for line in lines_of(killed) if "episode/score" in line]
+    assert len(members) == len([line for line in lines_of(straight.logdir) if "episode/score" in line]) > 20
+
+
+def lines_of(logdir):
+    return without_repeats(read_metrics(logdir / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(("keep", "sentence"), [(0, "is gone, with"), (40, "has 40 of the")])
+def test_a_resumed_run_says_that_its_history_is_gone(tmp_path, capsys, keep, sentence):
+    train(tmp_path, 20)
+    path = tmp_path / "metrics.jsonl"
+    os.truncate(path, keep)
+    if not keep:
+        path.unlink()
+    train(tmp_path, 24)
+    assert f"metrics.jsonl {sentence}" in (said := capsys.readouterr().err)
+    train(tmp_path, 28)
+    assert "the run had written by then" in said and "the run had written by then" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fate", ["removed", "replaced"])
+@pytest.mark.parametrize("save_every", [0, 1000])
+def test_a_log_directory_that_goes_away_ends_the_run_at_its_next_save(tmp_path, capsys, fate, save_every):
+    logdir = tmp_path / "run"
+    taken: list[None] = []
+
+    class Taking(Action):
+        """The probe, at whose twentieth step the log directory is moved away."""
+
+        def step(self, action):
+            taken.append(None)
+            if len(taken) == 20:
+                logdir.rename(tmp_path / "elsewhere")
+                if fate == "replaced":
+                    logdir.mkdir()
+                    (logdir / ".lock").write_text("1")
+            return super().step(action)
+
+    what = "is gone (No such file or directory)" if fate == "removed" else "was replaced by another directory"
+    with pytest.raises(LogdirGone) as error:
+        training.train(Taking, run_config(logdir, "run.eval_episodes=0", f"run.save_every={save_every}"))
+    assert f"logdir={logdir} {what} while the run was writing to it" in str(error.value)
+    assert (len(taken) < 40) == (save_every == 0)
+    assert not logdir.exists() if fate == "removed" else [path.name for path in logdir.iterdir()] == [".lock"]
+    assert "line(s) of metrics could not be written and are lost" in capsys.readouterr().err or fate == "replaced"
+
+
+@pytest.mark.parametrize("loop", [(), ("task=jax_action", "run.loop=device")], ids=["host", "device"])
+def test_a_budget_without_an_update_is_said_at_the_start_and_at_the_end(tmp_path, capsys, loop):
+    begin, end = "run.env_steps=4 ends this run before its first update", "No update was made"
+    train(tmp_path / "short", 4, *loop)
+    said = capsys.readouterr().err
+    assert said.index(begin) < said.index(end)
+    train(tmp_path / "long", 60, *loop)
+    said = capsys.readouterr().err
+    assert "before its first update" not in said and end not in said
