@@ -9,7 +9,6 @@ if not __package__:  # Started as a file: Python would look for its own types.py
 import argparse
 import json
 import pathlib
-import zipfile
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from dreamer import checkpoints
 from dreamer.agent import Agent, guard
 from dreamer.checkpoints import Checkpoint, CheckpointError, former
+from dreamer.checkpoints.files import UNREADABLE
 from dreamer.config import ConfigError, paths
 from dreamer.logs import averages
 from dreamer.logs.terminal import exit_status
@@ -48,7 +48,7 @@ def recompute(path: pathlib.Path) -> tuple[Batch, str, dict[str, float]]:
         obs_spaces, action_spaces = saved.spaces
         agent = Agent(saved.config, obs_spaces, action_spaces)
         batch = batch_of(arrays, agent.algorithm.stored)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path} holds no failed update that can be read: {error}.") from error
     checkpoints.restore_agent(agent, saved)
     _, updated = agent.update(batch)

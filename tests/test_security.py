@@ -91,7 +91,7 @@ def test_nothing_in_a_file_is_executed(path):
     assert dangers(ast.parse(path.read_text())) <= allowed
 
 
-@pytest.mark.parametrize("size", ["rssm.deter=1_000_000_000", "nets.units=100_000_000", "rssm.hidden=1_000_000_000"])
+@pytest.mark.parametrize("size", ["rssm.deter=16_000_000", "nets.units=16_000_000", "rssm.hidden=16_000_000"])
 def test_absurd_networks_are_refused_before_anything_is_allocated(size):
     with pytest.raises(
         ConfigError, match=r"needs at least [\d,]+\.\d GB of memory: .* GB are available\. Choose a smaller"
@@ -100,7 +100,7 @@ def test_absurd_networks_are_refused_before_anything_is_allocated(size):
 
 
 def test_an_absurd_replay_is_refused_before_anything_is_allocated():
-    config, spec = small_config("replay.capacity=1_000_000_000_000_000"), latent_spec(16, 3, 4, np.float32)
+    config, spec = small_config("replay.capacity=1_000_000_000_000"), latent_spec(16, 3, 4, np.float32)
     with pytest.raises(ReplayMemoryError, match=r"needs \d+\.\d+ GB of memory .* The largest that fits"):
         Replay(config.replay, 2, Layout.of(OBS_SPACES, ACTION_SPACES, spec), np.random.default_rng(0))
 

@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -436,7 +435,7 @@ def _explain_errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except DamageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except files.UNREADABLE as error:
         raise CheckpointError(
             f"The checkpoint {path} cannot be read: {_reason(error)}. No file is known to be damaged, so no older "
             "checkpoint is used. Check its permissions, and use the versions of the libraries that wrote it."

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import zipfile
 from typing import NamedTuple
 
 from dreamer.checkpoints import manifest
@@ -21,6 +22,13 @@ from dreamer.config import paths
 _COMPLETE = re.compile(r"\d{12}(-old)?")
 _LEFTOVER = re.compile(r"\d{12}-(new|gone|host\d+-new)(\..*)?")
 _BEST = "best.json"
+
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError),
+    zipfile.BadZipFile,
+)
+"""What reading files raises that are not as a run writes them, or that the system does not give."""
 
 
 class CheckpointError(RuntimeError):

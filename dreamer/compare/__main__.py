@@ -199,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
-        print(f"Error: The picture '{args.out}' cannot be written: {error}.", file=sys.stderr)
+        reason = getattr(error, "strerror", None) or error
+        print(f"Error: The picture '{args.out}' cannot be written: {reason}.", file=sys.stderr)
         return 2
     for complaint in [text for each in comparisons for run in each.group.runs for text in run.complaints]:
         print(f"Warning: {complaint}", file=sys.stderr)

@@ -16,6 +16,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from dreamer.config import ConfigError, ReplayConfig
 from dreamer.replay import storage
@@ -54,7 +55,8 @@ class Replay:
         num_envs: N, environments that step together.
         layout: what a row holds, from `Layout.of`.
         rng: draws the sequences. Owned by this replay from here on; its state is part of `commit`.
-        available_bytes: memory that may be used; None: as much as it takes.
+        available_bytes: memory that may be used, see `dreamer.devices.memory.host_memory`; None: what the host has
+            free, whatever a container allows of it.
         directory: where the files are, which only this replay may use; None: everything is in memory, and `commit`
             is not possible. The first `add` replaces the files of an earlier replay, unless `restore` comes first.
 
@@ -92,8 +94,9 @@ class Replay:
         self._specs = layout.specs
         self._directory = directory
         in_memory = {name: spec for name, spec in self._specs.items() if directory is None or is_stored(name)}
-        if available_bytes is not None:
-            check_memory(config.capacity, num_envs, bytes_per_step(in_memory), available_bytes)
+        if available_bytes is None:
+            available_bytes = psutil.virtual_memory().available
+        check_memory(config.capacity, num_envs, bytes_per_step(in_memory), available_bytes)
         self.memory_bytes = self._rows * num_envs * bytes_per_step(in_memory)
         self.disk_bytes = 0 if directory is None else disk_bytes(self._specs, num_envs, self._rows)
         if directory is not None:

@@ -1,6 +1,7 @@
 """The command that compares: what it prints and draws, and its errors."""
 
 import json
+import os
 import pathlib
 import re
 
@@ -156,3 +157,43 @@ def test_the_documentation_names_every_suite():
     text = (pathlib.Path(__file__).parents[2] / "docs" / "compare.md").read_text()
     for suite in released.suites():
         assert f"`{suite}`" in text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["a link", "a pipe", "a directory"])
+def test_a_picture_is_not_drawn_through_what_is_no_file(tmp_path, capsys, kind):
+    run = str(write(tmp_path / "run", [(10, 1.0), (20, 2.0)]))
+    path = tmp_path / "compare.png"
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a link":
+        path.symlink_to(precious)
+    else:
+        path.mkdir()
+    assert compare.main([run, "--reference", "none", "--out", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"Error: The picture '{path}' cannot be written: it is {kind}, expected a file or nothing.\n"
+    assert precious.read_text() == "precious"
+    assert not list(tmp_path.glob(".new*"))
+
+
+def test_names_with_dollars_and_homes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("one", "two"):
+        write(tmp_path / name, [(10, 1.0), (20, 2.0)], "task=gym_$x_$-v1", f"load.from=${name}_{{$")
+    assert compare.main(["~/one", "~/two", "--reference", "none", "--out", "~/a picture"]) == 0
+    assert f"Picture: {tmp_path / 'a picture.png'}" in capsys.readouterr().out
+    with Image.open(tmp_path / "a picture.png") as picture:
+        assert picture.size[0] > 100
+
+
+def test_lines_that_were_left_out_are_named(tmp_path, capsys):
+    run = write(tmp_path, [(10, 1.0), '{"env_steps": 15, "episode/score": "high"}', (20, 2.0)])
+    assert compare.main([str(run), "--reference", "none"]) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        f"Warning: In {run / 'metrics.jsonl'}, line 2 has no number as its 'episode/score', and was left out.\n"
+    )
+    assert "1 run, seed 0" in said.out

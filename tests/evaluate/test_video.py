@@ -1,6 +1,7 @@
 """Videos: what is where in a frame, files that players read, and what to do without an encoder."""
 
 import gc
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -193,3 +194,17 @@ def test_the_networks_are_asked_for_predictions_and_values():
     predictions, value = agent.algorithm.view(agent.state.nets, memory)
     assert {key: array.shape for key, array in predictions.items()} == {"label": (2, 3), "vector": (2, 4)}
     np.testing.assert_array_equal(value, np.zeros(2))  # Fresh critics know of nothing.
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+def test_a_video_is_not_written_through_what_is_no_file(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "out.mp4"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "elsewhere.mp4")
+    with pytest.raises(video.VideoError, match=rf"'{path}' is {kind}, expected a file or nothing"):
+        video.Film("~/out.mp4", Blind())
+    assert not (tmp_path / "elsewhere.mp4").exists()

@@ -283,6 +283,12 @@ def test_memory_is_refused_before_it_is_allocated(monkeypatch):
         make(num_envs=4, rows=25, seed=rng, available_bytes=100 * step - 1)
 
 
+def test_memory_of_this_machine_is_asked(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 100}))
+    with pytest.raises(ReplayMemoryError):
+        make()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

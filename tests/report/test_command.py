@@ -1,6 +1,7 @@
 """The report command: what it reads, what it refuses, and a page that a browser shows without asking anybody."""
 
 import json
+import os
 import pathlib
 import shutil
 from types import SimpleNamespace
@@ -300,3 +301,26 @@ def test_the_command_reports_on_a_run(tmp_path, capsys):
     assert command.main([str(logdir), "--episodes", "3", "--seed", "1", "--out", str(tmp_path / "two")]) == 0
     assert (tmp_path / "two" / "report.json").read_bytes() != first["report.json"]
     assert checkpoints.exists(logdir)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", ["", "index.html", "report.json", ".probe"])
+@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+def test_a_report_is_not_written_through_what_is_no_file(tmp_path, place, kind):
+    path = tmp_path / "report" / place
+    path.parent.mkdir(exist_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(elsewhere)
+    with pytest.raises(ReportError, match=rf"is {kind}, expected a (file|directory) or nothing. Choose another"):
+        report._prepare(tmp_path / "report", is_default=True)
+    assert not elsewhere.exists()
+
+
+def test_a_directory_that_is_named_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "report").symlink_to(tmp_path / "real")
+    report._prepare(tmp_path / "report", is_default=False)
+    assert not list((tmp_path / "real").iterdir())

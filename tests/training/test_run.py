@@ -265,7 +265,7 @@ def test_a_signal_before_the_first_update_saves_and_tells_by_the_status(tmp_path
 def test_a_config_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     write_config(tmp_path, small_config())
 
-    def full(self, text):
+    def full(self, text, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_text", full)
