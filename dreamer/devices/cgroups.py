@@ -11,7 +11,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path("/")
 
 
-class Group(NamedTuple):
+class ControlGroup(NamedTuple):
     """A control group of this process."""
 
     version: int
@@ -33,7 +33,7 @@ class Group(NamedTuple):
             return {}
 
 
-def groups(resource: str, root: pathlib.Path = ROOT) -> list[Group]:
+def groups(resource: str, root: pathlib.Path = ROOT) -> list[ControlGroup]:
     """The groups of this process that limit a resource, its own first, then those above it.
 
     Args:
@@ -45,7 +45,7 @@ def groups(resource: str, root: pathlib.Path = ROOT) -> list[Group]:
         for mount in _mounts(resource, version, root):
             own = _within(path, mount)
             for directory in (own, *own.parents):
-                found.append(Group(version, directory))
+                found.append(ControlGroup(version, directory))
                 if directory == mount.point:
                     break
     return list(dict.fromkeys(found))
@@ -105,4 +105,4 @@ def _lines(path: pathlib.Path) -> list[str]:
         return []
 
 
-__all__ = ["Group", "groups"]
+__all__ = ["ControlGroup", "groups"]

@@ -117,7 +117,7 @@ def cores() -> Iterator[MachineFinding]:
         yield MachineFinding("note", "cores", f"{text}commands with taskset -c 0-{max(0, round(quota) - 1)}.")
 
 
-def _quota(group: cgroups.Group) -> float | None:
+def _quota(group: cgroups.ControlGroup) -> float | None:
     """How many cores' worth of time a control group may use; None: any."""
     try:
         if group.version == 1:

@@ -13,9 +13,9 @@ import pytest
 from dreamer import train as training
 from dreamer.checkpoints import exists
 from dreamer.config import ConfigError
-from dreamer.devices.memory import MemoryPlan, compile_program, give_back, tree_bytes, working_bytes
+from dreamer.devices.memory import HostMemory, MemoryPlan, compile_program, give_back, tree_bytes, working_bytes
 from dreamer.envs.suites.probes import Action
-from dreamer.replay import Layout, Replay
+from dreamer.replay import Layout, Replay, ReplayMemoryError
 from tests.small import ACTION_SPACES, OBS_SPACES, latent_spec, run_config, small_batch, small_config
 
 
@@ -129,6 +129,14 @@ def test_a_run_without_memory_for_its_update_does_not_start(tmp_path, monkeypatc
     assert not exists(tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
     assert not training.train(None, config, quiet=True).interrupted
+
+
+@pytest.mark.slow
+def test_replay_has_to_fit_into_what_a_container_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer.training.host.host_memory", lambda: HostMemory(2000, 1000, limited=True))
+    with pytest.raises(ReplayMemoryError, match=r"replay.capacity=400 needs .* 0\.00 GB are available"):
+        training.train(None, run_config(tmp_path, "run.eval_episodes=0"), quiet=True)
+    assert not exists(tmp_path)
 
 
 class Watching(Action):
