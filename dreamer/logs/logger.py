@@ -7,8 +7,10 @@ retried with the next line.
 
 import collections
 import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -86,6 +88,7 @@ class Logger:
         self._updates: list[Mapping[str, Any]] = []
         self._unwritten: list[str] = []
         self._lost = 0
+        self._directory: os.stat_result | None = None
         self._failing = False
         self._checked_end = False
         self._console = Console(file=sys.stderr, quiet=quiet)
@@ -213,6 +216,7 @@ class Logger:
         if path is None or not self._unwritten:
             return
         try:
+            self._require_own_directory(path.parent)
             with open(path, "a+b") as file:
                 if not self._checked_end:
                     _cut_partial_line(file)
@@ -233,6 +237,13 @@ class Logger:
                 self.say(f"Writing {path} works again.")
             self._unwritten.clear()
             self._failing = False
+
+    def _require_own_directory(self, directory: pathlib.Path) -> None:
+        """Raise `OSError` if the directory is not the one that was written to first: another run may have it now."""
+        found = os.stat(directory)
+        if not os.path.samestat(self._directory or found, found):
+            raise OSError(errno.ESTALE, "its directory was replaced by another one")
+        self._directory = found
 
     def _show(self, line: dict[str, Any]) -> None:
         if self._live is None:

@@ -238,6 +238,22 @@ def test_lines_that_were_lost_are_counted_at_the_end(tmp_path, capsys, monkeypat
     assert said.count("5 line(s) of metrics could not be written and are lost") == 1, said
 
 
+def test_nothing_is_written_to_a_directory_that_took_the_place_of_ours(tmp_path):
+    logdir = tmp_path / "run"
+    logdir.mkdir()
+    log = Logger(logdir, "test", 100, quiet=True)
+    log.write({"a": 1})
+    moved = logdir.rename(tmp_path / "moved")
+    logdir.mkdir()
+    log.write({"a": 2})
+    assert not list(logdir.iterdir())
+    logdir.rmdir()
+    moved.rename(logdir)
+    log.write({"a": 3})
+    log.close()
+    assert [line["a"] for line in lines(log)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("left", "sentence"),
     [
