@@ -183,7 +183,7 @@ def write(
         keep_last: how many of the last checkpoints stay, see `keep`. None: all, for populations, which call `keep`
             when the checkpoints of all members are complete.
         before_commit: called on every host before the checkpoint gets its final name, so that whatever it puts on the
-            disk is there if the checkpoint is. If it raises `OSError`, there is no new checkpoint.
+            disk is there if the checkpoint is. If it raises `OSError` or `CheckpointError`, there is no new one.
 
     Raises:
         CheckpointError: the file system refused, for example because it is full. Older checkpoints are untouched.
@@ -223,11 +223,13 @@ def write(
                     manifest.sync_names(parent)
                 if keep_last is not None:
                     keep(logdir, step, keep_last)
-    except (OSError, ValueError, HostError) as error:
+    except (OSError, ValueError, HostError, CheckpointError) as error:
         # On a full disk, what is left of this save would be in the way of the next one.
         draft = fresh if hosts.first else part
         for leftover in root.glob(f"{draft.name}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"The checkpoint of step {step} could not be written to {root}: {_reason(error)}. The previous checkpoint "
             "is untouched. Free disk space or choose another logdir, then resume."

@@ -417,11 +417,16 @@ class HostRun(Run):
                 contents,
                 self.hosts,
                 keep_last=self.config.run.keep,
-                before_commit=self.learner.replay.flush,
+                before_commit=self._before_commit,
             ),
             background=not wait
             and room_for_copy([*checkpoints.state_arrays(agent).values(), *replay["fields"].values()]),
         )
+
+    def _before_commit(self) -> None:
+        self.learner.replay.flush()
+        # The directory may have been replaced since the save began: no checkpoint of ours belongs into another one.
+        self._check_logdir()
 
     def _save(self) -> pathlib.Path:
         """See `Run._save`."""
