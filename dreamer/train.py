@@ -3,6 +3,7 @@
 The command line, and `train` for Python. What a run does is in `dreamer.training.host` and `dreamer.training.device`.
 """
 
+import contextlib
 import os
 import sys
 
@@ -13,6 +14,9 @@ from dreamer.devices.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()  # Before the imports below, which take seconds.
+    if not {"-h", "--help"}.intersection(sys.argv):
+        with contextlib.suppress(OSError):  # Closed, or a file on a full disk.
+            print("Dreamer starts: importing JAX takes a few seconds.", file=sys.stderr, flush=True)
 
 import dataclasses
 import pathlib

@@ -13,8 +13,9 @@ import math
 import os
 import pathlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
@@ -108,6 +109,24 @@ class Logger:
         # The terminal may be closed, by an environment for example, or the output a file on a full disk.
         with contextlib.suppress(OSError, ValueError):
             self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def while_busy(self, what: str, every: float = 10.0) -> Iterator[None]:
+        """Say every few seconds that something is going on, such as ``compiling the update``."""
+        begin = time.perf_counter()
+        done = threading.Event()
+
+        def report() -> None:
+            while not done.wait(every):
+                self.say(f"  Still {what}, for {duration(time.perf_counter() - begin)} now ...")
+
+        reporter = threading.Thread(target=report, name="while busy", daemon=True)
+        reporter.start()
+        try:
+            yield
+        finally:
+            done.set()
+            reporter.join()
 
     def add_update(self, metrics: Mapping[str, Any]) -> None:
         """Keep the metrics of one update, without fetching them."""

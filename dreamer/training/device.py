@@ -125,7 +125,8 @@ class DeviceRun(Run):
         """
         with self._cleanup:
             self._announce()
-            self._compile()
+            with self.log.while_busy("compiling the program"):
+                self._compile()
             self._loop()
             self._save()
             if not self._stop and self.updates:

@@ -208,7 +208,7 @@ class HostRun(Run):
         start = time.perf_counter()
         batch = replay.blank_batch()
         on_host = backend.on_cpu()
-        with self.hosts.together("compile the update"):
+        with self.log.while_busy("compiling the update"), self.hosts.together("compile the update"):
             program = working_bytes(self.agent.compile_update(batch))
             if self.watcher.enabled:
                 length = config.replay.batch_length

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sys
+import threading
 import time
 
 import jax.numpy as jnp
@@ -168,6 +169,27 @@ def test_repeated_steps_count_once():
     # A member that is ahead of another repeats nothing, and lines without env steps stay.
     lines = [*written(5, 7, member="a"), *written(3, 6, member="b"), {"note": 1}, *written(6, member="a")]
     assert without_repeats(lines) == [lines[0], *lines[2:]]
+
+
+def test_what_takes_long_is_said_to_be_going_on(monkeypatch):
+    said: list[str] = []
+    twice, ended = threading.Event(), threading.Event()
+
+    def say(message):
+        assert not ended.is_set()
+        said.append(message)
+        if len(said) == 2:
+            twice.set()
+
+    log = Logger(None, title="", total_env_steps=1, quiet=True)
+    monkeypatch.setattr(log, "say", say)
+    with log.while_busy("compiling", every=0.01):
+        assert twice.wait(60)
+    ended.set()
+    assert said[0] == "  Still compiling, for 0:00 now ..."
+    with log.while_busy("compiling"):
+        pass  # Nothing is said of what is over soon.
+    log.close()
 
 
 def episode(steps, **more):

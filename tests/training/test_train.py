@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -614,6 +615,16 @@ def test_an_environment_that_changes_the_process_changes_nothing_of_a_run(tmp_pa
     assert {line["episode/success"] for line in episodes} == {1.0}
     assert metrics(tmp_path / "rude")[-1]["eval/success"] == 1.0
     dreamer.load(tmp_path / "rude")
+
+
+@pytest.mark.slow
+def test_something_is_said_before_imports_take_seconds():
+    command = [sys.executable, "-X", "importtime", "-m", "dreamer.train", "no_preset"]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    first_words = said.index("Dreamer starts: ")
+    jax_imported = re.search(r"\| +jax\n", said)
+    assert jax_imported is not None
+    assert first_words < jax_imported.start()
 
 
 def test_help(capsys):
