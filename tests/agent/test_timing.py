@@ -56,7 +56,7 @@ class Numbers(gymnasium.Env):
 def play(repeat):
     """Environments, replay and driver after `TURNS` turns; two environments whose numbers never meet."""
     members = [Numbers(0, 0), Numbers(-97, 2)]
-    config = EnvConfig(count=2, workers="sync", repeat=repeat)
+    config = EnvConfig(count=2, workers="sync", repeat=repeat, rehearse=False)
     vector = VectorEnv(functools.partial(next, iter(members)), config, seed=0)
     (key,) = vector.obs_spaces
     (act,) = vector.action_spaces

@@ -65,7 +65,7 @@ def test_keys_of_one_name_are_told_apart():
         ("population.sweep=3", "expected a list of texts"),
         ("population=10001", "population.seeds=10001 cannot be used"),
         (f"population.lr={[n / 1e6 for n in range(1, 10002)]}", "ask for 10,001 members, expected at most 10,000"),
-        ("population.lr=[1" + "[" * 20_000, "not valid YAML"),
+        ("population.lr=[1" + "[" * 20_000, "expected numbers as in 'optimizer.lr=[1e-4, 3e-4]'"),
     ],
 )
 def test_what_cannot_be_a_population_is_refused(override, message):

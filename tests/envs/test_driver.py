@@ -34,7 +34,8 @@ class Scripted(gymnasium.Env):
 
 
 def drive(*envs, repeat=1):
-    vector = VectorEnv(functools.partial(next, iter(envs)), EnvConfig(count=len(envs), repeat=repeat), seed=0)
+    config = EnvConfig(count=len(envs), repeat=repeat, rehearse=False)
+    vector = VectorEnv(functools.partial(next, iter(envs)), config, seed=0)
     (act,) = vector.action_spaces
 
     def policy(memory, obs, is_first):

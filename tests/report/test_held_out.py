@@ -23,7 +23,7 @@ class Alternating(Agent):
     """An agent without networks: as many steps into its episode, it takes action 0 or 1 in turn."""
 
     def __init__(self):
-        self.config = run_config("unused")
+        self.config = run_config("unused", "run.eval_envs=20")
         self.obs_spaces = {"vector": Space("vector", (1,))}
         self.action_spaces = {"action": Space("discrete", (), 2)}
         self.policy_steps = 7
