@@ -63,6 +63,12 @@ class EnvConfig:
         10, "failures in a row, without a good episode between them, that end the run", "failures", at_least=0
     )
     repeat: int = option(1, "times each action is applied; rewards are summed", "env steps per agent step")
+    time_limit: int = option(
+        0,
+        "an episode is truncated after this many, if it has not ended before; 0: when the environment says so",
+        "env steps",
+        at_least=0,
+    )
     clip_reward: float = option(
         0.0, "rewards are clipped to plus and minus this, after summing repeats; 0: not clipped", "reward"
     )

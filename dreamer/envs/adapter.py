@@ -41,7 +41,8 @@ class Adapter(gymnasium.Env):
     environment with an attribute ``action_repeat``, a whole number, does this itself: it knows which frames to skip,
     and its own ``info["env_steps"]`` says how many it did. From others, a key of that name means something else.
 
-    Every repeat gets an action of its own, so that an environment may write into it.
+    Every repeat gets an action of its own, so that an environment may write into it. With ``config.time_limit``, an
+    episode is truncated after that many env steps, also between two repeats.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that
     something else did, for example a time limit (``is_last`` only). Both are passed on unchanged.
@@ -99,6 +100,7 @@ class Adapter(gymnasium.Env):
         self._repeat = config.repeat if own_repeat is None else 1
         self._own_repeat = None if own_repeat is None else int(own_repeat)
         self._clip = config.clip_reward or math.inf
+        self._time_limit = config.time_limit or math.inf
         self._check = config.check
         self.outside: dict[str, int] = {}
         self.episode_log: dict[str, float] = {}
@@ -107,6 +109,7 @@ class Adapter(gymnasium.Env):
         self._notes: list[tuple[str, str]] = []
         self._episode = 0
         self._step = 0
+        self._length = 0
         self._running = False
         self._closed = False
         for leaf in observations:
@@ -121,6 +124,7 @@ class Adapter(gymnasium.Env):
         """Start an episode; ``seed`` goes to the environment. Returns the observation and info; raises `EnvError`."""
         self._episode += 1
         self._step = 0
+        self._length = 0
         self.outside = {}
         self.episode_log = {}
         self._info.begin()
@@ -174,6 +178,8 @@ class Adapter(gymnasium.Env):
             total += self._reward(reward)
             repeats += 1
             env_steps += 1 if self._own_repeat is None else self._applied(info)
+            if self._length + env_steps >= self._time_limit and not terminated:
+                truncated = True
             if info:
                 self._info.read(info)
             if terminated or truncated:
@@ -181,6 +187,7 @@ class Adapter(gymnasium.Env):
                 break
             if repeats == self._repeat or (self._masks and self._is_forbidden(obs, action)):
                 break
+        self._length += env_steps
         if not -_LARGEST_REWARD <= total <= _LARGEST_REWARD:
             raise self._error(
                 f"the rewards of {env_steps} repeats sum to {total}, expected a number that float32 can hold: scale "
@@ -237,6 +244,7 @@ class Adapter(gymnasium.Env):
         return {
             "episode": self._episode,
             "step": self._step,
+            "length": self._length,
             "running": self._running,
             "outside": dict(self.outside),
             "info": self._info.state(),
@@ -253,6 +261,7 @@ class Adapter(gymnasium.Env):
         attributes.set_state(self.env, state["env"])
         self._episode = state["episode"]
         self._step = state["step"]
+        self._length = state.get("length", self._step)  # Older states have none.
         self._running = state["running"]
         self.outside = dict(state.get("outside", {}))  # Older states have neither.
         if "info" in state:

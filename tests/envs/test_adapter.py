@@ -1,5 +1,6 @@
 """The adapter against the environment it wraps: values, flags, repeats, and the refusal of wrong values."""
 
+import functools
 import itertools
 import re
 import warnings
@@ -82,6 +83,27 @@ def test_repeat_stops_at_the_end_and_counts():
     env.reset()
     assert env.step({"action": 0})[1:] == (3.0, False, False, {"env_steps": 2})
     assert env.step({"action": 0})[1:] == (4.0, True, False, {"env_steps": 1})
+
+
+def test_a_time_limit_counts_env_steps_and_leaves_ends_alone():
+    env = Adapter(Answers([{}] * 4 + [{}] * 3 + [{"terminated": True}]), EnvConfig(repeat=2, time_limit=3))
+    env.reset()
+    assert env.step({"action": 0})[2:] == (False, False, {"env_steps": 2})
+    assert env.step({"action": 0})[2:] == (False, True, {"env_steps": 1})
+    with pytest.raises(EnvError, match="after the end of an episode"):
+        env.step({"action": 0})
+    env.reset()  # The count begins again, and an episode that ends at the limit has ended.
+    env.step({"action": 0})
+    assert env.step({"action": 0})[2:] == (True, False, {"env_steps": 1})
+
+
+def test_a_time_limit_is_kept_over_a_state():
+    one, two = (make("gym_Pendulum-v1", EnvConfig(time_limit=3)) for _ in range(2))
+    one.reset(seed=0)
+    push = {"action": np.zeros(1, np.float32)}
+    one.step(push)
+    two.set_state(one.get_state())
+    assert [two.step(push)[3] for _ in range(2)] == [False, True]
 
 
 def test_rewards_are_clipped_after_the_repeats_are_summed():

@@ -265,6 +265,7 @@ def test_what_a_resumed_run_must_not_change(copy):
     [
         (["task=gym_CartPole-v1"], r"written in JAX \(task=jax_NAME, .*\), but task is 'gym_CartPole-v1'"),
         (["env.repeat=2"], "env.repeat=2 cannot be used with run.loop=device"),
+        (["env.time_limit=9"], "env.time_limit=9 cannot be used with run.loop=device"),
         (["run.loop=host"], "A population needs run.loop=device"),
         (["population.deter=[16,32]"], "rssm.deter shapes the program"),
         (["replay.capacity=8"], "replay.capacity=8"),

@@ -140,6 +140,11 @@ def native_env(config: Config) -> NativeEnv:
         )
     if config.env.repeat != 1:
         raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")
+    if config.env.time_limit:
+        raise ConfigError(
+            f"env.time_limit={config.env.time_limit} cannot be used with run.loop=device: expected 0. Let the "
+            "environment truncate its episodes."
+        )
     try:
         return build(name, suite)
     except (UnknownTask, ImportError):
