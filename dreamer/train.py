@@ -77,7 +77,7 @@ def train(
     """
     if config is None:
         config = configs.load(presets or [DEFAULT_PRESET], overrides)
-    make = None if env is None or isinstance(env, str) else envs.maker_of(env)
+    make = None if env is None or isinstance(env, str) else envs.maker_of(env, config.env.kwargs)
     if env is not None:
         config = dataclasses.replace(config, task=env if isinstance(env, str) else envs.task_of(env))
     if not config.logdir and not config.distributed:

@@ -58,6 +58,8 @@ def option(default: Any, help: str, unit: str = "", **bounds: Any) -> Any:
     metadata = {"help": help, "unit": unit, "bounds": bounds}
     if dataclasses.is_dataclass(default):
         return dataclasses.field(default_factory=type(default), metadata=metadata)
+    if isinstance(default, dict):  # Equal configs still have equal hashes.
+        return dataclasses.field(default_factory=dict, metadata=metadata, hash=False)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -109,6 +111,8 @@ def has_type(kind: Any, value: Any) -> bool:
     """Whether a value is of the type of its field; an integer is a number, a boolean is not."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(has_type(get_args(kind)[0], item) for item in value)
     return type(value) in (int, float) if kind is float else type(value) is kind
@@ -116,7 +120,7 @@ def has_type(kind: Any, value: Any) -> bool:
 
 def in_range(field: Any, value: Any) -> bool:
     """Whether a value of the right type, or every item of a tuple, is finite and within the bounds of its field."""
-    if isinstance(value, bool | str):
+    if isinstance(value, bool | str | dict):
         return True
     items = value if isinstance(value, tuple) else (value,)
     if any(isinstance(item, str) for item in items):
@@ -131,6 +135,8 @@ def describe_field(field: Any) -> str:
     bounds = field.metadata["bounds"].items()
     if kind == tuple[str, ...]:
         return "a list of texts"
+    if get_origin(kind) is dict:
+        return "values by name"
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if kind in (int, float) or get_origin(kind) is tuple:

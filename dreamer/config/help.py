@@ -21,6 +21,8 @@ def reference() -> str:
             kind = getattr(field.type, "__name__", "") if isinstance(field.type, type) else str(field.type)
             kind = kind.replace("typing.", "")
             default = f"'{field.default}'" if isinstance(field.default, str) else field.default
+            if field.default_factory is not dataclasses.MISSING:  # A dictionary, of which every config has its own.
+                default = field.default_factory()
             unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
             lines.append(f"  {key:<28} {kind} = {default}{unit}\n      {field.metadata['help']}")
 

@@ -63,6 +63,11 @@ class EnvConfig:
         10, "failures in a row, without a good episode between them, that end the run", "failures", at_least=0
     )
     repeat: int = option(1, "times each action is applied; rewards are summed", "env steps per agent step")
+    kwargs: dict[str, Any] = option(
+        {},
+        "keyword arguments of the Gymnasium id, or of the function that makes the environment, as in "
+        "env.kwargs.map_name=8x8",
+    )
     time_limit: int = option(
         0,
         "an episode is truncated after this many, if it has not ended before; 0: when the environment says so",

@@ -37,6 +37,9 @@ from dreamer.envs.functions import (
 from dreamer.envs.names import load_suite, missing_package, nearest, split, tasks, unknown
 from dreamer.envs.vector import VectorEnv
 
+WITH_KWARGS = ("gym", "minigrid")
+"""Suites that pass ``env.kwargs`` on."""
+
 
 def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     """Make the environment of a task.
@@ -57,7 +60,7 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     if ":" not in task:
         raise unknown(task)
     function = load_function(task, task)
-    options = {"render_mode": "rgb_array"} if render and takes_render_mode(function) else {}
+    options = {**config.kwargs, **({"render_mode": "rgb_array"} if render and takes_render_mode(function) else {})}
     env = require_gymnasium(call_function(function, task, **options), task)
     if render:
         refuse_frames_missing(env, function, task)
@@ -65,6 +68,11 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
 
 
 def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: bool) -> gymnasium.Env:
+    if config.kwargs and suite not in WITH_KWARGS:
+        raise EnvError(
+            f"env.kwargs={config.kwargs} cannot be used with task '{task}': only tasks by the ids of Gymnasium and "
+            "MiniGrid, and functions (package.module:function), take keyword arguments."
+        )
     module = load_suite(suite)
     with explain_failure(f"Task '{task}'"):
         try:

@@ -13,8 +13,9 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import PathFinder
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
@@ -106,7 +107,7 @@ def _near_module(name: str) -> str:
 # Calling
 
 
-def call_function(function: Callable[..., Any], name: str = "", **options: Any) -> Any:
+def call_function(function: Callable[..., Any], name: str = "", /, **options: Any) -> Any:
     """Call a function that makes an environment.
 
     Args:
@@ -199,11 +200,12 @@ def refuse_frames_missing(env: gymnasium.Env, function: Callable[..., Any], task
 # Naming
 
 
-def maker_of(env: Any) -> Callable[[], Any]:
+def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Callable[[], Any]:
     """The function to make environments with, for an argument ``env`` of a user.
 
     Args:
-        env: a function or class that can be called without arguments.
+        env: a function or class that can be called without arguments, other than those of ``options``.
+        options: its keyword arguments.
 
     Returns:
         The function; what it raises is an `EnvError` of one sentence.
@@ -219,7 +221,7 @@ def maker_of(env: Any) -> Callable[[], Any]:
             f"env is a {type(env).__module__}.{type(env).__qualname__}, expected a function without arguments that "
             f"returns a new environment at every call{several}: env=lambda: {made}."
         )
-    return functools.partial(call_function, env)
+    return functools.partial(call_function, env, "", **options)
 
 
 def task_of(function: Callable[..., Any]) -> str:

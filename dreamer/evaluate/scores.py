@@ -166,7 +166,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
-    maker = make_env(agent.config, task=make) if isinstance(make, str) else envs.maker_of(make)
+    maker = make_env(agent.config, task=make) if isinstance(make, str) else envs.maker_of(make, agent.config.env.kwargs)
     played = play(agent, maker, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch, stop=stop)
     return Evaluation(
         task=agent.config.task,

@@ -15,7 +15,19 @@ from dreamer.config import ConfigError, documents
 from dreamer.config.fields import shorten
 from dreamer.config.paths import expand
 from dreamer.sweep.plan import Direction, Method, SweepPlan
-from dreamer.sweep.values import PRESETS, Distribution, Kind, Values, check_key, convert, defaults, suggestion, text
+from dreamer.sweep.values import (
+    ARGUMENTS,
+    PRESETS,
+    Distribution,
+    Kind,
+    Values,
+    check_key,
+    convert,
+    defaults,
+    is_argument,
+    suggestion,
+    text,
+)
 
 MOST_TRIALS = 10_000
 """Trials of a sweep, all of which are listed and checked before the first one starts."""
@@ -166,11 +178,11 @@ def _overrides(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
     """``key=value`` for every leaf of the mapping, nested or with dots."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in defaults():
+        if isinstance(value, dict) and (key not in defaults() or f"{key}." == ARGUMENTS):
             yield from _overrides(value, f"{key}.")
         else:
             check_key(key, "overrides")
-            yield f"{key}={text(convert(key, value))}"
+            yield f"{key}={text(convert(key, value), yaml_text=is_argument(key))}"
 
 
 def _grid(key: str, values: Any) -> tuple[Any, ...]:
@@ -204,7 +216,8 @@ def _distribution(key: str, value: Any) -> Distribution:
     if kind == "choice":
         return Distribution(kind, converted)
     number = int if kind.startswith("int") else float
-    if type(defaults()[key]) is not number or any(type(bound) is not number for bound in converted):
+    default = converted[0] if is_argument(key) else defaults()[key]
+    if type(default) is not number or any(type(bound) is not number for bound in converted):
         numbers = "whole numbers" if number is int else "real numbers"
         raise ConfigError(f"'random' has {kind}: {values} for {key}, which is made for {numbers}, {example}.")
     is_log = kind.endswith("log_uniform")

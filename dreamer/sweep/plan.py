@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamer import config as configs
 from dreamer.config import Config
-from dreamer.sweep.values import PRESETS, Distribution, Values, convert, replace, text
+from dreamer.sweep.values import PRESETS, Distribution, Values, convert, is_argument, replace, text
 
 _LONGEST = 100
 """Characters of a trial's name at most, without number and seed; file systems allow 255."""
@@ -102,7 +102,10 @@ class SweepPlan:
         leaves = {key: value for key, value in values.items() if key != PRESETS}
         config = replace(_base(names, self.overrides, self.seeds[0]), leaves)
         words = ["--config", *names] if names else []
-        words += [*self.overrides, *(f"{key}={text(value)}" for key, value in leaves.items())]
+        words += [
+            *self.overrides,
+            *(f"{key}={text(value, yaml_text=is_argument(key))}" for key, value in leaves.items()),
+        ]
         return Setting(number, values, config, tuple(words))
 
     def trials_of(self, setting: Setting) -> list[Trial]:

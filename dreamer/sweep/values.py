@@ -19,6 +19,9 @@ from dreamer.config.fields import shorten
 PRESETS = "presets"
 """A grid may try presets too, under this name, which is not a config key."""
 
+ARGUMENTS = "env.kwargs."
+"""Beginning of the keys of arguments of the environment."""
+
 _RESERVED = {
     "seed": "List seeds under 'seeds'.",
     "logdir": "Every trial gets a directory within that of the sweep (--logdir).",
@@ -56,8 +59,13 @@ def check_key(key: Any, where: str) -> None:
     """Raise `ConfigError` unless it is a config key that a sweep may set; ``where`` is the part of the file."""
     if key in _RESERVED:
         raise ConfigError(f"'{where}' has {key}, which a sweep sets itself. {_RESERVED[key]}")
-    if key not in defaults():
+    if key not in defaults() and not is_argument(key):
         raise ConfigError(f"'{where}' has '{key}', which is not a config key.{suggestion(str(key), defaults())}")
+
+
+def is_argument(key: Any) -> bool:
+    """Whether a key is that of an argument of the environment, which has any name and any value."""
+    return isinstance(key, str) and key.startswith(ARGUMENTS) and key != ARGUMENTS
 
 
 @functools.cache
@@ -88,6 +96,8 @@ def convert(key: str, value: Any) -> Any:
         raise ConfigError(f"{key} is '{value}': interpolation is not allowed in configs.")
     if key == PRESETS:
         return tuple(value) if isinstance(value, list | tuple) else (value,)
+    if is_argument(key):
+        return value
     default = defaults()[key]
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
@@ -98,9 +108,9 @@ def convert(key: str, value: Any) -> Any:
     return value
 
 
-def text(value: Any) -> str:
-    """A value as it is written in ``key=value``."""
-    if isinstance(value, str):
+def text(value: Any, *, yaml_text: bool = False) -> str:
+    """A value as it is written in ``key=value``; with ``yaml_text``, texts are quoted where YAML needs it."""
+    if isinstance(value, str) and not yaml_text:
         return value
     if isinstance(value, float):
         return repr(value)
@@ -119,17 +129,23 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
             branch = branch.setdefault(section, {})
         branch[name] = value
 
-    def rebuild(node: Any, changes: Mapping[str, Any]) -> Any:
-        new = {}
-        for name, change in changes.items():
+    def rebuild(node: Any, change: Any) -> Any:
+        if not isinstance(change, dict):
+            return change
+        if node is None or isinstance(node, dict):  # Arguments of the environment.
+            before = node or {}
+            return {**before, **{name: rebuild(before.get(name), inner) for name, inner in change.items()}}
+        new: dict[str, Any] = {}
+        for name, inner in change.items():
             field = name if hasattr(node, name) else f"{name}_"  # The key load.from is the field from_.
-            new[field] = rebuild(getattr(node, field), change) if isinstance(change, dict) else change
+            new[field] = rebuild(getattr(node, field), inner)
         return dataclasses.replace(node, **new)
 
     return rebuild(config, tree)
 
 
 __all__ = [
+    "ARGUMENTS",
     "PRESETS",
     "Distribution",
     "Kind",
@@ -137,6 +153,7 @@ __all__ = [
     "check_key",
     "convert",
     "defaults",
+    "is_argument",
     "replace",
     "suggestion",
     "text",

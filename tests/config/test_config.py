@@ -216,6 +216,17 @@ def test_wrong_override_names_source_key_and_expectation(override: str, parts: l
         assert part in message
 
 
+def test_arguments_of_the_environment_have_any_name_and_are_kept() -> None:
+    words = ("env.kwargs.map_name=8x8", "env.kwargs={is_slippery: false}", "env.kwargs.goal.place=[1, 2.5]")
+    config = load(["gym_small"], words)
+    assert config.env.kwargs == {"map_name": "8x8", "is_slippery": False, "goal": {"place": [1, 2.5]}}
+    assert configuration.from_dict(configuration.to_dict(config)) == config
+    other = configuration.override(config, ["env.kwargs.map_name=4x4"])
+    assert list(configuration.differences(config, other)) == ["env.kwargs"]
+    assert load(["gym_small"]).env.kwargs == {}
+    assert "env.kwargs is ['a'], expected values by name" in sentence(overrides=("env.kwargs=[a]",))
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -1,6 +1,5 @@
 """The adapter against the environment it wraps: values, flags, repeats, and the refusal of wrong values."""
 
-import functools
 import itertools
 import re
 import warnings

@@ -307,3 +307,23 @@ def test_a_module_beside_the_script_is_told_to_other_processes(tmp_path, monkeyp
 )
 def test_a_resumed_run_may_give_its_environment_a_better_name(saved, now, same):
     assert functions.is_same_function(saved, now) is same
+
+
+def test_arguments_reach_ids_and_functions_and_are_refused_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "sized_shop.py").write_text(
+        "import gymnasium\n\ndef make_sized(size, name='plain'):\n    env = gymnasium.make('CartPole-v1')\n"
+        "    env.unwrapped.made_of = (size, name)\n    return env\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    sized: Any = envs.make("sized_shop:make_sized", EnvConfig(kwargs={"size": 3, "name": "large"}))
+    assert sized.unwrapped.made_of == (3, "large")
+    lake = envs.make("gym_FrozenLake-v1", EnvConfig(kwargs={"map_name": "8x8"}))
+    assert lake.obs_spaces["discrete"].classes == 64
+    with pytest.raises(EnvError, match=r"cannot be made: TypeError: .*unexpected keyword argument 'sized'"):
+        envs.make("gym_FrozenLake-v1", EnvConfig(kwargs={"sized": 3}))
+    with pytest.raises(
+        EnvError, match=r"env\.kwargs=\{'size': 3\} cannot be used with task 'probe_catch': only tasks by"
+    ):
+        envs.make("probe_catch", EnvConfig(kwargs={"size": 3}))
+    maker = functions.maker_of(lambda size: gymnasium.make("CartPole-v1", max_episode_steps=size), {"size": 7})
+    assert maker().spec.max_episode_steps == 7

@@ -56,6 +56,19 @@ def test_the_command_of_a_trial_gives_its_config(tmp_path):
     assert trials[1].config.task == "gym_CartPole-v1"
 
 
+def test_arguments_of_the_environment_are_keys_of_any_name(tmp_path):
+    plan = read(
+        tmp_path,
+        "presets: [gym_small]\noverrides: {env: {kwargs: {size: 4}}}\n"
+        'grid: {env.kwargs.map_name: ["4x4", "007"], env.kwargs.map.holes: [1.5]}',
+    )
+    trials = all_trials(plan)
+    for trial in trials:
+        assert training.parse(trial.words) == trial.config
+    arguments = [trial.config.env.kwargs for trial in trials[:: len(trials) // 2]]
+    assert arguments == [{"size": 4, "map_name": name, "map": {"holes": 1.5}} for name in ("4x4", "007")]
+
+
 def test_values_that_only_fit_together_are_set_together(tmp_path):
     plan = read(tmp_path, "presets: [cartpole]\ngrid: {rssm.deter: [9], rssm.blocks: [3]}")
     (trial,) = all_trials(plan)

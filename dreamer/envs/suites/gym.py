@@ -32,7 +32,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     try:
         known = ":" in name or name in gymnasium.registry
         place = f"{module}:" if slash and not known and is_importable(module) else ""  # Gymnasium imports it.
-        kwargs: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
+        kwargs: dict[str, Any] = {**config.kwargs, **({"render_mode": render_mode} if render_mode else {})}
         # The adapter checks more than Gymnasium's checker does, and at every step instead of only the first.
         return gymnasium.make(f"{place}{name}", disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
