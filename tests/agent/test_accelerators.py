@@ -127,7 +127,7 @@ def test_all_programs_lower_for_accelerators(platform, batch, monkeypatch):
 
     programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "update": (agent._flat_update, (*agent._split(agent._leaves), batch, key)),
-        "policy": (policy, (state.nets, agent.initial(2), first, jnp.array([True, False]))),
+        "policy": (policy, (state.nets, agent.initial(4), first, jnp.array([True, False] * 2))),
         "predict": (lambda nets, batch: agent.algorithm.predict(nets, batch, key, 2), (state.nets, batch)),
     }
     for name, (function, arguments) in programs.items():

@@ -231,7 +231,7 @@ def test_two_hosts_train_and_write_one_checkpoint(finished):
     logdir, (first, second) = finished
     assert "Trained for 80 env steps" in first
     assert "mean return" in first
-    assert second == ""
+    assert second == "Dreamer starts: importing JAX takes a few seconds."
     saved = checkpoints.load(logdir)
     # Two environments on each host: every second turn of all four is a reset.
     assert (saved.meta["env_steps"], saved.meta["agent_steps"], saved.meta["episodes"]) == (80, 80, 80)

@@ -187,6 +187,7 @@ def test_the_config_chooses_the_devices():
 
 def test_checkpoints_know_no_number_of_devices(alone, together, tmp_path):
     def save(agent, name):
+        (tmp_path / name).mkdir()
         checkpoints.save(tmp_path / name, 1, agent, {"fields": {"reward": np.zeros(3)}}, {})
 
     def restore(agent, name):
