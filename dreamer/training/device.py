@@ -455,12 +455,14 @@ class DeviceRun(Run):
 
     def _mark_resume(self, line: dict[str, Any]) -> None:
         """See `Run._mark_resume`; in the metrics of the population, there are lines of each member, and of all."""
+        alone = len(self.records) == 1
         for record in self.records:
-            own = {**self._counters_of(record), **line}
+            # What else is to be said of a population is said once.
+            own = {**self._counters_of(record), **(line if alone else {logger.RESUMED: line[logger.RESUMED]})}
             record.log.write(own)
             if record.log is not self.log:
                 self.log.write({**own, "member": record.member.name})
-        if len(self.records) > 1:
+        if not alone:
             self.log.write({**self._counters(), **line})
 
     def _closing_words(self, results: Sequence[Result]) -> None:
