@@ -231,7 +231,7 @@ class LossConfig:
 class OptimizerConfig:
     """LaProp with adaptive gradient clipping."""
 
-    lr: float = option(4e-5, "learning rate", above=0)
+    lr: float = option(4e-5, "learning rate", above=0, at_most=1e29)
     warmup: int = option(1000, "updates over which the learning rate rises from 0", "updates", at_least=0)
     anneal: int = option(
         0,

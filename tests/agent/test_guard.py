@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.agent import Agent, guard
+from dreamer.agent import guard
 from dreamer.equations.returns import ReturnRange
 from dreamer.logs import averages
-from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small_batch, small_config
+from tests.small import same_tree, small_agent, small_batch
 
 
 def checked(**changed):
@@ -164,9 +164,7 @@ def test_a_bad_moment_shows_in_the_parameter(agent, kind):
 @pytest.mark.slow
 def test_an_absurd_step_is_not_taken(agent):
     """A learning rate that throws parameters out of the range of numbers leaves them where they were."""
-    config = small_config()
-    object.__setattr__(config.optimizer, "lr", 1e30)  # A config would refuse it.
-    wild = Agent(config, OBS_SPACES, ACTION_SPACES)
+    wild = small_agent("optimizer.lr=1e29")
     before = learned(wild)
     _, found = wild.update(small_batch())
     assert guard.tensor_name(int(found[averages.BAD]), found, wild.state).startswith("parameters.")

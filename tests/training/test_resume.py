@@ -130,7 +130,7 @@ def test_a_log_directory_that_goes_away_ends_the_run_at_its_next_save(tmp_path, 
 
     what = "is gone (No such file or directory)" if fate == "removed" else "was replaced by another directory"
     with pytest.raises(LogdirGone) as error:
-        training.train(Taking, run_config(logdir, "run.eval_episodes=0", *run))
+        training.train(Taking, run_config(logdir, "run.eval_episodes=0", "env.rehearse=false", *run))
     assert f"logdir={logdir} {what} while the run was writing to it" in str(error.value)
     assert len(taken) < 1000
     # A save that was under way may have begun in the new directory, but nothing of it stays.
