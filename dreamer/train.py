@@ -20,9 +20,8 @@ if __name__ == "__main__":
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-
-import gymnasium
+from collections.abc import Sequence
+from typing import Any
 
 from dreamer import CallableModule, checkpoints, envs
 from dreamer import config as configs
@@ -53,7 +52,7 @@ FAILED = 3
 
 
 def train(
-    env: Callable[[], gymnasium.Env] | str | None = None,
+    env: Any = None,
     config: Config | None = None,
     *,
     presets: Sequence[str] = (),

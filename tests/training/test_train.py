@@ -62,7 +62,9 @@ def copy(finished, tmp_path):
 
 
 class Faulty(Action):
-    """The probe, which calls ``fault`` with its answer at step number ``at`` of the process."""
+    """The probe, which calls ``fault`` with its answer at its step number ``at``."""
+
+    needs_rehearsal = False  # The fault belongs to the run.
 
     def __init__(self, at, fault):
         super().__init__()
@@ -229,7 +231,8 @@ def test_a_failing_environment_saves_the_run(tmp_path, fault, message):
         train(tmp_path, env=faulty(3, fault))
     text = str(caught.value)
     assert message.lower() in text.lower() and "step 1 of episode 3" in text
-    assert "The run was saved after 4 env steps" in text and f"--resume {tmp_path}" in text
+    assert "The run was saved after 4 env steps" in text
+    assert resume_command(tmp_path, "custom_probe") in text
     saved = checkpoints.load(tmp_path, with_replay=True)
     assert (saved.meta["env_steps"], saved.meta["replay"]["rows_total"]) == (4, 5)
 
@@ -247,6 +250,7 @@ def test_a_worker_that_dies_is_told_and_counted(tmp_path, capsys):
 
     def probe():
         class Mortal(Action):  # Workers cannot import this module, but are sent what functions define.
+            needs_rehearsal = False
             steps = 0
 
             def step(self, action):
@@ -288,7 +292,7 @@ def test_a_signal_saves_and_stops(tmp_path, number, capsys):
     assert (saved.meta["env_steps"], saved.meta["replay"]["rows_total"]) == (4, 3)
     said = capsys.readouterr().err
     assert f"Stopped by {number.name} after 4 env steps" in said
-    assert f"Resume with: python -m dreamer.train --resume {tmp_path}" in said
+    assert f"Resume with: {resume_command(tmp_path, 'custom_probe')}" in said
     with runs.exclusive(tmp_path):
         pass  # The lock was given back.
 
@@ -605,7 +609,7 @@ def test_an_environment_that_changes_the_process_changes_nothing_of_a_run(tmp_pa
     said = capsys.readouterr().err
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert "in rude\n" in said and "metrics         rude/metrics.jsonl" in said
-    assert "python -m dreamer.evaluate rude --episodes 20" in said
+    assert 'dreamer.evaluate(dreamer.load("rude"), Rude, 20)' in said
     assert "step 0 of episode 1: observation key 'vector' holds" in said
     assert said.count("close failed with OSError: busy") == 1
     evaluation = results["rude"].evaluation
