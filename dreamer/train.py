@@ -3,12 +3,13 @@
 The command line, and `train` for Python. What a run does is in `dreamer.training.host` and `dreamer.training.device`.
 """
 
-import contextlib
 import os
 import sys
 
 if not __package__:  # Started as a file: Python would look for its own types.py and others beside this file.
     sys.path[0] = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
+
+import contextlib
 
 from dreamer.devices.huge_pages import restart_with_huge_pages
 

@@ -4,6 +4,7 @@ Env steps are frames: steps of the simulator, with every repeat of an action.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -158,7 +159,14 @@ def _plain(value: Any) -> str:
 
 def settings(config: Config, *without: str) -> tuple[tuple[str, Any], ...]:
     """All keys of a config that affect what a seed learns, and their values, except the keys in ``without``."""
-    return tuple((key, value) for key, value in configs.flatten(config) if key not in (*_IGNORED, *without))
+    return tuple(
+        (key, _comparable(value)) for key, value in configs.flatten(config) if key not in (*_IGNORED, *without)
+    )
+
+
+def _comparable(value: Any) -> Any:
+    """A value of a config, or a text for a dictionary, which has no hash."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
 def group(runs: Sequence[RunCurve]) -> list[Group]:
