@@ -74,7 +74,7 @@ def collect(logdir: pathlib.Path, commit: str) -> dict[str, Any]:
         "minutes": round(final["seconds"] / 60, 1),
         "eval_mean": round(final["eval/mean"], 4),
         "last": round(float(fifth.mean()), 4) if len(fifth) else None,
-        "best": round(best_window(steps, scores, FIFTH * final["env_steps"]), 4),
+        "best": round(best_window(steps, scores, FIFTH * final["env_steps"], final["env_steps"]), 4),
         "bar_env_steps": None if first is None else int(steps[first]),
         "curve": curve(steps, scores, final["env_steps"]),
     }
@@ -89,10 +89,14 @@ def reached(scores: np.ndarray, bar: float, count: int) -> int | None:
     return int(found[0]) + count - 1 if len(found) else None
 
 
-def best_window(steps: np.ndarray, scores: np.ndarray, width: float) -> float:
-    """The best mean over the episodes that end within ``width`` env steps, of all places for that window."""
-    ends = [scores[(steps > end - width) & (steps <= end)].mean() for end in steps if end >= width]
-    return float(max(ends)) if ends else float(scores.mean())
+def best_window(steps: np.ndarray, scores: np.ndarray, width: float, last: int) -> float:
+    """The best mean over the episodes that end within ``width`` env steps, of all places for that window.
+
+    Windows end with an episode or with the run, whose last steps may belong to an episode that did not end.
+    """
+    windows = [scores[(steps > end - width) & (steps <= end)] for end in (*steps, last) if end >= width]
+    means = [window.mean() for window in windows if len(window)]
+    return float(max(means)) if means else float(scores.mean())
 
 
 def curve(steps: np.ndarray, scores: np.ndarray, end: int) -> list[list[float]]:

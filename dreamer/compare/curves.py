@@ -136,14 +136,10 @@ def _read(path: pathlib.Path) -> RunCurve:
 def _lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Lines of a ``metrics.jsonl`` by rising env steps, and a sentence for each kind of line that was left out."""
     try:
-        found = read_numbered(path)
+        found = read_numbered(path).requiring("env_steps")
     except OSError as error:
         raise CurveError(f"{path} cannot be read: {error.strerror}. Give the directory of a run.") from error
-    foreign = [number for number, line in found.lines.items() if "env_steps" not in line]
-    if foreign:
-        found = found._replace(faults={**found.faults, "lacks the number env_steps": foreign})
-    others = set(foreign)
-    good = [line for number, line in found.lines.items() if number not in others]
+    good = list(found.lines.values())
     complaints = found.complaints()
     if complaints and not good:
         raise CurveError(

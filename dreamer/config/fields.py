@@ -16,7 +16,7 @@ _SHOWN = 200
 """Most characters of a value in a message."""
 
 LARGEST = 10**9
-"""Upper bound of numbers without one of their own and a unit that is not in `LARGEST_OF`."""
+"""Upper bound of numbers that give none themselves and whose unit is not in `LARGEST_OF`."""
 
 LARGEST_OF = {
     "layers": 256,

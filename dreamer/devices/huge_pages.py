@@ -54,7 +54,7 @@ def is_started_directly(command: Sequence[str], arguments: Sequence[str]) -> boo
         options.pop()
     elif last != arguments[0]:
         return False
-    # What is left are options of Python, of which two have a word of their own.
+    # What is left are options of Python, two of which take a separate argument.
     return all(
         (word.startswith("-") and word != "-m") or previous in ("-W", "-X")
         for previous, word in zip(["", *options], options, strict=False)

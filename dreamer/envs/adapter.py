@@ -41,7 +41,7 @@ class Adapter(gymnasium.Env):
     environment with an attribute ``action_repeat``, a whole number, does this itself: it knows which frames to skip,
     and its own ``info["env_steps"]`` says how many it did. From others, a key of that name means something else.
 
-    Every repeat gets an action of its own, so that an environment may write into it. With ``config.time_limit``, an
+    Every repeat gets a fresh copy of the action, which an environment may overwrite. With ``config.time_limit``, an
     episode is truncated after that many env steps, also between two repeats.
 
     ``terminated`` means that the task ended the episode (``is_terminal`` and ``is_last``), ``truncated`` alone that

@@ -1,5 +1,8 @@
 """What goes wrong with environments, as sentences a user can act on."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class EnvError(RuntimeError):
     """An environment that cannot be made, used or trusted.
@@ -19,6 +22,17 @@ class OtherSpaces(EnvError, ValueError):
 
 class NotRestorable(EnvError):
     """A state cannot be saved or restored exactly; the message says what, of which environment, and why."""
+
+
+@contextlib.contextmanager
+def not_restorable(sentence: str) -> Iterator[None]:
+    """Turn any error into a `NotRestorable` with a sentence, in which ``{}`` stands for the error."""
+    try:
+        yield
+    except NotRestorable:
+        raise
+    except Exception as error:
+        raise NotRestorable(sentence.format(f"{type(error).__name__}: {error}")) from error
 
 
 class SameEnvironment(EnvError):

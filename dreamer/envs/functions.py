@@ -139,7 +139,8 @@ def explain_failure(what: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """An error in one line: its type, its text, and the last line of the user's own code, ``corridor.py:12``."""
     if isinstance(error, SyntaxError) and error.filename:
-        text, places = error.msg, [(error.filename, error.lineno)]
+        text = error.msg
+        places = [(error.filename, error.lineno)]
     else:
         text = " ".join(str(error).split()).rstrip(".;")
         places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
@@ -211,7 +212,7 @@ def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Cal
         The function; what it raises is an `EnvError` of one sentence.
 
     Raises:
-        EnvError: it is no function, but for example an environment.
+        EnvError: it is not a function; an environment, for example.
     """
     if isinstance(env, gymnasium.Env) or not callable(env):
         spec = getattr(env, "spec", None)

@@ -20,6 +20,9 @@ from dreamer.evaluate.video import VideoError
 from dreamer.logs import tables
 from dreamer.logs.terminal import exit_status
 
+MOST_EPISODES = 100_000
+"""Episodes of each run, whose seeds and scores are in memory together."""
+
 
 def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) -> str:
     """Statistics of every evaluation, and of several together."""
@@ -93,8 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         overrides.insert(0, f"planner.kind={args.planner}")
     if not runs:
         parser.error("there is no directory of a run among the arguments")
-    if args.episodes < 1:
-        parser.error(f"--episodes is {args.episodes}, expected at least 1")
+    if not 1 <= args.episodes <= MOST_EPISODES:
+        parser.error(f"--episodes is {args.episodes}, expected 1 to {MOST_EPISODES}")
     if not 0 <= args.seed < 2**32:
         parser.error(f"--seed is {args.seed}, expected 0 to {2**32 - 1}")
     if argv is None:

@@ -49,7 +49,7 @@ class Moment(NamedTuple):
     """Agent steps since the reset."""
 
 
-class Played(NamedTuple):
+class PlayedEpisode(NamedTuple):
     """A complete episode, or the part of it that was played."""
 
     score: float
@@ -118,7 +118,7 @@ def play(
     parallel: int = 0,
     watch: Callable[[Moment], None] | None = None,
     stop: Callable[[], bool] | None = None,
-) -> list[Played]:
+) -> list[PlayedEpisode]:
     """Play episodes to their end, or to ``run.eval_steps`` of the agent's config.
 
     Args:
@@ -143,7 +143,7 @@ def play(
     # 31 bits, because some simulators take signed 32-bit seeds.
     seeds = [int(number) >> 1 for number in np.random.SeedSequence([seed, 1]).generate_state(episodes)]
     config = dataclasses.replace(agent.config.env, count=count, workers="sync")
-    finished: dict[int, Played] = {}
+    finished: dict[int, PlayedEpisode] = {}
     with contextlib.ExitStack() as stack:
         most = agent.config.run.eval_steps
         players = [_Player(env, index, most) for index, env in enumerate(make_all(make, config, count))]
@@ -161,7 +161,9 @@ def play(
                 watch(_moment(players[0], memory))
             for index, player in enumerate(players):
                 if player.over and not player.idle:
-                    finished[player.episode] = Played(player.score, player.length, player.cut, player.env.episode_log)
+                    finished[player.episode] = PlayedEpisode(
+                        player.score, player.length, player.cut, player.env.episode_log
+                    )
                     # Which episodes count is decided beforehand: taking those that end first would favour short ones.
                     player.idle = player.episode + count >= episodes
                     if not player.idle:
@@ -173,9 +175,10 @@ def play(
 
 
 def most_envs(config: Config) -> int:
-    """How many environments an evaluation may have at once in this process, which is where it plays.
+    """How many environments an evaluation, which plays in this process, may have at once.
 
-    Of many simulators, and of all robots, there are only so many: not more than a process has in training.
+    No more than one process has in training, unless the config says otherwise: some simulators allow one instance per
+    process, and there is only one of a robot.
     """
     in_one_process = config.env.count if config.env.workers == "sync" else min(config.env.count, config.env.per_worker)
     return config.run.eval_envs or in_one_process
@@ -217,4 +220,4 @@ def _environment_errors(player: _Player) -> Iterator[None]:
         raise envs.EnvError(explain(error, player.env.where(), player.episode)) from error
 
 
-__all__ = ["MakeEnv", "Moment", "PlayStopped", "Played", "most_envs", "play"]
+__all__ = ["MakeEnv", "Moment", "PlayStopped", "PlayedEpisode", "most_envs", "play"]

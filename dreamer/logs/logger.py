@@ -374,6 +374,15 @@ class MetricsFile(NamedTuple):
     faults: dict[str, list[int]]
     """Numbers of the other complete lines, by what is wrong with them, as the end of a sentence."""
 
+    def requiring(self, *counters: str) -> "MetricsFile":
+        """The same, with lines that lack one of these counters among the faults."""
+        foreign = [number for number, line in self.lines.items() if not line.keys() >= {*counters}]
+        if not foreign:
+            return self
+        fault = f"lacks the {'number' if len(counters) == 1 else 'counters'} {' and '.join(counters)}"
+        lines = {number: line for number, line in self.lines.items() if number not in {*foreign}}
+        return MetricsFile(lines, {**self.faults, fault: foreign})
+
     def complaints(self) -> list[str]:
         """A clause for each fault, with the first of its lines."""
         return [f"line {_list_numbers(numbers)} {fault}" for fault, numbers in self.faults.items()]

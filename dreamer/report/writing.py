@@ -147,16 +147,12 @@ def read_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
         ReportError: no line is that of a run, though there are lines; or the file cannot be read.
     """
     try:
-        found = logger.read_numbered(path)
+        found = logger.read_numbered(path).requiring("env_steps", "updates")
     except FileNotFoundError:
         return [], [f"There is no {path}, so there are no curves of the training."]
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}. Make it readable, or move it away.") from error
-    foreign = [number for number, line in found.lines.items() if not {"env_steps", "updates"} <= line.keys()]
-    if foreign:
-        found = found._replace(faults={**found.faults, "lacks the counters env_steps and updates": foreign})
-    others = set(foreign)
-    good = [line for number, line in found.lines.items() if number not in others]
+    good = list(found.lines.values())
     complaints = found.complaints()
     if complaints and not good:
         raise ReportError(

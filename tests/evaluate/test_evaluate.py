@@ -209,7 +209,8 @@ def test_a_missing_logdir(argv, message, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--episodes", "0"], "--episodes is 0, expected at least 1"),
+        (["--episodes", "0"], "--episodes is 0, expected 1 to 100000"),
+        (["--episodes", "1000000000"], "--episodes is 1000000000, expected 1 to 100000"),
         (["--seed", "-1"], "--seed is -1, expected 0 to 4294967295"),
         (["--checkpoint", "last"], "'last' is not newest, best, all, or the number of a step"),
         (["--sample", "--mode", "mode"], "not allowed with argument"),

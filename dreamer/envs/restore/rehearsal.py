@@ -5,13 +5,13 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.errors import NotRestorable, SameEnvironment
+from dreamer.envs.errors import NotRestorable, SameEnvironment, not_restorable
 from dreamer.envs.restore.states import pack, unpack
 from dreamer.envs.rollouts import random_action
 from dreamer.spaces import mask_keys
@@ -21,6 +21,8 @@ _TURNS = 15
 
 _SECONDS = 0.3
 """Slow environments take fewer turns."""
+
+_FAILED = "A trial of saving and restoring another environment failed ({})."
 
 
 class _Answer(NamedTuple):
@@ -50,27 +52,14 @@ def rehearse(first: Adapter, make: Callable[[], Adapter]) -> None:
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(random.setstate, random.getstate())
         cleanup.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-        with _trial():
+        with not_restorable(_FAILED):
             with contextlib.closing(first):
                 part = _play(first)
             second = make()
         with contextlib.closing(second):
             require_another(second, first)
-            with _trial():
+            with not_restorable(_FAILED):
                 _play_again(second, part)
-
-
-@contextlib.contextmanager
-def _trial() -> Iterator[None]:
-    """Turn whatever fails into a `NotRestorable`."""
-    try:
-        yield
-    except NotRestorable:
-        raise
-    except Exception as error:
-        raise NotRestorable(
-            f"A trial of saving and restoring another environment failed ({type(error).__name__}: {error})."
-        ) from error
 
 
 def require_another(env: Adapter, before: Adapter) -> None:

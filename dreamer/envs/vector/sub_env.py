@@ -1,13 +1,13 @@
 """One of the N environments of a `VectorEnv`, in any process; and a pool of all N in this process."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 
 from dreamer.envs.adapter import Adapter
-from dreamer.envs.errors import EnvError, NotRestorable
+from dreamer.envs.errors import EnvError, NotRestorable, not_restorable
 from dreamer.envs.vector.slots import MAKE, SKIP, STEP, Slots
 
 
@@ -183,18 +183,11 @@ class LocalPool:
             sub_env.close()
 
 
-@contextlib.contextmanager
-def state_errors(action: str) -> Iterator[None]:
+def state_errors(action: str) -> contextlib.AbstractContextManager[None]:
     """Turn any error into `NotRestorable`, while environments are being ``action``: saved or restored."""
-    try:
-        yield
-    except NotRestorable:
-        raise
-    except Exception as error:
-        raise NotRestorable(
-            f"The state of an environment could not be {action} ({type(error).__name__}: {error}): fix its methods "
-            f"get_state and set_state."
-        ) from error
+    return not_restorable(
+        f"The state of an environment could not be {action} ({{}}): fix its methods get_state and set_state."
+    )
 
 
 def explain(error: BaseException, where: str, index: int) -> str:

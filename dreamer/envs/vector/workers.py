@@ -172,7 +172,7 @@ class Worker:
 
 
 def rehearse_apart(recipe: Recipe, making: float, playing: float) -> None:
-    """`rehearse` in a process of its own, which an environment may crash or block.
+    """`rehearse` in a separate process, so that an environment may crash or hang without harm.
 
     Args:
         recipe: how environments are made.
