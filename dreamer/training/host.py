@@ -290,7 +290,7 @@ class HostRun(Run):
             self.log.say(
                 f"An episode has gone on for {longest:,} actions. Training does not mind, but an episode without an "
                 f"end has no score, and evaluations cut it off after run.eval_steps={self.config.run.eval_steps:,} "
-                "actions. If that is not intended, give the environment a time limit."
+                "actions. If that is not intended, use env.time_limit."
             )
 
     def _add(self, row: Row) -> bool:
