@@ -25,7 +25,7 @@ USED_AS_IT_IS = "It is used as it is, and this is not said again."
 """How a note about an observation outside its bounds ends."""
 
 _said: set[str] = set()
-"""What `Adapter.close` has said in this process: dozens of environments of a kind are closed together."""
+"""What `close` has said in this process: dozens of environments of a kind are closed together."""
 
 
 class Adapter(gymnasium.Env):
@@ -213,14 +213,7 @@ class Adapter(gymnasium.Env):
             return
         self._closed = True
         self._running = False
-        try:
-            self.env.close()
-        except (Exception, SystemExit) as error:
-            sentence = f"Environment {self.name}: close failed with {type(error).__name__}: {error}. Nothing is lost."
-            if not quiet and sentence not in _said:
-                _said.add(sentence)
-                with contextlib.suppress(OSError, ValueError):  # Environments close the terminal, too.
-                    print(sentence, file=sys.stderr)
+        close(self.env, self.name, quiet=quiet)
 
     @property
     def unwrapped(self) -> gymnasium.Env:
@@ -379,6 +372,18 @@ def adapt(make_env: Callable[[], object], config: EnvConfig) -> Adapter:
     with warnings.catch_warnings(), np.errstate():
         env = make_env()
     return env if isinstance(env, Adapter) else Adapter(env, config)
+
+
+def close(env: Any, name: str, *, quiet: bool) -> None:
+    """Close what an adapter wraps; see `Adapter.close`."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        sentence = f"Environment {name}: close failed with {type(error).__name__}: {error}. Nothing is lost."
+        if not quiet and sentence not in _said:
+            _said.add(sentence)
+            with contextlib.suppress(OSError, ValueError):  # Environments close the terminal, too.
+                print(sentence, file=sys.stderr)
 
 
 def normalizers(env: gymnasium.Env) -> Iterator[str]:

@@ -22,12 +22,18 @@ class Codec:
 
     key: str
     space: Space
+    rows: tuple[int, ...] = ()
+    """Leading axes of every value: none, or ``(N,)`` for those of N environments at once."""
     flat: gymnasium.Space
     """The Gymnasium space of the flat arrays."""
 
     def leaves(self) -> Iterable["Codec"]:
         """Codecs of the single keys below this one."""
         yield self
+
+    def set_rows(self, rows: tuple[int, ...]) -> None:
+        """Convert values with these leading axes from now on."""
+        self.rows = rows
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         """Check the observation and put it into ``out`` as new arrays, and keys beyond their bounds into ``outside``.
@@ -41,10 +47,34 @@ class Codec:
         raise NotImplementedError
 
 
-class Vector(Codec):
-    """Box of any shape and real dtype, as float32 ``[n]``."""
+class Bounded(Codec):
+    """A Box, whose values may be outside its bounds."""
 
     flat: gymnasium.spaces.Box
+    _low: np.ndarray
+    _high: np.ndarray
+    _bounded: bool
+
+    def outside(self, flat: np.ndarray) -> np.ndarray | None:
+        """Which of the flat numbers are outside the bounds, in the shape of ``flat``; None: none."""
+        if not self._bounded:
+            return None
+        outside = (flat < self._low) | (flat > self._high)
+        return outside if _any(outside) else None
+
+    def explain(self, array: np.ndarray, outside: np.ndarray) -> str:
+        """A sentence about the first number of one observation that is outside."""
+        flat = outside.reshape(-1)
+        where, value = _first_bad(array, flat)
+        i = int(np.argmax(flat))
+        return (
+            f"observation key '{self.key}' holds {value}{where}, outside "
+            f"[{self.flat.low.reshape(-1)[i]}, {self.flat.high.reshape(-1)[i]}] as its space declares"
+        )
+
+
+class Vector(Bounded):
+    """Box of any shape and real dtype, as float32 ``[n]``."""
 
     def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
         size = math.prod(space.shape)
@@ -74,16 +104,14 @@ class Vector(Codec):
         return f"{list(self._shape)} {self._dtype}"
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
-        array = _array(self.key, value, self._shape, self._dtype)
-        flat = (array.astype(np.float32) if array.itemsize <= 4 else _float32(array)).reshape(-1)
+        array = _array(self.key, value, self.rows + self._shape, self._dtype)
+        flat = (array.astype(np.float32) if array.itemsize <= 4 else _float32(array)).reshape(*self.rows, -1)
         if not self._exact:
             infinite = ~np.isfinite(flat)
             if _any(infinite):
                 self._refuse_nonfinite(array, infinite)
-        if outside is not None and self._bounded:
-            beyond = (flat < self._low) | (flat > self._high)
-            if _any(beyond):
-                outside[self.key] = _beyond_bounds(self.key, array, beyond, self.flat.low, self.flat.high)
+        if outside is not None and (beyond := self.outside(flat)) is not None:
+            outside[self.key] = self.explain(array, beyond)
         out[self.key] = flat
 
     def _refuse_nonfinite(self, array: np.ndarray, infinite: np.ndarray) -> None:
@@ -98,10 +126,8 @@ class Vector(Codec):
         )
 
 
-class Image(Codec):
+class Image(Bounded):
     """Box uint8 ``[H, W, C]`` or ``[H, W]``, as uint8 ``[H, W, C]``."""
-
-    flat: gymnasium.spaces.Box
 
     def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
         shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
@@ -110,15 +136,15 @@ class Image(Codec):
         self.flat = gymnasium.spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)
         self._shape = space.shape
         self._dtype = np.dtype(space.dtype)
+        self._low = self.flat.low
+        self._high = self.flat.high
         self._bounded = bool((space.low > 0).any() or (space.high < 255).any())
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
-        array = _array(self.key, value, self._shape, self._dtype)
-        image = np.array(array, dtype=np.uint8).reshape(self.space.shape)
-        if outside is not None and self._bounded:
-            beyond = (image < self.flat.low) | (image > self.flat.high)
-            if _any(beyond):
-                outside[self.key] = _beyond_bounds(self.key, array, beyond, self.flat.low, self.flat.high)
+        array = _array(self.key, value, self.rows + self._shape, self._dtype)
+        image = np.array(array, dtype=np.uint8).reshape(self.rows + self.space.shape)
+        if outside is not None and (beyond := self.outside(image)) is not None:
+            outside[self.key] = self.explain(array, beyond)
         out[self.key] = image
 
 
@@ -137,14 +163,14 @@ class Discrete(Codec):
         self._dtype = dtype
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
-        array = _array(self.key, value, self.space.shape, np.dtype(np.int64))
+        array = _array(self.key, value, self.rows + self.space.shape, np.dtype(np.int64))
         # In int64, so that the subtraction cannot wrap around. Always checked, because the network has no input for a
         # class that does not exist.
         index = np.asarray(array.astype(np.int64) - self._start)
         if not _in_range(index, self.space.classes):
             missing = ((index < 0) | (index >= self.space.classes)).reshape(-1)
             where, got = _first_bad(array, missing)
-            start = np.broadcast_to(self._start, self.space.shape).reshape(-1)[np.argmax(missing)]
+            start = np.broadcast_to(self._start, array.shape).reshape(-1)[np.argmax(missing)]
             raise Mismatch(
                 f"observation key '{self.key}' holds class {got}{where}, expected {start} to "
                 f"{start + self.space.classes - 1}: fix the environment or its space"
@@ -153,15 +179,15 @@ class Discrete(Codec):
 
     def decode(self, flat: dict[str, Any]) -> Any:
         """Class indices, counted from the original space's start and in its dtype."""
-        index = _action(self.key, flat, self.space.shape)
+        index = _action(self.key, flat, self.rows + self.space.shape)
         if index.dtype.kind not in "iu" or not _in_range(index, self.space.classes):
             raise Mismatch(
                 f"action key '{self.key}' is {index.tolist()} ({index.dtype}), expected whole numbers from 0 to "
                 f"{self.space.classes - 1}: fix the policy"
             )
-        if self._dtype is None:
+        if self._dtype is None and not self.rows:
             return int(index) + self._start
-        return (index.astype(np.int64) + self._start).astype(self._dtype)
+        return (index.astype(np.int64) + self._start).astype(self._dtype or np.int64)
 
 
 class Entries(Codec):
@@ -180,14 +206,21 @@ class Entries(Codec):
         """One scalar codec per entry."""
         return (entry for _, entry in self._entries)
 
+    def set_rows(self, rows: tuple[int, ...]) -> None:
+        self.rows = rows
+        for _, entry in self._entries:
+            entry.set_rows(rows)
+
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
-        array = _array(self.key, value, self._shape, np.dtype(np.int64))
+        array = _array(self.key, value, self.rows + self._shape, np.dtype(np.int64))
+        leading = (slice(None),) * len(self.rows)
         for index, entry in self._entries:
-            entry.encode(array[index], out, outside)
+            entry.encode(array[leading + index], out, outside)
 
     def decode(self, flat: dict[str, Any]) -> np.ndarray:
         """All entries together, in the shape of the original space."""
-        return np.array([entry.decode(flat) for _, entry in self._entries], dtype=self._dtype).reshape(self._shape)
+        entries = np.array([entry.decode(flat) for _, entry in self._entries], dtype=self._dtype)
+        return entries.T.reshape(self.rows + self._shape)  # Rows first; without rows, `T` changes nothing.
 
 
 class Continuous(Codec):
@@ -206,7 +239,7 @@ class Continuous(Codec):
 
     def decode(self, flat: dict[str, Any]) -> np.ndarray:
         """Clipped to [-1, 1], scaled to [low, high]."""
-        action = _action(self.key, flat, self.space.shape)
+        action = _action(self.key, flat, self.rows + self.space.shape)
         if not np.isfinite(action).all():
             raise Mismatch(f"action key '{self.key}' is {action.tolist()}, expected finite numbers: fix the policy")
         scaled = self._center + self._half * action
@@ -264,14 +297,4 @@ def _first_bad(array: np.ndarray, bad: np.ndarray) -> tuple[str, Any]:
     return (f" at index {[int(i) for i in index]}" if index else ""), array[index]
 
 
-def _beyond_bounds(key: str, array: np.ndarray, beyond: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
-    beyond = beyond.reshape(-1)
-    where, value = _first_bad(array, beyond)
-    i = int(np.argmax(beyond))
-    return (
-        f"observation key '{key}' holds {value}{where}, outside [{low.reshape(-1)[i]}, {high.reshape(-1)[i]}] as its "
-        f"space declares"
-    )
-
-
-__all__ = ["Codec", "Continuous", "Discrete", "Entries", "Image", "Outside", "Vector"]
+__all__ = ["Bounded", "Codec", "Continuous", "Discrete", "Entries", "Image", "Outside", "Vector"]

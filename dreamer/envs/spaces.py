@@ -54,6 +54,10 @@ class Container(Codec):
         for child in self.children:
             yield from child.leaves()
 
+    def set_rows(self, rows: tuple[int, ...]) -> None:
+        for child in self.children:
+            child.set_rows(rows)
+
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         if self.is_dict:
             if not isinstance(value, dict) or value.keys() != self._expected:
