@@ -21,6 +21,7 @@ EXTRAS = {
     "gymnax": (("gymnax",), "gymnax's environments, in JAX"),
     "minigrid": (("minigrid",), "MiniGrid and BabyAI"),
     "memory": (("memory-maze",), "Memory Maze"),
+    "envpool": (("envpool",), "EnvPool, many environments in one object"),
     "playground": (("playground",), "MuJoCo Playground, in JAX"),
     "sweep": (("optuna",), "sweeps with search: optuna"),
     "ray": (("ray",), "sweeps on a cluster"),

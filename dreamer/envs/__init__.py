@@ -2,8 +2,9 @@
 
 A task is ``SUITE_NAME`` (``dmc_walker_walk``), or ``package.module:function`` for a function without arguments that
 returns a Gymnasium environment; `dreamer.envs.names` tells them apart. Each suite is one file, imported when it is
-needed, with two functions: ``tasks() -> list of names`` and ``make(name, config, render_mode) -> gymnasium.Env``. An
-environment may offer more than Gymnasium requires:
+needed, with two functions: ``tasks() -> list of names`` and ``make(name, config, render_mode) -> gymnasium.Env``. A
+suite, or a function with a parameter ``num_envs``, may also return many environments in one object; see
+`dreamer.envs.vector.batched`. An environment may offer more than Gymnasium requires:
 
 * an attribute ``action_repeat``: it repeats every action that often itself, sums the rewards, and reports in
   ``info["env_steps"]`` how often it really applied the action;
@@ -17,12 +18,12 @@ A suite may also have ``summarize(logs) -> numbers by name``: what to log about 
 Nothing here knows about networks.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-
-import gymnasium
+from typing import Any
 
 from dreamer.config import EnvConfig
-from dreamer.envs.adapter import Adapter, adapt
+from dreamer.envs.adapter import Adapter, adapt, close
 from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
 from dreamer.envs.functions import (
     call_function,
@@ -31,18 +32,20 @@ from dreamer.envs.functions import (
     maker_of,
     refuse_frames_missing,
     require_gymnasium,
+    takes,
     takes_render_mode,
     task_of,
 )
 from dreamer.envs.names import load_suite, missing_package, nearest, split, tasks, unknown
-from dreamer.envs.vector import VectorEnv
+from dreamer.envs.vector import Batched, VectorEnv
+from dreamer.envs.vector.batched import is_batched
 
-WITH_KWARGS = ("gym", "minigrid")
+WITH_KWARGS = ("gym", "vec", "envpool", "minigrid")
 """Suites that pass ``env.kwargs`` on."""
 
 
 def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
-    """Make the environment of a task.
+    """Make the one environment of a task.
 
     Args:
         task: ``SUITE_NAME`` or ``package.module:function``; see `tasks` and `dreamer.envs.names`.
@@ -54,24 +57,64 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
             the code of the environment raised (names the error and the line), what it makes is no Gymnasium
             environment or cannot render, or its spaces are not supported.
     """
+    env = make_any(task, config, render=render)
+    if isinstance(env, Batched):
+        env.close(quiet=True)
+        raise EnvError(
+            f"Task '{task}' is {env.num_envs} environments in one object, expected one: train on it, evaluate it, or "
+            f"step it with dreamer.envs.VectorEnv(dreamer.make_env(config), config.env, seed)."
+        )
+    return env
+
+
+def make_any(task: str, config: EnvConfig, *, render: bool = False, num_envs: int | None = None) -> Adapter | Batched:
+    """As `make`, but the task may also stand for many environments in one object.
+
+    Args:
+        task: as for `make`.
+        config: as for `make`.
+        render: as for `make`.
+        num_envs: how many there shall be in one object; None: ``config.count``.
+
+    Raises:
+        EnvError: as for `make`; or frames are wanted of many in one object.
+    """
+    if num_envs is not None:
+        config = dataclasses.replace(config, count=num_envs)
     suite, name = split(task)
     if suite:
-        return Adapter(_make_in_suite(task, suite, name, config, render), config, name=task)
-    if ":" not in task:
+        env = _make_in_suite(task, suite, name, config, render)
+    elif ":" in task:
+        env = _call(task, config, render)
+    else:
         raise unknown(task)
+    if not is_batched(env):
+        return Adapter(env, config, name=task)
+    if render:
+        close(env, task, quiet=True)
+        raise EnvError(f"Task '{task}' cannot render images: it is many environments in one object, expected one.")
+    return Batched(env, config, name=task)
+
+
+def _call(task: str, config: EnvConfig, render: bool) -> Any:
+    """What a function of a user returns."""
     function = load_function(task, task)
-    options = {**config.kwargs, **({"render_mode": "rgb_array"} if render and takes_render_mode(function) else {})}
-    env = require_gymnasium(call_function(function, task, **options), task)
+    number = {"num_envs": config.count} if takes(function, "num_envs") else {}
+    mode = {"render_mode": "rgb_array"} if render and takes_render_mode(function) else {}
+    env = call_function(function, task, **{**number, **config.kwargs, **mode})
+    if is_batched(env):
+        return env
+    env = require_gymnasium(env, task)
     if render:
         refuse_frames_missing(env, function, task)
-    return Adapter(env, config, name=task)
+    return env
 
 
-def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: bool) -> gymnasium.Env:
+def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: bool) -> Any:
     if config.kwargs and suite not in WITH_KWARGS:
         raise EnvError(
-            f"env.kwargs={config.kwargs} cannot be used with task '{task}': only tasks by the ids of Gymnasium and "
-            "MiniGrid, and functions (package.module:function), take keyword arguments."
+            f"env.kwargs={config.kwargs} cannot be used with task '{task}': only tasks by the ids of Gymnasium, "
+            "EnvPool and MiniGrid, and functions (package.module:function), take keyword arguments."
         )
     module = load_suite(suite)
     with explain_failure(f"Task '{task}'"):
@@ -81,7 +124,7 @@ def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: 
             raise unknown(task, str(error)) from error
         except ImportError as error:
             raise missing_package(f"Task '{task}'", error) from error
-    if render and env.render_mode != "rgb_array":
+    if render and not is_batched(env) and env.render_mode != "rgb_array":
         modes = env.metadata.get("render_modes", [])
         raise EnvError(
             f"Task '{task}' cannot render images: its render modes are {modes}, expected 'rgb_array' among them."
@@ -97,11 +140,13 @@ def summarizer(task: str) -> Callable[[list[Mapping[str, float]]], Mapping[str, 
 
 __all__ = [
     "Adapter",
+    "Batched",
     "EnvError",
     "NotRestorable",
     "VectorEnv",
     "adapt",
     "make",
+    "make_any",
     "maker_of",
     "nearest",
     "split",

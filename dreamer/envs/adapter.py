@@ -116,7 +116,7 @@ class Adapter(gymnasium.Env):
             if isinstance(leaf, Vector) and leaf.is_image_like:
                 self._notes.append((f"layout of {leaf.key}", self._layout_note(leaf)))
         for layer in normalizers(env):
-            self._notes.append((f"wrapper {layer}", self._wrapper_note(layer)))
+            self._notes.append((f"wrapper {layer}", wrapper_note(self.name, layer)))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -308,13 +308,6 @@ class Adapter(gymnasium.Env):
             f"convolutions."
         )
 
-    def _wrapper_note(self, wrapper: str) -> str:
-        return (
-            f"Environment {self.name} has the wrapper {wrapper}, whose running statistics are not saved with the "
-            f"agent, and differ between environments and in evaluation: leave it out, because symlog copes with any "
-            f"scale."
-        )
-
     def _applied(self, info: dict[str, Any]) -> int:
         """How often an environment that repeats actions itself applied the last one."""
         assert self._own_repeat is not None
@@ -386,12 +379,20 @@ def close(env: Any, name: str, *, quiet: bool) -> None:
                 print(sentence, file=sys.stderr)
 
 
-def normalizers(env: gymnasium.Env) -> Iterator[str]:
+def normalizers(env: Any) -> Iterator[str]:
     """Names of the wrappers of an environment that keep running statistics, as NormalizeObservation does."""
-    while isinstance(env, gymnasium.Wrapper):
+    while isinstance(env, gymnasium.Wrapper | gymnasium.vector.VectorWrapper):
         if any(_is_running_mean(value) for value in vars(env).values()):
             yield type(env).__name__
         env = env.env
+
+
+def wrapper_note(name: str, wrapper: str) -> str:
+    """What to know of a wrapper that keeps running statistics; ``name`` is that of the environment."""
+    return (
+        f"Environment {name} has the wrapper {wrapper}, whose running statistics are not saved with the agent, and "
+        f"differ between environments and in evaluation: leave it out, because symlog copes with any scale."
+    )
 
 
 def _is_running_mean(value: Any) -> bool:

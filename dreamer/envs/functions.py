@@ -169,6 +169,14 @@ def takes_render_mode(function: Callable[..., Any]) -> bool:
     return any(p.name == "render_mode" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name."""
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # Some functions written in C do not say.
+        return False
+
+
 def refuse_frames_missing(env: gymnasium.Env, function: Callable[..., Any], task: str) -> None:
     """Raise `EnvError` that says how to change a function whose environment does not render images."""
     if env.render_mode == "rgb_array":
@@ -201,27 +209,39 @@ def refuse_frames_missing(env: gymnasium.Env, function: Callable[..., Any], task
 # Naming
 
 
-def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Callable[[], Any]:
+def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Callable[..., Any]:
     """The function to make environments with, for an argument ``env`` of a user.
 
     Args:
-        env: a function or class that can be called without arguments, other than those of ``options``.
+        env: a function or class that can be called without arguments, other than those of ``options`` and, if it
+            makes many environments in one object, ``num_envs``.
         options: its keyword arguments.
 
     Returns:
-        The function; what it raises is an `EnvError` of one sentence.
+        The function, with the parameter ``num_envs`` if ``env`` has it. What it raises is an `EnvError` of one
+        sentence.
 
     Raises:
         EnvError: it is not a function; an environment, for example.
     """
     if isinstance(env, gymnasium.Env) or not callable(env):
-        spec = getattr(env, "spec", None)
-        made = f'gymnasium.make("{spec.id}")' if spec is not None and hasattr(spec, "id") else "MyEnv()"
-        several = ", and it is called for each of env.count environments" if hasattr(env, "num_envs") else ""
+        name = getattr(getattr(env, "spec", None), "id", "")
+        if hasattr(env, "num_envs"):
+            parameters = "with a parameter num_envs"
+            made = f"lambda num_envs: {f'gymnasium.make_vec({name!r}, num_envs)' if name else 'MyEnv(num_envs)'}"
+        else:
+            parameters = "without arguments"
+            made = f"lambda: {f'gymnasium.make({name!r})' if name else 'MyEnv()'}"
         raise EnvError(
-            f"env is a {type(env).__module__}.{type(env).__qualname__}, expected a function without arguments that "
-            f"returns a new environment at every call{several}: env=lambda: {made}."
+            f"env is a {type(env).__module__}.{type(env).__qualname__}, expected a function {parameters} that returns "
+            f"a new environment at every call: env={made}."
         )
+    if takes(env, "num_envs"):
+
+        def make(num_envs: int) -> Any:
+            return call_function(env, "", **{"num_envs": num_envs, **options})
+
+        return make
     return functools.partial(call_function, env, "", **options)
 
 
@@ -357,6 +377,7 @@ __all__ = [
     "maker_of",
     "refuse_frames_missing",
     "require_gymnasium",
+    "takes",
     "takes_render_mode",
     "task_of",
 ]

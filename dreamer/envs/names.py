@@ -29,6 +29,8 @@ SUITES = {
     "playground": "native.from_playground",
     "jax": "native",
     "probe": "suites.probes",
+    "envpool": "suites.envpool",
+    "vec": "suites.vec",
     "gym": "suites.gym",
 }
 """Module of each suite by its prefix. Gymnasium comes last: importing another suite may add to its registry."""
@@ -40,6 +42,7 @@ _EXTRAS = {
     "ale_py": "suites.atari",
     "craftax": "craftax",
     "crafter": "suites.crafter",
+    "envpool": "envpool",
     "gymnax": "gymnax",
     "memory_maze": "memory",
     "minigrid": "suites.minigrid",
@@ -48,10 +51,10 @@ _EXTRAS = {
 """Extra of this package that installs a module."""
 
 HOW = (
-    "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
-    "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, craftax_NAME, playground_NAME, jax_NAME, probe_NAME, "
-    "your.module:function for a function that returns a Gymnasium environment, or jax_your.module:function for one "
-    "that returns a NativeEnv"
+    "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), vec_ID for many of "
+    "it in one object, envpool_ID, dmc_DOMAIN_TASK, atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, "
+    "craftax_NAME, playground_NAME, jax_NAME, probe_NAME, your.module:function for a function that returns a Gymnasium "
+    "environment, or jax_your.module:function for one that returns a NativeEnv"
 )
 """All forms of a name, for messages."""
 
@@ -77,8 +80,8 @@ def split(task: str) -> tuple[str, str]:
     """
     prefix, _, name = task.partition("_")
     if ":" in task:
-        # Of all suites, these two know names with a colon.
-        return (prefix, name) if prefix in ("gym", "jax") and name and not _names_function(task) else ("", task)
+        # Of all suites, these know names with a colon.
+        return (prefix, name) if prefix in ("gym", "vec", "jax") and name and not _names_function(task) else ("", task)
     namespace, slash, _ = task.partition("/")
     if slash and is_importable(namespace):
         return "gym", task

@@ -7,10 +7,9 @@ computed for several at once.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import numpy as np
 
@@ -19,11 +18,13 @@ from dreamer.agent import Agent
 from dreamer.algorithms.base import Memory
 from dreamer.config import Config
 from dreamer.envs.spaces import refuse_other_spaces
+from dreamer.envs.vector.batched import open_env
 from dreamer.envs.vector.sub_env import explain
 from dreamer.envs.vector.vector_env import make_all
 from dreamer.types import Mode
 
-MakeEnv = Callable[[], gymnasium.Env]
+MakeEnv = Callable[..., Any]
+"""Makes a Gymnasium environment; or, if it has a parameter ``num_envs``, that many in one object."""
 
 
 class PlayStopped(Exception):
@@ -123,7 +124,7 @@ def play(
 
     Args:
         agent: the policy.
-        make: makes an environment.
+        make: makes an environment, or many in one object; these play in rounds, one episode in each row.
         episodes: number of episodes, at least 1.
         seed: decides the environments and the draws of the policy; the first episodes are those of a shorter list.
         mode: take the policy's mode, or draw from it.
@@ -146,7 +147,12 @@ def play(
     finished: dict[int, PlayedEpisode] = {}
     with contextlib.ExitStack() as stack:
         most = agent.config.run.eval_steps
-        players = [_Player(env, index, most) for index, env in enumerate(make_all(make, config, count))]
+        first = open_env(make, config)
+        if isinstance(first, envs.Batched):
+            stack.callback(first.close)
+            _refuse_other_spaces(agent, first)
+            return _play_rows(agent, first, seeds, seed, mode, stop)
+        players = [_Player(env, index, most) for index, env in enumerate(make_all(make, config, count, [first]))]
         for player in players:
             stack.callback(player.env.close)
         _refuse_other_spaces(agent, players[0].env)
@@ -172,6 +178,48 @@ def play(
                 elif not player.idle:
                     player.step({key: value[index, ...] for key, value in action.items()})
     return [finished[number] for number in range(episodes)]
+
+
+def _play_rows(
+    agent: Agent,
+    batch: envs.Batched,
+    seeds: Sequence[int],
+    seed: int,
+    mode: Mode,
+    stop: Callable[[], bool] | None,
+) -> list[PlayedEpisode]:
+    """As `play`, in the N rows of one object, which can only be stepped together.
+
+    They play in rounds: each row plays one episode, and waits until the others are through, so that every episode has
+    its own seed, and which ones count is decided beforehand. ``seeds`` has the seed of each episode.
+    """
+    played: list[PlayedEpisode] = []
+    memory = agent.initial(batch.num_envs)
+    while len(played) < len(seeds):
+        begin = len(played)
+        rows = min(batch.num_envs, len(seeds) - begin)
+        numbers = begin + np.arange(batch.num_envs)
+        step = batch.reset([seeds[number % len(seeds)] for number in numbers])
+        found: dict[int, PlayedEpisode] = {}
+        score = np.zeros(batch.num_envs)
+        length = np.zeros(batch.num_envs, np.int64)
+        time = 0
+        while len(found) < rows:
+            if stop is not None and stop():
+                raise PlayStopped(f"{begin + len(found)} of {len(seeds)} episodes were played.")
+            times = np.full(batch.num_envs, time, np.uint32)
+            action, memory = agent.act_in_episodes(step.obs, memory, seed, numbers.astype(np.uint32), times, mode)
+            step = batch.step(jax.device_get(action))
+            time += 1
+            score += step.reward
+            length += step.env_steps
+            cut = time >= agent.config.run.eval_steps
+            for row in range(rows):
+                if row not in found and (step.is_last[row] or cut):
+                    log = step.log.get(row, {})
+                    found[row] = PlayedEpisode(float(score[row]), int(length[row]), not step.is_last[row], log)
+        played += [found[row] for row in range(rows)]
+    return played
 
 
 def most_envs(config: Config) -> int:
@@ -207,7 +255,7 @@ def _moment(player: _Player, memory: Memory) -> Moment:
     )
 
 
-def _refuse_other_spaces(agent: Agent, env: envs.Adapter) -> None:
+def _refuse_other_spaces(agent: Agent, env: envs.Adapter | envs.Batched) -> None:
     refuse_other_spaces(env.obs_spaces, env.action_spaces, trained=(agent.obs_spaces, agent.action_spaces))
 
 

@@ -127,8 +127,15 @@ def load_saved(
 
 
 def make_env(config: Config, render: bool = False, task: str = "") -> MakeEnv:
-    """A function that makes environments of the config's task, or of another one with the config's options."""
-    return lambda: envs.make(task or config.task, config.env, render=render)
+    """A function that makes environments of the config's task, or of another one with the config's options.
+
+    Where the task is many environments in one object, it makes ``num_envs`` of them, or ``env.count``.
+    """
+
+    def make(num_envs: int | None = None) -> envs.Adapter | envs.Batched:
+        return envs.make_any(task or config.task, config.env, render=render, num_envs=num_envs)
+
+    return make
 
 
 def evaluate(

@@ -57,7 +57,7 @@ def collect(
         raise ValueError(f"collect got episodes={episodes}, expected at least 1.")
     count = min(episodes, most_envs(agent.config))
     config = dataclasses.replace(agent.config.env, count=count, workers="sync", rehearse=False)
-    with envs.VectorEnv(make, config, np.random.SeedSequence([seed, _SEEDS])) as vector:
+    with envs.VectorEnv(make, config, np.random.SeedSequence([seed, _SEEDS]), any_count=True) as vector:
         refuse_other_spaces(vector.obs_spaces, vector.action_spaces, trained=(agent.obs_spaces, agent.action_spaces))
         # What the policy draws depends on its count of steps. Each seed gets its own range of counts.
         before = agent.policy_steps
@@ -66,7 +66,7 @@ def collect(
             rows: list[list[Row]] = []
             while len(rows) < episodes:
                 # A new driver resets the environments.
-                rows += _play(Driver(vector, agent.policy, agent.initial(count)), most_steps)
+                rows += _play(Driver(vector, agent.policy, agent.initial(vector.num_envs)), most_steps)
         finally:
             agent.policy_steps = before
     return _stack(agent, rows[:episodes])

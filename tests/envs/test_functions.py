@@ -95,7 +95,7 @@ def test_the_same_holds_for_functions_that_are_given_in_python():
 
 
 def test_an_environment_in_place_of_a_function_is_refused():
-    with pytest.raises(EnvError, match=r'expected a function .*: env=lambda: gymnasium\.make\("CartPole-v1"\)'):
+    with pytest.raises(EnvError, match=r"expected a function .*: env=lambda: gymnasium\.make\('CartPole-v1'\)"):
         functions.maker_of(gymnasium.make("CartPole-v1"))
     with pytest.raises(EnvError, match=r"env is a builtins\.dict, expected a function without arguments"):
         functions.maker_of({})

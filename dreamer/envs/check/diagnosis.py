@@ -11,7 +11,7 @@ import numpy as np
 from dreamer.config import ConfigError, NetsConfig, halvings
 from dreamer.envs.adapter import USED_AS_IT_IS, Adapter
 from dreamer.envs.rollouts import RecordedStep, Recording
-from dreamer.envs.spaces import action_codec
+from dreamer.envs.spaces import Codec
 from dreamer.spaces import Space, Spaces, is_mask, mask_keys
 
 _LARGE = 1e3
@@ -69,9 +69,9 @@ def _image(label: str, space: Space, nets: NetsConfig) -> EnvFinding:
     return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
 
 
-def action_keys(env: Adapter) -> Iterator[EnvFinding]:
+def action_keys(codec: Codec) -> Iterator[EnvFinding]:
     """What the actor makes of every action key, and bounds that deserve a look."""
-    for leaf in action_codec(env.env.action_space, env.name).leaves():
+    for leaf in codec.leaves():
         key = leaf.key
         space = leaf.space
         if space.kind == "discrete":

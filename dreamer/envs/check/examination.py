@@ -17,9 +17,11 @@ from dreamer.envs.check import diagnosis
 from dreamer.envs.check.diagnosis import EnvFinding
 from dreamer.envs.errors import EnvError
 from dreamer.envs.restore.rehearsal import require_another
-from dreamer.envs.rollouts import Recording, explain, extreme_choosers, random_action, record
+from dreamer.envs.rollouts import RecordedStep, Recording, explain, extreme_choosers, random_action, record
+from dreamer.envs.spaces import action_codec
+from dreamer.envs.vector.batched import Batched, open_env
 from dreamer.envs.vector.vector_env import VectorEnv, make_all
-from dreamer.spaces import mask_keys
+from dreamer.spaces import Step, mask_keys
 
 MOST_STEPS = 10_000
 """Most actions of the long recording."""
@@ -34,6 +36,9 @@ _EXTREME = 400
 
 _EXTREME_SECONDS = 20.0
 """What all of these may take together, if the environment is slow."""
+
+_ROWS_SECONDS = 10.0
+"""How long many environments in one object are played."""
 
 _PRESETS = {
     "atari": (["atari100k"], ["atari_small"]),
@@ -51,7 +56,7 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
     """Play an environment with random actions and report what is wrong or surprising.
 
     Args:
-        make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one.
+        make_env: returns a new environment each time, or many in one object; as for `VectorEnv`.
         config: only ``env`` and ``nets`` matter.
         steps: most agent steps to play.
 
@@ -59,9 +64,12 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
         Findings, including those that are fine. The environment can be trained on if none is an error.
     """
     try:
-        first = adapt(make_env, config.env)
+        first = open_env(make_env, config.env)
     except Exception as failure:
         yield EnvFinding("error", "make", explain(failure, "Making the environment"))
+        return
+    if isinstance(first, Batched):
+        yield from _check_rows(first, config, steps)
         return
 
     def make_another() -> Adapter:
@@ -71,7 +79,7 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
 
     first.close(quiet=True)  # Closing the recorded instances will report any failure.
     yield from diagnosis.observation_keys(first.obs_spaces, config.nets)
-    yield from diagnosis.action_keys(first)
+    yield from diagnosis.action_keys(action_codec(first.env.action_space, first.name))
     yield from diagnosis.masks(first.obs_spaces, first.action_spaces)
     yield from _play(make_another, config.env, first, steps)
 
@@ -138,6 +146,52 @@ def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, step
     yield diagnosis.reproducibility(first, again)
     yield diagnosis.seed_effect(first, reseeded)
     yield diagnosis.action_effect(first, other, env.action_spaces)
+
+
+def _check_rows(batch: Batched, config: Config, steps: int) -> Iterator[EnvFinding]:
+    """Findings about many environments in one object, which is stepped as it is and then closed."""
+    yield EnvFinding("note", "make", f"{batch.name} is {batch.num_envs} environments in one object.")
+    yield from diagnosis.observation_keys(batch.obs_spaces, config.nets)
+    yield from diagnosis.action_keys(action_codec(batch.single_action_space, batch.name))
+    yield from diagnosis.masks(batch.obs_spaces, batch.action_spaces)
+    env_config = dataclasses.replace(config.env, count=batch.num_envs, workers="sync")
+    notes: list[str] = []
+    played: list[Step] = []
+    rng = np.random.default_rng(0)
+    try:
+        with VectorEnv(lambda: batch, env_config, 0, notes.append) as vector:
+            masks = mask_keys(vector.obs_spaces, vector.action_spaces)
+            step = vector.reset()
+            start = time.perf_counter()
+            while len(played) * batch.num_envs < steps and (not played or time.perf_counter() - start < _ROWS_SECONDS):
+                played.append(step)
+                step = vector.step(random_action(rng, vector.action_spaces, masks, step.obs, (batch.num_envs,)))
+            seconds = time.perf_counter() - start
+    except Exception as failure:
+        yield EnvFinding("error", "play", explain(failure, batch.where()))
+        return
+    taken = sum(int((~step.is_first).sum()) for step in played)
+    yield EnvFinding("ok", "play", f"Took {taken} random actions without an error.")
+    recording = Recording([_of_row(step, row) for row in range(batch.num_envs) for step in played])
+    yield from diagnosis.endings(recording, None)
+    yield from diagnosis.rewards(recording)
+    yield from diagnosis.observations(recording, batch.obs_spaces)
+    for sentence in notes:
+        yield EnvFinding("note", "play", sentence)
+    rate = taken / seconds
+    yield EnvFinding("ok", "speed", f"Speed: {rate:,.0f} agent steps/s in all rows.", {"rows": rate})
+
+
+def _of_row(step: Step, row: int) -> RecordedStep:
+    """What one row answered."""
+    return RecordedStep(
+        {key: value[row] for key, value in step.obs.items()},
+        float(step.reward[row]),
+        is_first=bool(step.is_first[row]),
+        is_last=bool(step.is_last[row]),
+        is_terminal=bool(step.is_terminal[row]),
+        env_steps=int(step.env_steps[row]),
+    )
 
 
 def speed(make_env: Callable[[], Any], config: EnvConfig, seconds: float = 2.0) -> EnvFinding:
@@ -210,20 +264,22 @@ def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) 
     task = config.task
     images = False
 
-    def make_env() -> Adapter:
-        return envs.make(task, config.env)
+    def make_env(num_envs: int | None = None) -> envs.Adapter | envs.Batched:
+        return envs.make_any(task, config.env, num_envs=num_envs)
 
     errors = 0
+    batched = False
     for finding in check(make_env, config, steps=args.steps):
         errors += finding.level == "error"
+        batched |= "rows" in finding.data
         images |= finding.data.get("kind") == "image"
         yield finding
     env_config = config.env
-    for finding in together(make_env, env_config) if not errors else ():
+    for finding in together(make_env, env_config) if not (errors or batched) else ():
         yield finding
         env_config = dataclasses.replace(env_config, count=1)
         overrides = [*overrides, "env.count=1"]
-    if not errors and not args.fast:
+    if not (errors or batched or args.fast):
         measured = speed(make_env, env_config)
         errors += measured.level == "error"
         yield measured

@@ -1,5 +1,6 @@
-"""Many environments as one: in this process, or in worker processes over shared memory."""
+"""Many environments as one: in this process, in worker processes over shared memory, or in an object of their own."""
 
+from dreamer.envs.vector.batched import Batched
 from dreamer.envs.vector.vector_env import VectorEnv
 
-__all__ = ["VectorEnv"]
+__all__ = ["Batched", "VectorEnv"]

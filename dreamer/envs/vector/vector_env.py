@@ -12,6 +12,7 @@ from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt
 from dreamer.envs.errors import EnvError, NotRestorable
 from dreamer.envs.restore.rehearsal import rehearse, require_another
+from dreamer.envs.vector.batched import Batched, BatchedPool, open_env
 from dreamer.envs.vector.pool import LONGEST_START, Pool
 from dreamer.envs.vector.slots import MAKE, RESET, STEP, Slots
 from dreamer.envs.vector.sub_env import LocalPool, SubEnv, require_spaces
@@ -23,7 +24,7 @@ _PATIENCE = 10.0
 
 
 class VectorEnv:
-    """``config.count`` copies of an environment, in this process or in worker processes.
+    """``config.count`` copies of an environment, in this process or in worker processes; or those of one object.
 
     The step after ``is_last`` is the reset (next-step autoreset): its observation is the first of the new episode, its
     reward 0, and the action given for it is ignored. Returned arrays are never overwritten.
@@ -49,6 +50,8 @@ class VectorEnv:
         config: EnvConfig,
         seed: int | np.random.SeedSequence,
         on_message: Callable[[str], None] | None = None,
+        *,
+        any_count: bool = False,
     ) -> None:
         """Make the environments; nothing is reset yet.
 
@@ -56,22 +59,24 @@ class VectorEnv:
         before, one after the other.
 
         Args:
-            make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one.
+            make_env: returns a new environment each time: an `Adapter`, or any gymnasium.Env, which gets one; or once,
+                for a number ``num_envs`` if it takes one, an object of ``config.count`` environments; see
+                `dreamer.envs.vector.batched`.
             config: number, workers, limits, action repeat and checks.
             seed: decides the seeds of all environments and their replacements; see `seed_of`.
             on_message: called with a sentence about each failure survived, and about the first observation of each key
                 that is outside its bounds; None prints it to stderr.
+            any_count: whether an object of many environments may have another number of them.
 
         Raises:
             EnvError: an environment cannot be made, or sent to a worker.
         """
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-        seeds = functools.partial(seed_of, sequence, config.count)
         self._sequence = sequence
         self._scratch = functools.partial(adapt, make_env, config)
         shared = config.workers == "async"
-        first = self._scratch()
-        self.num_envs = config.count
+        first = open_env(make_env, config)
+        self.num_envs = first.num_envs if isinstance(first, Batched) else config.count
         self.obs_spaces = first.obs_spaces
         self.action_spaces = first.action_spaces
         self.failures = 0
@@ -82,6 +87,19 @@ class VectorEnv:
         self._say = on_message or _print
         self._noted: set[str] = set()
         self._envs: LocalPool | Pool
+        if isinstance(first, Batched):
+            if first.num_envs != config.count and not any_count:
+                first.close(quiet=True)
+                raise EnvError(
+                    f"Environment {first.name} has num_envs={first.num_envs}, expected env.count={config.count}: set "
+                    f"one to match the other, or give the function that makes it a parameter num_envs."
+                )
+            if shared:
+                self._say(f"env.workers=async means nothing to {first.name}, which steps all its rows itself.")
+            self._refusal = first.refusal
+            self._slots = self._make_slots(first.num_envs, shared=False)
+            self._envs = BatchedPool(first, self._slots, self._note)
+            return
         # Never more than `config.count` at once: what is rehearsed with is closed before the others are made.
         tried = first.needs_rehearsal and config.rehearse
         if first.needs_rehearsal and not tried:
@@ -97,13 +115,19 @@ class VectorEnv:
         except NotRestorable as error:
             self._refusal = str(error)
         envs = [] if shared else make_all(make_env, config, config.count, [] if tried else [first])
-        self._slots = Slots(config.count, self.obs_spaces, self.action_spaces, shared=shared)
-        self._slots.seed[:] = [seeds(index, 0) for index in range(config.count)]
+        self._slots = self._make_slots(config.count, shared=shared)
         if shared:
+            seeds = functools.partial(seed_of, sequence, config.count)
             self._envs = Pool(recipe, config, self._slots, seeds, self._say, self._note)
         else:
             sub_envs = [SubEnv(self._slots, i, self._scratch, env) for i, env in enumerate(envs)]
             self._envs = LocalPool(sub_envs, self._slots, self._note)
+
+    def _make_slots(self, count: int, *, shared: bool) -> Slots:
+        """Slots with the first seeds."""
+        slots = Slots(count, self.obs_spaces, self.action_spaces, shared=shared)
+        slots.seed[:] = [seed_of(self._sequence, count, index, 0) for index in range(count)]
+        return slots
 
     def reset(self) -> Step:
         """Reset all environments, the first time with their seeds; returns the first `Step` of N new episodes.
