@@ -549,7 +549,7 @@ def test_what_an_environment_prints_does_not_disturb_the_findings(capsys, monkey
             print("hello")
             return super().see()
 
-    monkeypatch.setattr(check.envs, "make", lambda task, config: check.adapt(Chatty, config))
+    monkeypatch.setattr(check.envs, "make_any", lambda task, config, num_envs: check.adapt(Chatty, config))
     assert command.main(["mine", "--json", "--fast", "--steps=50"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["trainable"]

@@ -1,5 +1,8 @@
 """EnvPool: environments in C++, stepped by threads, many in one object."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import envpool
@@ -65,8 +68,10 @@ class EnvPool(gymnasium.vector.VectorEnv):
     takes_seeds = True
 
     def __init__(self, name: str, num_envs: int, options: dict[str, Any], *, action_repeat: int) -> None:
-        spec = envpool.make_spec(name, num_envs=num_envs, **options)
-        space = spec.gymnasium_observation_space
+        with _no_warnings():
+            spec = envpool.make_spec(name, num_envs=num_envs, **options)
+            space = spec.gymnasium_observation_space
+            self.single_action_space = spec.gymnasium_action_space
         self._is_image = isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
         if self._is_image:
             low, high = (np.moveaxis(bound, 0, -1) for bound in (space.low, space.high))
@@ -74,7 +79,6 @@ class EnvPool(gymnasium.vector.VectorEnv):
         self.num_envs = num_envs
         self.action_repeat = action_repeat
         self.single_observation_space = space
-        self.single_action_space = spec.gymnasium_action_space
         self.observation_space = gymnasium.vector.utils.batch_space(space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
         self._name = name
@@ -82,11 +86,12 @@ class EnvPool(gymnasium.vector.VectorEnv):
         self._pool: Any = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if self._pool is None or seed is not None:  # Seeds are given when a pool is made, and only then.
-            self.close_extras()
-            seeds = {} if seed is None else {"seed": seed}
-            self._pool = envpool.make_gymnasium(self._name, num_envs=self.num_envs, **{**seeds, **self._options})
-        obs, info = self._pool.reset()
+        with _no_warnings():
+            if self._pool is None or seed is not None:  # Seeds are given when a pool is made, and only then.
+                self.close_extras()
+                seeds = {} if seed is None else {"seed": seed}
+                self._pool = envpool.make_gymnasium(self._name, num_envs=self.num_envs, **{**seeds, **self._options})
+            obs, info = self._pool.reset()
         return self._last_channels(obs), info
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -104,3 +109,11 @@ class EnvPool(gymnasium.vector.VectorEnv):
 
     def _last_channels(self, obs: Any) -> Any:
         return np.moveaxis(obs, 1, -1) if self._is_image else obs
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silence Gymnasium about bounds of spaces that lose digits in float32."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -336,7 +336,7 @@ class Batched:
             rows = outside.reshape(self.num_envs, -1).any(1)
             self._outside.setdefault(leaf.key, np.zeros(self.num_envs, np.int64))[rows] += 1
             row = int(rows.argmax())
-            self._note(leaf.key, f"{leaf.explain(flat[row], outside[row])}, in row {row}. It is used as it is")
+            self._note(leaf.key, f"in row {row}, {leaf.explain(flat[row], outside[row])}. It is used as it is")
 
     def _refuse_forbidding(self) -> None:
         for key, mask in self._masks.items():
@@ -525,7 +525,7 @@ def _info_of_row(info: Mapping[str, Any], row: int, count: int, keys: Collection
             )
         else:
             array = np.asarray(_to_numpy(value))
-            found[key] = array[row] if array.shape[:1] == (count,) else value
+            found[key] = array[row if array.shape[:1] == (count,) else ()]
     return found
 
 
