@@ -63,8 +63,9 @@ def train(
     """Train an agent and return it.
 
     Args:
-        env: makes the environment; any function without arguments that returns a Gymnasium environment, or the name
-            of a task. None: the one named by ``config.task``.
+        env: makes the environment; any function without arguments that returns a Gymnasium environment, one with a
+            parameter ``num_envs`` that returns that many in one object, or the name of a task. None: the one named by
+            ``config.task``.
         config: a resolved config; None: built from presets and overrides, as on the command line.
         presets: preset names. Without any, ``cartpole``, whose sizes and rates suit small problems on a CPU; it also
             applies to ``env``.

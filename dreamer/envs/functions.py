@@ -29,7 +29,9 @@ _JAX = ("brax", "craftax", "gymnax", "jaxmarl", "jumanji", "kinetix", "mujoco_pl
 """Packages of environments written in JAX."""
 
 _ADVICE = {
-    "vector": "return one environment, because env.count of them are made and stepped together",
+    "vector": "return one environment, because env.count of them are made and stepped together, or a "
+    "gymnasium.vector.VectorEnv with env.count of them",
+    "envpool": "make it with envpool.make_gymnasium",
     "agents": "one agent is trained here, so write a gymnasium.Env in which the others are part of the world",
     "turns": "one agent is trained here, so convert it with pettingzoo.utils.aec_to_parallel and write a gymnasium.Env "
     "in which the other agents are part of the world",
@@ -238,8 +240,9 @@ def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Cal
         )
     if takes(env, "num_envs"):
 
-        def make(num_envs: int) -> Any:
-            return call_function(env, "", **{"num_envs": num_envs, **options})
+        def make(num_envs: int | None = None) -> Any:
+            number = {} if num_envs is None else {"num_envs": num_envs}
+            return call_function(env, "", **{**number, **options})
 
         return make
     return functools.partial(call_function, env, "", **options)
@@ -338,7 +341,7 @@ def _describe_foreign(env: Any, name: str) -> tuple[str, str] | None:
         return all(hasattr(env, name) for name in names)
 
     if "envpool" in packages or has("async_reset", "send", "recv"):
-        return f"{found} (EnvPool, many environments at once)", _ADVICE["vector"]
+        return f"{found} (EnvPool, many environments at once)", _ADVICE["envpool"]
     if "MultiAgentEnv" in {base.__name__ for base in kind.__mro__}:
         return f"{found} (several agents)", _ADVICE["agents"]
     if isinstance(env, gymnasium.Env):

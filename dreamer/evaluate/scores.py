@@ -129,11 +129,13 @@ def load_saved(
 def make_env(config: Config, render: bool = False, task: str = "") -> MakeEnv:
     """A function that makes environments of the config's task, or of another one with the config's options.
 
-    Where the task is many environments in one object, it makes ``num_envs`` of them, or ``env.count``.
+    Where the task is many environments in one object, it makes ``num_envs`` of them, or ``env.count``. It takes the
+    keyword arguments ``env.kwargs`` as users' functions do, though it has them already.
     """
 
-    def make(num_envs: int | None = None) -> envs.Adapter | envs.Batched:
-        return envs.make_any(task or config.task, config.env, render=render, num_envs=num_envs)
+    def make(num_envs: int | None = None, **kwargs: Any) -> envs.Adapter | envs.Batched:
+        own = dataclasses.replace(config.env, kwargs={**config.env.kwargs, **kwargs})
+        return envs.make_any(task or config.task, own, render=render, num_envs=num_envs)
 
     return make
 

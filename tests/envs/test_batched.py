@@ -4,6 +4,7 @@ import itertools
 import sys
 import types
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from dreamer.envs import Batched, EnvError, NotRestorable
 from dreamer.envs.info import COST, SUCCESS, SUCCESS_ANY
 from dreamer.envs.rollouts import random_action
 from dreamer.envs.vector.batched import is_batched
+
+# Processes get what is defined here by value: they cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 ROWS = 3
 FIELDS = ("reward", "is_first", "is_last", "is_terminal", "env_steps")
@@ -63,7 +67,7 @@ class Walk(gymnasium.Env):
     )
     action_space = gymnasium.spaces.Dict(
         {
-            "push": gymnasium.spaces.Box(np.float32([-1, 2]), np.float32([1, 6])),
+            "push": gymnasium.spaces.Box(np.array([-1, 2], np.float32), np.array([1, 6], np.float32)),
             "turn": gymnasium.spaces.Discrete(3, start=-1),
             "press": gymnasium.spaces.MultiDiscrete([2, 4]),
             "doors": gymnasium.spaces.MultiBinary(2),
@@ -110,7 +114,7 @@ def test_a_vector_answers_as_single_environments_do(mode, options):
 
 
 def test_a_vector_in_processes_answers_as_single_environments_do():
-    make = lambda num_envs: AsyncVectorEnv([Walk] * num_envs)  # noqa: E731
+    make = lambda num_envs: AsyncVectorEnv([Walk] * num_envs, context="forkserver")  # noqa: E731
     assert_equal(roll(make, turns=20), roll(Walk, turns=20))
 
 
@@ -144,8 +148,8 @@ def clocks():
     return lambda: Clock(left.pop(0))
 
 
-def clock_vector(kind=SyncVectorEnv, mode=NEXT_STEP):
-    return kind([lambda length=length: Clock(length) for length in LENGTHS], autoreset_mode=mode)
+def clock_vector(kind=SyncVectorEnv, **options):
+    return kind([lambda length=length: Clock(length) for length in LENGTHS], **options)
 
 
 @pytest.mark.parametrize("limit", [0, 2, 4])
@@ -153,13 +157,13 @@ def clock_vector(kind=SyncVectorEnv, mode=NEXT_STEP):
 def test_rows_that_can_be_reset_lose_nothing(mode, limit):
     expected = roll(clocks(), time_limit=limit)
     # A wrapper hides what it wraps, so its rows are reset one by one in modes DISABLED and SAME_STEP.
-    wrapped = lambda: gymnasium.vector.VectorWrapper(clock_vector(mode=mode))  # noqa: E731
+    wrapped = lambda: gymnasium.vector.VectorWrapper(clock_vector(autoreset_mode=mode))  # noqa: E731
     assert_equal(roll(wrapped, time_limit=limit), expected)
 
 
 @pytest.mark.parametrize("mode", [SAME_STEP, DISABLED])
 def test_rows_in_processes_lose_nothing(mode):
-    make = lambda: clock_vector(AsyncVectorEnv, mode)  # noqa: E731
+    make = lambda: clock_vector(AsyncVectorEnv, autoreset_mode=mode, context="forkserver")  # noqa: E731
     assert_equal(roll(make, turns=20, time_limit=5), roll(clocks(), turns=20, time_limit=5))
 
 
@@ -221,9 +225,7 @@ class Simulator:
 
 @pytest.fixture
 def torch(monkeypatch):
-    module = types.ModuleType("torch")
-    module.as_tensor = lambda values, device: Tensor(values, device)
-    monkeypatch.setitem(sys.modules, "torch", module)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(as_tensor=Tensor))
 
 
 def table(simulator, turns):
@@ -281,7 +283,7 @@ def test_an_episode_that_ends_before_it_can_be_seen_is_left_out():
 @pytest.mark.usefixtures("torch")
 def test_where_last_observations_are_missing_those_before_stand_for_them():
     simulator = Simulator(2, final=False)
-    said = []
+    said: list[str] = []
     with envs.VectorEnv(lambda: simulator, EnvConfig(count=2), 0, said.append) as vector:
         vector.reset()
         for _ in range(2):
@@ -345,7 +347,7 @@ def test_what_a_row_must_not_answer_is_one_sentence(answer, turns, sentence):
 
 
 def test_what_is_outside_its_bounds_is_counted_by_row_and_said_once():
-    said = []
+    said: list[str] = []
     vector = envs.VectorEnv(lambda: Plain(obs=bad(1, 3.0), over=np.ones(ROWS, bool)), config(), 0, said.append)
     vector.reset()
     step = vector.step({"action": np.zeros(ROWS, np.int32)})
@@ -372,7 +374,7 @@ class Undeclared(Plain):
 
 
 def test_its_state_is_not_saved_and_workers_mean_nothing_to_it():
-    said = []
+    said: list[str] = []
     with envs.VectorEnv(Plain, config(workers="async"), 0, said.append) as vector:
         vector.reset()
         with pytest.raises(NotRestorable, match="3 rows in one object"):
@@ -393,7 +395,7 @@ def test_functions_and_ids_make_as_many_as_are_asked_for(monkeypatch):
     for task, options in (
         ("clocks:make", {}),
         ("vec_CartPole-v1", {}),
-        ("vec_CartPole-v1", {"kwargs": {"vectorization_mode": "sync"}}),
+        ("vec_CartPole-v1", {"kwargs": {"vectorization_mode": "async"}}),
     ):
         made = envs.make_any(task, config(count=8, **options), num_envs=ROWS)
         assert isinstance(made, Batched)

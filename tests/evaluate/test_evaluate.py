@@ -128,6 +128,38 @@ def test_an_episode_without_an_end_is_cut_off_and_counted():
     assert found.summary()["cut"] == sum(long)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 7, 9])
+def test_episodes_in_rows_of_one_object_are_those_of_single_environments(rows):
+    class Ongoing(Endless):
+        def reset(self, *, seed=None, options=None):  # A row goes on after its episode: nothing looks at it.
+            return super().reset(seed=seed or 0)
+
+    made = []
+
+    def make_rows(num_envs):
+        made.append(num_envs)
+        return gymnasium.vector.SyncVectorEnv([Ongoing] * num_envs)
+
+    cut = run_config("unused", "run.eval_steps=5")
+    puppets = Puppet(), Puppet()
+    for puppet in puppets:
+        puppet.config = cut
+    single = evaluation.evaluate(puppets[0], Endless, 7, seed=3)
+    assert evaluation.evaluate(puppets[1], make_rows, 7, seed=3, parallel=rows) == single
+    assert made == [min(rows, 7)]
+    # An object with any number of rows will do.
+    assert evaluation.evaluate(puppets[1], lambda: make_rows(rows), 7, seed=3) == single
+
+
+def test_keyword_arguments_of_the_config_reach_an_id_once():
+    puppet = Puppet()
+    puppet.config = run_config("unused", "task=gym_CartPole-v1", "env.kwargs.sutton_barto_reward=true")
+    puppet.obs_spaces = {"vector": Space("vector", (4,))}
+    made = evaluation.make_env(puppet.config)
+    assert evaluation.evaluate(puppet, made, 1).scores == (-1.0,)
+    assert evaluation.evaluate(puppet, "gym_CartPole-v1", 1).scores == (-1.0,)
+
+
 def test_an_evaluation_has_no_more_environments_than_training():
     alive: list[int] = []
     most = 0

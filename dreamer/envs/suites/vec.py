@@ -24,6 +24,9 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.vec
         EnvError: Gymnasium refuses to make it.
     """
     kwargs: dict[str, Any] = {"num_envs": config.count, **config.kwargs}
+    if kwargs.get("vectorization_mode") == "async":
+        # Not forks of this process: JAX runs threads, and a fork of a process with threads may deadlock.
+        kwargs["vector_kwargs"] = {"context": "forkserver", **kwargs.get("vector_kwargs", {})}
     try:
         return gymnasium.make_vec(name, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:

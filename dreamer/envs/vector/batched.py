@@ -204,9 +204,10 @@ class Batched:
         elif waiting.all() and self._mode is not AutoresetMode.NEXT_STEP:
             answer = self._only(self._encode(self._reset(rows=waiting)) if self._resets_rows else self._fresh)
         elif self._resets_rows:
-            if self._mode is AutoresetMode.DISABLED and (ended := waiting & ~self._unseen_end).any():
-                self._reset(rows=ended)
-            answer = self._step(action)
+            if self._mode is AutoresetMode.DISABLED:
+                ended = waiting & ~self._unseen_end
+                self._fresh = self._encode(self._reset(rows=ended)) if ended.any() else self._obs
+            answer = self._step(action if self._mode is AutoresetMode.NEXT_STEP else self._idle(waiting, action))
             answer = answer._replace(obs=_merge(waiting, self._encode(self._reset(rows=waiting)), answer.obs))
         else:
             answer = self._step_past(waiting, action)
@@ -215,9 +216,7 @@ class Batched:
     def _step_past(self, waiting: np.ndarray, action: Mapping[str, np.ndarray]) -> _Answer:
         """A step in which the rows that wait for their first observation, which is known, cannot but take part."""
         fresh = self._fresh
-        idle = {key: np.zeros_like(value) for key, value in action.items()}
-        idle |= {key: fresh[mask].argmax(-1).astype(np.int32) for key, mask in self._masks.items()}
-        answer = self._step(_merge(waiting, idle, dict(action)))
+        answer = self._step(self._idle(waiting, action))
         ended = waiting & answer.ended
         going = waiting & ~ended
         self._early_reward[going] = answer.reward[going]
@@ -225,6 +224,12 @@ class Batched:
         self._read_infos(answer, going)
         # Those that ended are in yet another episode, whose first observation came with this step.
         return answer._replace(obs=_merge(waiting, _merge(ended, self._fresh, fresh), answer.obs))
+
+    def _idle(self, waiting: np.ndarray, action: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The actions, and in rows that wait the middle of its range, or the first class that is allowed."""
+        idle = {key: np.zeros_like(value) for key, value in action.items()}
+        idle |= {key: self._fresh[mask].argmax(-1).astype(np.int32) for key, mask in self._masks.items()}
+        return _merge(waiting, idle, action)
 
     def _step(self, action: Mapping[str, np.ndarray]) -> _Answer:
         """Step the object."""
