@@ -4,8 +4,9 @@ import itertools
 import sys
 import types
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -326,7 +327,7 @@ def bad(row, value):
 @pytest.mark.parametrize(
     ("answer", "turns", "sentence"),
     [
-        ({"obs": bad(2, np.nan)}, 1, r"Plain, step 1 of 3 rows: .*'vector' holds nan at index \[2, 1\].* row\."),
+        ({"obs": bad(2, np.nan)}, 1, r"Plain, step 1 with 3 rows: .*'vector' holds nan at index \[2, 1\].* row\."),
         ({"obs": np.zeros((2, 2), np.float32)}, 1, r"shape \[2, 2\], expected \[3, 2\]"),
         ({"reward": np.array([0, np.inf, 0])}, 1, "the reward of row 1 is inf"),
         ({"reward": np.zeros((ROWS, 2))}, 1, r"rewards of shape \[3, 2\].*expected one number for each of 3 rows"),
@@ -410,6 +411,35 @@ def test_functions_and_ids_make_as_many_as_are_asked_for(monkeypatch):
 def test_names_of_vectors_that_do_not_exist_are_answered_with_the_nearest():
     with pytest.raises(EnvError, match=r"There is no task 'vec_CartPole-v7'.*Did you mean 'vec_CartPole-v1'"):
         envs.make_any("vec_CartPole-v7", config())
+
+
+@pytest.mark.parametrize("array", [jnp.asarray, lambda values: Exported(np.asarray(values))], ids=["jax", "dlpack"])
+def test_arrays_of_any_library_will_do(array):
+    answer = {"obs": array(bad(1, 0.5)), "reward": array(np.ones(ROWS, np.float32)), "over": array(np.ones(ROWS, bool))}
+    vector = envs.VectorEnv(lambda: Plain(**answer), config(), 0)
+    vector.reset()
+    step = vector.step({"action": np.zeros(ROWS, np.int32)})
+    assert step.obs["vector"].tolist() == bad(1, 0.5).tolist()
+    assert (step.reward.tolist(), step.is_terminal.tolist()) == ([1] * ROWS, [True] * ROWS)
+
+
+class Exported:
+    """An array that only says where its memory is."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+def test_wrappers_with_running_statistics_are_named():
+    vector = gymnasium.wrappers.vector.NormalizeObservation(clock_vector())
+    assert "the wrapper NormalizeObservation" in dict(Batched(vector, config()).take_notes()).popitem()[1]
+    vector.close()
 
 
 def test_single_environments_and_classes_are_not_batched():

@@ -154,12 +154,12 @@ def _check_rows(batch: Batched, config: Config, steps: int) -> Iterator[EnvFindi
     yield from diagnosis.observation_keys(batch.obs_spaces, config.nets)
     yield from diagnosis.action_keys(action_codec(batch.single_action_space, batch.name))
     yield from diagnosis.masks(batch.obs_spaces, batch.action_spaces)
-    env_config = dataclasses.replace(config.env, count=batch.num_envs, workers="sync")
+    env_config = dataclasses.replace(config.env, workers="sync")
     notes: list[str] = []
     played: list[Step] = []
     rng = np.random.default_rng(0)
     try:
-        with VectorEnv(lambda: batch, env_config, 0, notes.append) as vector:
+        with VectorEnv(lambda: batch, env_config, 0, notes.append, any_count=True) as vector:
             masks = mask_keys(vector.obs_spaces, vector.action_spaces)
             step = vector.reset()
             start = time.perf_counter()

@@ -453,7 +453,7 @@ class Batched:
 
     def where(self) -> str:
         """Name and turn, for messages."""
-        return f"Environment {self.name}, step {self._turn} of {self.num_envs} rows"
+        return f"Environment {self.name}, step {self._turn} with {self.num_envs} rows"
 
     def close(self, *, quiet: bool = False) -> None:
         """See `Adapter.close`."""
