@@ -150,6 +150,8 @@ def play(
         first = open_env(make, config)
         if isinstance(first, envs.Batched):
             stack.callback(first.close)
+            if watch:
+                raise envs.EnvError(f"{first.name} cannot be watched: it is many environments in one object.")
             _refuse_other_spaces(agent, first)
             return _play_rows(agent, first, seeds, seed, mode, stop)
         players = [_Player(env, index, most) for index, env in enumerate(make_all(make, config, count, [first]))]

@@ -575,3 +575,24 @@ def test_the_suggested_presets_exist(task, images):
     suggested = [name for found in check.suggestions(task, [], [], images=images) for name in found.data["presets"]]
     assert len(suggested) >= 2
     assert set(suggested) <= set(configs.presets())
+
+
+def test_many_environments_in_one_object_are_played_together(capsys):
+    def said(*options):
+        status = command.main(["vec_CartPole-v1", "--steps=300", *options])
+        return status, capsys.readouterr().out
+
+    status, text = said("env.count=3")
+    assert status == 0
+    for line in (
+        "note     vec_CartPole-v1 is 3 environments in one object.",
+        "Observation 'vector': float32 [4]",
+        "ended terminated, 0 truncated.",
+        "agent steps/s in all rows.",
+        "--config gym task=vec_CartPole-v1 env.count=3",
+        "'vec_CartPole-v1' can be trained on.",
+    ):
+        assert line in text
+    status, text = said("env.repeat=2")
+    assert status == 2
+    assert "action_repeat=1" in text

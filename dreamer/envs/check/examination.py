@@ -150,16 +150,16 @@ def _play(make_env: Callable[[], Adapter], config: EnvConfig, env: Adapter, step
 
 def _check_rows(batch: Batched, config: Config, steps: int) -> Iterator[EnvFinding]:
     """Findings about many environments in one object, which is stepped as it is and then closed."""
-    yield EnvFinding("note", "make", f"{batch.name} is {batch.num_envs} environments in one object.")
+    count = {"num_envs": batch.num_envs}
+    yield EnvFinding("note", "make", f"{batch.name} is {batch.num_envs} environments in one object.", count)
     yield from diagnosis.observation_keys(batch.obs_spaces, config.nets)
     yield from diagnosis.action_keys(action_codec(batch.single_action_space, batch.name))
     yield from diagnosis.masks(batch.obs_spaces, batch.action_spaces)
-    env_config = dataclasses.replace(config.env, workers="sync")
     notes: list[str] = []
     played: list[Step] = []
     rng = np.random.default_rng(0)
     try:
-        with VectorEnv(lambda: batch, env_config, 0, notes.append, any_count=True) as vector:
+        with VectorEnv(lambda: batch, config.env, 0, notes.append, any_count=True) as vector:
             masks = mask_keys(vector.obs_spaces, vector.action_spaces)
             step = vector.reset()
             start = time.perf_counter()
@@ -179,7 +179,7 @@ def _check_rows(batch: Batched, config: Config, steps: int) -> Iterator[EnvFindi
     for sentence in notes:
         yield EnvFinding("note", "play", sentence)
     rate = taken / seconds
-    yield EnvFinding("ok", "speed", f"Speed: {rate:,.0f} agent steps/s in all rows.", {"rows": rate})
+    yield EnvFinding("ok", "speed", f"Speed: {rate:,.0f} agent steps/s in all rows.", {"alone": rate})
 
 
 def _of_row(step: Step, row: int) -> RecordedStep:
@@ -268,10 +268,10 @@ def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) 
         return envs.make_any(task, config.env, num_envs=num_envs)
 
     errors = 0
-    batched = False
+    batched = 0
     for finding in check(make_env, config, steps=args.steps):
         errors += finding.level == "error"
-        batched |= "rows" in finding.data
+        batched = finding.data.get("num_envs", batched)
         images |= finding.data.get("kind") == "image"
         yield finding
     env_config = config.env
@@ -285,6 +285,8 @@ def examine(args: argparse.Namespace, config: Config, overrides: Sequence[str]) 
         yield measured
         if measured.data.get("workers") == "async":
             overrides = [*overrides, "env.workers=async"]
+    if batched:
+        overrides = [*(key for key in overrides if not key.startswith("env.count=")), f"env.count={batched}"]
     if errors:
         yield EnvFinding("error", "verdict", f"'{task}' cannot be trained on: fix what the lines marked error say.")
         return

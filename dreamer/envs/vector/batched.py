@@ -148,7 +148,8 @@ class Batched:
         self._mode = self._declared_mode()
         self._takes_seeds = own or getattr(base, "takes_seeds", False)
         self._resets_rows = own or self._mode is AutoresetMode.DISABLED
-        self._repeat = getattr(base, "action_repeat", 1)
+        repeat = getattr(base, "action_repeat", 1)
+        self._repeat = repeat if isinstance(repeat, int | np.integer) else 1  # Else it has another meaning.
         self._refuse_config(config)
         self._clip = config.clip_reward or math.inf
         self._time_limit = config.time_limit or math.inf
