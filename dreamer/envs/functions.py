@@ -239,13 +239,13 @@ def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Cal
             f"a new environment at every call: env={made}."
         )
     if takes(env, "num_envs"):
-
-        def make(num_envs: int | None = None) -> Any:
-            number = {} if num_envs is None else {"num_envs": num_envs}
-            return call_function(env, "", **{**number, **options})
-
-        return make
+        return functools.partial(_call_for_rows, env, options)
     return functools.partial(call_function, env, "", **options)
+
+
+def _call_for_rows(function: Callable[..., Any], options: Mapping[str, Any], num_envs: int | None = None) -> Any:
+    number = {} if num_envs is None else {"num_envs": num_envs}
+    return call_function(function, "", **{**number, **options})
 
 
 def task_of(function: Callable[..., Any]) -> str:

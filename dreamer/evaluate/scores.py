@@ -132,12 +132,13 @@ def make_env(config: Config, render: bool = False, task: str = "") -> MakeEnv:
     Where the task is many environments in one object, it makes ``num_envs`` of them, or ``env.count``. It takes the
     keyword arguments ``env.kwargs`` as users' functions do, though it has them already.
     """
-
-    def make(num_envs: int | None = None, **kwargs: Any) -> envs.Adapter | envs.Batched:
-        own = dataclasses.replace(config.env, kwargs={**config.env.kwargs, **kwargs})
-        return envs.make_any(task or config.task, own, render=render, num_envs=num_envs)
-
-    return make
+    own = config.env
+    return lambda num_envs=None, **kwargs: envs.make_any(
+        task or config.task,
+        dataclasses.replace(own, kwargs={**own.kwargs, **kwargs}),
+        render=render,
+        num_envs=num_envs,
+    )
 
 
 def evaluate(
