@@ -95,6 +95,19 @@ def lines_of(logdir):
     return without_repeats(read_metrics(logdir / "metrics.jsonl"))
 
 
+def test_rows_of_one_object_begin_new_episodes_and_lose_nothing_else(tmp_path, capsys):
+    overrides = "task=vec_CartPole-v1", "run.eval_episodes=2"
+    first = train(tmp_path, 20, *overrides)
+    assert first.evaluation is not None and len(first.evaluation.scores) == 2
+    train(tmp_path, 40, *overrides)
+    said = capsys.readouterr().err
+    assert (
+        "New episodes begin, open ones count as truncated, and all else is exact. vec_CartPole-v1 steps 2 rows" in said
+    )
+    counters = checkpoints.load(tmp_path).meta
+    assert counters["env_steps"] == counters["agent_steps"] >= 40
+
+
 @pytest.mark.parametrize(("keep", "sentence"), [(0, "is gone, with"), (40, "has 40 of the")])
 def test_a_resumed_run_says_that_its_history_is_gone(tmp_path, capsys, keep, sentence):
     train(tmp_path, 20)
