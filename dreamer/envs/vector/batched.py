@@ -87,7 +87,7 @@ class _Answer(NamedTuple):
     info: Mapping[str, Any]
 
     @property
-    def ended(self) -> np.ndarray:
+    def is_over(self) -> np.ndarray:
         """Whether the object says that the episode is over, bool ``[N]``."""
         return self.terminated | self.truncated
 
@@ -197,7 +197,7 @@ class Batched:
         waiting = self._unseen_end if self._mode is AutoresetMode.NEXT_STEP else first
         if not waiting.any():
             answer = self._step(action)
-            if (first & answer.ended).any():
+            if (first & answer.is_over).any():
                 raise self._error(
                     "a row ended in the step that should have reset it, expected what its autoreset mode NEXT_STEP "
                     "means: declare the mode that it has in metadata['autoreset_mode']"
@@ -218,7 +218,7 @@ class Batched:
         """A step in which the rows that wait for their first observation, which is known, cannot but take part."""
         fresh = self._fresh
         answer = self._step(self._idle(waiting, action))
-        ended = waiting & answer.ended
+        ended = waiting & answer.is_over
         going = waiting & ~ended
         self._early_reward[going] = answer.reward[going]
         self._early_steps[going] = self._repeat
@@ -269,7 +269,7 @@ class Batched:
         self._early_reward[going] = 0.0
         self._early_steps[going] = 0
         self._length = np.where(first, 0, self._length + env_steps)
-        ended = going & answer.ended
+        ended = going & answer.is_over
         self._over = ended | (going & (self._length >= self._time_limit))
         self._unseen_end = self._over & ~ended
         self._obs = answer.obs
@@ -371,7 +371,7 @@ class Batched:
     def _info_of(self, answer: _Answer, row: int) -> dict[str, Any]:
         """What the infos of all rows say about one, as far as `InfoReader` understands it."""
         # In mode SAME_STEP, the rest speaks of the episode that has begun meanwhile.
-        final = answer.info.get("final_info") if answer.ended[row] else None
+        final = answer.info.get("final_info") if answer.is_over[row] else None
         return _info_of_row(answer.info if final is None else final, row, self.num_envs)
 
     # The object
