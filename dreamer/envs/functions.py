@@ -228,12 +228,11 @@ def maker_of(env: Any, options: Mapping[str, Any] = MappingProxyType({})) -> Cal
     """
     if isinstance(env, gymnasium.Env) or not callable(env):
         name = getattr(getattr(env, "spec", None), "id", "")
+        parameters = "without arguments"
+        made = f"lambda: gymnasium.make({name!r})" if name else "lambda: MyEnv()"
         if hasattr(env, "num_envs"):
             parameters = "with a parameter num_envs"
-            made = f"lambda num_envs: {f'gymnasium.make_vec({name!r}, num_envs)' if name else 'MyEnv(num_envs)'}"
-        else:
-            parameters = "without arguments"
-            made = f"lambda: {f'gymnasium.make({name!r})' if name else 'MyEnv()'}"
+            made = f"lambda num_envs: gymnasium.make_vec({name!r}, num_envs)" if name else "lambda num_envs: MyEnv(...)"
         raise EnvError(
             f"env is a {type(env).__module__}.{type(env).__qualname__}, expected a function {parameters} that returns "
             f"a new environment at every call: env={made}."

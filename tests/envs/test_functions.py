@@ -97,6 +97,10 @@ def test_the_same_holds_for_functions_that_are_given_in_python():
 def test_an_environment_in_place_of_a_function_is_refused():
     with pytest.raises(EnvError, match=r"expected a function .*: env=lambda: gymnasium\.make\('CartPole-v1'\)"):
         functions.maker_of(gymnasium.make("CartPole-v1"))
+    with pytest.raises(
+        EnvError, match=r"with a parameter num_envs .*: env=lambda num_envs: gymnasium\.make_vec\('Cart"
+    ):
+        functions.maker_of(gymnasium.make_vec("CartPole-v1", 2))
     with pytest.raises(EnvError, match=r"env is a builtins\.dict, expected a function without arguments"):
         functions.maker_of({})
 

@@ -203,9 +203,12 @@ class Batched:
                     "means: declare the mode that it has in metadata['autoreset_mode']"
                 )
         elif waiting.all() and self._mode is not AutoresetMode.NEXT_STEP:
+            # No row has a step to take.
             answer = self._only(self._encode(self._reset(rows=waiting)) if self._resets_rows else self._fresh)
         elif self._resets_rows:
+            # The step is for the others: rows that wait sit through it, and are reset afterwards.
             if self._mode is AutoresetMode.DISABLED:
+                # In this mode, a row may not even be stepped before it is reset.
                 ended = waiting & ~self._unseen_end
                 self._fresh = self._encode(self._reset(rows=ended)) if ended.any() else self._obs
             answer = self._step(action if self._mode is AutoresetMode.NEXT_STEP else self._idle(waiting, action))
