@@ -75,7 +75,7 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
         names: preset names relative to ``configs/``, without suffix, or paths of YAML files like these
             (``mine.yaml``, ``~/presets/mine.yaml``). A preset may name another as its ``base``, which comes before it.
         overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
-            taken literally: ``logdir=007`` is not a number.
+            taken literally: ``logdir=007`` is not a number. One text may stand for a list: ``env.keys=robot.*``.
 
     Returns:
         The resolved, validated config.
@@ -232,6 +232,8 @@ def _expand(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
 def _parse(key: str, value: str) -> Any:
     if not value or (key in leaves() and isinstance(leaves()[key].default, str)):
         return value
+    if key in leaves() and leaves()[key].type == tuple[str, ...] and value[0] not in "[-":
+        return [value]  # One text may stand for a list of it; a pattern may begin like an alias of YAML.
     try:
         return documents.parse(value)
     except documents.DocumentError as error:

@@ -68,6 +68,10 @@ class EnvConfig:
         "keyword arguments of the Gymnasium id, or of the function that makes the environment, as in "
         "env.kwargs.map_name=8x8",
     )
+    keys: tuple[str, ...] = option(
+        (), "observation keys that the agent sees, as patterns such as image or robot.*; empty: all"
+    )
+    ignore: tuple[str, ...] = option((), "observation keys that it does not see, as such patterns; they cost nothing")
     time_limit: int = option(
         0,
         "an episode is truncated after this many, if it has not ended before; 0: when the environment says so",

@@ -17,7 +17,8 @@ from dreamer.envs.info import InfoReader
 from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.spaces import Spaces, mask_keys
+from dreamer.envs.views import View
+from dreamer.spaces import Spaces, is_mask, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -54,6 +55,7 @@ class Adapter(gymnasium.Env):
     Attributes:
         name: what errors call the environment.
         env: the wrapped environment.
+        view: what of the observations the agent sees.
         obs_spaces, action_spaces: `Space` by flat key, sorted by key.
         outside: how many observations of this episode were outside their bounds, by key; keys that never were are left
             out.
@@ -77,7 +79,8 @@ class Adapter(gymnasium.Env):
                 raise EnvError(
                     f"Environment {self.name} has no {role}; expected a gymnasium.Space: set it in __init__."
                 )
-        self._observation = observation_codec(env.observation_space, self.name)
+        self.view = View(config, self.name)
+        self._observation = observation_codec(env.observation_space, self.name, self.view)
         self._action = action_codec(env.action_space, self.name)
         observations = sorted(self._observation.leaves(), key=lambda leaf: leaf.key)
         actions = sorted(self._action.leaves(), key=lambda leaf: leaf.key)
@@ -115,6 +118,9 @@ class Adapter(gymnasium.Env):
         for leaf in observations:
             if isinstance(leaf, Vector) and leaf.is_image_like:
                 self._notes.append((f"layout of {leaf.key}", self._layout_note(leaf)))
+        for mask in filter(is_mask, self.view.dropped):
+            sentence = f"Environment {self.name}: env.ignore leaves out '{mask}', so forbidden classes may be chosen."
+            self._notes.append((mask, sentence))
         for layer in normalizers(env):
             self._notes.append((f"wrapper {layer}", self._wrapper_note(layer)))
 

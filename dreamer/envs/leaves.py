@@ -1,7 +1,7 @@
 """Converts and checks one observation or action key; `spaces` decides which class a space gets."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
@@ -165,15 +165,19 @@ class Discrete(Codec):
 
 
 class Entries(Codec):
-    """MultiDiscrete with unequal classes: one scalar key per entry."""
+    """MultiDiscrete with unequal classes: one scalar key per entry, of those that ``keeps`` says yes to; None: all."""
 
-    def __init__(self, key: str, nvec: np.ndarray, start: np.ndarray, dtype: Any) -> None:
+    def __init__(
+        self, key: str, nvec: np.ndarray, start: np.ndarray, dtype: Any, keeps: Callable[[str], bool] | None = None
+    ) -> None:
         self.key = key
         self._shape = nvec.shape
         self._dtype = dtype
+        names = {index: ".".join([key, *map(str, index)]) for index in np.ndindex(*nvec.shape)}
         self._entries = [
-            (index, Discrete(".".join([key, *map(str, index)]), (), int(nvec[index]), int(start[index]), None))
-            for index in np.ndindex(*nvec.shape)
+            (index, Discrete(name, (), int(nvec[index]), int(start[index]), None))
+            for index, name in names.items()
+            if keeps is None or keeps(name)
         ]
 
     def leaves(self) -> Iterable[Codec]:

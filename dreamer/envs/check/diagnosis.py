@@ -1,7 +1,7 @@
 """What is wrong with an environment, or surprising, in sentences: judged by its spaces and by recordings."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +67,13 @@ def _image(label: str, space: Space, nets: NetsConfig) -> EnvFinding:
     sizes = f"{height}x{width} -> {height // factor}x{width // factor}"
     what = f"uint8 {list(space.shape)}"
     return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
+
+
+def unseen(keys: Sequence[str]) -> Iterator[EnvFinding]:
+    """Which observation keys the agent does not see because the config says so."""
+    if keys:
+        text = f"The agent does not see {', '.join(map(repr, keys))}, as env.keys and env.ignore say."
+        yield EnvFinding("note", "observation", text, {"keys": list(keys)})
 
 
 def action_keys(env: Adapter) -> Iterator[EnvFinding]:
@@ -310,4 +317,5 @@ __all__ = [
     "rewards",
     "seed_effect",
     "time_limit",
+    "unseen",
 ]
