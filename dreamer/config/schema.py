@@ -68,6 +68,11 @@ class EnvConfig:
         "keyword arguments of the Gymnasium id, or of the function that makes the environment, as in "
         "env.kwargs.map_name=8x8",
     )
+    wrappers: tuple[str, ...] = option(
+        (),
+        "package.module:function or package.module:Class of your own, each called with the environment that the one "
+        "before returned",
+    )
     keys: tuple[str, ...] = option(
         (), "observation keys that the agent sees, as patterns such as image or robot.*; empty: all"
     )
@@ -386,6 +391,8 @@ class Config:
                 require(len(value) == 2, key, value, "two numbers, height and width")
             if isinstance(value, str):
                 require(can_be_written(value), key, value, "characters that a file can hold")
+        for path in self.env.wrappers:
+            require(":" in path, "env.wrappers", path, "package.module:function, or a list of these")
         # Types are known now. `~` is replaced once, here, so that all that read the config agree on the directory.
         object.__setattr__(self, "logdir", _without_tilde("logdir", self.logdir))
         source = _without_tilde("load.from", self.load.from_)

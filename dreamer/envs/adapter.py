@@ -18,6 +18,7 @@ from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
 from dreamer.envs.views import View
+from dreamer.envs.wrappers import wrap
 from dreamer.spaces import Spaces, is_mask, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
@@ -67,8 +68,12 @@ class Adapter(gymnasium.Env):
     action_space: gymnasium.spaces.Dict
 
     def __init__(self, env: object, config: EnvConfig, name: str = "") -> None:
-        """Wrap ``env``; raises `EnvError` if it is not a Gymnasium environment or has an unsupported space."""
-        env = require_gymnasium(env, name)
+        """Wrap ``env``, in the wrappers of ``config`` first.
+
+        Raises:
+            EnvError: it is not a Gymnasium environment, has an unsupported space, or does not suit an option.
+        """
+        env = wrap(require_gymnasium(env, name), config, name)
         self.env = env
         self.name = name or (env.spec.id if env.spec else type(env.unwrapped).__qualname__)
         self.metadata = env.metadata

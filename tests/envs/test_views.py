@@ -116,7 +116,7 @@ def test_patterns_are_a_list_or_one_text(override, patterns):
     assert configs.load([], [override]).env.keys == patterns
 
 
-@pytest.mark.parametrize("override", ["env.keys=image", "env.ignore=image"])
+@pytest.mark.parametrize("override", ["env.keys=image", "env.ignore=image", "env.wrappers=module:function"])
 def test_the_device_loop_has_no_views(override):
-    with pytest.raises(ConfigError, match=r"env\.(keys|ignore)=.* cannot be used with run\.loop=device: leave it out"):
+    with pytest.raises(ConfigError, match=r"env\.[a-z_]+=.* cannot be used with run\.loop=device: leave it out"):
         native_env(configs.load(["jax/catch"], [override]))

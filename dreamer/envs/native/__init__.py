@@ -147,7 +147,7 @@ def native_env(config: Config) -> NativeEnv:
             f"env.time_limit={config.env.time_limit} cannot be used with run.loop=device: expected 0. Let the "
             "environment truncate its episodes."
         )
-    for option in ("keys", "ignore"):
+    for option in ("wrappers", "keys", "ignore"):
         if value := getattr(config.env, option):
             raise ConfigError(
                 f"env.{option}={value} cannot be used with run.loop=device: leave it out, or use run.loop=host."

@@ -1,0 +1,144 @@
+"""Wrappers of users around environments: their order, their place, and what they do wrong."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from dreamer import config as configs
+from dreamer.config import ConfigError, EnvConfig
+from dreamer.envs import EnvError, VectorEnv, make
+from dreamer.evaluate import make_env
+
+HERE = __name__
+
+CARTPOLE = "gym_CartPole-v1"
+
+
+class Half(gymnasium.RewardWrapper):
+    """Halves rewards, and counts its steps."""
+
+    steps = 0
+
+    def reward(self, reward):
+        self.steps += 1
+        return reward / 2
+
+
+def cartpole():
+    return gymnasium.make("CartPole-v1")
+
+
+def minus_one(env):
+    return gymnasium.wrappers.TransformReward(env, lambda reward: reward - 1)
+
+
+def short(env):
+    return gymnasium.wrappers.TimeLimit(env, 3)
+
+
+def plain(env):
+    return env
+
+
+def forgets(env):
+    gymnasium.wrappers.TimeLimit(env, 3)
+
+
+def fails(env):
+    raise ValueError("no more licences")
+
+
+def vector(env):
+    return gymnasium.vector.SyncVectorEnv([lambda: env])
+
+
+class Blind(gymnasium.Env):
+    """Takes the place of an environment, and forgets how it renders."""
+
+    def __init__(self, env):
+        self.observation_space = env.observation_space
+        self.action_space = env.action_space
+
+
+def named(*names):
+    return EnvConfig(wrappers=tuple(f"{HERE}:{name}" for name in names))
+
+
+def first_reward(config, task=CARTPOLE):
+    env = make(task, config)
+    env.reset(seed=0)
+    action = {key: np.zeros(space.shape, space.dtype) for key, space in env.action_spaces.items()}
+    return env.step(action)[1]
+
+
+def test_wrappers_are_called_in_their_order():
+    assert first_reward(named()) == 1
+    assert first_reward(named("minus_one", "Half")) == 0
+    assert first_reward(named("Half", "minus_one", "plain")) == -0.5
+
+
+@pytest.mark.parametrize("task", ["probe_catch", "jax_catch", f"{HERE}:cartpole", "dmc_cartpole_balance"])
+def test_every_suite_has_them(task):
+    assert first_reward(named("minus_one"), task) == pytest.approx(first_reward(named(), task) - 1)
+
+
+@pytest.mark.parametrize("workers", ["sync", "async"])
+def test_environments_of_every_kind_of_worker_have_them(workers, tmp_path, monkeypatch):
+    (tmp_path / "short_episodes.py").write_text(
+        "import gymnasium\n\n\ndef short(env):\n    return gymnasium.wrappers.TimeLimit(env, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = EnvConfig(count=2, workers=workers, wrappers=("short_episodes:short",), rehearse=False)
+    with VectorEnv(lambda: gymnasium.make("CartPole-v1"), config, 0) as vector:
+        vector.reset()
+        ends = [vector.step({"action": np.zeros(2, np.int32)}).is_last.tolist() for _ in range(3)]
+    assert ends == [[False, False], [False, False], [True, True]]
+
+
+def test_environments_that_render_have_them():
+    config = configs.load([], [f"env.wrappers=[{HERE}:short, {HERE}:Half]"])
+    env = make_env(config, render=True)()
+    env.reset(seed=0)
+    assert env.render().dtype == np.uint8
+    assert env.step({"action": 0})[1] == 0.5
+
+
+def test_a_state_holds_that_of_the_wrappers():
+    one, two = make(CARTPOLE, named("Half")), make(CARTPOLE, named("Half"))
+    one.reset(seed=0)
+    one.step({"action": 0})
+    two.set_state(one.get_state())
+    assert two.env.steps == 1
+    np.testing.assert_array_equal(two.step({"action": 1})[0]["vector"], one.step({"action": 1})[0]["vector"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("forgets", r"Wrapper '.*:forgets': got None as environment, expected a gymnasium\.Env: end the function with"),
+        (
+            "fails",
+            r"Wrapper '.*:fails' around gym_CartPole-v1 cannot be made: ValueError: no more licences \(.*\.py:\d+",
+        ),
+        ("vector", r"Wrapper '.*:vector': got .* \(a vector of environments\).*return one environment"),
+        ("Halve", r"Wrapper '.*:Halve' cannot be made: .* has no 'Halve'\. Did you mean 'Half'"),
+        ("CARTPOLE", r"Wrapper '.*:CARTPOLE' names a str, expected a function that returns an environment"),
+    ],
+)
+def test_wrappers_that_do_something_else_are_named(name, message):
+    with pytest.raises(EnvError, match=message):
+        make(CARTPOLE, named(name))
+
+
+def test_a_wrapper_that_forgets_how_to_render_is_named():
+    assert make(CARTPOLE, named("Blind")).render_mode is None
+    with pytest.raises(EnvError, match=r"render_mode=None, expected 'rgb_array' as before: derive it from"):
+        make(CARTPOLE, named("Blind"), render=True)
+
+
+def test_a_module_that_does_not_exist_is_named():
+    with pytest.raises(EnvError, match="Wrapper 'nowhere:wrap' cannot be made: importing nowhere failed with Module"):
+        make(CARTPOLE, EnvConfig(wrappers=("nowhere:wrap",)))
+    with pytest.raises(ConfigError, match=r"env\.wrappers=TimeLimit cannot be used: expected package\.module:function"):
+        configs.load([], ["env.wrappers=TimeLimit"])
