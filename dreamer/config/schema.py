@@ -77,6 +77,17 @@ class EnvConfig:
         (), "observation keys that the agent sees, as patterns such as image or robot.*; empty: all"
     )
     ignore: tuple[str, ...] = option((), "observation keys that it does not see, as such patterns; they cost nothing")
+    size: tuple[int, ...] = option(
+        (),
+        "height and width of every image, resized by area where the suite does not render it so; empty: as it is",
+        "pixels",
+    )
+    gray: bool = option(False, "one channel of luma instead of three of colour, in every image")
+    layout: Literal["auto", "hwc", "chw"] = option(
+        "auto",
+        "axes of images, after those of stacked frames: height, width, channels, or channels first; naming one makes "
+        "images of floats, too; auto: guessed from the shape, bytes only",
+    )
     time_limit: int = option(
         0,
         "an episode is truncated after this many, if it has not ended before; 0: when the environment says so",
@@ -388,7 +399,8 @@ class Config:
         for key, field, value in walk(self):
             require(has_type(field.type, value) and in_range(field, value), key, value, describe_field(field))
             if key.endswith(".size"):
-                require(len(value) == 2, key, value, "two numbers, height and width")
+                empty = not value and key == "env.size"
+                require(empty or len(value) == 2, key, value, "two numbers, height and width")
             if isinstance(value, str):
                 require(can_be_written(value), key, value, "characters that a file can hold")
         for path in self.env.wrappers:

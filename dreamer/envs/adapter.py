@@ -13,6 +13,7 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.functions import require_gymnasium
+from dreamer.envs.images import is_image_like
 from dreamer.envs.info import InfoReader
 from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
@@ -121,8 +122,10 @@ class Adapter(gymnasium.Env):
         self._running = False
         self._closed = False
         for leaf in observations:
-            if isinstance(leaf, Vector) and leaf.is_image_like:
+            if isinstance(leaf, Vector) and is_image_like(leaf.declared[0]):
                 self._notes.append((f"layout of {leaf.key}", self._layout_note(leaf)))
+        for key, picture in self.view.guessed.items():
+            self._notes.append((f"layout of {key}", f"Environment {self.name}: {picture}"))
         for mask in filter(is_mask, self.view.dropped):
             sentence = f"Environment {self.name}: env.ignore leaves out '{mask}', so forbidden classes may be chosen."
             self._notes.append((mask, sentence))
@@ -319,11 +322,11 @@ class Adapter(gymnasium.Env):
             self._notes.append((key, f"{self.where()}: {sentence}, and this is not said again."))
 
     def _layout_note(self, leaf: Vector) -> str:
-        size = leaf.space.shape[0]
+        shape, dtype = leaf.declared
         return (
-            f"Environment {self.name}: observation key '{leaf.key}' has the shape of an image, {leaf.outline}, and "
-            f"is flattened to {size} numbers: declare it as Box(0, 255, [height, width, channels], uint8) for "
-            f"convolutions."
+            f"Environment {self.name}: observation key '{leaf.key}' has the shape of an image, {list(shape)} {dtype}, "
+            f"and is flattened to {leaf.space.shape[0]} numbers: for convolutions, declare it as Box(0, 255, [height, "
+            f"width, channels], uint8), or set env.layout if it has finite bounds."
         )
 
     def _wrapper_note(self, wrapper: str) -> str:

@@ -62,16 +62,9 @@ class Vector(Codec):
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
     @property
-    def is_image_like(self) -> bool:
-        """Whether it has the shape of an image, and only the dtype keeps it from being one."""
-        large = [size for size in self._shape if size >= 16]
-        small = [size for size in self._shape if size <= 4]
-        return len(self._shape) == 3 and len(large) == 2 and len(small) == 1
-
-    @property
-    def outline(self) -> str:
-        """Shape and dtype in the environment, for messages."""
-        return f"{list(self._shape)} {self._dtype}"
+    def declared(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype in the environment."""
+        return self._shape, self._dtype
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self._shape, self._dtype)
@@ -99,12 +92,12 @@ class Vector(Codec):
 
 
 class Image(Codec):
-    """Box uint8 ``[H, W, C]`` or ``[H, W]``, as uint8 ``[H, W, C]``."""
+    """Box uint8 ``[H, W, C]`` or ``[H, W]``, as uint8 ``[H, W, C]``; other axes stay as they are."""
 
     flat: gymnasium.spaces.Box
 
     def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
-        shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
+        shape = (*space.shape, 1) if len(space.shape) == 2 else space.shape
         self.key = key
         self.space = Space("image", shape)
         self.flat = gymnasium.spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)

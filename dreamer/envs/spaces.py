@@ -9,7 +9,8 @@ or ``discrete``; such an action space is called ``action``.
 Kinds
 -----
 =====================================  ==========================================================================
-Box uint8 ``[H, W, C]`` or ``[H, W]``  observation: ``image`` ``[H, W, C]``, with C = 1 where it was missing
+Box uint8 ``[H, W, C]`` or ``[H, W]``  observation: ``image`` ``[H, W, C]``, with C = 1 where it was missing; for other
+                                       layouts see `dreamer.envs.images`
 any other Box                          observation: ``vector`` ``[n]`` float32, flattened in C order
 Box of floats, bounded                 action: ``continuous``, same shape; [-1, 1] stands for [low, high]
 Discrete                               ``discrete`` ``[]``, counted from 0 whatever its start
@@ -30,12 +31,9 @@ import gymnasium
 import numpy as np
 
 from dreamer.envs.errors import EnvError, Mismatch, OtherSpaces
-from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Outside, Vector
+from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Outside, Vector
 from dreamer.envs.views import View
 from dreamer.spaces import Space, Spaces, is_mask
-
-_CHANNELS = 16
-"""Images have at most this many channels, and at least this many rows and columns, as far as one can tell."""
 
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
 
@@ -99,7 +97,7 @@ def observation_codec(space: gymnasium.Space, env: str, view: View) -> Codec:
     Args:
         space: the space.
         env: what errors call the environment.
-        view: which keys the agent sees.
+        view: which keys the agent sees, and how images look.
 
     Raises:
         EnvError: what it should see is not supported, or nothing.
@@ -150,7 +148,7 @@ def _build(space: gymnasium.Space, key: str, env: str, view: View | None) -> Cod
         indices = list(range(len(space.spaces)))
         children = _children(key, indices, space.spaces, env, view)
         return Container(key, indices, children, is_dict=False)
-    name = key or _bare_name(space, is_action=is_action)
+    name = key or _bare_name(space, view)
     if isinstance(space, gymnasium.spaces.MultiDiscrete):
         return _multi_discrete(space, name, view)
     if view is not None and not view.keeps(name):
@@ -160,7 +158,7 @@ def _build(space: gymnasium.Space, key: str, env: str, view: View | None) -> Cod
     if isinstance(space, gymnasium.spaces.MultiBinary):
         return Discrete(name, space.shape, 2, 0, space.dtype)
     if isinstance(space, gymnasium.spaces.Box):
-        return _box_action(space, key, env) if is_action else _box_observation(space, key, env)
+        return _box_action(space, key, env) if view is None else _box_observation(space, key, env, view)
     raise _unsupported_error(
         env,
         _place(key, is_action=is_action),
@@ -189,16 +187,16 @@ def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str, view: View 
     return Entries(key, space.nvec, start, space.dtype, None if view is None else view.keeps)
 
 
-def _bare_name(space: gymnasium.Space, *, is_action: bool) -> str:
+def _bare_name(space: gymnasium.Space, view: View | None) -> str:
     """Key of a space that is not in a Dict or Tuple."""
-    if is_action:
+    if view is None:
         return "action"
     if isinstance(space, gymnasium.spaces.Box):
-        return "image" if space.dtype == np.uint8 and len(space.shape) in (2, 3) else "vector"
+        return "image" if view.is_image(space) else "vector"
     return "discrete"
 
 
-def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
+def _box_observation(space: gymnasium.spaces.Box, key: str, env: str, view: View) -> Codec:
     kind = np.dtype(space.dtype).kind
     place = _place(key, is_action=False)
     if kind not in "biuf":
@@ -209,40 +207,7 @@ def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
         return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
         raise _unsupported_error(env, place, f"an empty Box {space.shape}", "at least one number", "leave it out")
-    if space.dtype == np.uint8:
-        _refuse_other_layouts(space.shape, place, env)
-    if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-        return Image(key or "image", space)
-    return Vector(key or "vector", space)
-
-
-def _refuse_other_layouts(shape: tuple[int, ...], place: str, env: str) -> None:
-    """Raise `EnvError` for images whose channels come first, or with an axis of stacked frames."""
-    if len(shape) == 3:
-        first, second, last = shape
-        thin = first <= 4 or (first < second and (second == last or 4 * first <= min(second, last)))
-        if last > _CHANNELS and thin:
-            raise _unsupported_error(
-                env,
-                place,
-                f"an image {list(shape)} that looks channel-first",
-                "[height, width, channels]",
-                "transpose it, for example with gymnasium.wrappers.TransformObservation; frames need not be stacked, "
-                "because the agent remembers the last ones",
-            )
-    if len(shape) == 4 and _is_stack(*shape):
-        raise _unsupported_error(
-            env,
-            place,
-            f"a stack of images {list(shape)}",
-            "one image [height, width, channels]",
-            "leave out the frame stack, because the agent remembers the last frames",
-        )
-
-
-def _is_stack(frames: int, first: int, second: int, last: int) -> bool:
-    height, width, channels = (first, second, last) if last <= 4 else (second, last, first)
-    return channels <= 4 and frames < min(height, width) and min(height, width) >= _CHANNELS
+    return view.image(key or "image", space) or Vector(key or "vector", space)
 
 
 def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:

@@ -1,17 +1,23 @@
-"""What the agent sees of an environment's observations: which keys of them."""
+"""What the agent sees of an environment's observations: which keys of them, and how images look."""
 
 from fnmatch import fnmatchcase
 
+import gymnasium
+import numpy as np
+
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError
+from dreamer.envs.images import Picture, find_layout
+from dreamer.envs.leaves import Codec, Image
 from dreamer.spaces import is_mask
 
 
 class View:
-    """Which observation keys the agent sees, as ``env.keys`` and ``env.ignore`` say.
+    """Which observation keys the agent sees, and how images look to it.
 
-    Both are patterns as in a shell (`fnmatch`): ``*`` stands for any text, dots included. Action masks are seen
-    whatever ``env.keys`` says, unless ``env.ignore`` names them.
+    ``env.keys`` and ``env.ignore`` are patterns as in a shell (`fnmatch`): ``*`` stands for any text, dots included.
+    Action masks are seen whatever ``env.keys`` says, unless ``env.ignore`` names them. ``env.layout`` says what the
+    axes of images mean, ``env.size`` and ``env.gray`` what becomes of them; see `dreamer.envs.images`.
 
     Args:
         config: the options.
@@ -19,26 +25,53 @@ class View:
 
     Attributes:
         kept, dropped: keys that were asked about, in this order.
+        sources: for images that the agent sees otherwise than they are: what they are, by key.
+        guessed: sentences about layouts that were guessed, by key.
     """
 
     def __init__(self, config: EnvConfig, env: str) -> None:
         self.kept: list[str] = []
         self.dropped: list[str] = []
+        self.sources: dict[str, str] = {}
+        self.guessed: dict[str, str] = {}
         self._env = env
-        self._keys = config.keys
-        self._ignore = config.ignore
+        self._config = config
+        self._pictures: list[Picture] = []
 
     def keeps(self, key: str) -> bool:
         """Whether the agent sees a key."""
-        wanted = not self._keys or is_mask(key) or _matches(key, self._keys)
-        keeps = wanted and not _matches(key, self._ignore)
+        wanted = not self._config.keys or is_mask(key) or _fits(key, self._config.keys)
+        keeps = wanted and not _fits(key, self._config.ignore)
         (self.kept if keeps else self.dropped).append(key)
         return keeps
 
+    def is_image(self, space: gymnasium.spaces.Box) -> bool:
+        """Whether a Box is an image."""
+        return find_layout(space, self._config.layout) is not None
+
+    def image(self, key: str, space: gymnasium.spaces.Box) -> Codec | None:
+        """Codec of a Box that is an image, otherwise None."""
+        layout = find_layout(space, self._config.layout)
+        if layout is None:
+            return None
+        picture = Picture(key, space, layout, gray=self._config.gray, size=self._config.size)
+        self._pictures.append(picture)
+        if space.dtype == np.uint8 and not layout.name and not picture.is_redrawn:
+            return Image(key, space)
+        declared = f"{space.dtype} {list(space.shape)}"
+        self.sources[key] = f"{declared}, {layout.name}" if layout.name else declared
+        if layout.name and self._config.layout == "auto":
+            self.guessed[key] = (
+                f"observation key '{key}', {declared}, is taken for an image with {layout.name}: set env.layout to hwc "
+                f"or chw if that is wrong; frames need not be stacked, because the agent remembers."
+            )
+        return picture
+
     def require_sense(self) -> None:
-        """Raise `EnvError` if a pattern fits none of the keys that were asked about, or the agent would see none."""
+        """Raise `EnvError` if an option fits nothing of what was asked about, or the agent would see nothing."""
+        config = self._config
         keys = sorted([*self.kept, *self.dropped])
-        for name, patterns in (("env.keys", self._keys), ("env.ignore", self._ignore)):
+        for name, patterns in (("env.keys", config.keys), ("env.ignore", config.ignore)):
             for pattern in patterns:
                 if not any(fnmatchcase(key, pattern) for key in keys):
                     raise EnvError(
@@ -47,12 +80,22 @@ class View:
                     )
         if self.dropped and all(map(is_mask, self.kept)):
             raise EnvError(
-                f"Environment {self._env}: env.keys={[*self._keys]} and env.ignore={[*self._ignore]} leave nothing to "
-                f"see, expected at least one of {keys} that is no action mask: let one of them stay."
+                f"Environment {self._env}: env.keys={[*config.keys]} and env.ignore={[*config.ignore]} leave nothing "
+                f"to see, expected at least one of {keys} that is no action mask: let one of them stay."
             )
+        if config.size and not self._pictures:
+            raise self._no_image_error(f"env.size={[*config.size]}", "an image")
+        if config.gray and not any(picture.is_gray for picture in self._pictures):
+            raise self._no_image_error("env.gray=true", "an image of three colours")
+
+    def _no_image_error(self, option: str, expected: str) -> EnvError:
+        return EnvError(
+            f"Environment {self._env}: {option} cannot be used, because none of the observation keys "
+            f"{sorted(self.kept)} is {expected}: leave it out, or let the environment give images."
+        )
 
 
-def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+def _fits(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 

@@ -40,12 +40,14 @@ class EnvFinding(NamedTuple):
     data: Mapping[str, Any] = MappingProxyType({})
 
 
-def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[EnvFinding]:
-    """What the encoder makes of every observation key."""
+def observation_keys(
+    spaces: Spaces, nets: NetsConfig, sources: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[EnvFinding]:
+    """What the encoder makes of every observation key; ``sources`` says from what images were made, if not as is."""
     for key, space in spaces.items():
         label = f"Observation '{key}'"
         if space.kind == "image":
-            yield _image(label, space, nets)
+            yield _image(label, space, nets, sources.get(key, ""))
         elif space.kind == "discrete":
             what = f"int32 {list(space.shape)}, {space.classes} classes"
             yield EnvFinding("ok", "observation", f"{label}: {what}: one-hot, then MLP.", space._asdict())
@@ -57,15 +59,15 @@ def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[EnvFinding]:
                 yield EnvFinding("warning", "observation", f"{text}[height, width, channels], uint8) for convolutions.")
 
 
-def _image(label: str, space: Space, nets: NetsConfig) -> EnvFinding:
+def _image(label: str, space: Space, nets: NetsConfig, source: str) -> EnvFinding:
     height, width, _ = space.shape
     try:
         factor = 2 ** halvings(height, width, len(nets.mults))
     except ConfigError as error:
-        fix = "for example with gymnasium.wrappers.ResizeObservation(env, (64, 64))"
+        fix = "for example with env.size=[64,64]"
         return EnvFinding("error", "observation", f"{label}: {str(error).rstrip('.')}, {fix}.")
     sizes = f"{height}x{width} -> {height // factor}x{width // factor}"
-    what = f"uint8 {list(space.shape)}"
+    what = f"uint8 {list(space.shape)}{f' (from {source})' if source else ''}"
     return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
 
 

@@ -70,7 +70,7 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
         return made
 
     first.close(quiet=True)  # Closing the recorded instances will report any failure.
-    yield from diagnosis.observation_keys(first.obs_spaces, config.nets)
+    yield from diagnosis.observation_keys(first.obs_spaces, config.nets, first.view.sources)
     yield from diagnosis.unseen(first.view.dropped)
     yield from diagnosis.action_keys(first)
     yield from diagnosis.masks(first.obs_spaces, first.action_spaces)

@@ -147,8 +147,9 @@ def native_env(config: Config) -> NativeEnv:
             f"env.time_limit={config.env.time_limit} cannot be used with run.loop=device: expected 0. Let the "
             "environment truncate its episodes."
         )
-    for option in ("wrappers", "keys", "ignore"):
-        if value := getattr(config.env, option):
+    for option in ("wrappers", "keys", "ignore", "size", "gray", "layout"):
+        value = getattr(config.env, option)
+        if value != getattr(EnvConfig(), option):
             raise ConfigError(
                 f"env.{option}={value} cannot be used with run.loop=device: leave it out, or use run.loop=host."
             )
