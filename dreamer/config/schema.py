@@ -88,6 +88,9 @@ class EnvConfig:
         "axes of images, after those of stacked frames: height, width, channels, or channels first; naming one makes "
         "images of floats, too; auto: guessed from the shape, bytes only",
     )
+    mask_from_info: bool = option(
+        False, "info['action_mask'] of every reset and step is the observation 'action_mask': classes that are allowed"
+    )
     time_limit: int = option(
         0,
         "an episode is truncated after this many, if it has not ended before; 0: when the environment says so",

@@ -20,7 +20,7 @@ from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
 from dreamer.envs.views import View
 from dreamer.envs.wrappers import wrap
-from dreamer.spaces import Spaces, is_mask, mask_keys
+from dreamer.spaces import MASK, Spaces, is_mask, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -111,6 +111,7 @@ class Adapter(gymnasium.Env):
         self._clip = config.clip_reward or math.inf
         self._time_limit = config.time_limit or math.inf
         self._check = config.check
+        self._has_mask_from_info = config.mask_from_info
         self.outside: dict[str, int] = {}
         self.episode_log: dict[str, float] = {}
         self._info = InfoReader(self._note)
@@ -151,6 +152,11 @@ class Adapter(gymnasium.Env):
         obs, info = result
         if not isinstance(info, dict):
             raise self._info_error("reset", info)
+        if MASK in info and not (self._masks or self._has_mask_from_info):
+            self._note(
+                f"info['{MASK}']",
+                f"info['{MASK}'] is not used: with env.mask_from_info=true, the agent chooses only what it allows",
+            )
         self._running = True
         return self._encode(obs), {**info, "env_steps": 0}
 

@@ -1,12 +1,15 @@
-"""Wrappers of users around environments: their order, their place, and what they do wrong."""
+"""Wrappers of users around environments: their order, place and mistakes; and masks from ``info``."""
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 from dreamer import config as configs
 from dreamer.config import ConfigError, EnvConfig
-from dreamer.envs import EnvError, VectorEnv, make
+from dreamer.envs import Adapter, EnvError, VectorEnv, make
+from dreamer.envs.check.examination import check
 from dreamer.evaluate import make_env
 
 HERE = __name__
@@ -142,3 +145,104 @@ def test_a_module_that_does_not_exist_is_named():
         make(CARTPOLE, EnvConfig(wrappers=("nowhere:wrap",)))
     with pytest.raises(ConfigError, match=r"env\.wrappers=TimeLimit cannot be used: expected package\.module:function"):
         configs.load([], ["env.wrappers=TimeLimit"])
+
+
+class Moves(gymnasium.Env):
+    """Reports the prepared masks, one after another, and ends with the last."""
+
+    observation_space = spaces.Box(-9, 9, (3,))
+
+    def __init__(self, masks, action_space=None):
+        self.action_space = action_space or spaces.Discrete(3)
+        self.masks = masks
+
+    def look(self):
+        mask = self.masks[self.time]
+        return np.full(3, self.time, np.float32), {} if mask is None else {"action_mask": np.array(mask)}
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return self.look()
+
+    def step(self, action):
+        self.time += 1
+        obs, info = self.look()
+        return obs, 1.0, self.time == len(self.masks) - 1, False, info
+
+
+def masked(masks, action_space=None, **options):
+    return Adapter(Moves(masks, action_space), EnvConfig(mask_from_info=True, **options), name="moves")
+
+
+@pytest.mark.parametrize("last", [[0, 0, 0], None])
+def test_masks_in_info_are_observed(last):
+    env = masked([[1, 0, 1], [True, True, False], last])
+    assert sorted(env.obs_spaces) == ["action_mask", "vector"]
+    obs, _ = env.reset()
+    assert obs["action_mask"].tolist() == [1, 0, 1]
+    obs, *_ = env.step({"action": 0})
+    assert (obs["action_mask"].tolist(), obs["vector"].tolist()) == ([1, 1, 0], [1, 1, 1])
+    obs, _, terminated, *_ = env.step({"action": 0})
+    assert terminated
+    assert env.take_notes() == []
+
+
+def test_a_repeat_stops_where_the_mask_in_info_forbids_it():
+    env = masked([[1, 1, 1], [1, 1, 1], [0, 1, 1], [1, 1, 1], [1, 1, 1]], repeat=4)
+    env.reset()
+    assert env.step({"action": 0})[4]["env_steps"] == 2
+
+
+def test_masks_of_several_actions_of_one_key_are_observed():
+    env = masked([[[1, 0], [0, 1]]] * 3, spaces.MultiDiscrete([2, 2]))
+    assert env.reset()[0]["action_mask"].tolist() == [[1, 0], [0, 1]]
+
+
+def test_the_masks_of_taxi():
+    env, again = (Adapter(TaxiEnv(), EnvConfig(mask_from_info=True)) for _ in range(2))
+    obs, info = env.reset(seed=0)
+    assert obs["action_mask"].tolist() == info["action_mask"].tolist()
+    assert 0 < obs["action_mask"].sum() < 6
+    again.set_state(env.get_state())
+    action = {"action": np.int32(obs["action_mask"].argmax())}
+    assert env.step(action)[0]["discrete"] == again.step(action)[0]["discrete"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            [[1, 1]],
+            r"Environment moves, step 0 of episode 1: observation key 'action_mask' has shape \[2\], expected \[3\]",
+        ),
+        ([[0, 0, 0]], r"'action_mask' forbids every class of action key 'action'"),
+        ([[1, 2, 0]], r"'action_mask' holds class 2 at index \[1\], expected 0 to 1"),
+        ([None], r"Environment moves: info of reset has no 'action_mask', expected one after every reset and step"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(masks, message):
+    with pytest.raises(EnvError, match=message):
+        masked([*masks, [1, 1, 1]]).reset()
+
+
+@pytest.mark.parametrize(
+    ("space", "keys"),
+    [(spaces.Box(-1, 1, (2,)), r"\[\]"), (spaces.MultiDiscrete([2, 3]), r"\['action\.0', 'action\.1'\]")],
+)
+def test_masks_need_one_discrete_action(space, keys):
+    with pytest.raises(EnvError, match=f"needs exactly one discrete action key, got {keys}"):
+        masked([[1, 1, 1]], space)
+
+
+def test_a_mask_in_info_that_is_not_used_is_said():
+    findings = list(check(lambda: Moves([[1, 1, 1]] * 9), configs.Config(), steps=20))
+    (sentence,) = [finding.text for finding in findings if "action_mask" in finding.text]
+    assert "info['action_mask'] is not used: with env.mask_from_info=true, the agent chooses only what" in sentence
+
+
+def test_answers_that_are_no_answers_are_refused_as_without_masks():
+    env = masked([[1, 1, 1]] * 3)
+    env.env.unwrapped.step = lambda action: (np.zeros(3, np.float32), 0.0)
+    env.reset()
+    with pytest.raises(EnvError, match="step returned a tuple of 2 values, expected Gymnasium's tuple"):
+        env.step({"action": 0})
