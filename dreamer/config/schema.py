@@ -77,6 +77,9 @@ class EnvConfig:
         (), "observation keys that the agent sees, as patterns such as image or robot.*; empty: all"
     )
     ignore: tuple[str, ...] = option((), "observation keys that it does not see, as such patterns; they cost nothing")
+    classes: tuple[str, ...] = option(
+        (), "observation keys of whole numbers that are classes, not quantities, as such patterns"
+    )
     size: tuple[int, ...] = option(
         (),
         "height and width of every image, resized by area where the suite does not render it so; empty: as it is",

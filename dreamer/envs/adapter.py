@@ -125,8 +125,8 @@ class Adapter(gymnasium.Env):
         for leaf in observations:
             if isinstance(leaf, Vector) and is_image_like(leaf.declared[0]):
                 self._notes.append((f"layout of {leaf.key}", self._layout_note(leaf)))
-        for key, picture in self.view.guessed.items():
-            self._notes.append((f"layout of {key}", f"Environment {self.name}: {picture}"))
+        for key, remark in self.view.remarks.items():
+            self._notes.append((f"view of {key}", f"Environment {self.name}: {remark}"))
         for mask in filter(is_mask, self.view.dropped):
             sentence = f"Environment {self.name}: env.ignore leaves out '{mask}', so forbidden classes may be chosen."
             self._notes.append((mask, sentence))

@@ -11,6 +11,7 @@ Kinds
 =====================================  ==========================================================================
 Box uint8 ``[H, W, C]`` or ``[H, W]``  observation: ``image`` ``[H, W, C]``, with C = 1 where it was missing; for other
                                        layouts see `dreamer.envs.images`
+Box of whole numbers, in env.classes   observation: ``discrete``, same shape
 any other Box                          observation: ``vector`` ``[n]`` float32, flattened in C order
 Box of floats, bounded                 action: ``continuous``, same shape; [-1, 1] stands for [low, high]
 Discrete                               ``discrete`` ``[]``, counted from 0 whatever its start
@@ -158,13 +159,14 @@ def _build(space: gymnasium.Space, key: str, env: str, view: View | None) -> Cod
     if isinstance(space, gymnasium.spaces.MultiBinary):
         return Discrete(name, space.shape, 2, 0, space.dtype)
     if isinstance(space, gymnasium.spaces.Box):
-        return _box_action(space, key, env) if view is None else _box_observation(space, key, env, view)
+        return _box_action(space, key, env) if view is None else _box_observation(space, name, key, env, view)
     raise _unsupported_error(
         env,
         _place(key, is_action=is_action),
         f"the space {type(space).__name__}",
         f"{SUPPORTED}, nested in any way",
-        "convert it with gymnasium.wrappers.TransformObservation or TransformAction",
+        "convert it with gymnasium.wrappers.TransformObservation or TransformAction"
+        + ("" if is_action or not key else f", or leave it out with env.ignore={key}"),
     )
 
 
@@ -196,7 +198,7 @@ def _bare_name(space: gymnasium.Space, view: View | None) -> str:
     return "discrete"
 
 
-def _box_observation(space: gymnasium.spaces.Box, key: str, env: str, view: View) -> Codec:
+def _box_observation(space: gymnasium.spaces.Box, name: str, key: str, env: str, view: View) -> Codec:
     kind = np.dtype(space.dtype).kind
     place = _place(key, is_action=False)
     if kind not in "biuf":
@@ -207,7 +209,7 @@ def _box_observation(space: gymnasium.spaces.Box, key: str, env: str, view: View
         return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
         raise _unsupported_error(env, place, f"an empty Box {space.shape}", "at least one number", "leave it out")
-    return view.image(key or "image", space) or Vector(key or "vector", space)
+    return view.classes(name, space) or view.image(name, space) or Vector(name, space)
 
 
 def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:

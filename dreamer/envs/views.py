@@ -8,16 +8,20 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError
 from dreamer.envs.images import Picture, find_layout
-from dreamer.envs.leaves import Codec, Image
+from dreamer.envs.leaves import Codec, Discrete, Image
 from dreamer.spaces import is_mask
+
+_MOST_CLASSES = 2**16
+"""More classes than this are hardly classes."""
 
 
 class View:
     """Which observation keys the agent sees, and how images look to it.
 
     ``env.keys`` and ``env.ignore`` are patterns as in a shell (`fnmatch`): ``*`` stands for any text, dots included.
-    Action masks are seen whatever ``env.keys`` says, unless ``env.ignore`` names them. ``env.layout`` says what the
-    axes of images mean, ``env.size`` and ``env.gray`` what becomes of them; see `dreamer.envs.images`.
+    Action masks are seen whatever ``env.keys`` says, unless ``env.ignore`` names them. ``env.classes`` are patterns of
+    keys of whole numbers that are classes. ``env.layout`` says what the axes of images mean, ``env.size`` and
+    ``env.gray`` what becomes of them; see `dreamer.envs.images`.
 
     Args:
         config: the options.
@@ -26,17 +30,18 @@ class View:
     Attributes:
         kept, dropped: keys that were asked about, in this order.
         sources: for images that the agent sees otherwise than they are: what they are, by key.
-        guessed: sentences about layouts that were guessed, by key.
+        remarks: sentences about what was guessed, by key.
     """
 
     def __init__(self, config: EnvConfig, env: str) -> None:
         self.kept: list[str] = []
         self.dropped: list[str] = []
         self.sources: dict[str, str] = {}
-        self.guessed: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self._env = env
         self._config = config
         self._pictures: list[Picture] = []
+        self._whole: list[str] = []
 
     def keeps(self, key: str) -> bool:
         """Whether the agent sees a key."""
@@ -48,6 +53,28 @@ class View:
     def is_image(self, space: gymnasium.spaces.Box) -> bool:
         """Whether a Box is an image."""
         return find_layout(space, self._config.layout) is not None
+
+    def classes(self, key: str, space: gymnasium.spaces.Box) -> Codec | None:
+        """Codec of a Box of whole numbers that are classes, otherwise None; raises `EnvError` if there are too many."""
+        if np.dtype(space.dtype).kind not in "iu":
+            return None
+        self._whole.append(key)
+        start = int(space.low.min())
+        count = int(space.high.max()) - start + 1
+        if _fits(key, self._config.classes):
+            if count > _MOST_CLASSES:
+                raise EnvError(
+                    f"Environment {self._env}: observation key '{key}' has the bounds {start} and {start + count - 1}, "
+                    f"expected at most {_MOST_CLASSES:,} classes between them because of env.classes: declare the "
+                    f"classes that there are as its bounds, or take it out of env.classes."
+                )
+            return Discrete(key, space.shape, count, start, space.dtype)
+        if len(space.shape) == 2 and space.dtype != np.uint8 and count <= _MOST_CLASSES:
+            self.remarks[key] = (
+                f"observation key '{key}', {space.dtype} {list(space.shape)}, is taken for quantities from {start} to "
+                f"{start + count - 1}: if these are classes, set env.classes={key}."
+            )
+        return None
 
     def image(self, key: str, space: gymnasium.spaces.Box) -> Codec | None:
         """Codec of a Box that is an image, otherwise None."""
@@ -61,7 +88,7 @@ class View:
         declared = f"{space.dtype} {list(space.shape)}"
         self.sources[key] = f"{declared}, {layout.name}" if layout.name else declared
         if layout.name and self._config.layout == "auto":
-            self.guessed[key] = (
+            self.remarks[key] = (
                 f"observation key '{key}', {declared}, is taken for an image with {layout.name}: set env.layout to hwc "
                 f"or chw if that is wrong; frames need not be stacked, because the agent remembers."
             )
@@ -71,13 +98,15 @@ class View:
         """Raise `EnvError` if an option fits nothing of what was asked about, or the agent would see nothing."""
         config = self._config
         keys = sorted([*self.kept, *self.dropped])
-        for name, patterns in (("env.keys", config.keys), ("env.ignore", config.ignore)):
-            for pattern in patterns:
-                if not any(fnmatchcase(key, pattern) for key in keys):
-                    raise EnvError(
-                        f"Environment {self._env}: '{pattern}' in {name} fits no observation key, expected one of "
-                        f"{keys}, or a pattern such as 'robot.*' for several: correct it, or leave it out."
-                    )
+        patterns = [("env.keys", pattern, keys, "") for pattern in config.keys]
+        patterns += [("env.ignore", pattern, keys, "") for pattern in config.ignore]
+        patterns += [("env.classes", pattern, self._whole, " that is a Box of integers") for pattern in config.classes]
+        for option, pattern, candidates, of_kind in patterns:
+            if not any(fnmatchcase(key, pattern) for key in candidates):
+                raise EnvError(
+                    f"Environment {self._env}: '{pattern}' in {option} fits no observation key{of_kind}, expected one "
+                    f"of {sorted(candidates)}, or a pattern such as 'robot.*' for several: correct it, or leave it out."
+                )
         if self.dropped and all(map(is_mask, self.kept)):
             raise EnvError(
                 f"Environment {self._env}: env.keys={[*config.keys]} and env.ignore={[*config.ignore]} leave nothing "

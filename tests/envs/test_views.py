@@ -117,7 +117,15 @@ def test_patterns_are_a_list_or_one_text(override, patterns):
 
 
 @pytest.mark.parametrize(
-    "override", ["env.keys=image", "env.wrappers=module:function", "env.size=[8,8]", "env.gray=true", "env.layout=hwc"]
+    "override",
+    [
+        "env.keys=image",
+        "env.wrappers=module:function",
+        "env.size=[8,8]",
+        "env.gray=true",
+        "env.layout=hwc",
+        "env.classes=vector",
+    ],
 )
 def test_the_device_loop_has_no_views(override):
     with pytest.raises(ConfigError, match=r"env\.[a-z_]+=.* cannot be used with run\.loop=device: leave it out"):
@@ -314,3 +322,55 @@ def test_check_says_what_images_were_made_from():
         "Observation 'image': uint8 [64, 64, 3] (from uint8 [3, 84, 84], channels or frames first): convolutions, "
         "64x64 -> 4x4."
     )
+
+
+GLYPHS = spaces.Dict(
+    glyphs=spaces.Box(0, 5976, (21, 79), np.int16),
+    chars=spaces.Box(0, 255, (21, 79), np.uint8),
+    stats=spaces.Box(-(2**31), 2**31 - 2, (5,), np.int32),
+    board=spaces.Box(-1, 1, (3, 3), np.int8),
+    speed=spaces.Box(-1, 1, (3,), np.float32),
+)
+
+
+def test_whole_numbers_can_be_classes():
+    obs = GLYPHS.sample()
+    env = see(GLYPHS, obs, classes=("glyphs", "chars", "board"))
+    assert {key: (space.kind, space.shape, space.classes) for key, space in env.obs_spaces.items()} == {
+        "board": ("discrete", (3, 3), 3),
+        "chars": ("discrete", (21, 79), 256),
+        "glyphs": ("discrete", (21, 79), 5977),
+        "speed": ("vector", (3,), 0),
+        "stats": ("vector", (5,), 0),
+    }
+    found, _ = env.reset()
+    np.testing.assert_array_equal(found["glyphs"], obs["glyphs"])
+    np.testing.assert_array_equal(found["board"], obs["board"].astype(np.int32) + 1)
+    assert env.take_notes() == []
+
+
+def test_tables_of_whole_numbers_are_named():
+    (_, board), (_, glyphs) = sorted(see(GLYPHS, ignore=("chars",)).take_notes())
+    assert "'board', int8 [3, 3], is taken for quantities from -1 to 1: if these are classes, set env.classes=" in board
+    assert "'glyphs', int16 [21, 79]" in glyphs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (
+            "sp*",
+            r"'sp\*' in env\.classes fits no observation key that is a Box of integers, expected one of \['board', '",
+        ),
+        ("stats", r"'stats' has the bounds -2147483648 and 2147483646, expected at most 65,536 classes"),
+    ],
+)
+def test_classes_are_few_whole_numbers(pattern, message):
+    with pytest.raises(EnvError, match=message):
+        see(GLYPHS, classes=(pattern,))
+
+
+def test_check_says_that_tables_are_embedded():
+    config = configs.override(Config(), ["env.classes=glyphs", "env.keys=glyphs"])
+    texts = [finding.text for finding in check(lambda: Shows(GLYPHS), config, steps=20)]
+    assert texts[0] == ("Observation 'glyphs': int32 [21, 79], 5977 classes: embedded cell by cell, then convolutions.")

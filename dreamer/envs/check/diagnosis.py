@@ -50,7 +50,8 @@ def observation_keys(
             yield _image(label, space, nets, sources.get(key, ""))
         elif space.kind == "discrete":
             what = f"int32 {list(space.shape)}, {space.classes} classes"
-            yield EnvFinding("ok", "observation", f"{label}: {what}: one-hot, then MLP.", space._asdict())
+            how = "embedded cell by cell, then convolutions" if space.is_grid else "one-hot, then MLP"
+            yield EnvFinding("ok", "observation", f"{label}: {what}: {how}.", space._asdict())
         else:
             what = f"float32 {list(space.shape)}"
             yield EnvFinding("ok", "observation", f"{label}: {what}: symlog, then MLP.", space._asdict())

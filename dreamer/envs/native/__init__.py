@@ -147,7 +147,7 @@ def native_env(config: Config) -> NativeEnv:
             f"env.time_limit={config.env.time_limit} cannot be used with run.loop=device: expected 0. Let the "
             "environment truncate its episodes."
         )
-    for option in ("wrappers", "keys", "ignore", "size", "gray", "layout", "mask_from_info"):
+    for option in ("wrappers", "keys", "ignore", "classes", "size", "gray", "layout", "mask_from_info"):
         value = getattr(config.env, option)
         if value != getattr(EnvConfig(), option):
             raise ConfigError(
