@@ -18,7 +18,7 @@ from dreamer.envs.info import InfoReader
 from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.envs.views import View
+from dreamer.envs.views import ObservationView
 from dreamer.envs.wrappers import wrap
 from dreamer.spaces import MASK, Spaces, is_mask, mask_keys
 
@@ -85,7 +85,7 @@ class Adapter(gymnasium.Env):
                 raise EnvError(
                     f"Environment {self.name} has no {role}; expected a gymnasium.Space: set it in __init__."
                 )
-        self.view = View(config, self.name)
+        self.view = ObservationView(config, self.name)
         self._observation = observation_codec(env.observation_space, self.name, self.view)
         self._action = action_codec(env.action_space, self.name)
         observations = sorted(self._observation.leaves(), key=lambda leaf: leaf.key)

@@ -17,7 +17,7 @@ _COLOURS = 3
 """Channels that are gray together; more than these are frames of as many."""
 
 
-class Layout(NamedTuple):
+class ImageLayout(NamedTuple):
     """What the axes of an image mean.
 
     ``axes`` are those of height and width, and then those that become channels, the slowest first.
@@ -27,16 +27,16 @@ class Layout(NamedTuple):
     axes: tuple[int, ...]
 
 
-_PLAIN = Layout("", (0, 1))
+_PLAIN = ImageLayout("", (0, 1))
 _LAYOUTS = {
-    ("hwc", 3): Layout("", (0, 1, 2)),
-    ("chw", 3): Layout("channels or frames first", (1, 2, 0)),
-    ("hwc", 4): Layout("a stack of frames", (1, 2, 0, 3)),
-    ("chw", 4): Layout("a stack of frames with channels first", (2, 3, 0, 1)),
+    ("hwc", 3): ImageLayout("", (0, 1, 2)),
+    ("chw", 3): ImageLayout("channels or frames first", (1, 2, 0)),
+    ("hwc", 4): ImageLayout("a stack of frames", (1, 2, 0, 3)),
+    ("chw", 4): ImageLayout("a stack of frames with channels first", (2, 3, 0, 1)),
 }
 
 
-def find_layout(space: gymnasium.spaces.Box, wanted: str) -> Layout | None:
+def find_layout(space: gymnasium.spaces.Box, wanted: str) -> ImageLayout | None:
     """The layout of a Box if it is an image, otherwise None.
 
     Bytes with two or three axes are images, and so are stacks of these. Other numbers are, if ``wanted`` says how their
@@ -83,7 +83,7 @@ def _is_stack(frames: int, first: int, second: int, last: int) -> bool:
     return channels <= 4 and frames < min(height, width) and min(height, width) >= _CHANNELS
 
 
-class Picture(Codec):
+class ImageConverter(Codec):
     """A Box that is an image, as uint8 ``[H, W, C]``, where it has another form.
 
     The channels of stacked frames follow one another. Numbers other than bytes are scaled from the bounds of their
@@ -98,7 +98,13 @@ class Picture(Codec):
     """
 
     def __init__(
-        self, key: str, space: gymnasium.spaces.Box, layout: Layout, *, gray: bool = False, size: tuple[int, ...] = ()
+        self,
+        key: str,
+        space: gymnasium.spaces.Box,
+        layout: ImageLayout,
+        *,
+        gray: bool = False,
+        size: tuple[int, ...] = (),
     ) -> None:
         height, width, *rest = (space.shape[axis] for axis in layout.axes)
         channels = math.prod(rest)
@@ -135,4 +141,4 @@ class Picture(Codec):
         return np.atleast_3d(np.asarray(picture.resize((width, height), Pillow.Resampling.BOX)))
 
 
-__all__ = ["Layout", "Picture", "find_layout", "is_image_like"]
+__all__ = ["ImageConverter", "ImageLayout", "find_layout", "is_image_like"]

@@ -33,7 +33,7 @@ import numpy as np
 
 from dreamer.envs.errors import EnvError, Mismatch, OtherSpaces
 from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Outside, Vector
-from dreamer.envs.views import View
+from dreamer.envs.views import ObservationView
 from dreamer.spaces import Space, Spaces, is_mask
 
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
@@ -92,7 +92,7 @@ class Container(Codec):
         return f"the observation under '{self.key}'" if self.key else "the observation"
 
 
-def observation_codec(space: gymnasium.Space, env: str, view: View) -> Codec:
+def observation_codec(space: gymnasium.Space, env: str, view: ObservationView) -> Codec:
     """Codec of what the agent sees of an observation space.
 
     Args:
@@ -138,7 +138,7 @@ def _outline(space: Space | None) -> str:
     return f"{space.kind} {list(space.shape)}{classes}"
 
 
-def _build(space: gymnasium.Space, key: str, env: str, view: View | None) -> Codec:
+def _build(space: gymnasium.Space, key: str, env: str, view: ObservationView | None) -> Codec:
     """Codec of a space; ``view`` is None for actions."""
     is_action = view is None
     if isinstance(space, gymnasium.spaces.Dict):
@@ -171,7 +171,7 @@ def _build(space: gymnasium.Space, key: str, env: str, view: View | None) -> Cod
 
 
 def _children(
-    key: str, names: list[Any], spaces: Iterable[gymnasium.Space], env: str, view: View | None
+    key: str, names: list[Any], spaces: Iterable[gymnasium.Space], env: str, view: ObservationView | None
 ) -> list[Codec]:
     """Codecs of the spaces in a container."""
     return [
@@ -180,7 +180,7 @@ def _children(
     ]
 
 
-def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str, view: View | None) -> Codec:
+def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str, view: ObservationView | None) -> Codec:
     start = np.zeros_like(space.nvec) if getattr(space, "start", None) is None else space.start
     if space.nvec.size and (space.nvec == space.nvec.flat[0]).all():
         if view is not None and not view.keeps(key):
@@ -189,7 +189,7 @@ def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str, view: View 
     return Entries(key, space.nvec, start, space.dtype, None if view is None else view.keeps)
 
 
-def _bare_name(space: gymnasium.Space, view: View | None) -> str:
+def _bare_name(space: gymnasium.Space, view: ObservationView | None) -> str:
     """Key of a space that is not in a Dict or Tuple."""
     if view is None:
         return "action"
@@ -198,7 +198,7 @@ def _bare_name(space: gymnasium.Space, view: View | None) -> str:
     return "discrete"
 
 
-def _box_observation(space: gymnasium.spaces.Box, name: str, key: str, env: str, view: View) -> Codec:
+def _box_observation(space: gymnasium.spaces.Box, name: str, key: str, env: str, view: ObservationView) -> Codec:
     kind = np.dtype(space.dtype).kind
     place = _place(key, is_action=False)
     if kind not in "biuf":

@@ -1,4 +1,4 @@
-"""What the agent sees of an environment's observations: which keys of them, and how images look."""
+"""What the agent sees of an environment's observations: which keys of them, as what, and how images look."""
 
 from fnmatch import fnmatchcase
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError
-from dreamer.envs.images import Picture, find_layout
+from dreamer.envs.images import ImageConverter, find_layout
 from dreamer.envs.leaves import Codec, Discrete, Image
 from dreamer.spaces import is_mask
 
@@ -15,8 +15,8 @@ _MOST_CLASSES = 2**16
 """More classes than this are hardly classes."""
 
 
-class View:
-    """Which observation keys the agent sees, and how images look to it.
+class ObservationView:
+    """Which observation keys the agent sees, which of them as classes, and how images look to it.
 
     ``env.keys`` and ``env.ignore`` are patterns as in a shell (`fnmatch`): ``*`` stands for any text, dots included.
     Action masks are seen whatever ``env.keys`` says, unless ``env.ignore`` names them. ``env.classes`` are patterns of
@@ -40,7 +40,7 @@ class View:
         self.remarks: dict[str, str] = {}
         self._env = env
         self._config = config
-        self._pictures: list[Picture] = []
+        self._images: list[ImageConverter] = []
         self._whole: list[str] = []
 
     def keeps(self, key: str) -> bool:
@@ -55,7 +55,7 @@ class View:
         return find_layout(space, self._config.layout) is not None
 
     def classes(self, key: str, space: gymnasium.spaces.Box) -> Codec | None:
-        """Codec of a Box of whole numbers that are classes, otherwise None; raises `EnvError` if there are too many."""
+        """Codec of a Box whose whole numbers are classes, otherwise None; raises `EnvError` if these are too many."""
         if np.dtype(space.dtype).kind not in "iu":
             return None
         self._whole.append(key)
@@ -81,9 +81,9 @@ class View:
         layout = find_layout(space, self._config.layout)
         if layout is None:
             return None
-        picture = Picture(key, space, layout, gray=self._config.gray, size=self._config.size)
-        self._pictures.append(picture)
-        if space.dtype == np.uint8 and not layout.name and not picture.is_redrawn:
+        converter = ImageConverter(key, space, layout, gray=self._config.gray, size=self._config.size)
+        self._images.append(converter)
+        if space.dtype == np.uint8 and not layout.name and not converter.is_redrawn:
             return Image(key, space)
         declared = f"{space.dtype} {list(space.shape)}"
         self.sources[key] = f"{declared}, {layout.name}" if layout.name else declared
@@ -92,29 +92,31 @@ class View:
                 f"observation key '{key}', {declared}, is taken for an image with {layout.name}: set env.layout to hwc "
                 f"or chw if that is wrong; frames need not be stacked, because the agent remembers."
             )
-        return picture
+        return converter
 
     def require_sense(self) -> None:
         """Raise `EnvError` if an option fits nothing of what was asked about, or the agent would see nothing."""
         config = self._config
         keys = sorted([*self.kept, *self.dropped])
-        patterns = [("env.keys", pattern, keys, "") for pattern in config.keys]
-        patterns += [("env.ignore", pattern, keys, "") for pattern in config.ignore]
-        patterns += [("env.classes", pattern, self._whole, " that is a Box of integers") for pattern in config.classes]
-        for option, pattern, candidates, of_kind in patterns:
-            if not any(fnmatchcase(key, pattern) for key in candidates):
-                raise EnvError(
-                    f"Environment {self._env}: '{pattern}' in {option} fits no observation key{of_kind}, expected one "
-                    f"of {sorted(candidates)}, or a pattern such as 'robot.*' for several: correct it, or leave it out."
-                )
+        for option, patterns, candidates, what in (
+            ("env.keys", config.keys, keys, "observation key"),
+            ("env.ignore", config.ignore, keys, "observation key"),
+            ("env.classes", config.classes, sorted(self._whole), "observation key of whole numbers"),
+        ):
+            for pattern in patterns:
+                if not any(fnmatchcase(key, pattern) for key in candidates):
+                    raise EnvError(
+                        f"Environment {self._env}: '{pattern}' in {option} fits no {what}, expected one of "
+                        f"{candidates}, or a pattern such as 'robot.*' for several: correct it, or leave it out."
+                    )
         if self.dropped and all(map(is_mask, self.kept)):
             raise EnvError(
                 f"Environment {self._env}: env.keys={[*config.keys]} and env.ignore={[*config.ignore]} leave nothing "
                 f"to see, expected at least one of {keys} that is no action mask: let one of them stay."
             )
-        if config.size and not self._pictures:
+        if config.size and not self._images:
             raise self._no_image_error(f"env.size={[*config.size]}", "an image")
-        if config.gray and not any(picture.is_gray for picture in self._pictures):
+        if config.gray and not any(image.is_gray for image in self._images):
             raise self._no_image_error("env.gray=true", "an image of three colours")
 
     def _no_image_error(self, option: str, expected: str) -> EnvError:
@@ -128,4 +130,4 @@ def _fits(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
-__all__ = ["View"]
+__all__ = ["ObservationView"]

@@ -71,6 +71,7 @@ class GridDecoder(nnx.Module):
         self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"], classes: Int[Array, "batch h w"]
     ) -> Float32[Array, "batch"]:
         """Squared error of the digits' probabilities, summed over digits and cells."""
+        # Differs from the paper: all other classes have a cross-entropy.
         _, height, width = classes.shape
         guess = self.image(recurrent, sample)[:, :height, :width]
         digits = jnp.stack([classes >> place & 1 for place in range(self.digits)], -1)

@@ -360,7 +360,7 @@ def test_tables_of_whole_numbers_are_named():
     [
         (
             "sp*",
-            r"'sp\*' in env\.classes fits no observation key that is a Box of integers, expected one of \['board', '",
+            r"'sp\*' in env\.classes fits no observation key of whole numbers, expected one of \['board', '",
         ),
         ("stats", r"'stats' has the bounds -2147483648 and 2147483646, expected at most 65,536 classes"),
     ],

@@ -65,8 +65,7 @@ def _image(label: str, space: Space, nets: NetsConfig, source: str) -> EnvFindin
     try:
         factor = 2 ** halvings(height, width, len(nets.mults))
     except ConfigError as error:
-        fix = "for example with env.size=[64,64]"
-        return EnvFinding("error", "observation", f"{label}: {str(error).rstrip('.')}, {fix}.")
+        return EnvFinding("error", "observation", f"{label}: {error}")
     sizes = f"{height}x{width} -> {height // factor}x{width // factor}"
     what = f"uint8 {list(space.shape)}{f' (from {source})' if source else ''}"
     return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
