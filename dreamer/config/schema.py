@@ -478,6 +478,7 @@ def halvings(height: int, width: int, most: int) -> int:
         raise ConfigError(
             f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between "
             f"1 and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, "
-            "if both sides allow the same number of halvings. Resize the image, as env.size=[64,64] does, or pad it."
+            "if both sides allow the same number of halvings. Resize the image, as env.size=[64,64] does, or pad it; "
+            "if it is no image, see env.classes and env.ignore."
         )
     return count

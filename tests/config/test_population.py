@@ -51,7 +51,7 @@ def test_keys_of_one_name_are_told_apart():
         ("population=many", "population.seeds is 'many', expected an integer, at least 1"),
         ("population=0", "population.seeds=0 cannot be used"),
         ("population.lrr=[1]", "'lrr' is the name of no key. Did you mean 'lr'?"),
-        ("population.size=[1]", "'size' is short for env.size and env.dmc.size and env.atari.size and env.minigrid.size"),
+        ("population.size=[1]", "'size' is short for env.size and env.dmc.size and env.atari.size and"),
         ("population.lr=3", "expected numbers as in 'optimizer.lr=[1e-4, 3e-4]'"),
         ("population.lr=[]", "expected numbers as in"),
         ("population.lr=[fast]", "expected numbers as in"),
