@@ -56,15 +56,22 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     """
     suite, name = split(task)
     if suite:
-        return Adapter(_make_in_suite(task, suite, name, config, render), config, name=task)
-    if ":" not in task:
+        env = _make_in_suite(task, suite, name, config, render)
+    elif ":" in task:
+        function = load_function(task, task)
+        options = {**config.kwargs, **({"render_mode": "rgb_array"} if render and takes_render_mode(function) else {})}
+        env = require_gymnasium(call_function(function, task, **options), task)
+        if render:
+            refuse_frames_missing(env, function, task)
+    else:
         raise unknown(task)
-    function = load_function(task, task)
-    options = {**config.kwargs, **({"render_mode": "rgb_array"} if render and takes_render_mode(function) else {})}
-    env = require_gymnasium(call_function(function, task, **options), task)
-    if render:
-        refuse_frames_missing(env, function, task)
-    return Adapter(env, config, name=task)
+    adapter = Adapter(env, config, name=task)
+    if render and adapter.render_mode != "rgb_array":
+        raise EnvError(
+            f"Task '{task}' cannot render images within env.wrappers={[*config.wrappers]}: these give "
+            f"render_mode={adapter.render_mode!r}, expected 'rgb_array' as before: derive them from gymnasium.Wrapper."
+        )
+    return adapter
 
 
 def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: bool) -> gymnasium.Env:

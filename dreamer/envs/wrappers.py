@@ -28,11 +28,6 @@ def wrap(env: gymnasium.Env, config: EnvConfig, name: str = "") -> gymnasium.Env
         wrapper = load_function(path, path, role="Wrapper")
         with explain_failure(f"Wrapper '{path}'{f' around {name}' if name else ''}"):
             wrapped = wrapper(env)
-        if isinstance(wrapped, gymnasium.Env) and env.render_mode and wrapped.render_mode != env.render_mode:
-            raise EnvError(
-                f"Wrapper '{path}' returned an environment with render_mode={wrapped.render_mode!r}, expected "
-                f"{env.render_mode!r} as before: derive it from gymnasium.Wrapper, or pass render_mode and render on."
-            )
         env = require_gymnasium(wrapped, path, role="Wrapper")
     return MaskFromInfo(env, name) if config.mask_from_info else env
 

@@ -136,7 +136,7 @@ def test_wrappers_that_do_something_else_are_named(name, message):
 
 def test_a_wrapper_that_forgets_how_to_render_is_named():
     assert make(CARTPOLE, named("Blind")).render_mode is None
-    with pytest.raises(EnvError, match=r"render_mode=None, expected 'rgb_array' as before: derive it from"):
+    with pytest.raises(EnvError, match=r"render_mode=None, expected 'rgb_array' as before: derive them from"):
         make(CARTPOLE, named("Blind"), render=True)
 
 
