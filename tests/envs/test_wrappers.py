@@ -107,6 +107,14 @@ def test_environments_that_render_have_them():
     assert env.step({"action": 0})[1] == 0.5
 
 
+def test_wrappers_of_gymnasium_make_pixels():
+    pixels = ("gymnasium.wrappers:AddRenderObservation",)
+    env = make(CARTPOLE, EnvConfig(kwargs={"render_mode": "rgb_array"}, wrappers=pixels, size=(64, 64)))
+    obs, _ = env.reset(seed=0)
+    assert obs["image"].shape == (64, 64, 3)
+    assert obs["image"].std() > 10
+
+
 def test_a_state_holds_that_of_the_wrappers():
     one, two = make(CARTPOLE, named("Half")), make(CARTPOLE, named("Half"))
     one.reset(seed=0)
