@@ -9,6 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+MANY = 2**16
+"""Entries of a one-hot vector from which on a grid of classes is embedded instead."""
+
 
 class Space(NamedTuple):
     """What one observation or action key holds, without batch axes.
@@ -30,6 +33,11 @@ class Space(NamedTuple):
     def dtype(self) -> np.dtype:
         """Dtype of host arrays of this space."""
         return np.dtype({"image": np.uint8, "discrete": np.int32}.get(self.kind, np.float32))
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether it is a grid of so many cells and classes that networks embed them: one-hot would be too large."""
+        return len(self.shape) == 2 and self.classes > 2 and self.shape[0] * self.shape[1] * self.classes >= MANY
 
 
 Spaces = dict[str, Space]

@@ -26,6 +26,9 @@ _SYNONYMS = {
     **dict.fromkeys(("env", "env_id", "env_name", "env.id", "env.name", "environment", "gym_id"), "task"),
     **dict.fromkeys(("envs", "env_num", "n_envs", "num_envs", "num_environments", "num_workers"), "env.count"),
     **dict.fromkeys(("action_repeat", "frame_skip", "frameskip"), "env.repeat"),
+    **dict.fromkeys(("image_size", "img_size", "resize", "screen_size"), "env.size"),
+    **dict.fromkeys(("gray_scale", "grayscale", "greyscale"), "env.gray"),
+    **dict.fromkeys(("cnn_keys", "mlp_keys", "obs_keys"), "env.keys"),
     **dict.fromkeys(("buffer_capacity", "buffer_size", "replay_capacity", "replay_size"), "replay.capacity"),
     **dict.fromkeys(("per_rank_batch_size", "minibatch_size"), "replay.batch_size"),
     **dict.fromkeys(("per_rank_sequence_length", "seq_len", "sequence_length"), "replay.batch_length"),
@@ -75,7 +78,7 @@ def load(names: Sequence[str] = (), overrides: Sequence[str] = ()) -> Config:
         names: preset names relative to ``configs/``, without suffix, or paths of YAML files like these
             (``mine.yaml``, ``~/presets/mine.yaml``). A preset may name another as its ``base``, which comes before it.
         overrides: strings ``key=value`` with dotted keys. Values are YAML, except that those of keys that hold text are
-            taken literally: ``logdir=007`` is not a number.
+            taken literally: ``logdir=007`` is not a number. One text may stand for a list: ``env.keys=robot.*``.
 
     Returns:
         The resolved, validated config.
@@ -232,6 +235,8 @@ def _expand(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
 def _parse(key: str, value: str) -> Any:
     if not value or (key in leaves() and isinstance(leaves()[key].default, str)):
         return value
+    if key in leaves() and leaves()[key].type == tuple[str, ...] and value[0] not in "[-":
+        return [value]  # One text may stand for a list of it; a pattern may begin like an alias of YAML.
     try:
         return documents.parse(value)
     except documents.DocumentError as error:

@@ -68,6 +68,32 @@ class EnvConfig:
         "keyword arguments of the Gymnasium id, or of the function that makes the environment, as in "
         "env.kwargs.map_name=8x8",
     )
+    wrappers: tuple[str, ...] = option(
+        (),
+        "package.module:function or package.module:Class of your own, each called with the environment that the one "
+        "before returned",
+    )
+    keys: tuple[str, ...] = option(
+        (), "observation keys that the agent sees, as patterns such as image or robot.*; empty: all"
+    )
+    ignore: tuple[str, ...] = option((), "observation keys that it does not see, as such patterns; they cost nothing")
+    classes: tuple[str, ...] = option(
+        (), "observation keys of whole numbers that are classes, not quantities, as such patterns"
+    )
+    size: tuple[int, ...] = option(
+        (),
+        "height and width of every image, resized by area where the suite does not render it so; empty: as it is",
+        "pixels",
+    )
+    gray: bool = option(False, "one channel of luma instead of three of colour, in every image")
+    layout: Literal["auto", "hwc", "chw"] = option(
+        "auto",
+        "axes of images, after those of stacked frames: height, width, channels, or channels first; naming one makes "
+        "images of floats, too; auto: guessed from the shape, bytes only",
+    )
+    mask_from_info: bool = option(
+        False, "info['action_mask'] of every reset and step is the observation 'action_mask': classes that are allowed"
+    )
     time_limit: int = option(
         0,
         "an episode is truncated after this many, if it has not ended before; 0: when the environment says so",
@@ -379,9 +405,12 @@ class Config:
         for key, field, value in walk(self):
             require(has_type(field.type, value) and in_range(field, value), key, value, describe_field(field))
             if key.endswith(".size"):
-                require(len(value) == 2, key, value, "two numbers, height and width")
+                empty = not value and key == "env.size"
+                require(empty or len(value) == 2, key, value, "two numbers, height and width")
             if isinstance(value, str):
                 require(can_be_written(value), key, value, "characters that a file can hold")
+        for path in self.env.wrappers:
+            require(":" in path, "env.wrappers", path, "package.module:function, or a list of these")
         # Types are known now. `~` is replaced once, here, so that all that read the config agree on the directory.
         object.__setattr__(self, "logdir", _without_tilde("logdir", self.logdir))
         source = _without_tilde("load.from", self.load.from_)
@@ -449,6 +478,7 @@ def halvings(height: int, width: int, most: int) -> int:
         raise ConfigError(
             f"An image of {height}x{width} pixels cannot be encoded: height and width must be halved together between "
             f"1 and {most} times (the length of nets.mults) and end between 3 and 16 pixels. Legal sides are {legal}, "
-            "if both sides allow the same number of halvings. Resize or pad the image."
+            "if both sides allow the same number of halvings. Resize the image, as env.size=[64,64] does, or pad it; "
+            "if it is no image, see env.classes and env.ignore."
         )
     return count

@@ -89,11 +89,21 @@ def make_any(task: str, config: EnvConfig, *, render: bool = False, num_envs: in
     else:
         raise unknown(task)
     if not is_batched(env):
-        return Adapter(env, config, name=task)
+        return _adapt(env, config, task, render)
     if render:
         close(env, task, quiet=True)
         raise EnvError(f"Task '{task}' cannot render images: it is many environments in one object, expected one.")
     return Batched(env, config, name=task)
+
+
+def _adapt(env: Any, config: EnvConfig, task: str, render: bool) -> Adapter:
+    adapter = Adapter(env, config, name=task)
+    if render and adapter.render_mode != "rgb_array":
+        raise EnvError(
+            f"Task '{task}' cannot render images within env.wrappers={[*config.wrappers]}: these give "
+            f"render_mode={adapter.render_mode!r}, expected 'rgb_array' as before: derive them from gymnasium.Wrapper."
+        )
+    return adapter
 
 
 def _call(task: str, config: EnvConfig, render: bool) -> Any:

@@ -13,11 +13,14 @@ import numpy as np
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, Mismatch
 from dreamer.envs.functions import require_gymnasium
+from dreamer.envs.images import is_image_like
 from dreamer.envs.info import InfoReader
 from dreamer.envs.leaves import Outside, Vector
 from dreamer.envs.restore import attributes
 from dreamer.envs.spaces import action_codec, observation_codec
-from dreamer.spaces import Spaces, mask_keys
+from dreamer.envs.views import ObservationView
+from dreamer.envs.wrappers import wrap
+from dreamer.spaces import MASK, Spaces, is_mask, mask_keys
 
 _LARGEST_REWARD = float(np.finfo(np.float32).max)
 
@@ -54,6 +57,7 @@ class Adapter(gymnasium.Env):
     Attributes:
         name: what errors call the environment.
         env: the wrapped environment.
+        view: what of the observations the agent sees.
         obs_spaces, action_spaces: `Space` by flat key, sorted by key.
         outside: how many observations of this episode were outside their bounds, by key; keys that never were are left
             out.
@@ -65,8 +69,12 @@ class Adapter(gymnasium.Env):
     action_space: gymnasium.spaces.Dict
 
     def __init__(self, env: object, config: EnvConfig, name: str = "") -> None:
-        """Wrap ``env``; raises `EnvError` if it is not a Gymnasium environment or has an unsupported space."""
-        env = require_gymnasium(env, name)
+        """Wrap ``env``, in the wrappers of ``config`` first.
+
+        Raises:
+            EnvError: it is not a Gymnasium environment, has an unsupported space, or does not suit an option.
+        """
+        env = wrap(require_gymnasium(env, name), config, name)
         self.env = env
         self.name = name or (env.spec.id if env.spec else type(env.unwrapped).__qualname__)
         self.metadata = env.metadata
@@ -77,7 +85,8 @@ class Adapter(gymnasium.Env):
                 raise EnvError(
                     f"Environment {self.name} has no {role}; expected a gymnasium.Space: set it in __init__."
                 )
-        self._observation = observation_codec(env.observation_space, self.name)
+        self.view = ObservationView(config, self.name)
+        self._observation = observation_codec(env.observation_space, self.name, self.view)
         self._action = action_codec(env.action_space, self.name)
         observations = sorted(self._observation.leaves(), key=lambda leaf: leaf.key)
         actions = sorted(self._action.leaves(), key=lambda leaf: leaf.key)
@@ -102,6 +111,7 @@ class Adapter(gymnasium.Env):
         self._clip = config.clip_reward or math.inf
         self._time_limit = config.time_limit or math.inf
         self._check = config.check
+        self._has_mask_from_info = config.mask_from_info
         self.outside: dict[str, int] = {}
         self.episode_log: dict[str, float] = {}
         self._info = InfoReader(self._note)
@@ -113,8 +123,9 @@ class Adapter(gymnasium.Env):
         self._running = False
         self._closed = False
         for leaf in observations:
-            if isinstance(leaf, Vector) and leaf.is_image_like:
+            if isinstance(leaf, Vector) and is_image_like(leaf.declared[0]):
                 self._notes.append((f"layout of {leaf.key}", self._layout_note(leaf)))
+        self._notes += view_notes(self.view, self.name)
         for layer in normalizers(env):
             self._notes.append((f"wrapper {layer}", wrapper_note(self.name, layer)))
 
@@ -137,6 +148,11 @@ class Adapter(gymnasium.Env):
         obs, info = result
         if not isinstance(info, dict):
             raise self._info_error("reset", info)
+        if MASK in info and not (self._masks or self._has_mask_from_info):
+            self._note(
+                f"info['{MASK}']",
+                f"info['{MASK}'] is not used: with env.mask_from_info=true, the agent chooses only what it allows",
+            )
         self._running = True
         return self._encode(obs), {**info, "env_steps": 0}
 
@@ -301,11 +317,11 @@ class Adapter(gymnasium.Env):
             self._notes.append((key, f"{self.where()}: {sentence}, and this is not said again."))
 
     def _layout_note(self, leaf: Vector) -> str:
-        size = leaf.space.shape[0]
+        shape, dtype = leaf.declared
         return (
-            f"Environment {self.name}: observation key '{leaf.key}' has the shape of an image, {leaf.outline}, and "
-            f"is flattened to {size} numbers: declare it as Box(0, 255, [height, width, channels], uint8) for "
-            f"convolutions."
+            f"Environment {self.name}: observation key '{leaf.key}' has the shape of an image, {list(shape)} {dtype}, "
+            f"and is flattened to {leaf.space.shape[0]} numbers: for convolutions, declare it as Box(0, 255, [height, "
+            f"width, channels], uint8), or set env.layout if it has finite bounds."
         )
 
     def _applied(self, info: dict[str, Any]) -> int:
@@ -385,6 +401,14 @@ def normalizers(env: Any) -> Iterator[str]:
         if any(_is_running_mean(value) for value in vars(env).values()):
             yield type(env).__name__
         env = env.env
+
+
+def view_notes(view: ObservationView, name: str) -> Iterator[tuple[str, str]]:
+    """What was guessed about observations, and masks that are left out, by key; ``name`` is that of the environment."""
+    for key, remark in view.remarks.items():
+        yield f"view of {key}", f"Environment {name}: {remark}"
+    for mask in filter(is_mask, view.dropped):
+        yield mask, f"Environment {name}: env.ignore leaves out '{mask}', so forbidden classes may be chosen."
 
 
 def wrapper_note(name: str, wrapper: str) -> str:

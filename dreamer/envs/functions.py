@@ -45,12 +45,13 @@ _ADVICE = {
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
 
-def load_function(path: str, task: str) -> Callable[..., Any]:
+def load_function(path: str, task: str, *, role: str = "Task") -> Callable[..., Any]:
     """Import a function, from the working directory too.
 
     Args:
         path: ``package.module:function``.
         task: the task that names it, for messages.
+        role: what it is, if it is no task, for messages.
 
     Raises:
         EnvError: the module cannot be imported, or has no such function (names the nearest).
@@ -63,7 +64,7 @@ def load_function(path: str, task: str) -> Callable[..., Any]:
         near = _near_module(task.partition(":")[0]) if isinstance(error, ImportError) else ""
         hint = f" Did you mean '{near}:{name}'?" if near else ""
         raise EnvError(
-            f"Task '{task}' cannot be made: importing {module_name} failed with {describe_error(error)}.{hint} "
+            f"{role} '{task}' cannot be made: importing {module_name} failed with {describe_error(error)}.{hint} "
             f"Expected package.module:function, with the package installed or in the working directory."
         ) from error
     for part in name.split("."):
@@ -71,11 +72,11 @@ def load_function(path: str, task: str) -> Callable[..., Any]:
             names = [name for name in dir(found) if callable(getattr(found, name)) and not name.startswith("_")]
             close = difflib.get_close_matches(part, names, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise EnvError(f"Task '{task}' cannot be made: {module_name} has no '{part}'.{hint}")
+            raise EnvError(f"{role} '{task}' cannot be made: {module_name} has no '{part}'.{hint}")
         found = getattr(found, part)
     if not callable(found):
         raise EnvError(
-            f"Task '{task}' names a {type(found).__name__}, expected a function that returns an environment."
+            f"{role} '{task}' names a {type(found).__name__}, expected a function that returns an environment."
         )
     return found
 
@@ -311,12 +312,13 @@ def _main_module() -> str:
 # Returning something else
 
 
-def require_gymnasium(env: object, name: str = "") -> gymnasium.Env:
+def require_gymnasium(env: object, name: str = "", *, role: str = "Task") -> gymnasium.Env:
     """Return a Gymnasium environment with one agent as it is, and refuse everything else.
 
     Args:
         env: what a user's function returned. The libraries that it may come from are not imported.
         name: the task, for messages; empty: none.
+        role: what has this name, if it is no task, for messages.
 
     Raises:
         EnvError: it is something else; the sentence says how to make it a Gymnasium environment.
@@ -326,7 +328,7 @@ def require_gymnasium(env: object, name: str = "") -> gymnasium.Env:
         assert isinstance(env, gymnasium.Env)
         return env
     what, advice = found
-    source = f"Task '{name}': got" if name else "Got"
+    source = f"{role} '{name}': got" if name else "Got"
     raise EnvError(f"{source} {what} as environment, expected a gymnasium.Env: {advice}.")
 
 

@@ -1,7 +1,7 @@
 """Converts and checks one observation or action key; `spaces` decides which class a space gets."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
@@ -92,16 +92,9 @@ class Vector(Bounded):
         self._bounded = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
     @property
-    def is_image_like(self) -> bool:
-        """Whether it has the shape of an image, and only the dtype keeps it from being one."""
-        large = [size for size in self._shape if size >= 16]
-        small = [size for size in self._shape if size <= 4]
-        return len(self._shape) == 3 and len(large) == 2 and len(small) == 1
-
-    @property
-    def outline(self) -> str:
-        """Shape and dtype in the environment, for messages."""
-        return f"{list(self._shape)} {self._dtype}"
+    def declared(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype in the environment."""
+        return self._shape, self._dtype
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         array = _array(self.key, value, self.rows + self._shape, self._dtype)
@@ -127,10 +120,10 @@ class Vector(Bounded):
 
 
 class Image(Bounded):
-    """Box uint8 ``[H, W, C]`` or ``[H, W]``, as uint8 ``[H, W, C]``."""
+    """Box uint8 ``[H, W, C]`` or ``[H, W]``, as uint8 ``[H, W, C]``; other axes stay as they are."""
 
     def __init__(self, key: str, space: gymnasium.spaces.Box) -> None:
-        shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
+        shape = (*space.shape, 1) if len(space.shape) == 2 else space.shape
         self.key = key
         self.space = Space("image", shape)
         self.flat = gymnasium.spaces.Box(space.low.reshape(shape), space.high.reshape(shape), dtype=np.uint8)
@@ -191,15 +184,19 @@ class Discrete(Codec):
 
 
 class Entries(Codec):
-    """MultiDiscrete with unequal classes: one scalar key per entry."""
+    """MultiDiscrete with unequal classes: one scalar key per entry, of those that ``keeps`` says yes to; None: all."""
 
-    def __init__(self, key: str, nvec: np.ndarray, start: np.ndarray, dtype: Any) -> None:
+    def __init__(
+        self, key: str, nvec: np.ndarray, start: np.ndarray, dtype: Any, keeps: Callable[[str], bool] | None = None
+    ) -> None:
         self.key = key
         self._shape = nvec.shape
         self._dtype = dtype
+        names = {index: ".".join([key, *map(str, index)]) for index in np.ndindex(*nvec.shape)}
         self._entries = [
-            (index, Discrete(".".join([key, *map(str, index)]), (), int(nvec[index]), int(start[index]), None))
-            for index in np.ndindex(*nvec.shape)
+            (index, Discrete(name, (), int(nvec[index]), int(start[index]), None))
+            for index, name in names.items()
+            if keeps is None or keeps(name)
         ]
 
     def leaves(self) -> Iterable[Codec]:

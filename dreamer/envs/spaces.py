@@ -9,7 +9,9 @@ or ``discrete``; such an action space is called ``action``.
 Kinds
 -----
 =====================================  ==========================================================================
-Box uint8 ``[H, W, C]`` or ``[H, W]``  observation: ``image`` ``[H, W, C]``, with C = 1 where it was missing
+Box uint8 ``[H, W, C]`` or ``[H, W]``  observation: ``image`` ``[H, W, C]``, with C = 1 where it was missing; for other
+                                       layouts see `dreamer.envs.images`
+Box of whole numbers, in env.classes   observation: ``discrete``, same shape
 any other Box                          observation: ``vector`` ``[n]`` float32, flattened in C order
 Box of floats, bounded                 action: ``continuous``, same shape; [-1, 1] stands for [low, high]
 Discrete                               ``discrete`` ``[]``, counted from 0 whatever its start
@@ -30,25 +32,40 @@ import gymnasium
 import numpy as np
 
 from dreamer.envs.errors import EnvError, Mismatch, OtherSpaces
-from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Image, Outside, Vector
+from dreamer.envs.leaves import Codec, Continuous, Discrete, Entries, Outside, Vector
+from dreamer.envs.views import ObservationView
 from dreamer.spaces import Space, Spaces, is_mask
-
-_CHANNELS = 16
-"""Images have at most this many channels, and at least this many rows and columns, as far as one can tell."""
 
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
 
 
+class Unseen(Codec):
+    """A key that the agent does not see: nothing is looked at, and nothing is put out."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def leaves(self) -> Iterable[Codec]:
+        return ()
+
+    def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
+        pass
+
+
 class Container(Codec):
-    """A Dict (children by name) or a Tuple (children by position)."""
+    """A Dict (children by name) or a Tuple (children by position).
+
+    Children without leaves, which the agent does not see, need not be in the values.
+    """
 
     def __init__(self, key: str, names: list[Any], children: list[Codec], *, is_dict: bool) -> None:
         self.key = key
         self.names = names
         self.children = children
         self.is_dict = is_dict
-        self._pairs = list(zip(names, children, strict=True))
-        self._expected = set(names)
+        self._pairs = [(name, child) for name, child in zip(names, children, strict=True) if any(child.leaves())]
+        self._expected = {name for name, _ in self._pairs}
+        self._unseen = set(names) - self._expected
 
     def leaves(self) -> Iterable[Codec]:
         for child in self.children:
@@ -60,8 +77,10 @@ class Container(Codec):
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
         if self.is_dict:
-            if not isinstance(value, dict) or value.keys() != self._expected:
-                raise Mismatch(f"{self._label()} {_describe_keys(value, self._expected)}")
+            if not isinstance(value, dict) or (
+                value.keys() != self._expected and value.keys() - self._unseen != self._expected
+            ):
+                raise Mismatch(f"{self._label()} {_describe_keys(value, self._expected, self._unseen)}")
         elif not isinstance(value, (tuple, list)) or len(value) != len(self.names):
             got = f"{len(value)} entries" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
             raise Mismatch(f"{self._label()} is {got}, expected a tuple of {len(self.names)} as in the space")
@@ -77,16 +96,26 @@ class Container(Codec):
         return f"the observation under '{self.key}'" if self.key else "the observation"
 
 
-def observation_codec(space: gymnasium.Space, env: str) -> Codec:
-    """Codec of an observation space; ``env`` names the environment in errors. Raises `EnvError` if unsupported."""
-    codec = _build(space, "", env, is_action=False)
+def observation_codec(space: gymnasium.Space, env: str, view: ObservationView) -> Codec:
+    """Codec of what the agent sees of an observation space.
+
+    Args:
+        space: the space.
+        env: what errors call the environment.
+        view: which keys the agent sees, and how images look.
+
+    Raises:
+        EnvError: what it should see is not supported, or nothing.
+    """
+    codec = _build(space, "", env, view)
+    view.require_sense()
     _check_keys(codec, env, "observation")
     return codec
 
 
 def action_codec(space: gymnasium.Space, env: str) -> Codec:
     """Codec of an action space; ``env`` names the environment in errors. Raises `EnvError` if unsupported."""
-    codec = _build(space, "", env, is_action=True)
+    codec = _build(space, "", env, None)
     _check_keys(codec, env, "action")
     return codec
 
@@ -113,51 +142,67 @@ def _outline(space: Space | None) -> str:
     return f"{space.kind} {list(space.shape)}{classes}"
 
 
-def _build(space: gymnasium.Space, key: str, env: str, *, is_action: bool) -> Codec:
+def _build(space: gymnasium.Space, key: str, env: str, view: ObservationView | None) -> Codec:
+    """Codec of a space; ``view`` is None for actions."""
+    is_action = view is None
     if isinstance(space, gymnasium.spaces.Dict):
         names = list(space.spaces)
-        children = _children(key, names, space.spaces.values(), env, is_action=is_action)
+        children = _children(key, names, space.spaces.values(), env, view)
         return Container(key, names, children, is_dict=True)
     if isinstance(space, gymnasium.spaces.Tuple):
         indices = list(range(len(space.spaces)))
-        children = _children(key, indices, space.spaces, env, is_action=is_action)
+        children = _children(key, indices, space.spaces, env, view)
         return Container(key, indices, children, is_dict=False)
-    bare = "action" if is_action else "discrete"
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(key or bare, (), int(space.n), int(space.start), None)
-    if isinstance(space, gymnasium.spaces.MultiBinary):
-        return Discrete(key or bare, space.shape, 2, 0, space.dtype)
+    name = key or _bare_name(space, view)
     if isinstance(space, gymnasium.spaces.MultiDiscrete):
-        return _multi_discrete(space, key or bare)
+        return _multi_discrete(space, name, view)
+    if view is not None and not view.keeps(name):
+        return Unseen(name)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return Discrete(name, (), int(space.n), int(space.start), None)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        return Discrete(name, space.shape, 2, 0, space.dtype)
     if isinstance(space, gymnasium.spaces.Box):
-        return _box_action(space, key, env) if is_action else _box_observation(space, key, env)
+        return _box_action(space, key, env) if view is None else _box_observation(space, name, key, env, view)
     raise _unsupported_error(
         env,
         _place(key, is_action=is_action),
         f"the space {type(space).__name__}",
         f"{SUPPORTED}, nested in any way",
-        "convert it with gymnasium.wrappers.TransformObservation or TransformAction",
+        "convert it with gymnasium.wrappers.TransformObservation or TransformAction"
+        + ("" if is_action or not key else f", or leave it out with env.ignore={key}"),
     )
 
 
 def _children(
-    key: str, names: list[Any], spaces: Iterable[gymnasium.Space], env: str, *, is_action: bool
+    key: str, names: list[Any], spaces: Iterable[gymnasium.Space], env: str, view: ObservationView | None
 ) -> list[Codec]:
     """Codecs of the spaces in a container."""
     return [
-        _build(space, f"{key}.{name}" if key else str(name), env, is_action=is_action)
+        _build(space, f"{key}.{name}" if key else str(name), env, view)
         for name, space in zip(names, spaces, strict=True)
     ]
 
 
-def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str) -> Codec:
+def _multi_discrete(space: gymnasium.spaces.MultiDiscrete, key: str, view: ObservationView | None) -> Codec:
     start = np.zeros_like(space.nvec) if getattr(space, "start", None) is None else space.start
     if space.nvec.size and (space.nvec == space.nvec.flat[0]).all():
+        if view is not None and not view.keeps(key):
+            return Unseen(key)
         return Discrete(key, space.shape, int(space.nvec.flat[0]), start, space.dtype)
-    return Entries(key, space.nvec, start, space.dtype)
+    return Entries(key, space.nvec, start, space.dtype, None if view is None else view.keeps)
 
 
-def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
+def _bare_name(space: gymnasium.Space, view: ObservationView | None) -> str:
+    """Key of a space that is not in a Dict or Tuple."""
+    if view is None:
+        return "action"
+    if isinstance(space, gymnasium.spaces.Box):
+        return "image" if view.is_image(space) else "vector"
+    return "discrete"
+
+
+def _box_observation(space: gymnasium.spaces.Box, name: str, key: str, env: str, view: ObservationView) -> Codec:
     kind = np.dtype(space.dtype).kind
     place = _place(key, is_action=False)
     if kind not in "biuf":
@@ -168,40 +213,7 @@ def _box_observation(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
         return Discrete(key, space.shape, 2, 0, space.dtype)
     if 0 in space.shape:
         raise _unsupported_error(env, place, f"an empty Box {space.shape}", "at least one number", "leave it out")
-    if space.dtype == np.uint8:
-        _refuse_other_layouts(space.shape, place, env)
-    if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-        return Image(key or "image", space)
-    return Vector(key or "vector", space)
-
-
-def _refuse_other_layouts(shape: tuple[int, ...], place: str, env: str) -> None:
-    """Raise `EnvError` for images whose channels come first, or with an axis of stacked frames."""
-    if len(shape) == 3:
-        first, second, last = shape
-        thin = first <= 4 or (first < second and (second == last or 4 * first <= min(second, last)))
-        if last > _CHANNELS and thin:
-            raise _unsupported_error(
-                env,
-                place,
-                f"an image {list(shape)} that looks channel-first",
-                "[height, width, channels]",
-                "transpose it, for example with gymnasium.wrappers.TransformObservation; frames need not be stacked, "
-                "because the agent remembers the last ones",
-            )
-    if len(shape) == 4 and _is_stack(*shape):
-        raise _unsupported_error(
-            env,
-            place,
-            f"a stack of images {list(shape)}",
-            "one image [height, width, channels]",
-            "leave out the frame stack, because the agent remembers the last frames",
-        )
-
-
-def _is_stack(frames: int, first: int, second: int, last: int) -> bool:
-    height, width, channels = (first, second, last) if last <= 4 else (second, last, first)
-    return channels <= 4 and frames < min(height, width) and min(height, width) >= _CHANNELS
+    return view.classes(name, space) or view.image(name, space) or Vector(name, space)
 
 
 def _box_action(space: gymnasium.spaces.Box, key: str, env: str) -> Codec:
@@ -249,11 +261,11 @@ def _unsupported_error(env: str, place: str, got: str, expected: str, fix: str) 
     return EnvError(f"Environment {env}: {place} has {got}; expected {expected}: {fix}.")
 
 
-def _describe_keys(value: Any, expected: set[Any]) -> str:
+def _describe_keys(value: Any, expected: set[Any], unseen: set[Any]) -> str:
     if not isinstance(value, dict):
         return f"is a {type(value).__name__}, expected a dict with the keys {sorted(map(str, expected))}"
     missing = sorted(str(key) for key in expected - value.keys())
-    extra = sorted(str(key) for key in value.keys() - expected)
+    extra = sorted(str(key) for key in value.keys() - expected - unseen)
     parts = [
         f"lacks the key {missing}" if missing else "",
         f"has the key {extra} that the space lacks" if extra else "",

@@ -136,7 +136,7 @@ class Watcher:
         self._sets += 1
         if drawn.unpredicted and self._sets == 1:
             keys = ", ".join(drawn.unpredicted)
-            log.say(f"The agent does not predict observations, so there are no pictures of {keys}; curves are drawn.")
+            log.say(f"There are no pictures of {keys}, of which the agent gives no predictions; curves are drawn.")
         # Services keep every set, and a day has hundreds.
         sent = drawn.pictures if wait or self._sets % SENT_EVERY == 1 else None
         log.write({**counters(), **drawn.metrics, "pictures/seconds": drawn.seconds}, sent)

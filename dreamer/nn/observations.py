@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float32
 from dreamer.config import NetsConfig
 from dreamer.equations import distributions
 from dreamer.equations.transforms import symlog
+from dreamer.nn.grids import GridDecoder, GridEncoder
 from dreamer.nn.images import ImageDecoder, ImageEncoder
 from dreamer.nn.layers import MLP, Linear
 from dreamer.types import Observation, Spaces
@@ -20,7 +21,8 @@ class Encoder(nnx.Module):
     """Observations to one embedding: an MLP for all vectors and classes, a convolutional network for each image size.
 
     Vectors are squashed by symlog, classes become one-hot vectors, images are scaled to [-0.5, 0.5]. Keys are joined in
-    sorted order; images of equal height and width share one network, stacked along channels.
+    sorted order; images of equal height and width share one network, stacked along channels. Grids of many classes have
+    networks of their own, see `dreamer.nn.grids`.
     """
 
     def __init__(self, config: NetsConfig, spaces: Spaces, *, rngs: nnx.Rngs):
@@ -36,7 +38,15 @@ class Encoder(nnx.Module):
                 for (height, width), channels in group_channels(spaces).items()
             ]
         )
-        self.outputs = (self.mlp.outputs if self.mlp else 0) + sum(image.outputs for image in self.images)
+        self.grids: nnx.Dict[GridEncoder] = nnx.Dict(
+            {
+                key: GridEncoder(space, depths, config.kernel, dtype=config.dtype, rngs=rngs)
+                for key, space in self.spaces
+                if space.is_grid
+            }
+        )
+        convolved = sum(image.outputs for image in self.images) + sum(grid.outputs for grid in self.grids.values())
+        self.outputs = (self.mlp.outputs if self.mlp else 0) + convolved
 
     def __call__(self, obs: Observation) -> Float[Array, "batch E"]:
         """Embed observations with one leading axis."""
@@ -46,6 +56,7 @@ class Encoder(nnx.Module):
         for network, (_, keys) in zip(self.images, self.groups, strict=True):
             image = jnp.concatenate([obs[key] for key in keys], -1)
             parts.append(network(image.astype(self.dtype) / 255 - 0.5))
+        parts.extend(network(jnp.asarray(obs[key])) for key, network in self.grids.items())
         return jnp.concatenate(parts, -1)
 
     def _vectors(self, obs: Observation) -> Float[Array, "batch V"]:
@@ -53,17 +64,17 @@ class Encoder(nnx.Module):
         for key, space in self.spaces:
             if space.kind == "vector":
                 parts.append(symlog(jnp.asarray(obs[key], jnp.float32)))
-            elif space.kind == "discrete":
+            elif space.kind == "discrete" and not space.is_grid:
                 onehot = jax.nn.one_hot(obs[key], space.classes, dtype=jnp.float32)
                 parts.append(onehot.reshape(onehot.shape[0], -1))
         return jnp.concatenate(parts, -1).astype(self.dtype)
 
 
 class Decoder(nnx.Module):
-    """Features to predictions of every observation key, float32.
+    """Features to predictions of observation keys, float32.
 
     ``vector``: mean in symlog space, ``[N, n]``. ``discrete``: logits ``[N, *shape, classes]``. ``image``: mean in
-    [0, 1], ``[N, H, W, C]``.
+    [0, 1], ``[N, H, W, C]``. Of grids of many classes, only losses are known.
 
     Args:
         config: sizes.
@@ -76,7 +87,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: NetsConfig, spaces: Spaces, recurrent: int, sample: int, blocks: int, *, rngs: nnx.Rngs):
         self.spaces = tuple(sorted(spaces.items()))
-        flat = {key: space for key, space in self.spaces if space.kind != "image"}
+        flat = {key: space for key, space in self.spaces if space.kind != "image" and not space.is_grid}
         dtype = config.dtype
         self.mlp = (
             MLP(recurrent + sample, config.units, config.decoder_layers, dtype=dtype, rngs=rngs) if flat else None
@@ -103,6 +114,15 @@ class Decoder(nnx.Module):
                 )
                 for size, channels in group_channels(spaces).items()
             ]
+        )
+        self.grids: nnx.Dict[GridDecoder] = nnx.Dict(
+            {
+                key: GridDecoder(
+                    space, recurrent, sample, config.units, depths, config.kernel, blocks, dtype=dtype, rngs=rngs
+                )
+                for key, space in self.spaces
+                if space.is_grid
+            }
         )
 
     def __call__(
@@ -135,6 +155,18 @@ class Decoder(nnx.Module):
             predictions[key] = out.reshape(*out.shape[:-1], *space.shape, *classes)
         return predictions
 
+    def grid_losses(
+        self, recurrent: Float[Array, "*batch R"], sample: Float[Array, "*batch S"], obs: Observation
+    ) -> dict[str, Float32[Array, "*batch"]]:
+        """``obs/KEY`` of every grid of many classes."""
+        lead = recurrent.shape[:-1]
+        recurrent, sample = (x.reshape(-1, x.shape[-1]) for x in (recurrent, sample))
+        grids = {key: jnp.asarray(obs[key]).reshape(-1, *obs[key].shape[-2:]) for key in self.grids}
+        return {
+            f"obs/{key}": self.grids[key].loss(recurrent, sample, classes).reshape(lead)
+            for key, classes in grids.items()
+        }
+
 
 def reconstruction_losses(
     predictions: dict[str, Array], obs: Observation, spaces: Spaces
@@ -154,11 +186,11 @@ def reconstruction_losses(
 
 
 def flat_size(spaces: Spaces) -> int:
-    """Number of entries of all vectors and one-hot classes together."""
+    """Number of entries of all vectors and one-hot classes together, without grids of many classes."""
     return sum(
         math.prod(space.shape) * (space.classes if space.kind == "discrete" else 1)
         for space in spaces.values()
-        if space.kind != "image"
+        if space.kind != "image" and not space.is_grid
     )
 
 

@@ -98,7 +98,8 @@ def dream_from(
     """`open_loop.dream` from all points; host arrays, starts first: ``[N, K, ...]``."""
     batch: Any = held_out.batch
     steps = near.shape[1]
-    average = {name: average_of(spaces[name], value, held_out.valid) for name, value in batch.obs.items()}
+    obs = {name: value for name, value in batch.obs.items() if not spaces[name].is_grid}  # Grids are not decoded.
+    average = {name: average_of(spaces[name], value, held_out.valid) for name, value in obs.items()}
     run = jax.jit(lambda nets, *inputs: open_loop.dream(nets.world_model, spaces, budget.samples, *inputs))
     parts = []
     for number, begin in enumerate(range(0, len(points.step), budget.rows)):
@@ -113,8 +114,8 @@ def dream_from(
             nets,
             jax.tree.map(lambda x, rows=rows: x[rows], filtered.stored),
             {name: value[at] for name, value in batch.prev_action.items()},
-            {name: value[at] for name, value in batch.obs.items()},
-            {name: value[rows] for name, value in batch.obs.items()},
+            {name: value[at] for name, value in obs.items()},
+            {name: value[rows] for name, value in obs.items()},
             average,
             jax.tree.map(lambda x, at=at: np.asarray(x)[at], filtered.posterior),
             _pad(near[chosen].astype(np.float32), budget.rows),

@@ -84,7 +84,7 @@ def write_report(
     if not card.obs:
         warnings = [
             *warnings,
-            "The world model does not predict observations, so there are no pictures of its dreams.",
+            "The world model gives no predictions of observations, so there are no pictures of its dreams.",
         ]
     scores = card.scores
     facts = {

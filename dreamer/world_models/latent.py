@@ -141,7 +141,7 @@ class LatentWorldModel(nnx.Module):
         return self.masks_of(self.features(state))
 
     def decode(self, state: State) -> dict[str, Float32[Array, "..."]] | None:
-        """Predictions of every observation key, see `Decoder`; None without one."""
+        """Predictions of observation keys, see `Decoder`; None without one."""
         if self.decoder is None:
             return None
         recurrent, sample = self.rssm.parts(state)
@@ -208,6 +208,7 @@ class LatentWorldModel(nnx.Module):
         predictions = self.decode(states)
         if predictions is not None and self.decoder is not None:
             values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
+            values |= self.decoder.grid_losses(*self.rssm.parts(states), batch.obs)
             losses = {name: (weights.reconstruction, value) for name, value in values.items()}
         feature = self.features(states)
         reward = -self.reward_of(feature if heard is states else self.features(heard)).log_prob(rewards)

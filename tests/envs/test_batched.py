@@ -101,15 +101,17 @@ class Walk(gymnasium.Env):
         }
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_reward": 5.0}, {"check": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_reward": 5.0}, {"check": False}, {"check": False, "ignore": ("room.*",), "size": (3, 2)}],
+    ids=str,
+)
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_a_vector_answers_as_single_environments_do(mode, options):
     expected = roll(Walk, **options)
     assert sum(step.is_terminal.sum() for step in expected) > 9
     assert sum((step.is_last & ~step.is_terminal).sum() for step in expected) > 9
-    assert any("outside/place" in log for step in expected for log in step.log.values()) == (
-        options != {"check": False}
-    )
+    assert any("outside/place" in log for step in expected for log in step.log.values()) == (options.get("check", True))
     assert all({SUCCESS, SUCCESS_ANY, COST, "length"} <= log.keys() for step in expected for log in step.log.values())
     assert_equal(roll(lambda: SyncVectorEnv([Walk] * ROWS, autoreset_mode=mode), **options), expected)
 
@@ -470,3 +472,10 @@ def test_games_of_envpool_have_the_options_of_atari():
     assert game.reset([1, 2, 3]).obs["image"].dtype == np.uint8
     assert game.step({"action": np.zeros(ROWS, np.int32)}).env_steps.tolist() == [4] * ROWS
     game.close()
+
+
+@pytest.mark.parametrize("options", [{"wrappers": ("m:w",)}, {"mask_from_info": True}], ids=str)
+def test_options_that_need_single_environments_are_refused(options):
+    (name,) = options
+    with pytest.raises(EnvError, match=f"env.{name} cannot be used with .* many environments in one object"):
+        Batched(SyncVectorEnv([Walk] * 2), config(**options))

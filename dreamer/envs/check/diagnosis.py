@@ -1,7 +1,7 @@
 """What is wrong with an environment, or surprising, in sentences: judged by its spaces and by recordings."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -40,15 +40,18 @@ class EnvFinding(NamedTuple):
     data: Mapping[str, Any] = MappingProxyType({})
 
 
-def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[EnvFinding]:
-    """What the encoder makes of every observation key."""
+def observation_keys(
+    spaces: Spaces, nets: NetsConfig, sources: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[EnvFinding]:
+    """What the encoder makes of every observation key; ``sources`` says from what images were made, if not as is."""
     for key, space in spaces.items():
         label = f"Observation '{key}'"
         if space.kind == "image":
-            yield _image(label, space, nets)
+            yield _image(label, space, nets, sources.get(key, ""))
         elif space.kind == "discrete":
             what = f"int32 {list(space.shape)}, {space.classes} classes"
-            yield EnvFinding("ok", "observation", f"{label}: {what}: one-hot, then MLP.", space._asdict())
+            how = "embedded cell by cell, then convolutions" if space.is_grid else "one-hot, then MLP"
+            yield EnvFinding("ok", "observation", f"{label}: {what}: {how}.", space._asdict())
         else:
             what = f"float32 {list(space.shape)}"
             yield EnvFinding("ok", "observation", f"{label}: {what}: symlog, then MLP.", space._asdict())
@@ -57,16 +60,22 @@ def observation_keys(spaces: Spaces, nets: NetsConfig) -> Iterator[EnvFinding]:
                 yield EnvFinding("warning", "observation", f"{text}[height, width, channels], uint8) for convolutions.")
 
 
-def _image(label: str, space: Space, nets: NetsConfig) -> EnvFinding:
+def _image(label: str, space: Space, nets: NetsConfig, source: str) -> EnvFinding:
     height, width, _ = space.shape
     try:
         factor = 2 ** halvings(height, width, len(nets.mults))
     except ConfigError as error:
-        fix = "for example with gymnasium.wrappers.ResizeObservation(env, (64, 64))"
-        return EnvFinding("error", "observation", f"{label}: {str(error).rstrip('.')}, {fix}.")
+        return EnvFinding("error", "observation", f"{label}: {error}")
     sizes = f"{height}x{width} -> {height // factor}x{width // factor}"
-    what = f"uint8 {list(space.shape)}"
+    what = f"uint8 {list(space.shape)}{f' (from {source})' if source else ''}"
     return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
+
+
+def unseen(keys: Sequence[str]) -> Iterator[EnvFinding]:
+    """Which observation keys the agent does not see because the config says so."""
+    if keys:
+        text = f"The agent does not see {', '.join(map(repr, keys))}, as env.keys and env.ignore say."
+        yield EnvFinding("note", "observation", text, {"keys": list(keys)})
 
 
 def action_keys(codec: Codec) -> Iterator[EnvFinding]:
@@ -310,4 +319,5 @@ __all__ = [
     "rewards",
     "seed_effect",
     "time_limit",
+    "unseen",
 ]

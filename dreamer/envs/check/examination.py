@@ -78,7 +78,8 @@ def check(make_env: Callable[[], Any], config: Config, *, steps: int = MOST_STEP
         return made
 
     first.close(quiet=True)  # Closing the recorded instances will report any failure.
-    yield from diagnosis.observation_keys(first.obs_spaces, config.nets)
+    yield from diagnosis.observation_keys(first.obs_spaces, config.nets, first.view.sources)
+    yield from diagnosis.unseen(first.view.dropped)
     yield from diagnosis.action_keys(action_codec(first.env.action_space, first.name))
     yield from diagnosis.masks(first.obs_spaces, first.action_spaces)
     yield from _play(make_another, config.env, first, steps)
@@ -152,7 +153,8 @@ def _check_rows(batch: Batched, config: Config, steps: int) -> Iterator[EnvFindi
     """Findings about many environments in one object, which is stepped as it is and then closed."""
     count = {"num_envs": batch.num_envs}
     yield EnvFinding("note", "make", f"{batch.name} is {batch.num_envs} environments in one object.", count)
-    yield from diagnosis.observation_keys(batch.obs_spaces, config.nets)
+    yield from diagnosis.observation_keys(batch.obs_spaces, config.nets, batch.view.sources)
+    yield from diagnosis.unseen(batch.view.dropped)
     yield from diagnosis.action_keys(action_codec(batch.single_action_space, batch.name))
     yield from diagnosis.masks(batch.obs_spaces, batch.action_spaces)
     notes: list[str] = []

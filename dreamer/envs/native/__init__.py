@@ -147,6 +147,12 @@ def native_env(config: Config) -> NativeEnv:
             f"env.time_limit={config.env.time_limit} cannot be used with run.loop=device: expected 0. Let the "
             "environment truncate its episodes."
         )
+    for option in ("wrappers", "keys", "ignore", "classes", "size", "gray", "layout", "mask_from_info"):
+        value = getattr(config.env, option)
+        if value != getattr(EnvConfig(), option):
+            raise ConfigError(
+                f"env.{option}={value} cannot be used with run.loop=device: leave it out, or use run.loop=host."
+            )
     try:
         return build(name, suite)
     except (UnknownTask, ImportError):

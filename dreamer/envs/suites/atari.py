@@ -1,5 +1,6 @@
 """Atari 2600 games, from the Arcade Learning Environment (ALE) without any wrappers."""
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -24,7 +25,10 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     """Make a game by name; raises `UnknownTask`."""
     if name not in tasks():
         raise UnknownTask(f"Atari has no game '{name}' for one player.")
-    return Atari(name, config.atari, config.repeat, render_mode)
+    game = dataclasses.replace(
+        config.atari, size=config.size or config.atari.size, gray=config.gray or config.atari.gray
+    )
+    return Atari(name, game, config.repeat, render_mode)
 
 
 class Atari(gymnasium.Env):

@@ -43,7 +43,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
         return suite.load(domain, task, task_kwargs={"random": seed})
 
     camera = _CAMERAS.get(domain, 0) if config.dmc.camera < 0 else config.dmc.camera
-    return DMEnv(load, config.repeat, config.dmc.obs, config.dmc.size, camera, render_mode)
+    return DMEnv(load, config.repeat, config.dmc.obs, config.size or config.dmc.size, camera, render_mode)
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:

@@ -50,7 +50,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
             env = gymnasium.make(name, disable_env_checker=True, render_mode=render_mode, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvError(f"Task 'minigrid_{name}' needs a package that is not installed: {error}.") from error
-    return MiniGrid(env, config.minigrid.obs, config.minigrid.size)
+    return MiniGrid(env, config.minigrid.obs, config.size or config.minigrid.size)
 
 
 class MiniGrid(gymnasium.ObservationWrapper):

@@ -30,7 +30,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dreamer.config import EnvConfig
-from dreamer.envs.adapter import Adapter, adapt, close, normalizers, wrapper_note
+from dreamer.envs.adapter import Adapter, adapt, close, normalizers, view_notes, wrapper_note
 from dreamer.envs.errors import EnvError, Mismatch, NotRestorable
 from dreamer.envs.functions import describe_error, takes
 from dreamer.envs.info import InfoReader
@@ -38,6 +38,7 @@ from dreamer.envs.leaves import Bounded
 from dreamer.envs.spaces import action_codec, observation_codec
 from dreamer.envs.vector.slots import STEP, Slots
 from dreamer.envs.vector.sub_env import LocalPool
+from dreamer.envs.views import ObservationView
 from dreamer.spaces import Spaces, Step, mask_keys
 
 _MEMBERS = ("num_envs", "single_observation_space", "single_action_space")
@@ -112,6 +113,7 @@ class Batched:
         name: what errors call it.
         num_envs: number of rows N.
         single_action_space: of one row, as the object declares it.
+        view: what of the observations the agent sees.
         obs_spaces, action_spaces: `Space` by flat key, without the axis N, sorted by key.
 
     Raises:
@@ -128,8 +130,9 @@ class Batched:
                 raise EnvError(f"Environment {self.name}: its {role} is {space!r:.60}, expected a gymnasium.Space.")
         self.num_envs = count
         self.single_action_space = action_space
-        self._observation = observation_codec(observation_space, self.name)
-        self._row = observation_codec(observation_space, self.name)
+        self.view = ObservationView(config, self.name)
+        self._observation = observation_codec(observation_space, self.name, self.view)
+        self._row = observation_codec(observation_space, self.name, ObservationView(config, self.name))
         self._action = action_codec(action_space, self.name)
         self._observation.set_rows((count,))
         self._action.set_rows((count,))
@@ -156,7 +159,8 @@ class Batched:
         self._bounded = [leaf for leaf in leaves if isinstance(leaf, Bounded) and config.check]
         self._infos = [InfoReader(self._note) for _ in range(count)]
         self._noted: set[str] = set()
-        self._notes = [(f"wrapper {layer}", wrapper_note(self.name, layer)) for layer in normalizers(env)]
+        self._notes = [*view_notes(self.view, self.name)]
+        self._notes += [(f"wrapper {layer}", wrapper_note(self.name, layer)) for layer in normalizers(env)]
         self._torch: Any = None
         self._turn = 0
         self._closed = False
@@ -428,6 +432,12 @@ class Batched:
             ) from None
 
     def _refuse_config(self, config: EnvConfig) -> None:
+        for option, is_set in (("env.wrappers", config.wrappers), ("env.mask_from_info", config.mask_from_info)):
+            if is_set:
+                raise EnvError(
+                    f"{option} cannot be used with {self.name}, which is many environments in one object: wrap them "
+                    f"in the function that makes it."
+                )
         if self._repeat != config.repeat:
             raise EnvError(
                 f"Environment {self.name} steps all its rows at once and has action_repeat={self._repeat} (1 if it "
