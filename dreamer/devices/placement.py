@@ -9,7 +9,7 @@ Agents trained on one device have the plain `Placement`, which leaves everything
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -50,6 +50,15 @@ def launch(program: Callable[..., Any], *args: Any) -> Any:
     """
     concurrent = backend.on_cpu() and jax.process_count() == 1
     return _LAUNCHER.submit(program, *args).result() if concurrent else program(*args)
+
+
+def launch_early(program: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Compile and launch a program while the caller goes on, before anything that `launch` is called for later."""
+    if jax.process_count() == 1:
+        return _LAUNCHER.submit(program, *args)
+    done: Future[Any] = Future()
+    done.set_result(program(*args))  # See `launch` for why processes need one order.
+    return done
 
 
 def compiler_options() -> dict[str, Any] | None:
