@@ -152,7 +152,8 @@ class DeviceRun(Run):
             run = compiler.submit(self.loop.compile, self.state, WINDOW)
             predict = compiler.submit(self.loop.compile_predict, self.state) if self.watcher.enabled else None
             diagnose = compiler.submit(self.loop.compile_diagnose, self.state) if self._diagnoses else None
-            program = working_bytes(run.result()) * self.loop.devices // self._memories
+            self._program = run.result()
+            program = working_bytes(self._program) * self.loop.devices // self._memories
             if predict:
                 self._predict, prediction = predict.result()
                 program = max(program, working_bytes(prediction))
@@ -172,7 +173,7 @@ class DeviceRun(Run):
         speed = logger.Speed()
         self._start_clock()
         # The state is fetched after every window, so there is nothing to wait for.
-        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
+        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say, self._program)
         next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every
         while self._continues():

@@ -222,7 +222,8 @@ class HostRun(Run):
             own = self._own_rows(batch)
             diagnose = compiler.submit(self.agent.compile_diagnose, own) if self._diagnoses else None
             explore.result()
-            program = working_bytes(update.result())
+            self._program = update.result()
+            program = working_bytes(self._program)
             if predict:
                 self._predict, prediction = predict.result()
                 program = max(program, working_bytes(prediction))
@@ -248,7 +249,13 @@ class HostRun(Run):
         self._start_clock()
         speed = logger.Speed()
         record = config.profile if self.hosts.first else 0
-        profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
+        profiler = Profiler(
+            self.logdir,
+            record,
+            wait=lambda: jax.block_until_ready(self.agent.state),
+            say=self.log.say,
+            program=self._program,
+        )
         estimated = False
         next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every
