@@ -18,7 +18,7 @@ from dreamer.algorithms import base as algorithms
 from dreamer.algorithms.base import Algorithm, Memory
 from dreamer.config import Config, ConfigError
 from dreamer.devices.memory import compile_program, tree_bytes
-from dreamer.devices.placement import Placement, available_bytes, launch, launch_early
+from dreamer.devices.placement import Placement, available_bytes, launch, launch_early, rare_options
 from dreamer.logs import averages
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Scalars, Spaces, Stored, TrainState
 
@@ -115,7 +115,7 @@ class Agent:
         self._update = self._jit_update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._policy_in_episodes = jax.jit(self._flat_policy_in_episodes, static_argnames="mode")
-        self._predict = jax.jit(self._flat_predict, static_argnames="context")
+        self._predict = jax.jit(self._flat_predict, static_argnames="context", compiler_options=rare_options())
         self._diagnose = jax.jit(self._flat_diagnose)
 
     def twin(self, config: Config, state: TrainState) -> "Agent":
@@ -126,7 +126,7 @@ class Agent:
         other._policy_key = other.placement.own_key(other._keys.policy)
         other.state = state
         other._update = other._jit_update = other.placement.compile_update(other._flat_update, other._nets_slice)
-        other._predict = jax.jit(other._flat_predict, static_argnames="context")
+        other._predict = jax.jit(other._flat_predict, static_argnames="context", compiler_options=rare_options())
         other._diagnose = jax.jit(other._flat_diagnose)
         return other
 
