@@ -115,7 +115,7 @@ class Agent:
         self._update = self._jit_update = self.placement.compile_update(self._flat_update, self._nets_slice)
         self._policy = jax.jit(self._flat_policy, static_argnames="mode")
         self._policy_in_episodes = jax.jit(self._flat_policy_in_episodes, static_argnames="mode")
-        self._predict = jax.jit(self._flat_predict, static_argnames="context", compiler_options=rare_options())
+        self._predict = jax.jit(self._flat_predict, static_argnames="context")
         self._diagnose = jax.jit(self._flat_diagnose)
 
     def twin(self, config: Config, state: TrainState) -> "Agent":
@@ -126,7 +126,7 @@ class Agent:
         other._policy_key = other.placement.own_key(other._keys.policy)
         other.state = state
         other._update = other._jit_update = other.placement.compile_update(other._flat_update, other._nets_slice)
-        other._predict = jax.jit(other._flat_predict, static_argnames="context", compiler_options=rare_options())
+        other._predict = jax.jit(other._flat_predict, static_argnames="context")
         other._diagnose = jax.jit(other._flat_diagnose)
         return other
 
@@ -287,7 +287,8 @@ class Agent:
     ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
         """Compile `predict` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
         leaves = self.placement.near(self._leaves)
-        program = compile_program(self._predict, leaves, batch, self._keys.report, context=context)
+        arguments = leaves, batch, self._keys.report
+        program = compile_program(self._predict, *arguments, options=rare_options(), context=context)
         return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
 
     def diagnose(self, batch: Batch) -> Metrics:

@@ -119,7 +119,7 @@ _TRACING = threading.Lock()
 """Held while a program is traced. Two at once would only take turns, and the first be ready later."""
 
 
-def compile_program(jitted: Any, *args: Any, **static: Any) -> Any:
+def compile_program(jitted: Any, *args: Any, options: dict[str, Any] | None = None, **static: Any) -> Any:
     """Trace and compile a program for arguments of these shapes, and return the memory that this took to the system.
 
     Several threads may call it: while one traces, which is Python, the programs of the others compile.
@@ -130,6 +130,7 @@ def compile_program(jitted: Any, *args: Any, **static: Any) -> Any:
     Args:
         jitted: what `jax.jit` returns.
         *args: arguments, or their shapes.
+        options: of the compiler.
         **static: arguments by name.
 
     Returns:
@@ -137,7 +138,7 @@ def compile_program(jitted: Any, *args: Any, **static: Any) -> Any:
     """
     with _TRACING, _no_collection():
         lowered = jitted.lower(*args, **static)
-    program = lowered.compile()
+    program = lowered.compile(options)
     give_back()
     return program
 

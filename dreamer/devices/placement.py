@@ -69,7 +69,7 @@ def compiler_options() -> dict[str, Any] | None:
 
 
 def rare_options() -> dict[str, Any] | None:
-    """Options of `jax.jit` for programs that run every few minutes, and take longer to compile than to run."""
+    """Options of the compiler for programs that run every few minutes, and take longer to compile than to run."""
     # Without optimization, LLVM takes half as long, and a prediction a few milliseconds more.
     return {"xla_backend_optimization_level": 0} if backend.on_cpu() else None
 

@@ -364,7 +364,7 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
-        program = compile_program(jax.jit(predict, compiler_options=rare_options()), *on_first(state))
+        program = compile_program(jax.jit(predict), *on_first(state), options=rare_options())
         return lambda state: program(*on_first(state)), program
 
     def compile_diagnose(self, state: LoopState) -> tuple[Callable[[LoopState], Metrics], Any]:
