@@ -37,7 +37,7 @@ def work(root: pathlib.Path, overrides: list[str]) -> None:
         print(json.dumps(used.ru_utime + used.ru_stime), flush=True)
         signal.raise_signal(signal.SIGKILL)  # What the run would still save is not wanted.
 
-    dreamer.Agent.update = first_update  # type: ignore[method-assign, assignment]
+    dreamer.Agent.update = first_update
     keep_compiled_programs()
     dreamer.train(overrides=overrides, quiet=True)
 

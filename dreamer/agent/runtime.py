@@ -7,6 +7,7 @@ network does.
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -104,6 +105,7 @@ class Agent:
             refuse_absurd(shapes, self.placement.count, available_bytes())
         self._shapes = leaves
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
+        self._start: Future[list[Array]] | None = None
         if state is None:
             self._start = launch_early(start, self.placement.key(self._keys.init))
         else:
@@ -133,8 +135,8 @@ class Agent:
     @functools.cached_property
     def _leaves(self) -> list[Array]:
         """Leaves of the state; those that it starts from are computed while other programs compile."""
-        leaves: list[Array] = self._start.result()
-        return leaves
+        assert self._start is not None
+        return self._start.result()
 
     @functools.cached_property
     def _acting(self) -> list[Array]:
@@ -150,6 +152,7 @@ class Agent:
     def state(self, state: TrainState) -> None:
         self._leaves = self.placement.place(jax.tree.leaves(state))
         self._acting = self._leaves[self._nets_slice]
+        self._start = None  # Frees the memory of the first state.
 
     @property
     def acting_nets(self) -> Parts:
@@ -276,6 +279,7 @@ class Agent:
         self._acting, rest = self._split(self._leaves)
         batch = self.placement.spread(batch)
         self._leaves, stored, metrics = launch(self._update, self._acting, rest, batch, self._update_key)
+        self._start = None  # Frees the memory of the first state.
         return stored, metrics
 
     def predict(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:

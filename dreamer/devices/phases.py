@@ -54,9 +54,9 @@ def phase_of(op_name: str) -> str:
 def phases_of(program: str) -> dict[str, str]:
     """The phase of each operation of a compiled program, by its name; `CONTAINERS` are left out.
 
-    Operations that the compiler joined to one are its `root`'s: most of the time goes to what the others are computed
-    for. Where the compiler made the root itself, they belong to the phase that most of them have. Without any, an
-    operation in the body of a loop belongs to the phase of most operations there.
+    Operations that the compiler joined to one belong to the phase of the last of them, for which the others are
+    computed; where the compiler added the last one, to the phase that most of them have. Without any, an operation in
+    the body of a loop belongs to the phase of most operations there.
 
     Args:
         program: text of an optimized HLO module, as `jax.stages.Compiled.as_text` returns it.

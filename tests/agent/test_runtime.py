@@ -1,5 +1,6 @@
 """The agent's verbs: gradient routing, populations, determinism, tracing, precision, and reports."""
 
+import weakref
 from typing import Any
 
 import jax
@@ -76,6 +77,13 @@ def test_what_was_compiled_for_exploring_is_what_explores(caplog):
         assert "_flat_policy" not in caplog.text
         agent.explore(agent.initial(1), {key: value[:1] for key, value in obs.items()}, np.ones(1, bool))
         assert "_flat_policy" in caplog.text
+
+
+def test_the_first_state_is_freed_by_the_next():
+    agent = small_agent()
+    first = weakref.ref(jax.tree.leaves(agent.state.nets)[0])
+    agent.state = jax.tree.map(jnp.copy, agent.state)
+    assert first() is None
 
 
 def test_an_update_has_its_phases(agent):
