@@ -28,7 +28,7 @@ from dreamer import CallableModule, checkpoints, envs
 from dreamer import config as configs
 from dreamer.config import Config, ConfigError
 from dreamer.config.population import members
-from dreamer.devices.compile_cache import keep_compiled_programs
+from dreamer.devices.compile_cache import keep_compiled_programs, keep_names
 from dreamer.devices.hosts import HostError
 from dreamer.devices.member_axis import show_cores
 from dreamer.evaluate import make_env
@@ -81,6 +81,8 @@ def train(
     make = None if env is None or isinstance(env, str) else envs.maker_of(env, config.env.kwargs)
     if env is not None:
         config = dataclasses.replace(config, task=env if isinstance(env, str) else envs.task_of(env))
+    if config.run.profile:
+        keep_names()  # By which its table tells phases apart.
     if not config.logdir and not config.distributed:
         config = dataclasses.replace(config, logdir=default_logdir(config))
     if config.run.loop == "device":

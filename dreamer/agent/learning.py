@@ -12,6 +12,7 @@ from dreamer.agent import guard
 from dreamer.agent.optimizer import learning_rate, make_optimizer
 from dreamer.config import Config
 from dreamer.devices import batch_axis
+from dreamer.devices.phases import phase
 from dreamer.logs import averages
 from dreamer.types import Batch, Metrics, Parts, Stored, TrainState
 
@@ -60,31 +61,32 @@ def gradient_step(loss: Loss, after_update: AfterUpdate = lambda nets, memory, c
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, Stored, Metrics]:
         key = jax.random.fold_in(key, state.step)
         (total, gradient, metrics), memory, stored = _gradient(loss, config)(state.nets, state.memory, batch, key)
-        updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
-        nets = optax.apply_updates(state.nets, updates)
-        gradient_squares = guard.sums_of_squares(gradient)
-        parameter_squares = guard.sums_of_squares(state.nets)
-        update_squares = guard.sums_of_squares(updates)
-        losses = {name: value for name, value in metrics.items() if name.startswith(guard.LOSS)}
-        checked = guard.Checked(
-            losses=guard.loss_values(losses | {guard.TOTAL: total}),
-            memory=guard.scalars(memory),
-            gradients=gradient_squares,
-            parameters=jax.tree.map(jnp.add, parameter_squares, update_squares),
-        )
-        bad = guard.first_bad(checked)
-        step = state.step + 1
-        state = guard.choose(
-            bad < 0,
-            TrainState(
-                step=step,
-                nets=nets,
-                memory=after_update(nets, memory, config),
-                skipped_in_row=jnp.zeros_like(state.skipped_in_row),
-                opt_state=opt_state,
-            ),
-            state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
-        )
+        with phase("optimizer"):
+            updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
+            nets = optax.apply_updates(state.nets, updates)
+            gradient_squares = guard.sums_of_squares(gradient)
+            parameter_squares = guard.sums_of_squares(state.nets)
+            update_squares = guard.sums_of_squares(updates)
+            losses = {name: value for name, value in metrics.items() if name.startswith(guard.LOSS)}
+            checked = guard.Checked(
+                losses=guard.loss_values(losses | {guard.TOTAL: total}),
+                memory=guard.scalars(memory),
+                gradients=gradient_squares,
+                parameters=jax.tree.map(jnp.add, parameter_squares, update_squares),
+            )
+            bad = guard.first_bad(checked)
+            step = state.step + 1
+            state = guard.choose(
+                bad < 0,
+                TrainState(
+                    step=step,
+                    nets=nets,
+                    memory=after_update(nets, memory, config),
+                    skipped_in_row=jnp.zeros_like(state.skipped_in_row),
+                    opt_state=opt_state,
+                ),
+                state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
+            )
         metrics |= {
             guard.TOTAL: total,
             "optimizer/learning_rate": learning_rate(config.optimizer, step - 1),

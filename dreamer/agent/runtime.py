@@ -7,6 +7,7 @@ network does.
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -18,7 +19,7 @@ from dreamer.algorithms import base as algorithms
 from dreamer.algorithms.base import Algorithm, Memory
 from dreamer.config import Config, ConfigError
 from dreamer.devices.memory import compile_program, tree_bytes
-from dreamer.devices.placement import Placement, available_bytes, launch
+from dreamer.devices.placement import Placement, available_bytes, launch, launch_early, rare_options
 from dreamer.logs import averages
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Scalars, Spaces, Stored, TrainState
 
@@ -102,10 +103,14 @@ class Agent:
         leaves, moments = jax.tree.leaves(shapes), len(jax.tree.leaves(shapes.opt_state))
         if state is None:
             refuse_absurd(shapes, self.placement.count, available_bytes())
+        self._shapes = leaves
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
-        self._leaves = start(self.placement.key(self._keys.init)) if state is None else jax.tree.leaves(state)
-        self._acting = self._leaves[self._nets_slice]
-        self._near = _first(self._acting), self.placement.near(self._acting)
+        self._start: Future[list[Array]] | None = None
+        if state is None:
+            self._start = launch_early(start, self.placement.key(self._keys.init))
+        else:
+            self._leaves = jax.tree.leaves(state)
+        self._near: tuple[Array | None, list[Array]] = None, []
         self._update_key = self.placement.key(self._keys.update)
         self._policy_key = self.placement.own_key(self._keys.policy)
         self.policy_steps = 0
@@ -127,6 +132,17 @@ class Agent:
         other._diagnose = jax.jit(other._flat_diagnose)
         return other
 
+    @functools.cached_property
+    def _leaves(self) -> list[Array]:
+        """Leaves of the state; those that it starts from are computed while other programs compile."""
+        assert self._start is not None
+        return self._start.result()
+
+    @functools.cached_property
+    def _acting(self) -> list[Array]:
+        """Leaves of the networks from before the latest update."""
+        return self._leaves[self._nets_slice]
+
     @property
     def state(self) -> TrainState:
         """The training state as a typed pytree."""
@@ -136,6 +152,7 @@ class Agent:
     def state(self, state: TrainState) -> None:
         self._leaves = self.placement.place(jax.tree.leaves(state))
         self._acting = self._leaves[self._nets_slice]
+        self._start = None  # Frees the memory of the first state.
 
     @property
     def acting_nets(self) -> Parts:
@@ -262,6 +279,7 @@ class Agent:
         self._acting, rest = self._split(self._leaves)
         batch = self.placement.spread(batch)
         self._leaves, stored, metrics = launch(self._update, self._acting, rest, batch, self._update_key)
+        self._start = None  # Frees the memory of the first state.
         return stored, metrics
 
     def predict(self, batch: Batch, context: int) -> tuple[dict[str, Array], Metrics]:
@@ -273,7 +291,8 @@ class Agent:
     ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
         """Compile `predict` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
         leaves = self.placement.near(self._leaves)
-        program = compile_program(self._predict, leaves, batch, self._keys.report, context=context)
+        arguments = leaves, batch, self._keys.report
+        program = compile_program(self._predict, *arguments, options=rare_options(), context=context)
         return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
 
     def diagnose(self, batch: Batch) -> Metrics:
@@ -294,6 +313,13 @@ class Agent:
         state = self.state
         return self.placement.near(jax.tree.leaves((state.step, state.nets, state.memory)))
 
+    def compile_explore(self, batch: int) -> None:
+        """Compile `explore` for ``batch`` environments now, instead of when it is first called."""
+        obs = {key: np.zeros((batch, *space.shape), space.dtype) for key, space in self.obs_spaces.items()}
+        nets = self.placement.near(self._acting)
+        arguments = nets, self.initial(batch), obs, np.ones(batch, bool), self._policy_key, np.uint32(0)
+        compile_program(self._policy, *arguments, mode="sample")  # JAX keeps it for calls with such arguments.
+
     def compile_update(self, batch: Batch) -> Any:
         """Compile the update now, for batches of this shape, which all later ones must have.
 
@@ -301,10 +327,10 @@ class Agent:
             JAX's compiled object, for inspection.
         """
         batch = self.placement.spread(batch)
-        self._update = compile_program(self._jit_update, *self._split(self._leaves), batch, self._update_key)
+        self._update = compile_program(self._jit_update, *self._split(self._shapes), batch, self._update_key)
         return self._update
 
-    def _split(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
+    def _split(self, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
         """The networks, and the rest of the state."""
         nets = self._nets_slice
         return leaves[nets], leaves[: nets.start] + leaves[nets.stop :]

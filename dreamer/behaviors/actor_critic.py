@@ -16,6 +16,7 @@ from dreamer.behaviors.base import Reward
 from dreamer.behaviors.heads import Actor, Critic, PolicyOutputs
 from dreamer.config import BehaviorConfig, Config
 from dreamer.devices import backend, batch_axis
+from dreamer.devices.phases import phase
 from dreamer.equations import distributions, returns
 from dreamer.equations.returns import ReturnRange
 from dreamer.nn import reuse
@@ -77,6 +78,7 @@ class Imagined(NamedTuple):
     """Probability, with discount, of reaching each of these states."""
 
 
+@phase("imagination")
 def imagine_trajectory(
     model: WorldModel,
     nets: ActorCriticNets,
@@ -141,6 +143,7 @@ def imagine_trajectory(
     return trajectory._replace(extras=visit(states, model.features(states), *trajectory.extras))
 
 
+@phase("returns")
 def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagined:
     """Add the lambda-returns that follow from the predictions, and the weight of every step.
 
@@ -155,6 +158,7 @@ def evaluate_trajectory(trajectory: Trajectory, config: BehaviorConfig) -> Imagi
     return Imagined(trajectory.action, visits, target, weight)
 
 
+@phase("actor")
 def actor_loss(
     actor: Actor, imagined: Imagined, scale: Float32[Array, ""], config: BehaviorConfig, loops: Loops = "auto"
 ) -> tuple[Float32[Array, "H N"], Metrics]:
@@ -183,6 +187,7 @@ def actor_loss(
     return loss, metrics
 
 
+@phase("critic")
 def critic_loss(
     critic: Critic, imagined: Imagined, config: BehaviorConfig, loops: Loops = "auto"
 ) -> Float32[Array, "H N"]:
@@ -206,6 +211,7 @@ def take(network: reuse.Network, module: nnx.Module, feature: Array, result: Any
     return (reuse.reuse if reuse_pays(loops) else reuse.plain)(network, module, feature, result)
 
 
+@phase("critic")
 def replay_critic_loss(
     critic: Critic,
     slow_critic: Critic,
@@ -242,6 +248,7 @@ def replay_critic_loss(
     return (1 - is_last[:, :-1]) * loss
 
 
+@phase("returns")
 def next_scale(
     range_: ReturnRange, imagined_returns: Float32[Array, "H N"], config: BehaviorConfig
 ) -> tuple[ReturnRange, Float32[Array, ""]]:

@@ -39,6 +39,14 @@ def keep_compiled_programs() -> pathlib.Path | None:
     return path
 
 
+def keep_names() -> None:
+    """Take only programs from the cache whose operations have the names that the source gives them now.
+
+    Names are no part of what is computed, so JAX would also take those compiled from another version of the source.
+    """
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+
+
 def _machine() -> str:
     """Ten hexadecimal digits for the kind of processor.
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -114,8 +115,14 @@ def _gigabytes(number: int) -> str:
     return f"{number / 1e9:.2f} GB"
 
 
-def compile_program(jitted: Any, *args: Any, **static: Any) -> Any:
+_TRACING = threading.Lock()
+"""Held while a program is traced. Two at once would only take turns, and the first be ready later."""
+
+
+def compile_program(jitted: Any, *args: Any, options: dict[str, Any] | None = None, **static: Any) -> Any:
     """Trace and compile a program for arguments of these shapes, and return the memory that this took to the system.
+
+    Several threads may call it: while one traces, which is Python, the programs of the others compile.
 
     LLVM allocates millions of small pieces, most of which the C library keeps for later: 1.1 GB after an update of
     size 12m, which would add to the peak of the whole run.
@@ -123,13 +130,15 @@ def compile_program(jitted: Any, *args: Any, **static: Any) -> Any:
     Args:
         jitted: what `jax.jit` returns.
         *args: arguments, or their shapes.
+        options: of the compiler.
         **static: arguments by name.
 
     Returns:
         The `jax.stages.Compiled`.
     """
-    with _no_collection():
-        program = jitted.lower(*args, **static).compile()
+    with _TRACING, _no_collection():
+        lowered = jitted.lower(*args, **static)
+    program = lowered.compile(options)
     give_back()
     return program
 

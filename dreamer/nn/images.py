@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamer.config import halvings
+from dreamer.devices.phases import phase
 from dreamer.nn.convolutions import halve, map_parts, same_conv, upsample_conv
 from dreamer.nn.layers import BlockLinear, Layer, Linear, RMSNorm, add_bias, fan_in_init
 
@@ -52,6 +53,7 @@ class ImageEncoder(nnx.Module):
         self.norms = nnx.List([RMSNorm(depth) for depth in depths])
         self.outputs = height * width * depths[-1] // 4 ** len(depths)
 
+    @phase("convolutions")
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch features"]:
         """Encode images."""
         return map_parts(self._encode, x)
@@ -107,6 +109,7 @@ class ImageDecoder(nnx.Module):
         )
         self.norms = nnx.List([RMSNorm(depth) for depth in sizes[1:-1]])
 
+    @phase("convolutions")
     def __call__(
         self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"]
     ) -> Float[Array, "batch h w c"]:

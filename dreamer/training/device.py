@@ -10,6 +10,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -147,13 +148,18 @@ class DeviceRun(Run):
         """Compile the program before the first turn: only the compiler knows how much memory it takes."""
         replay = self.config.replay
         start = time.perf_counter()
-        program = working_bytes(self.loop.compile(self.state, WINDOW)) * self.loop.devices // self._memories
-        if self.watcher.enabled:
-            self._predict, prediction = self.loop.compile_predict(self.state)
-            program = max(program, working_bytes(prediction))
-        if self._diagnoses:
-            self._compiled_diagnose, diagnosis = self.loop.compile_diagnose(self.state)
-            program = max(program, working_bytes(diagnosis))
+        with ThreadPoolExecutor(thread_name_prefix="compiler") as compiler:  # See `HostRun._compile`.
+            run = compiler.submit(self.loop.compile, self.state, WINDOW)
+            predict = compiler.submit(self.loop.compile_predict, self.state) if self.watcher.enabled else None
+            diagnose = compiler.submit(self.loop.compile_diagnose, self.state) if self._diagnoses else None
+            self._program = run.result()
+            program = working_bytes(self._program) * self.loop.devices // self._memories
+            if predict:
+                self._predict, prediction = predict.result()
+                program = max(program, working_bytes(prediction))
+            if diagnose:
+                self._compiled_diagnose, diagnosis = diagnose.result()
+                program = max(program, working_bytes(diagnosis))
         plan = MemoryPlan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
         self.log.say(
@@ -167,7 +173,7 @@ class DeviceRun(Run):
         speed = logger.Speed()
         self._start_clock()
         # The state is fetched after every window, so there is nothing to wait for.
-        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say)
+        profiler = Profiler(self.logdir, config.profile, lambda: None, self.log.say, self._program)
         next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every
         while self._continues():

@@ -27,7 +27,7 @@ from dreamer.config.population import Member, with_numbers
 from dreamer.devices import backend
 from dreamer.devices.member_axis import MemberAxis, member_devices, member_of, on_first
 from dreamer.devices.memory import compile_program, tree_bytes
-from dreamer.devices.placement import available_bytes, compiler_options
+from dreamer.devices.placement import available_bytes, compiler_options, rare_options
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
 from dreamer.logs import averages
@@ -364,7 +364,7 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
-        program = compile_program(jax.jit(predict), *on_first(state))
+        program = compile_program(jax.jit(predict), *on_first(state), options=rare_options())
         return lambda state: program(*on_first(state)), program
 
     def compile_diagnose(self, state: LoopState) -> tuple[Callable[[LoopState], Metrics], Any]:

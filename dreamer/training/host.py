@@ -10,6 +10,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -208,15 +209,26 @@ class HostRun(Run):
         start = time.perf_counter()
         batch = replay.blank_batch()
         on_host = backend.on_cpu()
-        with self.log.while_busy("compiling the update"), self.hosts.together("compile the update"):
-            program = working_bytes(self.agent.compile_update(batch))
-            if self.watcher.enabled:
-                length = config.replay.batch_length
-                newest = replay.blank_batch(SEQUENCES)
-                self._predict, prediction = self.agent.compile_predict(newest, context_of(length))
+        with (
+            self.log.while_busy("compiling the update"),
+            self.hosts.together("compile the update"),
+            # The update takes longest, and leaves cores to the other programs for half of that time.
+            ThreadPoolExecutor(thread_name_prefix="compiler") as compiler,
+        ):
+            update = compiler.submit(self.agent.compile_update, batch)
+            explore = compiler.submit(self.agent.compile_explore, self.driver.envs.num_envs)
+            newest, context = replay.blank_batch(SEQUENCES), context_of(config.replay.batch_length)
+            predict = compiler.submit(self.agent.compile_predict, newest, context) if self.watcher.enabled else None
+            own = self._own_rows(batch)
+            diagnose = compiler.submit(self.agent.compile_diagnose, own) if self._diagnoses else None
+            explore.result()
+            self._program = update.result()
+            program = working_bytes(self._program)
+            if predict:
+                self._predict, prediction = predict.result()
                 program = max(program, working_bytes(prediction))
-            if self._diagnoses:
-                self._compiled_diagnose, diagnosis = self.agent.compile_diagnose(self._own_rows(batch))
+            if diagnose:
+                self._compiled_diagnose, diagnosis = diagnose.result()
                 program = max(program, working_bytes(diagnosis))
             # Devices that are CPUs share the memory of their host with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
@@ -237,7 +249,13 @@ class HostRun(Run):
         self._start_clock()
         speed = logger.Speed()
         record = config.profile if self.hosts.first else 0
-        profiler = Profiler(self.logdir, record, lambda: jax.block_until_ready(self.agent.state), self.log.say)
+        profiler = Profiler(
+            self.logdir,
+            record,
+            wait=lambda: jax.block_until_ready(self.agent.state),
+            say=self.log.say,
+            program=self._program,
+        )
         estimated = False
         next_log = self._next_log(first=True)
         next_save = self._begin + config.save_every

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from dreamer.devices.phases import phase
 from dreamer.types import Action, State, Trajectory
 from dreamer.world_models.base import Dynamics, Noise
 
@@ -14,6 +15,7 @@ Policy = Callable[[State, Array], tuple[Action, Any]]
 """``(states [N, ...], key) -> (actions [N, ...], extras)``."""
 
 
+@phase("imagination")
 def imagine(model: Dynamics, start: State, policy: Policy, horizon: int, key: Array) -> Trajectory:
     """Follow a policy inside a model: `Dynamics.step` scanned over the horizon.
 

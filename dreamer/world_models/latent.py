@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from dreamer.config import Config, ConfigError, LossConfig
 from dreamer.devices import batch_axis
+from dreamer.devices.phases import phase
 from dreamer.equations import distributions
 from dreamer.equations.kl import kl_balance
 from dreamer.equations.unexplained import unexplained_reward
@@ -103,7 +104,8 @@ class LatentWorldModel(nnx.Module):
     def observe(self, batch: Batch, key: Array) -> Filtered:
         """Embed and filter the sequences of a batch, which continue from ``batch.stored``."""
         rows, steps = batch.reward.shape
-        embed = self.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), batch.obs))
+        with phase("encoder"):
+            embed = self.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), batch.obs))
         embed = embed.reshape(rows, steps, -1).swapaxes(0, 1)
         actions = self.rssm.flatten_action({k: jnp.swapaxes(v, 0, 1) for k, v in batch.prev_action.items()})
         start = self.rssm.unpack(batch.stored)
@@ -205,19 +207,22 @@ class LatentWorldModel(nnx.Module):
         losses: Losses = {}
         rewards = jnp.asarray(batch.reward, jnp.float32)
         states, heard = self._forked(seen.states, rewards, weights)
-        predictions = self.decode(states)
-        if predictions is not None and self.decoder is not None:
-            values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
-            values |= self.decoder.grid_losses(*self.rssm.parts(states), batch.obs)
-            losses = {name: (weights.reconstruction, value) for name, value in values.items()}
-        feature = self.features(states)
-        reward = -self.reward_of(feature if heard is states else self.features(heard)).log_prob(rewards)
-        # Differs from the paper: the discount is part of the target, as in the official code, and not of the return.
-        discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
-        goes_on = (1.0 - jnp.asarray(batch.is_terminal)) * discount
-        cont = distributions.binary_cross_entropy(self.cont_logit(feature), goes_on)
-        prior = self.rssm.prior(self.rssm.parts(states)[0])
-        dyn, rep = kl_balance(self.belief, seen.posterior, prior, self.rssm.config.free_nats)
+        with phase("reconstruction"):
+            predictions = self.decode(states)
+            if predictions is not None and self.decoder is not None:
+                values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
+                values |= self.decoder.grid_losses(*self.rssm.parts(states), batch.obs)
+                losses = {name: (weights.reconstruction, value) for name, value in values.items()}
+        with phase("heads"):
+            feature = self.features(states)
+            reward = -self.reward_of(feature if heard is states else self.features(heard)).log_prob(rewards)
+            # Differs from the paper: as in the official code, the discount is part of the target, not of the return.
+            discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
+            goes_on = (1.0 - jnp.asarray(batch.is_terminal)) * discount
+            cont = distributions.binary_cross_entropy(self.cont_logit(feature), goes_on)
+        with phase("prior"):
+            prior = self.rssm.prior(self.rssm.parts(states)[0])
+            dyn, rep = kl_balance(self.belief, seen.posterior, prior, self.rssm.config.free_nats)
         losses |= {
             "reward": (weights.reward, reward),
             "cont": (weights.cont, cont),
@@ -230,6 +235,7 @@ class LatentWorldModel(nnx.Module):
         }
         return losses, metrics
 
+    @phase("heads")
     def _forked(self, states: State, reward: Float32[Array, "B T"], weights: LossConfig) -> tuple[State, State]:
         """The states ``[B, T, ...]`` for all other losses, and for the reward's, whose gradient there is lifted.
 

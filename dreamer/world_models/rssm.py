@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from dreamer.config import Config, RSSMConfig
 from dreamer.devices import batch_axis
+from dreamer.devices.phases import phase
 from dreamer.equations import distributions
 from dreamer.nn.layers import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
 from dreamer.nn.loops import scan
@@ -188,6 +189,7 @@ class RSSM(nnx.Module):
         deter = self.recurrence(latent, action)
         return self._state(deter, self.prior(deter), noise)
 
+    @phase("filtering")
     def observe(
         self,
         start: Any,

@@ -1,5 +1,6 @@
 """The agent's verbs: gradient routing, populations, determinism, tracing, precision, and reports."""
 
+import weakref
 from typing import Any
 
 import jax
@@ -64,6 +65,43 @@ ROUTES = {
     "critic": {"critic"},
     "replay_critic": FILTER | {"critic"},
 }
+
+
+def test_what_was_compiled_for_exploring_is_what_explores(caplog):
+    agent = small_agent()
+    agent.compile_explore(2)
+    memory, obs = agent.initial(2), {key: value[:, 0] for key, value in small_batch().obs.items()}
+    with jax.log_compiles():
+        _, memory, _ = agent.explore(memory, obs, np.ones(2, bool))
+        agent.explore(memory, obs, np.zeros(2, bool))
+        assert "_flat_policy" not in caplog.text
+        agent.explore(agent.initial(1), {key: value[:1] for key, value in obs.items()}, np.ones(1, bool))
+        assert "_flat_policy" in caplog.text
+
+
+def test_the_first_state_is_freed_by_the_next():
+    agent = small_agent()
+    first = weakref.ref(jax.tree.leaves(agent.state.nets)[0])
+    agent.state = jax.tree.map(jnp.copy, agent.state)
+    assert first() is None
+
+
+def test_an_update_has_its_phases(agent):
+    arguments = *agent._split(agent._shapes), small_batch(), agent._update_key
+    names = agent._jit_update.lower(*arguments).as_text(debug_info=True)
+    for name in (
+        "encoder",
+        "filtering",
+        "reconstruction",
+        "heads",
+        "prior",
+        "imagination",
+        "returns",
+        "actor",
+        "critic",
+    ):
+        assert f"jvp(phase:{name})" in names
+    assert "phase:optimizer" in names
 
 
 def test_memory_of_the_start_acts_as_a_reset():

@@ -3,6 +3,9 @@
 import ctypes
 import gc
 import platform
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +60,21 @@ def test_freed_memory_goes_back_to_the_system():
 def test_a_compiled_program_computes_the_same():
     double = compile_program(jax.jit(lambda x: 2 * x), jnp.zeros(3))
     np.testing.assert_array_equal(double(jnp.arange(3.0)), [0, 2, 4])
+
+
+def test_programs_of_several_threads_are_traced_one_after_the_other():
+    tracing = threading.Lock()
+
+    def program(x):
+        assert tracing.acquire(blocking=False)
+        time.sleep(0.05)
+        tracing.release()
+        return 2 * x
+
+    with ThreadPoolExecutor(3) as pool:
+        doubles = list(pool.map(lambda size: compile_program(jax.jit(program), jnp.zeros(size)), (1, 2, 3)))
+    for size, double in enumerate(doubles, 1):
+        np.testing.assert_array_equal(double(jnp.ones(size)), [2] * size)
 
 
 def test_nothing_is_collected_while_a_program_is_traced():
