@@ -38,7 +38,12 @@ CASES: dict[str, tuple[str, str, int, list[str]]] = {
     "CartPole, ratio 512": ("cartpole", "1m", 512, ["env.count=1"]),
     "4 slow processes, ratio 12": ("slow", "1m", 12, ["env.count=4", "env.workers=async"]),
     "4 slow processes, ratio 128": ("slow", "1m", 128, ["env.count=4", "env.workers=async"]),
-    "64 pixel environments, ratio 16": ("pixels", "12m", 16, ["env.count=64", "env.workers=sync", "nets.dtype=bfloat16"]),
+    "64 pixel environments, ratio 16": (
+        "pixels",
+        "12m",
+        16,
+        ["env.count=64", "env.workers=sync", "nets.dtype=bfloat16"],
+    ),
 }
 DEFAULT_CASES = [name for name in CASES if "pixel" not in name]
 """The other is for accelerators."""
