@@ -27,6 +27,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -142,9 +143,9 @@ ROWS = (
     update_row("1m-unroll-8", "bounds", "1m, 8 steps a round", unroll=8, compile_s=90, setting="unroll=8"),
     Row("12m-profile", "bounds", "12m", "profile", {"case": "pixels", "overrides": []}, 60, 8, flags=NO_GRAPHS),
     population_row(1),
+    population_row(4),
     population_row(16, predicted="at most twice the time of one"),
     population_row(64),
-    population_row(4),
     update_row("50m", "large", "50m, images, bfloat16", "pixels_50m"),
     update_row("200m", "large", "200m, images, bfloat16", "pixels_200m", compile_s=90),
     Row(
@@ -196,7 +197,11 @@ SECTIONS = {
         "members.",
     ),
     "large": ("Large sizes", "From 64 x 64 images, batches of 16 x 64."),
-    "host": ("The loop on the host", "Environments that take no time, 16 env steps for each replayed sequence of 64."),
+    "host": (
+        "The loop on the host",
+        "Random images from environments in this process, whose own steps take no time: `python scripts/bench_loop.py "
+        "--cases '64 pixel environments, ratio 16'`.",
+    ),
     "learning": (
         "Seconds to learn",
         "Eight seeds in one program, with the presets `jax/cartpole` and `jax/catch`, until the mean of the last ten "
@@ -363,19 +368,21 @@ class Day:
         for name in ("ready", "figures.json"):
             (folder / name).unlink(missing_ok=True)
         flags = f"{self.environment.get('XLA_FLAGS', '')} {row.flags}".strip()
-        with open(folder / "log", "w") as log:
-            process = subprocess.Popen(
+        with (
+            open(folder / "log", "w") as log,
+            subprocess.Popen(
                 [*COMMAND, row.kind, json.dumps(row.arguments), str(folder)],
                 env={**self.environment, "XLA_FLAGS": flags},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
-            )
-        try:
-            yield process
-        finally:
-            stop(process)
+            ) as process,
+        ):
+            try:
+                yield process
+            finally:
+                stop(process)
 
     def _folder(self, row: Row) -> pathlib.Path:
         return self.out / "rows" / row.name
@@ -509,10 +516,15 @@ def winners(rows: Sequence[Row], records: Mapping[str, Record]) -> list[str]:
     return sentences
 
 
-ABOUT = """`python scripts/gpu_day.py` measures all of this in twelve minutes, in the order of its value, and writes this page. The same
-command again continues. `--plan` says what it would measure, and `--cpu` tries all of it in miniature. Predictions are counted, not measured: an
-update launches 5,206 kernels at size 1m and 5,579 at size 12m ([`speed.md`](speed.md#what-a-gpu-would-launch)), each of which is assumed to take
-2.4 µs, and 1.4 µs inside a command buffer, or as long as its arithmetic."""
+ABOUT = """\
+`python scripts/gpu_day.py` measures all of this in twelve minutes, in the order of its value, and writes this page. The
+same command again continues; `--plan` prints what it would measure, and `--cpu` tries all of it in miniature. Nothing
+is downloaded; `--help` lists the wheels that it needs.
+
+Predictions are counted: an update launches 5,206 kernels at size 1m and 5,579 at size 12m
+([`speed.md`](speed.md#what-a-gpu-would-launch)). Each is assumed to take 2.4 us, and 1.4 us in a command buffer, or as
+long as its arithmetic. MFU is 29 or 1,337 GFLOP for an update of size 1m or 12m ([`bench.md`](bench.md)), larger sizes
+as counted in the program, over the published rate in bfloat16, whatever the dtype."""
 
 NOT_YET = "Not measured yet: nothing of this project has run on a GPU."
 
@@ -523,7 +535,7 @@ def page(rows: Sequence[Row], records: Mapping[str, Record], machine: str = NOT_
     for section, (title, text) in SECTIONS.items():
         own = [row for row in rows if row.section == section]
         if own:
-            parts.append(f"## {title}\n\n{text}")
+            parts.append(f"## {title}\n\n{textwrap.fill(text, 128)}")
         kinds = dict.fromkeys(row.kind for row in own)
         parts += [table([row for row in own if row.kind == kind], records) for kind in kinds]
         parts += [
@@ -622,7 +634,10 @@ def claim(out: pathlib.Path, machine: str) -> None:
 
 def minutes(text: str) -> float:
     """A number of minutes from the command line."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"got {text}, expected a number of minutes above 0")
     return value

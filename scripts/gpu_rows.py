@@ -247,7 +247,7 @@ PRECISIONS = {
 
 
 def golden() -> Measure:
-    """The golden update (``tests/golden``) in several precisions: errors of the loss, and of the gradient as a whole."""
+    """The golden update (``tests/golden``) in several precisions: errors of the loss and of the whole gradient."""
     from dreamer.agent.learning import weighted_total
 
     # By its own name: other packages install a `tests` too.
