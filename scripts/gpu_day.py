@@ -78,7 +78,7 @@ def update_row(name: str, section: str, what: str, case: str = "vector", *words:
     """A row that times updates in bfloat16, unless ``words``, overrides of the config, say otherwise."""
     pixels = case.startswith("pixels")
     options = {key: more.pop(key) for key in ("unroll", "reuse") if key in more}
-    arguments = {"case": case, "overrides": words, "repeats": 30 if pixels else 50, **options}
+    arguments: dict[str, Any] = {"case": case, "overrides": words, "repeats": 30 if pixels else 50, **options}
     return Row(name, section, what, "update", arguments, more.pop("compile_s", 60 if pixels else 45), 6, **more)
 
 
@@ -144,7 +144,7 @@ ROWS = (
     Row("12m-profile", "bounds", "12m", "profile", {"case": "pixels", "overrides": []}, 60, 8, flags=NO_GRAPHS),
     population_row(1),
     population_row(4),
-    population_row(16, predicted="at most twice the time of one"),
+    population_row(16, predicted="8 times the updates of one, or more"),
     population_row(64),
     update_row("50m", "large", "50m, images, bfloat16", "pixels_50m"),
     update_row("200m", "large", "200m, images, bfloat16", "pixels_200m", compile_s=90),
@@ -326,6 +326,8 @@ class Day:
             print(f"compiling {', '.join(row.name for row in batch)} ...", flush=True)
             self._measure_batch(batch, deadline, pace)
             waiting = [row for row in waiting if row not in batch]
+        if waiting:
+            print(f"There was no time for {', '.join(row.name for row in waiting)}.")
         self.write_page()
 
     def _measure_batch(self, batch: Sequence[Row], deadline: float, pace: float) -> None:

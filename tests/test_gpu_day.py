@@ -4,6 +4,7 @@ import inspect
 import os
 import pathlib
 import sys
+from typing import Any
 
 import gpu_day
 import gpu_rows
@@ -33,7 +34,7 @@ if sys.stdin.readline():
 """
 
 
-def row(name: str, kind: str = "good", compile_s: float = 10, measure_s: float = 5, **more: object) -> Row:
+def row(name: str, kind: str = "good", compile_s: float = 10, measure_s: float = 5, **more: Any) -> Row:
     figures = {"case": "vector", "update_ms": 2.0, "range_ms": [1.0, 1234.5]}
     return Row(name, "update", f"what of {name}", kind, figures, compile_s, measure_s)._replace(**more)
 
