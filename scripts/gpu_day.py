@@ -13,9 +13,11 @@ xxhash, as wheels for Python 3.12 on Linux:
     distrax 0.3 MB, with tfp-nightly 7.0 MB, dm-tree 0.2 MB, gast and decorator less than 0.1 MB each
     gymnasium 0.5 MB, with cloudpickle and farama-notifications less than 0.1 MB each
     omegaconf 0.3 MB
+    tensorboardX 0.1 MB, for rows that train
+    gymnax 0.1 MB, for populations and for CartPole in JAX; it imports seaborn
 
-All of them are needed: distrax is what distributions are made of, gymnasium has spaces, and omegaconf reads configs.
-MuJoCo, Weights & Biases, TensorBoard, gymnax and other environments are not needed.
+distrax is what distributions are made of, gymnasium has spaces and CartPole, and omegaconf reads configs: no row can do
+without them. MuJoCo, Weights & Biases and other environments are not needed.
 """
 
 import argparse
