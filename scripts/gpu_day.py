@@ -235,14 +235,18 @@ MINIATURE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "same_bits": {"env_steps": 200},
 }
 
+MINIATURE_OVERRIDES = {
+    # Batches are small, so the same ratios would be far more updates.
+    "host_loop": ["run.train_ratio=0.25"],
+    "train": ["population=2", "run={train_ratio: 4, env_steps: 256}"],
+}
+
 
 def miniature(row: Row) -> Row:
     """The same row in tiny sizes, with what it takes on two cores of a CPU."""
     arguments = {**row.arguments, **MINIATURE_ARGUMENTS.get(row.kind, {})}
     if "overrides" in arguments:
-        arguments["overrides"] = [*arguments["overrides"], *MINIATURE]
-    if row.kind == "train":
-        arguments["overrides"] += ["population=2", "run={train_ratio: 4, env_steps: 256}"]
+        arguments["overrides"] = [*arguments["overrides"], *MINIATURE, *MINIATURE_OVERRIDES.get(row.kind, [])]
     return row._replace(arguments=arguments, compile_s=40, measure_s={"same_bits": 60}.get(row.kind, 10))
 
 

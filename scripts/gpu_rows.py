@@ -290,7 +290,8 @@ def golden() -> Measure:
             error = (squared_error / squared_norm) ** 0.5
             figures[f"loss_error_{name}"] = abs(float(loss) / float(data["loss"]) - 1)
             figures[f"gradient_error_{name}"] = error
-            figures[f"{name}_is_within"] = PRECISIONS[name][2] if error <= PRECISIONS[name][2] else "NOT within"
+            most = PRECISIONS[name][2]
+            figures[f"verdict_{name}"] = f"{'within' if error <= most else 'NOT within'} {most:g}"
         return figures
 
     return measure
