@@ -76,12 +76,22 @@ class Row(NamedTuple):
     """Rows that do the same work in different ways have one, and compete."""
 
 
-def update_row(name: str, section: str, what: str, case: str = "vector", *words: str, **more: Any) -> Row:
+def update_row(
+    name: str,
+    section: str,
+    what: str,
+    case: str = "vector",
+    *words: str,
+    unroll: int = 1,
+    reuse: bool = True,
+    compile_s: float | None = None,
+    **more: str,
+) -> Row:
     """A row that times updates in bfloat16, unless ``words``, overrides of the config, say otherwise."""
     pixels = case.startswith("pixels")
-    options = {key: more.pop(key) for key in ("unroll", "reuse") if key in more}
-    arguments: dict[str, Any] = {"case": case, "overrides": words, "repeats": 30 if pixels else 50, **options}
-    return Row(name, section, what, "update", arguments, more.pop("compile_s", 60 if pixels else 45), 6, **more)
+    repeats = 30 if pixels else 50
+    arguments = {"case": case, "overrides": words, "repeats": repeats, "unroll": unroll, "reuse": reuse}
+    return Row(name, section, what, "update", arguments, compile_s or (60 if pixels else 45), 6, **more)
 
 
 def population_row(members: int, predicted: str = "") -> Row:
