@@ -556,7 +556,7 @@ def page(rows: Sequence[Row], records: Mapping[str, Record], machine: str = NOT_
     for section, (title, text) in SECTIONS.items():
         own = [row for row in rows if row.section == section]
         if own:
-            parts.append(f"## {title}\n\n{textwrap.fill(text, 128)}")
+            parts.append(f"## {title}\n\n{textwrap.fill(text, 128, break_on_hyphens=False, break_long_words=False)}")
         kinds = dict.fromkeys(row.kind for row in own)
         parts += [table([row for row in own if row.kind == kind], records) for kind in kinds]
         parts += [
