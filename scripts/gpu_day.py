@@ -538,7 +538,7 @@ def winners(rows: Sequence[Row], records: Mapping[str, Record]) -> list[str]:
 
 
 ABOUT = """\
-`python scripts/gpu_day.py` measures all of this in twelve minutes, in the order of its value, and writes this page. The
+`python scripts/gpu_day.py` measures what fits into twelve minutes, in the order of its value, and writes this page. The
 same command again continues; `--plan` prints what it would measure, and `--cpu` tries all of it in miniature. Nothing
 is downloaded; `--help` lists the wheels that it needs.
 

@@ -132,14 +132,11 @@ def kernels(trace: pathlib.Path) -> list[tuple[str, float, float]]:
     """Name, begin and end in nanoseconds of all that ran on a GPU; without one, of the operations of programs."""
     planes = list(jax.profiler.ProfileData.from_file(str(trace)).planes)
     gpus = [plane for plane in planes if plane.name.startswith("/device:GPU")]
-    found = []
-    for plane in gpus or planes:
-        for line in plane.lines:
-            if gpus and not line.name.startswith("Stream"):
-                continue  # Made from the others, in some versions.
-            events = [event for event in line.events if gpus or _is_operation(event)]
-            found += [(event.name, event.start_ns, event.start_ns + event.duration_ns) for event in events]
-    return found
+    lines = [line for plane in gpus or planes for line in plane.lines]
+    # Some versions add lines that are made from those of the streams.
+    lines = [line for line in lines if line.name.startswith("Stream")] or lines
+    events = [event for line in lines for event in line.events if gpus or _is_operation(event)]
+    return [(event.name, event.start_ns, event.start_ns + event.duration_ns) for event in events]
 
 
 def _is_operation(event: Any) -> bool:
