@@ -695,13 +695,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     day = Day(rows, out, machine, environment)
     day.measure(60 * args.minutes - (time.monotonic() - begin), jobs)
-    measured = [record for record in day.records.values() if record["status"] == "measured"]
+    missing = in_order(rows, day.records)
     print("\n" + "\n".join(winners(rows, day.records)))
     print(
-        f"{len(measured)} of {len(rows)} rows are measured, which took {pace_of(rows, day.records):.2f} of what was "
+        f"{len(rows) - len(missing)} of {len(rows)} rows are measured, which took {pace_of(rows, day.records):.2f} of what was "
         f"expected. The tables are in {out / 'gpu.md'}; the same command again continues."
     )
-    return int(any(record["status"] != "measured" for record in day.records.values()))
+    return int(any(row.name in day.records for row in missing))
 
 
 if __name__ == "__main__":
