@@ -698,8 +698,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = in_order(rows, day.records)
     print("\n" + "\n".join(winners(rows, day.records)))
     print(
-        f"{len(rows) - len(missing)} of {len(rows)} rows are measured, which took {pace_of(rows, day.records):.2f} of what was "
-        f"expected. The tables are in {out / 'gpu.md'}; the same command again continues."
+        f"{len(rows) - len(missing)} of {len(rows)} rows are measured, which took "
+        f"{pace_of(rows, day.records):.2f} of what was expected. The tables are in {out / 'gpu.md'}; the same command "
+        "again continues."
     )
     return int(any(row.name in day.records for row in missing))
 
