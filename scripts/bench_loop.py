@@ -1,10 +1,10 @@
 """How busy are learner and environments while training? ``python scripts/bench_loop.py [--seconds 60] [--json FILE]``.
 
-Trains at size 1m with batches of 16 x 64 steps, everything included except pictures, which are drawn once in five
-minutes (`scripts/logging_cost.py` times them). A learner that is the bottleneck should compute all the time: the table
-has the share of the wall time in which an update was under way. Environments that are the bottleneck should step as
-fast as without the learner: the table compares both with their speed alone, in the same process. On a CPU, updates
-share the cores with everything else, and take longer than alone.
+Trains at size 1m, from images at size 12m, with batches of 16 x 64 steps, everything included except pictures, which
+are drawn once in five minutes (`scripts/logging_cost.py` times them). A learner that is the bottleneck should compute
+all the time: the table has the share of the wall time in which an update was under way. Environments that are the
+bottleneck should step as fast as without the learner: the table compares both with their speed alone, in the same
+process. On a CPU, updates share the cores with everything else, and take longer than alone.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -32,13 +32,21 @@ from dreamer.types import Batch, Scalars
 SLOW_SECONDS = 0.03
 """Seconds of a step of the slow environment, about those of a simulator with a camera."""
 
-CASES = {
-    # name: (environment, train ratio, overrides)
-    "CartPole, ratio 32": ("cartpole", 32, ["env.count=1"]),
-    "CartPole, ratio 512": ("cartpole", 512, ["env.count=1"]),
-    "4 slow processes, ratio 12": ("slow", 12, ["env.count=4", "env.workers=async"]),
-    "4 slow processes, ratio 128": ("slow", 128, ["env.count=4", "env.workers=async"]),
+CASES: dict[str, tuple[str, str, int, list[str]]] = {
+    # name: (environment, size, train ratio, overrides)
+    "CartPole, ratio 32": ("cartpole", "1m", 32, ["env.count=1"]),
+    "CartPole, ratio 512": ("cartpole", "1m", 512, ["env.count=1"]),
+    "4 slow processes, ratio 12": ("slow", "1m", 12, ["env.count=4", "env.workers=async"]),
+    "4 slow processes, ratio 128": ("slow", "1m", 128, ["env.count=4", "env.workers=async"]),
+    "64 pixel environments, ratio 16": (
+        "pixels",
+        "12m",
+        16,
+        ["env.count=64", "env.workers=sync", "nets.dtype=bfloat16"],
+    ),
 }
+DEFAULT_CASES = [name for name in CASES if "pixel" not in name]
+"""The other is for accelerators."""
 
 
 class Watch:
@@ -85,16 +93,38 @@ def make_slow() -> gymnasium.Env:
     return Slow(gymnasium.make("CartPole-v1"))
 
 
-def measure(name: str, seconds: float) -> dict:
-    """Figures of one case."""
-    kind, ratio, overrides = CASES[name]
+class Pixels(gymnasium.Env):
+    """Random images of 64 x 64 pixels, whose steps take hardly any time; episodes are truncated after 1,000 steps."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space: gymnasium.Space = gymnasium.spaces.Discrete(18)
+    frames = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.frames[0], {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Show the next image."""
+        self.steps += 1
+        return self.frames[self.steps % len(self.frames)], 0.0, False, self.steps == 1000, {}
+
+
+MAKERS: dict[str, Callable[[], gymnasium.Env]] = {"slow": make_slow, "pixels": Pixels}
+
+
+def measure(name: str, seconds: float, more: Sequence[str] = ()) -> dict:
+    """Figures of one case, with ``more`` overrides."""
+    kind, size, ratio, overrides = CASES[name]
     with tempfile.TemporaryDirectory() as logdir:
         common = ["task=gym_CartPole-v1", f"run.train_ratio={ratio}", "run.eval_episodes=0", "logger.pictures_every=0"]
-        common.append(f"run.log_every={min(10.0, seconds / 6)}")
+        common += [f"run.log_every={min(10.0, seconds / 6)}", "nets.dtype=float32", f"logdir={logdir}"]
         # Far more env steps than it takes; ``until`` ends the run when its time is over.
         end = "run={env_steps: 1000000, save_every: 1000000}"
-        config = configs.load(["gym", "size/1m"], [*common, end, "nets.dtype=float32", f"logdir={logdir}", *overrides])
-        make = make_slow if kind == "slow" else make_env(config)
+        config = configs.load(["gym", f"size/{size}"], [*common, end, *overrides, *more])
+        make = MAKERS.get(kind) or make_env(config)
         alone = environment_rate(config, make)
         run = HostRun(config, make, quiet=True)
         learn = run.learner.learn
@@ -125,7 +155,7 @@ def measure(name: str, seconds: float) -> dict:
         batch, _ = run.learner.replay.sample()
         algorithm, arguments = run.agent.algorithm, (run.agent.state, batch, jax.random.key(0))
         gflop = program_gflop(lambda state, batch, key: algorithm.update(state, batch, key, config), *arguments)
-        ceiling = matmul_ceiling("float32")
+        ceiling = matmul_ceiling(config.nets.dtype)
         times = []
         for _ in range(10):
             start = time.perf_counter()
@@ -179,7 +209,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="wall time of each case after the first updates")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=DEFAULT_CASES)
     parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
     args = parser.parse_args()
     restart_with_huge_pages()

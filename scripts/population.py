@@ -37,19 +37,10 @@ PAGE = ROOT / "docs/results/population.md"
 def measure(preset: str, overrides: list[str], count: int, seconds: float) -> dict:
     """All figures of a population of ``count``; each rate is that of a window of about ``seconds``."""
     config = configs.load([preset], [*overrides, f"population={count}", "logdir=none"])
-    show_cores(len(members(config)))
-    loop = DeviceLoop(config, members(config), native_env(config))
-    state = loop.begin()
-    none = np.zeros(WINDOW, np.int32)
-    begin = time.perf_counter()
-    state, _ = jax.block_until_ready(loop.run(state, none, 0))
-    compiled = time.perf_counter() - begin
-    ready = device.rows_until_ready(config.replay, config.env.count)
-    state, _ = loop.run(state, none, min(ready, WINDOW))
-    per_turn = config.env.count * config.run.train_ratio / (config.replay.batch_size * config.replay.batch_length)
-    due = np.diff(np.floor(per_turn * np.arange(WINDOW + 1))).astype(np.int32)
-    state, acting = rate(loop, state, none, seconds)
-    _, learning = rate(loop, state, due, seconds)
+    loop, state, compiled = start(config)
+    state, acting = rate(loop, state, updates_due(config, 0), seconds)
+    _, learning = rate(loop, state, updates_due(config, config.run.train_ratio), seconds)
+    per_turn = updates_per_turn(config, config.run.train_ratio)
     ceiling = matmul_ceiling(config.nets.dtype)
     gflop = gflop_of_update(config, loop)
     replay, other = loop.required_bytes()
@@ -65,6 +56,30 @@ def measure(preset: str, overrides: list[str], count: int, seconds: float) -> di
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def start(config: configs.Config) -> tuple[DeviceLoop, LoopState, float]:
+    """A population whose replay can be drawn from, and the seconds that its program took to compile."""
+    show_cores(len(members(config)))
+    loop = DeviceLoop(config, members(config), native_env(config))
+    state = loop.begin()
+    none = updates_due(config, 0)
+    begin = time.perf_counter()
+    state, _ = jax.block_until_ready(loop.run(state, none, 0))
+    compiled = time.perf_counter() - begin
+    ready = device.rows_until_ready(config.replay, config.env.count)
+    state, _ = loop.run(state, none, min(ready, WINDOW))
+    return loop, state, compiled
+
+
+def updates_per_turn(config: configs.Config, ratio: float) -> float:
+    """Updates of each member in a turn, in the long run."""
+    return config.env.count * ratio / (config.replay.batch_size * config.replay.batch_length)
+
+
+def updates_due(config: configs.Config, ratio: float) -> np.ndarray:
+    """Updates in each turn of a window."""
+    return np.diff(np.floor(updates_per_turn(config, ratio) * np.arange(WINDOW + 1))).astype(np.int32)
 
 
 def gflop_of_update(config: configs.Config, loop: DeviceLoop) -> float:

@@ -8,6 +8,7 @@ replay, and the run is extended: it must continue, and report the damage.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import platform
@@ -73,8 +74,10 @@ def finish(words: list[str]) -> str:
     return done.stderr
 
 
-def kill_until_done(words: list[str], logdir: pathlib.Path, rng: random.Random, most: float) -> tuple[int, int]:
-    """Start a run until it is done, killing it after a random time of training.
+def kill_until_done(
+    words: list[str], logdir: pathlib.Path, rng: random.Random, most: float, most_kills: float = math.inf
+) -> tuple[int, int]:
+    """Start a run until it is done, killing it after a random time of training, ``most_kills`` times at most.
 
     Returns:
         Kills, and resumes that reported that they are exact.
@@ -87,7 +90,8 @@ def kill_until_done(words: list[str], logdir: pathlib.Path, rng: random.Random, 
         # Imports and compilation take seconds in which no file can be torn: the time before a kill starts after them.
         begin = None
         wait = rng.uniform(0, most)
-        while process.poll() is None and (begin is None or time.perf_counter() < begin + wait):
+        spared = kills >= most_kills
+        while process.poll() is None and (spared or begin is None or time.perf_counter() < begin + wait):
             if begin is None and "was compiled" in output.read_text():
                 begin = time.perf_counter()
             time.sleep(0.005)
