@@ -62,6 +62,7 @@ def test_keys_of_one_name_are_told_apart():
         ("population.deter=[16, 32]", "rssm.deter shapes the program, which all members share"),
         ("population.horizon=[5, 15]", "behavior.horizon shapes the program"),
         ("population.free_nats=[0, 1]", "rssm.free_nats is part of the networks"),
+        ("population.muon_rms=[0.1, 0.2]", "nothing reads optimizer.muon_rms with optimizer.kind=laprop"),
         ("population.sweep=3", "expected a list of texts"),
         ("population=10001", "population.seeds=10001 cannot be used"),
         (f"population.lr={[n / 1e6 for n in range(1, 10002)]}", "ask for 10,001 members, expected at most 10,000"),
