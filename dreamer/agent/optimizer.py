@@ -1,12 +1,16 @@
-"""LaProp with adaptive gradient clipping and warm-up, as one optax chain.
+"""LaProp with adaptive gradient clipping and warm-up, as one optax chain; optionally Muon for matrices.
 
 Only the clipping is written here: optax's `adaptive_grad_clip` works per unit, the published one per whole tensor.
 """
+
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Int
+from optax import contrib
 
 from dreamer.agent import guard
 from dreamer.config import OptimizerConfig
@@ -18,13 +22,65 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
     LaProp applies the momentum to normalised gradients (Adam normalises the momentum). Both moments are bias-corrected
     and start at 0. Source: Ziyin et al. 2020, "LaProp: Separating Momentum and Adaptivity in Adam".
+
+    With ``config.kind`` "muon", this is what vectors get; see `muon` for matrices.
     """
-    return optax.chain(
+    scale = optax.scale_by_learning_rate(lambda step: learning_rate(config, step))
+    laprop = optax.chain(
         clip_by_tensor_norm(config.clip, config.clip_min),
         optax.scale_by_rms(decay=config.beta2, eps=config.eps, eps_in_sqrt=False, bias_correction=True),
         optax.ema(decay=config.beta1, debias=True),
-        optax.scale_by_learning_rate(lambda step: learning_rate(config, step)),
+        scale,
     )
+    if config.kind == "laprop":
+        return laprop
+
+    def kinds(params: optax.Params) -> Any:
+        return jax.tree.map(lambda x: "laprop" if matrix_axes(x) is None else "muon", params)
+
+    return optax.partition({"muon": optax.chain(muon(config), scale), "laprop": laprop}, kinds)
+
+
+def muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Momentum of matrices, singular values brought to about 1, times ``muon_rms sqrt(max(inputs, outputs))``.
+
+    If it has full rank, elements have a root mean square of about ``muon_rms``. What is faint in a gradient, but
+    consistent, counts as much as what is loud; division element by element cannot tell them apart where each element
+    holds some of both.
+
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
+    scalable for LLM training", for the scale.
+    """
+
+    def axes(params: optax.Params) -> Any:
+        return jax.tree.map(matrix_axes, params)
+
+    def scale(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        return jax.tree.map(lambda x: config.muon_rms * max(_matrix_shape(x)) ** 0.5 * x, updates)
+
+    return optax.chain(
+        contrib.scale_by_muon(beta=config.muon_beta, eps=config.eps, weight_dimension_numbers=axes),
+        optax.stateless(scale),
+    )
+
+
+def matrix_axes(parameter: Array) -> contrib.MuonDimensionNumbers | None:
+    """The axes of inputs and of outputs of a parameter that multiplies; None for a vector.
+
+    Kernels are ``[inputs, outputs]``, ``[blocks, inputs, outputs]`` with a matrix per block, or those of convolutions,
+    ``[height, width, inputs, outputs]``. A matrix with one input or output is a vector.
+    """
+    if parameter.ndim < 2:
+        return None
+    *rest, inputs, outputs = range(parameter.ndim)
+    axes = contrib.MuonDimensionNumbers((*rest, inputs) if len(rest) == 2 else inputs, outputs)
+    return axes if min(_matrix_shape(parameter)) > 1 else None
+
+
+def _matrix_shape(kernel: Array) -> tuple[int, int]:
+    """Numbers of inputs and outputs of a kernel, see `matrix_axes`."""
+    inputs, outputs = kernel.shape[-2:]
+    return (math.prod(kernel.shape[:-1]), outputs) if kernel.ndim == 4 else (inputs, outputs)
 
 
 def learning_rate(config: OptimizerConfig, step: Int[Array, ""] | int) -> Float32[Array, ""]:

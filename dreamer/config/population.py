@@ -54,7 +54,7 @@ def members(config: Config) -> tuple[Member, ...]:
     Raises:
         ConfigError: an entry of ``population.sweep`` is not a list of values, or names a key that members must share.
     """
-    sweep = dict(_parse(entry) for entry in config.population.sweep)
+    sweep = dict(_parse(entry, config.optimizer.kind) for entry in config.population.sweep)
     count = math.prod(map(len, sweep.values())) * config.population.seeds
     if count > MOST_MEMBERS:
         raise ConfigError(
@@ -111,8 +111,8 @@ def _set_field(frozen: Any, name: str, value: Any) -> Any:
     return clone
 
 
-def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
-    """Key and values of an entry of ``population.sweep``."""
+def _parse(entry: str, kind: str) -> tuple[str, tuple[int | float, ...]]:
+    """Key and values of an entry of ``population.sweep``, for an optimizer of this kind."""
     key, _, text = entry.partition("=")
     try:
         values = documents.parse(text)
@@ -126,6 +126,11 @@ def _parse(entry: str) -> tuple[str, tuple[int | float, ...]]:
         )
     if len(set(numbers)) < len(numbers):
         raise ConfigError(f"population.sweep has '{entry}', expected values that differ: two members would be one.")
+    if key.startswith("optimizer.muon_") and kind != "muon":
+        raise ConfigError(
+            f"population.sweep has '{entry}', but nothing reads {key} with optimizer.kind={kind}: all members would be "
+            f"equal. Set optimizer.kind=muon."
+        )
     if key not in SWEEPABLE:
         why = (
             "is part of the networks"

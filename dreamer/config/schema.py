@@ -255,8 +255,13 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """LaProp with adaptive gradient clipping."""
+    """LaProp with adaptive gradient clipping, and for matrices optionally Muon."""
 
+    kind: Literal["laprop", "muon"] = option(
+        "laprop", "laprop: as published; muon: matrices follow their orthogonalised momentum, all else LaProp"
+    )
+    muon_rms: float = option(0.2, "root mean square of Muon's steps, times the learning rate", above=0)
+    muon_beta: float = option(0.95, "decay of Muon's momentum", below=1)
     lr: float = option(4e-5, "learning rate", above=0, at_most=1e29)
     warmup: int = option(1000, "updates over which the learning rate rises from 0", "updates", at_least=0)
     anneal: int = option(

@@ -1,4 +1,6 @@
-"""LaProp and clipping against a float64 numpy twin, and against the optax pieces that are not the same."""
+"""LaProp, clipping and Muon against float64 twins in NumPy, and against the optax pieces that are not the same."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dreamer.agent.optimizer import clip_by_tensor_norm, learning_rate, make_optimizer
+from dreamer.agent.optimizer import clip_by_tensor_norm, learning_rate, make_optimizer, matrix_axes
 from dreamer.config import OptimizerConfig
 
 CONFIG = OptimizerConfig(lr=1e-2, warmup=4)
@@ -116,3 +118,79 @@ def test_steps_do_not_depend_on_the_scale_of_the_loss(rng):
 def test_clipping_without_parameters_is_refused():
     with pytest.raises(ValueError, match="needs the parameters"):
         clip_by_tensor_norm(0.3, 1e-3).update(jnp.ones(2), optax.EmptyState(), None)
+
+
+MUON = OptimizerConfig(kind="muon", lr=1e-2, warmup=0, muon_rms=0.2, muon_beta=0.9)
+
+
+def numpy_muon(gradients, config):
+    """The step after gradients ``[T, inputs, outputs]``: Nesterov's momentum, orthogonalised by its decomposition."""
+    momentum = np.zeros_like(gradients[0], np.float64)
+    for gradient in gradients:
+        momentum = config.muon_beta * momentum + (1 - config.muon_beta) * gradient
+    left, _, right = np.linalg.svd(config.muon_beta * momentum + (1 - config.muon_beta) * gradient, full_matrices=False)
+    return -config.lr * config.muon_rms * max(gradient.shape) ** 0.5 * left @ right
+
+
+def singular_values(step, config):
+    return np.linalg.svd(np.asarray(step, np.float64) / (config.lr * config.muon_rms * max(step.shape) ** 0.5))[1]
+
+
+def last_step(config, parameters, gradients):
+    history = run(make_optimizer(config), parameters, gradients)
+    return jax.tree.map(lambda after, before: np.asarray(after - before), history[-1], history[-2])
+
+
+def test_muon_moves_matrices_along_their_orthogonal_momentum(rng):
+    """Five steps of Newton and Schulz bring singular values to 0.7 to 1.2, and keep the directions."""
+    gradients = rng.normal(size=(6, 8, 5)).astype(np.float32)
+    step = last_step(MUON, jnp.zeros((8, 5)), [jnp.asarray(g) for g in gradients])
+    expected = numpy_muon(gradients, MUON)
+    assert (step * expected).sum() > 0.98 * np.linalg.norm(step) * np.linalg.norm(expected)
+    assert 0.6 < singular_values(step, MUON).min() <= singular_values(step, MUON).max() < 1.3
+
+
+def test_muon_follows_what_is_faint(rng):
+    """With one direction a fiftieth as strong as the other, the step has both, and LaProp hardly the faint one."""
+    loud, faint = np.linalg.qr(rng.normal(size=(8, 2)))[0].T
+    gradient = jnp.asarray(np.outer(loud, [1, 1, 1, 1]) + 0.02 * np.outer(faint, [1, -1, 1, -1]), jnp.float32)
+    parameters = jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
+
+    def share(kind):
+        step = last_step(dataclasses.replace(MUON, kind=kind), parameters, [gradient] * 3)
+        return np.abs(faint @ step @ [1, -1, 1, -1]) / np.abs(loud @ step @ [1, 1, 1, 1])
+
+    assert share("muon") > 0.5
+    assert share("laprop") < 0.1
+
+
+def test_muon_does_not_depend_on_the_scale_of_the_loss(rng):
+    gradients = jnp.asarray(rng.normal(size=(3, 6, 4)), jnp.float32)
+    steps = [last_step(MUON, jnp.zeros((6, 4)), list(gradients * scale)) for scale in (1, 1e-9)]
+    np.testing.assert_allclose(*steps, rtol=1e-4, atol=1e-7)
+
+
+def test_muon_leaves_vectors_to_laprop(rng):
+    parameters = {"bias": jnp.ones(4), "column": jnp.ones((4, 1)), "kernel": jnp.ones((4, 3))}
+    gradients = [jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), parameters)] * 3
+    ours = run(make_optimizer(MUON), parameters, gradients)[-1]
+    theirs = run(make_optimizer(dataclasses.replace(MUON, kind="laprop")), parameters, gradients)[-1]
+    for key in ("bias", "column"):
+        np.testing.assert_array_equal(ours[key], theirs[key])
+    assert np.abs(ours["kernel"] - theirs["kernel"]).max() > 1e-3
+
+
+def test_blocks_are_matrices_of_their_own_and_convolutions_are_flat(rng):
+    blocks = jnp.asarray(rng.normal(size=(3, 2, 6, 4)), jnp.float32)
+    together = last_step(MUON, jnp.zeros((2, 6, 4)), list(blocks))
+    alone = last_step(MUON, jnp.zeros((6, 4)), list(blocks[:, 1]))
+    np.testing.assert_allclose(together[1], alone, rtol=1e-4, atol=1e-7)
+    filters = jnp.asarray(rng.normal(size=(3, 2, 2, 5, 4)), jnp.float32)
+    convolution = last_step(MUON, jnp.zeros((2, 2, 5, 4)), list(filters))
+    flat = last_step(MUON, jnp.zeros((20, 4)), list(filters.reshape(3, 20, 4)))
+    np.testing.assert_allclose(convolution.reshape(20, 4), flat, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 1), (1, 4), (2, 1, 4)])
+def test_what_is_no_matrix(shape):
+    assert matrix_axes(jnp.ones(shape)) is None

@@ -63,6 +63,7 @@ def test_keys_of_one_name_are_told_apart():
         ("population.horizon=[5, 15]", "behavior.horizon shapes the program"),
         ("population.free_nats=[0, 1]", "rssm.free_nats is part of the networks"),
         ("population.sweep=3", "expected numbers as in"),
+        ("population.muon_rms=[0.1, 0.2]", "nothing reads optimizer.muon_rms with optimizer.kind=laprop"),
         ("population=10001", "population.seeds=10001 cannot be used"),
         (f"population.lr={[n / 1e6 for n in range(1, 10002)]}", "ask for 10,001 members, expected at most 10,000"),
         ("population.lr=[1" + "[" * 20_000, "expected numbers as in 'optimizer.lr=[1e-4, 3e-4]'"),

@@ -215,7 +215,7 @@ def test_every_number_that_may_be_swept_can_be_an_argument():
 
     Changed alone, it makes others of the parameters, or of what the behaviour remembers, within four updates.
     """
-    chosen = small_config("optimizer.warmup=2", "rssm.free_nats=0")
+    chosen = small_config("optimizer.warmup=2", "rssm.free_nats=0", "optimizer.kind=muon")
     values = {key: value for key, value in configs.flatten(chosen) if key in SWEEPABLE}
     assert values.keys() == set(SWEEPABLE)
     agent = Agent(chosen, OBS_SPACES, ACTION_SPACES)
