@@ -34,6 +34,7 @@ from dreamer.envs.functions import (
     takes_render_mode,
     task_of,
 )
+from dreamer.envs.interpreter import ForeignEnv
 from dreamer.envs.names import load_suite, missing_package, nearest, split, tasks, unknown
 from dreamer.envs.vector import VectorEnv
 
@@ -46,17 +47,23 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
 
     Args:
         task: ``SUITE_NAME`` or ``package.module:function``; see `tasks` and `dreamer.envs.names`.
-        config: action repeat, checks, and the suites' options.
+        config: action repeat, checks, and the suites' options; with ``python``, another Python makes and steps it.
         render: whether ``render()`` of the result returns frames, uint8 ``[H, W, 3]``.
 
     Raises:
         EnvError: there is no such task (names the nearest), a package is missing (names the command that installs it),
             the code of the environment raised (names the error and the line), what it makes is no Gymnasium
-            environment or cannot render, or its spaces are not supported.
+            environment or cannot render, its spaces are not supported, or ``config.python`` cannot be used.
     """
+    env = ForeignEnv(task, config, render=render) if config.python else make_gymnasium(task, config, render=render)
+    return Adapter(env, config, name=task)
+
+
+def make_gymnasium(task: str, config: EnvConfig, *, render: bool = False) -> gymnasium.Env:
+    """The environment of a task as `make` makes it in this process, without an `Adapter`."""
     suite, name = split(task)
     if suite:
-        return Adapter(_make_in_suite(task, suite, name, config, render), config, name=task)
+        return _make_in_suite(task, suite, name, config, render)
     if ":" not in task:
         raise unknown(task)
     function = load_function(task, task)
@@ -64,7 +71,7 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
     env = require_gymnasium(call_function(function, task, **options), task)
     if render:
         refuse_frames_missing(env, function, task)
-    return Adapter(env, config, name=task)
+    return env
 
 
 def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: bool) -> gymnasium.Env:
@@ -90,9 +97,12 @@ def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: 
 
 
 def summarizer(task: str) -> Callable[[list[Mapping[str, float]]], Mapping[str, float]] | None:
-    """The function ``summarize`` of a task's suite; None for most suites, which have none."""
+    """The function ``summarize`` of a task's suite; None for most suites, which have none, and for those not here."""
     suite, _ = split(task)
-    return getattr(load_suite(suite), "summarize", None) if suite else None
+    try:
+        return getattr(load_suite(suite), "summarize", None) if suite else None
+    except EnvError:  # The package is there for another Python (``env.python``) only.
+        return None
 
 
 __all__ = [
@@ -102,6 +112,7 @@ __all__ = [
     "VectorEnv",
     "adapt",
     "make",
+    "make_gymnasium",
     "maker_of",
     "nearest",
     "split",

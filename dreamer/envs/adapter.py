@@ -383,6 +383,7 @@ def adapt(make_env: Callable[[], object], config: EnvConfig) -> Adapter:
 
 def normalizers(env: gymnasium.Env) -> Iterator[str]:
     """Names of the wrappers of an environment that keep running statistics, as NormalizeObservation does."""
+    yield from getattr(env, "normalizers", ())  # Of an environment in another Python.
     while isinstance(env, gymnasium.Wrapper):
         if any(_is_running_mean(value) for value in vars(env).values()):
             yield type(env).__name__
