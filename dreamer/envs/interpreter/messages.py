@@ -87,7 +87,10 @@ def build(description: Any) -> Any:
     if kind == "MultiDiscrete":
         nvec, dtype, start = arguments
         return spaces.MultiDiscrete(nvec, dtype=np.dtype(dtype).type, start=start)
-    return {"Discrete": spaces.Discrete, "MultiBinary": spaces.MultiBinary}[kind](*arguments)
+    if kind == "Discrete":
+        n, start = arguments
+        return spaces.Discrete(n, start=start)
+    return spaces.MultiBinary(*arguments)
 
 
 __all__ = ["build", "describe", "plain", "receive", "send"]

@@ -33,7 +33,7 @@ class Server:
     """One environment; every method answers one kind of request, see `ForeignEnv`."""
 
     def __init__(self) -> None:
-        self._env: gymnasium.Env
+        self._env: gymnasium.Env = gymnasium.Env()  # until `make`
         self._seeded = False
 
     def make(self, task: str, config: dict[str, Any], render: bool, place: str) -> dict[str, Any]:
