@@ -6,6 +6,7 @@ import gc
 import pathlib
 import re
 import stat
+import subprocess
 import sys
 
 import gymnasium
@@ -16,8 +17,8 @@ import dreamer
 from dreamer import config as configs
 from dreamer import envs
 from dreamer.config import ConfigError, EnvConfig
-from dreamer.envs import EnvError, VectorEnv
-from dreamer.envs.interpreter import messages
+from dreamer.envs import Adapter, EnvError, VectorEnv
+from dreamer.envs.interpreter import ForeignEnv, messages
 from dreamer.train import train
 
 START = pathlib.Path(messages.__file__).with_name("start.py")
@@ -117,6 +118,11 @@ def pretender(tmp_path, lines: str) -> str:
     return script(tmp_path, f'#!/bin/sh\nexec {sys.executable} {tmp_path}/pretend.py "$@"\n')
 
 
+def process_of(env: Adapter) -> subprocess.Popen:
+    assert isinstance(env.env, ForeignEnv)
+    return env.env._process
+
+
 def play(config: EnvConfig, steps: int = 12):
     """What environments answer to fixed actions, and what they are in the middle."""
     answers = []
@@ -165,12 +171,12 @@ def test_the_process_needs_no_library_of_the_trainer(tmp_path):
 
 def test_the_process_ends_with_its_environment():
     env = envs.make("counting:Count", EnvConfig(python=sys.executable))
-    process = env.env._process
+    process = process_of(env)
     assert process.poll() is None
     env.close()
     assert process.returncode == 0
     forgotten = envs.make("counting:Count", EnvConfig(python=sys.executable))
-    process = forgotten.env._process
+    process = process_of(forgotten)
     del forgotten
     gc.collect()
     assert process.wait(20) == 0

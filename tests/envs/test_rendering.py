@@ -36,7 +36,9 @@ class Simulated(gymnasium.Env):
 @pytest.fixture
 def simulated(monkeypatch):
     monkeypatch.setitem(
-        gymnasium.registry, "Simulated-v0", gymnasium.envs.registration.EnvSpec("Simulated-v0", Simulated)
+        gymnasium.registry,
+        "Simulated-v0",
+        gymnasium.envs.registration.EnvSpec("Simulated-v0", lambda **kwargs: Simulated(**kwargs)),
     )
     for name in ("DISPLAY", "MUJOCO_GL"):
         monkeypatch.setenv(name, "")
