@@ -47,6 +47,9 @@ EXTRAS = {
 }
 """Extra of this package that installs a module."""
 
+_DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python"}
+"""What pip calls packages that are imported under another name."""
+
 HOW = (
     "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), dmc_DOMAIN_TASK, "
     "atari_GAME, crafter_reward, minigrid_ID, memory_maze_SIZE, craftax_NAME, playground_NAME, jax_NAME, probe_NAME, "
@@ -117,9 +120,10 @@ def missing_package(what: str, error: ImportError) -> EnvError:
     """The error that says which package ``what`` needs, and the command that installs it."""
     module = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(module)
-    command = f"pip install 'dreamer[{extra}]'" if extra else f"pip install {module or 'PACKAGE'}"
+    package = f"'dreamer[{extra}]'" if extra else _DISTRIBUTIONS.get(module, module) or "PACKAGE"
     return EnvError(
-        f"{what} needs a package that is not installed: {str(error).rstrip('.')}. Install it with: {command}."
+        f"{what} needs a package that is not installed: {str(error).rstrip('.')}. "
+        f"Install it with: pip install {package}."
     )
 
 

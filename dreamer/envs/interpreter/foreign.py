@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from dreamer.envs.names import SUITES, split
 OLDEST_PYTHON = (3, 10)
 
 OLDEST = {"numpy": (1, 23), "gymnasium": (0, 29)}
-"""Oldest versions of packages that the process works with; tests run these."""
+"""Oldest versions of packages that were tried."""
 
 _START = pathlib.Path(__file__).with_name("start.py")
 
@@ -200,7 +201,7 @@ def _require_versions(python: str, versions: dict[str, Any]) -> None:
         )
     for name, least in OLDEST.items():
         found = versions.get(name)
-        if found is not None and tuple(map(int, found.split(".")[:2])) >= least:
+        if found is not None and tuple(map(int, re.findall(r"\d+", found)[:2])) >= least:
             continue
         oldest = _dotted(least)
         what = f"version {found} of {name}" if found else f"no usable {name} ({versions['missing'][name]})"
