@@ -1,6 +1,5 @@
 """Every choice of a run, with type, help and bounds: fields, sections, presets, overrides and populations."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from dreamer.config.fields import ConfigError
@@ -47,7 +46,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Loading needs libraries for YAML, which the processes of environments may not have.
     if name in __all__:
-        return getattr(importlib.import_module("dreamer.config.loading"), name)
+        from dreamer.config import loading
+
+        return getattr(loading, name)
     raise AttributeError(f"module 'dreamer.config' has no attribute '{name}'")
 
 

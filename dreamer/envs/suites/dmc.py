@@ -1,6 +1,5 @@
 """DeepMind Control (Tassa et al., 2018): the suite's tasks by name, and any other `dm_env.Environment`."""
 
-import importlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -182,8 +181,11 @@ class DMEnv(gymnasium.Env):
 
 def choose_renderer() -> None:
     """Without a screen, choose a renderer that dm_control can be imported with; see `dreamer.envs.rendering`."""
-    # The only part that depends on the variable.
-    rendering.choose(lambda: importlib.import_module("dm_control._render"))
+
+    def load() -> None:
+        import dm_control._render  # noqa: F401 (the only part that depends on the variable)
+
+    rendering.choose(load)
 
 
 def require_renderer() -> None:
