@@ -52,7 +52,7 @@ class Count(gymnasium.Env):
             raise KeyError("no such joint")
         if self.time == 3 and self.fails == "dies":
             os._exit(7)
-        info = {"is_success": self.time > 2, "log": {"time": self.time}, "anything": object()}
+        info = {"is_success": self.time > 2, "log": {"time": self.time}, "anything": object(), "cost": object()}
         return self.look(), self.place.sum(), False, self.time == self.length, info
 
     def look(self):

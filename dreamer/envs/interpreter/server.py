@@ -53,7 +53,7 @@ class Server:
             "action_space": describe(getattr(env, "action_space", None)),
             "render_mode": env.render_mode,
             "render_modes": list(env.metadata.get("render_modes") or []),
-            "action_repeat": int(repeat) if isinstance(repeat, int | np.integer) else None,
+            "action_repeat": repeat if isinstance(repeat, int | np.integer) else None,
             "needs_rehearsal": attributes.needs_rehearsal(env),
             "normalizers": list(normalizers(env)),
         }
@@ -85,8 +85,17 @@ class Server:
 def _with_short_info(result: Any) -> Any:
     """The answer of an environment, with what is used of the info: the rest may be anything."""
     if isinstance(result, tuple) and result and isinstance(result[-1], dict):
-        result = (*result[:-1], {key: result[-1][key] for key in KEYS if key in result[-1]})
+        *answer, info = result
+        result = (*answer, {key: _plain_or_text(info[key]) for key in KEYS if key in info})
     return plain(result)
+
+
+def _plain_or_text(value: Any) -> Any:
+    """What stands in an info, which may mean anything; what is not plain data is ignored by its reader."""
+    try:
+        return plain(value)
+    except EnvError:
+        return f"{value!r:.80}"
 
 
 def serve(connection: Connection) -> None:
