@@ -31,6 +31,7 @@ from dreamer.config.population import members
 from dreamer.devices.compile_cache import keep_compiled_programs, keep_names
 from dreamer.devices.hosts import HostError
 from dreamer.devices.member_axis import show_cores
+from dreamer.envs.functions import CUSTOM
 from dreamer.evaluate import make_env
 from dreamer.logs.terminal import exit_status
 from dreamer.replay import ReplayMemoryError
@@ -81,6 +82,13 @@ def train(
     make = None if env is None or isinstance(env, str) else envs.maker_of(env, config.env.kwargs)
     if env is not None:
         config = dataclasses.replace(config, task=env if isinstance(env, str) else envs.task_of(env))
+    if config.env.python and make is not None:
+        if config.task.startswith(CUSTOM):
+            raise ConfigError(
+                f"env.python={config.env.python} needs an environment that it can import by name: define the function "
+                "or class at the top level of a module, and name it env='package.module:function'."
+            )
+        make = None
     if config.run.profile:
         keep_names()  # By which its table tells phases apart.
     if not config.logdir and not config.distributed:

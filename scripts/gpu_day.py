@@ -203,7 +203,7 @@ SECTIONS = {
         "In bfloat16. Command buffers are XLA's CUDA graphs, which by default leave out loops. Profiles are recorded "
         "without any, because a profile does not list the kernels of a graph. The fastest setting becomes the default "
         "where devices are chosen. A kernel that stays on the chip for all of the filtering loop is designed in "
-        "[decision 12](../decisions/0012-one-resident-kernel-for-filtering.md): 2.9 ms are predicted at 1m.",
+        "[decision 13](../decisions/0013-one-resident-kernel-for-filtering.md): 2.9 ms are predicted at 1m.",
     ),
     "populations": (
         "Populations",

@@ -26,6 +26,7 @@ PICKLES = {"envs/vector/workers.py"}
 IMPORTS = {
     *("__init__.py", "envs/functions.py", "envs/names.py", "envs/suites/memory_maze.py"),
     "config/registry.py",
+    "envs/interpreter/start.py",
     *("envs/native/__init__.py", "envs/native/from_craftax.py"),
 }
 

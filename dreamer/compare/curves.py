@@ -24,7 +24,7 @@ LEAST = 8
 
 _IGNORED = (
     *("seed", "logdir", "devices", "distributed", "optimizer.moments", "population.seeds", "population.sweep"),
-    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check"),
+    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check", "env.python"),
     *(f"run.{name}" for name in ("env_steps", "profile", "episodes", "hours", "score", "max_skipped", "eval_episodes")),
     *(f"run.{name}" for name in ("log_every", "save_every", "keep")),
     *(f"logger.{field.name}" for field in dataclasses.fields(configs.LoggerConfig)),

@@ -1,20 +1,9 @@
 """Every choice of a run, with type, help and bounds: fields, sections, presets, overrides and populations."""
 
+from typing import TYPE_CHECKING, Any
+
 from dreamer.config.fields import ConfigError
 from dreamer.config.help import reference
-from dreamer.config.loading import (
-    differences,
-    flatten,
-    from_dict,
-    load,
-    load_yaml,
-    nearest_keys,
-    override,
-    preset_directory,
-    presets,
-    to_dict,
-    to_yaml,
-)
 from dreamer.config.registry import Registry
 from dreamer.config.schema import (
     AtariConfig,
@@ -37,6 +26,31 @@ from dreamer.config.schema import (
     check_value,
     halvings,
 )
+
+if TYPE_CHECKING:
+    from dreamer.config.loading import (
+        differences,
+        flatten,
+        from_dict,
+        load,
+        load_yaml,
+        nearest_keys,
+        override,
+        preset_directory,
+        presets,
+        to_dict,
+        to_yaml,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    # Loading needs libraries for YAML, which the processes of environments may not have.
+    if name in __all__:
+        from dreamer.config import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module 'dreamer.config' has no attribute '{name}'")
+
 
 __all__ = [
     "AtariConfig",

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dreamer.config import paths
+from dreamer.config.fields import can_be_written
 
 MOST_BYTES = 2**18
 """Size of a file or text; the config of a run takes a twentieth of it."""
@@ -95,11 +96,6 @@ class _Measure:
         return total
 
 
-def can_be_written(text: str) -> bool:
-    """Whether a text has neither halves of characters (lone surrogates) nor zeros."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def in_one_line(error: Exception) -> str:
     """The message of an error in one line, with line and column instead of YAML's excerpt of the place."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -107,4 +103,4 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-__all__ = ["DocumentError", "can_be_written", "in_one_line", "parse", "read"]
+__all__ = ["DocumentError", "in_one_line", "parse", "read"]

@@ -107,6 +107,11 @@ def shorten(value: Any, write: Callable[[Any], str] = repr) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
+def can_be_written(text: str) -> bool:
+    """Whether a text has neither halves of characters (lone surrogates) nor zeros."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def has_type(kind: Any, value: Any) -> bool:
     """Whether a value is of the type of its field; an integer is a number, a boolean is not."""
     if get_origin(kind) is Literal:

@@ -8,8 +8,16 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from dreamer.config.documents import can_be_written
-from dreamer.config.fields import ConfigError, describe_field, has_type, in_range, option, require, walk
+from dreamer.config.fields import (
+    ConfigError,
+    can_be_written,
+    describe_field,
+    has_type,
+    in_range,
+    option,
+    require,
+    walk,
+)
 from dreamer.config.paths import expand
 
 
@@ -111,6 +119,11 @@ class EnvConfig:
         True,
         "before the run, play and close two environments with random actions to see whether saved states can be "
         "trusted; with false, a resumed run begins new episodes, unless environments give their state themselves",
+    )
+    python: str = option(
+        "",
+        "another Python, as in ~/venv/bin/python, whose packages make the environments, each in a process of its own; "
+        "empty: this one",
     )
     dmc: DMCConfig = option(DMCConfig(), "DeepMind Control")
     atari: AtariConfig = option(AtariConfig(), "Atari")
@@ -420,6 +433,10 @@ class Config:
         object.__setattr__(self, "logdir", _without_tilde("logdir", self.logdir))
         source = _without_tilde("load.from", self.load.from_)
         object.__setattr__(self, "load", replace(self.load, from_=source))
+        python = _without_tilde("env.python", self.env.python)
+        # A resumed run may start in another directory. Links stay: a virtual environment is found beside its own.
+        python = os.path.abspath(python) if os.sep in python else python
+        object.__setattr__(self, "env", replace(self.env, python=python))
         number = self.devices.isdecimal() and int(self.devices) >= 1
         require(number or self.devices == "all", "devices", self.devices, "a number from 1 on, or all")
         deter = self.rssm.deter

@@ -22,6 +22,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium
+
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt, close
 from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
@@ -36,6 +38,7 @@ from dreamer.envs.functions import (
     takes_render_mode,
     task_of,
 )
+from dreamer.envs.interpreter import ForeignEnv
 from dreamer.envs.names import load_suite, missing_package, nearest, split, tasks, unknown
 from dreamer.envs.vector import Batched, VectorEnv
 from dreamer.envs.vector.batched import is_batched
@@ -49,13 +52,13 @@ def make(task: str, config: EnvConfig, *, render: bool = False) -> Adapter:
 
     Args:
         task: ``SUITE_NAME`` or ``package.module:function``; see `tasks` and `dreamer.envs.names`.
-        config: action repeat, checks, and the suites' options.
+        config: action repeat, checks, and the suites' options; with ``python``, another Python makes and steps it.
         render: whether ``render()`` of the result returns frames, uint8 ``[H, W, 3]``.
 
     Raises:
         EnvError: there is no such task (names the nearest), a package is missing (names the command that installs it),
             the code of the environment raised (names the error and the line), what it makes is no Gymnasium
-            environment or cannot render, or its spaces are not supported.
+            environment or cannot render, its spaces are not supported, or ``config.python`` cannot be used.
     """
     env = make_any(task, config, render=render)
     if isinstance(env, Batched):
@@ -81,13 +84,9 @@ def make_any(task: str, config: EnvConfig, *, render: bool = False, num_envs: in
     """
     if num_envs is not None:
         config = dataclasses.replace(config, count=num_envs)
-    suite, name = split(task)
-    if suite:
-        env = _make_in_suite(task, suite, name, config, render)
-    elif ":" in task:
-        env = _call(task, config, render)
-    else:
-        raise unknown(task)
+    if config.python:
+        return _adapt(ForeignEnv(task, config, render=render), config, task, render)
+    env = _make_raw(task, config, render)
     if not is_batched(env):
         return _adapt(env, config, task, render)
     if render:
@@ -104,6 +103,28 @@ def _adapt(env: Any, config: EnvConfig, task: str, render: bool) -> Adapter:
             f"render_mode={adapter.render_mode!r}, expected 'rgb_array' as before: derive them from gymnasium.Wrapper."
         )
     return adapter
+
+
+def make_gymnasium(task: str, config: EnvConfig, *, render: bool = False) -> gymnasium.Env:
+    """The environment of a task as `make` makes it in this process, without an `Adapter`."""
+    env = _make_raw(task, config, render)
+    if is_batched(env):
+        close(env, task, quiet=True)
+        raise EnvError(
+            f"Task '{task}' is many environments in one object, expected one because of env.python: let the function "
+            f"return a single environment, of which env.count are made."
+        )
+    return require_gymnasium(env, task)
+
+
+def _make_raw(task: str, config: EnvConfig, render: bool) -> Any:
+    """What a suite or a function makes: one environment, or many in one object, without an adapter."""
+    suite, name = split(task)
+    if suite:
+        return _make_in_suite(task, suite, name, config, render)
+    if ":" in task:
+        return _call(task, config, render)
+    raise unknown(task)
 
 
 def _call(task: str, config: EnvConfig, render: bool) -> Any:
@@ -143,9 +164,12 @@ def _make_in_suite(task: str, suite: str, name: str, config: EnvConfig, render: 
 
 
 def summarizer(task: str) -> Callable[[list[Mapping[str, float]]], Mapping[str, float]] | None:
-    """The function ``summarize`` of a task's suite; None for most suites, which have none."""
+    """The function ``summarize`` of a task's suite; None for most suites, which have none, and for those not here."""
     suite, _ = split(task)
-    return getattr(load_suite(suite), "summarize", None) if suite else None
+    try:
+        return getattr(load_suite(suite), "summarize", None) if suite else None
+    except EnvError:  # The package is there for another Python (``env.python``) only.
+        return None
 
 
 __all__ = [
@@ -157,6 +181,7 @@ __all__ = [
     "adapt",
     "make",
     "make_any",
+    "make_gymnasium",
     "maker_of",
     "nearest",
     "split",

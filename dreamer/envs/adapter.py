@@ -397,6 +397,7 @@ def close(env: Any, name: str, *, quiet: bool) -> None:
 
 def normalizers(env: Any) -> Iterator[str]:
     """Names of the wrappers of an environment that keep running statistics, as NormalizeObservation does."""
+    yield from getattr(env, "normalizers", ())  # Of an environment in another Python.
     while isinstance(env, gymnasium.Wrapper | gymnasium.vector.VectorWrapper):
         if any(_is_running_mean(value) for value in vars(env).values()):
             yield type(env).__name__

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from PIL import Image as Pillow
 
 from dreamer.envs.leaves import Codec, Image, Outside, Vector
 from dreamer.spaces import Space
@@ -144,6 +143,8 @@ class ImageConverter(Codec):
         return np.concatenate([self._redraw_frame(frame) for frame in frames], -1)
 
     def _redraw_frame(self, frame: np.ndarray) -> np.ndarray:
+        from PIL import Image as Pillow  # The Python of env.python, which never draws, may lack it.
+
         height, width, _ = self.space.shape
         picture = Pillow.fromarray(np.ascontiguousarray(frame[..., 0] if frame.shape[-1] == 1 else frame))
         picture = picture.convert("L") if self.is_gray else picture

@@ -24,6 +24,9 @@ OUTCOMES = (SUCCESS, SUCCESS_ANY, COST)
 _SUCCESS_KEYS = ("is_success", "success")
 """Keys of ``info``: of Gymnasium-Robotics and panda-gym, and of Meta-World and OGBench."""
 
+KEYS = (*_SUCCESS_KEYS, "cost", "log", "env_steps")
+"""Keys of ``info`` that are used."""
+
 _DEEPEST = 4
 """Levels of dictionaries in ``info["log"]``."""
 

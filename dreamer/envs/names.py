@@ -38,17 +38,20 @@ SUITES = {
 _QUICK = ("probe", "atari", "minigrid", "crafter", "memory", "gym")
 """Suites that are imported in a fraction of a second; the others are searched only where a name points to them."""
 
-_EXTRAS = {
-    "ale_py": "suites.atari",
+EXTRAS = {
+    "ale_py": "atari",
     "craftax": "craftax",
-    "crafter": "suites.crafter",
+    "crafter": "crafter",
     "envpool": "envpool",
     "gymnax": "gymnax",
     "memory_maze": "memory",
-    "minigrid": "suites.minigrid",
+    "minigrid": "minigrid",
     "mujoco_playground": "playground",
 }
 """Extra of this package that installs a module."""
+
+_DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python"}
+"""What pip calls packages that are imported under another name."""
 
 HOW = (
     "A task is gym_ID for any Gymnasium id (gym_CartPole-v1; gym_MODULE:ID imports MODULE first), vec_ID for many of "
@@ -119,10 +122,11 @@ def load_suite(prefix: str) -> ModuleType:
 def missing_package(what: str, error: ImportError) -> EnvError:
     """The error that says which package ``what`` needs, and the command that installs it."""
     module = (error.name or "").partition(".")[0]
-    extra = _EXTRAS.get(module)
-    command = f"pip install 'dreamer[{extra}]'" if extra else f"pip install {module or 'PACKAGE'}"
+    extra = EXTRAS.get(module)
+    package = f"'dreamer[{extra}]'" if extra else _DISTRIBUTIONS.get(module, module) or "PACKAGE"
     return EnvError(
-        f"{what} needs a package that is not installed: {str(error).rstrip('.')}. Install it with: {command}."
+        f"{what} needs a package that is not installed: {str(error).rstrip('.')}. "
+        f"Install it with: pip install {package}."
     )
 
 
@@ -174,7 +178,7 @@ def _nearest_of(name: str, prefixes: Iterable[str], cutoff: float) -> list[str]:
         for task in _tasks_of(prefix):
             own = task.removeprefix(f"{prefix}_")
             # Ids that these packages register are tasks of suites, which know what their agents should see.
-            if prefix != "gym" or not str(gymnasium.registry[own].entry_point).startswith(tuple(_EXTRAS)):
+            if prefix != "gym" or not str(gymnasium.registry[own].entry_point).startswith(tuple(EXTRAS)):
                 for stem in {_stem(own), _stem(own).removeprefix(prefix)}:  # MiniGrid repeats its name in every id.
                     by_stem.setdefault(stem, []).append(task)
     stem = _stem(name)

@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="+",
         metavar="RUN",
-        help="directory of a run, or of a population for its members; also planner.KEY=value, as planner.horizon=12",
+        help="directory of a run, or of a population for its members; also planner.KEY=value, as planner.horizon=12, "
+        "and env.python=PATH",
     )
     parser.add_argument("--episodes", type=int, default=20, help="complete episodes of each to play (default 20)")
     parser.add_argument(

@@ -98,7 +98,8 @@ def load(logdir: str | pathlib.Path, checkpoint: checkpoints.Which = "newest", o
         logdir: directory of the run, which is only read.
         checkpoint: the newest one (if it is damaged, the newest that is not, with a warning); the best by evaluation;
             or that of a step.
-        overrides: ``planner.KEY=value`` strings: how the agent acts, whatever it was trained with.
+        overrides: ``planner.KEY=value`` strings: how the agent acts, whatever it was trained with; and
+            ``env.python=PATH``, which is elsewhere on another machine.
 
     Raises:
         CheckpointError: no usable checkpoint is there.
@@ -113,10 +114,10 @@ def load_saved(
 ) -> tuple[Agent, checkpoints.Checkpoint]:
     """As `load`, and the checkpoint, which knows the counters of the run."""
     for override in overrides:
-        if not override.startswith("planner."):
+        if not override.startswith(("planner.", "env.python=")):
             raise ConfigError(
-                f"'{override}' cannot be changed in an agent that was trained: only keys of the planner can, for "
-                "example planner.horizon=12."
+                f"'{override}' cannot be changed in an agent that was trained: only keys of the planner and "
+                "env.python can, for example planner.horizon=12."
             )
     saved = checkpoints.load(logdir, which=which)
     for damaged in saved.damaged:
@@ -214,9 +215,9 @@ def evaluate_logdir(
     agent, saved = load_saved(logdir, checkpoint, overrides)
     options: dict[str, Any] = {"seed": seed, "mode": mode, "checkpoint_env_steps": saved.meta["env_steps"]}
     if video is None:
-        return evaluate(agent, make_env(saved.config, task=task), episodes, **options)
+        return evaluate(agent, make_env(agent.config, task=task), episodes, **options)
     with Film(video, agent) as film:
-        return evaluate(agent, make_env(saved.config, render=True, task=task), episodes, watch=film, **options)
+        return evaluate(agent, make_env(agent.config, render=True, task=task), episodes, watch=film, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ DOTS = ("episodes",)
 
 _WHAT = {
     "Return": "Sum of rewards of an episode.",
+    "Success rate": "Share of episodes whose last step was a success.",
     "World-model errors on replay": "Mean loss of each prediction, and KL from posterior to prior. Healthy: falling.",
     "Losses of the critic": "Cross-entropy of imagined and of replayed returns.",
     "What is imagined": "Healthy: the value follows the imagined return.",

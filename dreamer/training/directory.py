@@ -15,7 +15,7 @@ from dreamer.envs.functions import CUSTOM, extra_path, is_same_function
 
 FREE_TO_CHANGE = (
     *("logdir", "run.", "logger.", "devices", "distributed", "optimizer.moments"),
-    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check", "env.rehearse"),
+    *("env.workers", "env.per_worker", "env.timeout", "env.failures", "env.check", "env.rehearse", "env.python"),
 )
 """Config keys, or prefixes of them, that a resumed run may change, except for ``run.loop``."""
 

@@ -403,6 +403,8 @@ def test_json(logdir, capsys):
     # The task has no pictures.
     assert command.main([str(logdir), "--episodes", "1", "--video", str(logdir / "out.mp4")]) == 2
     assert "Task 'probe_action' cannot render images" in capsys.readouterr().err
+    assert command.main([str(logdir), "--episodes", "1", "env.python=no-such-python"]) == 2
+    assert "env.python=no-such-python does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -214,7 +214,8 @@ def page():
     )
     frames = np.random.default_rng(0).integers(0, 255, (5, 40, 60, 3)).astype(np.uint8)
     dreams = [Picture("image", "A film.", "gif", report.dream_pictures.encode(frames, "gif"))]
-    lines = [{"env_steps": x, "updates": x, "episode/score": 2.0 * x, "loss/reward": 1 / x} for x in range(1, 20)]
+    names = ("loss/reward", "loss/critic", "imagined/value", "actor/entropy", "episode/score", "episode/success")
+    lines = [{"env_steps": x, "updates": x, **dict.fromkeys(names, 1 / x)} for x in range(1, 20)]
     facts = {"task": "<b>counting</b>" + "_with_a_long_name" * 8}
     return report_page.page(
         "A <report> on $counting",
@@ -233,8 +234,8 @@ def test_the_page_says_what_was_measured(page):
     assert "A &lt;report&gt; on $counting" in page and "&lt;b&gt;counting&lt;/b&gt;" in page
     assert "Something &amp; nothing." in page and "<td>rssm.deter</td><td>2</td>" in page
     assert page.count('class="finding ') == 13
-    # A film, errors of five quantities, where three of them sit, four of the inside, two returns and two curves.
-    assert page.count("<img ") == 1 + 5 + 3 + 4 + 2 + 2 == page.count("data:image/")
+    # A film, errors of five quantities, where three of them sit, four of the inside, two returns and six curves.
+    assert page.count("<img ") == 1 + 5 + 3 + 4 + 2 + 6 == page.count("data:image/")
 
 
 def test_nothing_in_the_page_lies_elsewhere(page):

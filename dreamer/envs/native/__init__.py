@@ -142,6 +142,8 @@ def native_env(config: Config) -> NativeEnv:
         raise ConfigError(f"env.repeat={config.env.repeat} cannot be used with run.loop=device: expected 1.")
     if config.env.kwargs:
         raise ConfigError(f"env.kwargs={config.env.kwargs} cannot be used with run.loop=device: leave it out.")
+    if config.env.python:
+        raise ConfigError(f"env.python={config.env.python} cannot be used with run.loop=device: leave it out.")
     if config.env.time_limit:
         raise ConfigError(
             f"env.time_limit={config.env.time_limit} cannot be used with run.loop=device: expected 0. Let the "

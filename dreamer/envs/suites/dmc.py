@@ -1,9 +1,6 @@
 """DeepMind Control (Tassa et al., 2018): the suite's tasks by name, and any other `dm_env.Environment`."""
 
-import ctypes.util
 import logging
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +11,7 @@ from dm_env import specs
 from gymnasium import spaces
 
 from dreamer.config import EnvConfig
+from dreamer.envs import rendering
 from dreamer.envs.errors import EnvError, NotRestorable, UnknownTask
 from dreamer.envs.restore import physics
 
@@ -178,23 +176,16 @@ class DMEnv(gymnasium.Env):
                 f"env.dmc.camera or env.dmc.size to supported values."
             ) from error
         except Exception as error:  # every rendering backend fails in its own way
-            raise _cannot_render(error) from error
+            raise rendering.cannot_render(error) from error
 
 
 def choose_renderer() -> None:
-    """Without a screen, choose a renderer that is installed and works, unless MUJOCO_GL is set already.
+    """Without a screen, choose a renderer that dm_control can be imported with; see `dreamer.envs.rendering`."""
 
-    The libraries read the variable when they are imported. Without it they would look for a window system, and with a
-    renderer that does not work, not even tasks without images could be made.
-    """
-    if os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY") or not sys.platform.startswith("linux"):
-        return
-    installed = [name for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
-    os.environ["MUJOCO_GL"] = installed[0] if installed else "disable"
-    try:
+    def load() -> None:
         import dm_control._render  # noqa: F401 (the only part that depends on the variable)
-    except Exception:  # for example in a container that has the library but no driver
-        os.environ["MUJOCO_GL"] = "disable"
+
+    rendering.choose(load)
 
 
 def require_renderer() -> None:
@@ -205,15 +196,7 @@ def require_renderer() -> None:
     try:
         mujoco.Physics.from_xml_string("<mujoco/>").render(8, 8)
     except Exception as error:
-        raise _cannot_render(error) from error
-
-
-def _cannot_render(error: Exception) -> EnvError:
-    return EnvError(
-        f"MuJoCo cannot render here ({type(error).__name__}: {error}). Without a screen, it needs one of the Debian "
-        f"packages libegl1 (then set MUJOCO_GL=egl) or libosmesa6 (then set MUJOCO_GL=osmesa): install one, or choose "
-        f"a task without images, such as one of dmc with env.dmc.obs=proprio."
-    )
+        raise rendering.cannot_render(error) from error
 
 
 def _names() -> dict[str, tuple[str, str]]:

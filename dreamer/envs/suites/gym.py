@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium
 
 from dreamer.config import EnvConfig
+from dreamer.envs import rendering
 from dreamer.envs.errors import EnvError, UnknownTask
 from dreamer.envs.functions import is_importable
 
@@ -34,7 +35,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
         place = f"{module}:" if slash and not known and is_importable(module) else ""  # Gymnasium imports it.
         kwargs: dict[str, Any] = {**config.kwargs, **({"render_mode": render_mode} if render_mode else {})}
         # The adapter checks more than Gymnasium's checker does, and at every step instead of only the first.
-        return gymnasium.make(f"{place}{name}", disable_env_checker=True, **kwargs)
+        env = gymnasium.make(f"{place}{name}", disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         package = _NAMESPACES.get(name.partition("/")[0])
         raise UnknownTask(f"{error}{f' Install it with: {package}.' if package else ''}") from error
@@ -60,3 +61,16 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
         ) from error
     except gymnasium.error.Error as error:
         raise EnvError(f"Task 'gym_{name}' cannot be made: {error}") from error
+    if render_mode and hasattr(env.unwrapped, "mujoco_renderer"):
+        _require_renderer(env)
+    return env
+
+
+def _require_renderer(env: gymnasium.Env) -> None:
+    """Choose how MuJoCo renders, and raise `EnvError` if nothing here can; Gymnasium decides at the first frame."""
+    rendering.choose()
+    env.reset()
+    try:
+        env.render()
+    except Exception as error:  # Every renderer fails in its own way.
+        raise rendering.cannot_render(error) from error

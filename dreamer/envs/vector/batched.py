@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium import vector as vectors
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from dreamer.config import EnvConfig
 from dreamer.envs.adapter import Adapter, adapt, close, normalizers, view_notes, wrapper_note
@@ -147,10 +148,10 @@ class Batched:
         own = isinstance(base, SyncVectorEnv | AsyncVectorEnv)
         if isinstance(env, SyncVectorEnv):
             # It asks for its mode at every step. Wrappers around it may have asked already.
-            env.autoreset_mode = env.metadata["autoreset_mode"] = AutoresetMode.NEXT_STEP
+            env.autoreset_mode = env.metadata["autoreset_mode"] = vectors.AutoresetMode.NEXT_STEP
         self._mode = self._declared_mode()
         self._takes_seeds = own or getattr(base, "takes_seeds", False)
-        self._resets_rows = own or self._mode is AutoresetMode.DISABLED
+        self._resets_rows = own or self._mode is vectors.AutoresetMode.DISABLED
         repeat = getattr(base, "action_repeat", 1)
         self._repeat = repeat if isinstance(repeat, int | np.integer) else 1  # Else it has another meaning.
         self._refuse_config(config)
@@ -198,7 +199,7 @@ class Batched:
         self._turn += 1
         first = self._over
         # Rows whose first observation does not come by itself with the next step.
-        waiting = self._unseen_end if self._mode is AutoresetMode.NEXT_STEP else first
+        waiting = self._unseen_end if self._mode is vectors.AutoresetMode.NEXT_STEP else first
         if not waiting.any():
             answer = self._step(action)
             if (first & answer.is_over).any():
@@ -206,16 +207,18 @@ class Batched:
                     "a row ended in the step that should have reset it, expected what its autoreset mode NEXT_STEP "
                     "means: declare the mode that it has in metadata['autoreset_mode']"
                 )
-        elif waiting.all() and self._mode is not AutoresetMode.NEXT_STEP:
+        elif waiting.all() and self._mode is not vectors.AutoresetMode.NEXT_STEP:
             # No row has a step to take.
             answer = self._only(self._encode(self._reset(rows=waiting)) if self._resets_rows else self._fresh)
         elif self._resets_rows:
             # The step is for the others: rows that wait sit through it, and are reset afterwards.
-            if self._mode is AutoresetMode.DISABLED:
+            if self._mode is vectors.AutoresetMode.DISABLED:
                 # In this mode, a row may not even be stepped before it is reset.
                 ended = waiting & ~self._unseen_end
                 self._fresh = self._encode(self._reset(rows=ended)) if ended.any() else self._obs
-            answer = self._step(action if self._mode is AutoresetMode.NEXT_STEP else self._idle(waiting, action))
+            answer = self._step(
+                action if self._mode is vectors.AutoresetMode.NEXT_STEP else self._idle(waiting, action)
+            )
             answer = answer._replace(obs=_merge(waiting, self._encode(self._reset(rows=waiting)), answer.obs))
         else:
             answer = self._step_past(waiting, action)
@@ -263,7 +266,7 @@ class Batched:
         if not isinstance(info := result[4], dict):
             raise self._error(f"step returned the infos {info!r:.60}, expected a dict: return {{}} for none")
         obs = self._encode(result[0])
-        if self._mode is AutoresetMode.SAME_STEP:
+        if self._mode is vectors.AutoresetMode.SAME_STEP:
             self._fresh = obs
             obs = self._last_observations(info, terminated | truncated, obs)
         return _Answer(obs, reward, terminated, truncated, info)
@@ -420,14 +423,15 @@ class Batched:
             )
         return array.astype(dtype)
 
-    def _declared_mode(self) -> AutoresetMode:
+    def _declared_mode(self) -> "vectors.AutoresetMode":  # The Gymnasium of env.python may be too old to have it.
         mode = (getattr(self.env, "metadata", None) or {}).get("autoreset_mode")
+        expected = ", ".join(map(str, vectors.AutoresetMode))
         try:
-            return AutoresetMode(mode)
+            return vectors.AutoresetMode(mode)
         except ValueError:
             raise EnvError(
                 f"Environment {self.name} steps {self.num_envs} rows at once, and metadata['autoreset_mode'] is "
-                f"{mode!r}, expected one of {', '.join(map(str, AutoresetMode))}: set it, because it decides which "
+                f"{mode!r}, expected one of {expected}: set it, because it decides which "
                 f"observations belong to which episode."
             ) from None
 
