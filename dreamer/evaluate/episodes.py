@@ -246,6 +246,12 @@ def _act(agent: Agent, players: list[_Player], memory: Any, seed: int, mode: Mod
 def _moment(player: _Player, memory: Memory) -> Moment:
     with _environment_errors(player):
         frame = np.asarray(player.env.render())
+    if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
+        what = f"{list(frame.shape)} {frame.dtype}" if frame.ndim else f"{frame.item()!r:.60}"
+        raise envs.EnvError(
+            f"Environment {player.env.name}: render() returned {what}, expected uint8 [height, width, 3] because its "
+            f"render_mode is 'rgb_array': return such an image."
+        )
     return Moment(
         frame=frame,
         obs=player.obs,

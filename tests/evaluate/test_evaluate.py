@@ -215,6 +215,16 @@ def test_moments_are_those_of_one_episode_after_another():
     assert {moment.reward for moment in moments if moment.time == 0} == {0.0}
 
 
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [(None, "None"), ("a map in text", "'a map in text'"), (np.zeros((4, 4), np.uint8), r"\[4, 4\] uint8")],
+)
+def test_what_is_no_frame_is_named(monkeypatch, frame, said):
+    monkeypatch.setattr(Seeded, "render", lambda self: frame)
+    with pytest.raises(envs.EnvError, match=rf"render\(\) returned {said}, expected uint8 \[height, width, 3\]"):
+        evaluation.evaluate(Puppet(), Seeded, 1, watch=[].append)
+
+
 def test_other_environments_are_refused():
     with pytest.raises(
         ValueError, match=r"observation 'vector' is vector \[2\], and was vector \[1\] when the agent was"
