@@ -121,7 +121,7 @@ class ImageConverter(Codec):
         self._range = float(space.high.max()) - self._low
 
     def set_rows(self, rows: tuple[int, ...]) -> None:
-        self.rows = rows
+        super().set_rows(rows)
         self._raw.set_rows(rows)
 
     def encode(self, value: Any, out: dict[str, np.ndarray], outside: Outside | None) -> None:
