@@ -18,7 +18,7 @@ from dreamer.agent.acting import act_in_episodes
 from dreamer.algorithms import base as algorithms
 from dreamer.algorithms.base import Algorithm, Memory
 from dreamer.config import Config, ConfigError
-from dreamer.devices.memory import compile_program, tree_bytes
+from dreamer.devices.memory import lower_program, tree_bytes
 from dreamer.devices.placement import Placement, available_bytes, launch, launch_early, rare_options
 from dreamer.logs import averages
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Scalars, Spaces, Stored, TrainState
@@ -107,7 +107,9 @@ class Agent:
         start = self.placement.compile_init(lambda key: jax.tree.leaves(build(key)), leaves, moments)
         self._start: Future[list[Array]] | None = None
         if state is None:
-            self._start = launch_early(start, self.placement.key(self._keys.init))
+            key = self.placement.key(self._keys.init)
+            finish = lower_program(start, key)
+            self._start = launch_early(lambda: finish()(key))
         else:
             self._leaves = jax.tree.leaves(state)
         self._near: tuple[Array | None, list[Array]] = None, []
@@ -286,14 +288,22 @@ class Agent:
         """See `Algorithm.predict`. Every host may call it by itself."""
         return self._predict(self.placement.near(self._leaves), batch, self._keys.report, context=context)
 
-    def compile_predict(
+    def lower_predict(
         self, batch: Batch, context: int
-    ) -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
-        """Compile `predict` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
-        leaves = self.placement.near(self._leaves)
-        arguments = leaves, batch, self._keys.report
-        program = compile_program(self._predict, *arguments, options=rare_options(), context=context)
-        return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
+    ) -> Callable[[], tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]]:
+        """Trace `predict` now for batches of this shape. What is returned compiles it, in any thread.
+
+        Returns:
+            A function that returns the compiled `predict`, and JAX's compiled object, for inspection.
+        """
+        arguments = self.placement.near(self._leaves), batch, self._keys.report
+        finish = lower_program(self._predict, *arguments, options=rare_options(), context=context)
+
+        def compile_traced() -> tuple[Callable[[Batch], tuple[dict[str, Array], Metrics]], Any]:
+            program = finish()
+            return lambda batch: program(self.placement.near(self._leaves), batch, self._keys.report), program
+
+        return compile_traced
 
     def diagnose(self, batch: Batch) -> Metrics:
         """See `Algorithm.diagnose`; changes nothing, and draws nothing that training draws. Every host may call it.
@@ -303,32 +313,46 @@ class Agent:
         """
         return self._diagnose(self._diagnosed_leaves(), batch, self._keys)
 
-    def compile_diagnose(self, batch: Batch) -> tuple[Callable[[Batch], Metrics], Any]:
-        """Compile `diagnose` now; returns it for batches of this shape, and JAX's compiled object, for inspection."""
-        program = compile_program(self._diagnose, self._diagnosed_leaves(), batch, self._keys)
-        return lambda batch: program(self._diagnosed_leaves(), batch, self._keys), program
+    def lower_diagnose(self, batch: Batch) -> Callable[[], tuple[Callable[[Batch], Metrics], Any]]:
+        """As `lower_predict`, for `diagnose`."""
+        finish = lower_program(self._diagnose, self._diagnosed_leaves(), batch, self._keys)
+
+        def compile_traced() -> tuple[Callable[[Batch], Metrics], Any]:
+            program = finish()
+            return lambda batch: program(self._diagnosed_leaves(), batch, self._keys), program
+
+        return compile_traced
 
     def _diagnosed_leaves(self) -> list[Array]:
         """Leaves of the state without what the optimizer remembers, on one device."""
         state = self.state
         return self.placement.near(jax.tree.leaves((state.step, state.nets, state.memory)))
 
-    def compile_explore(self, batch: int) -> None:
-        """Compile `explore` for ``batch`` environments now, instead of when it is first called."""
+    def lower_explore(self, batch: int) -> Callable[[], Any]:
+        """Trace `explore` for ``batch`` environments now; what is returned compiles it, in any thread."""
         obs = {key: np.zeros((batch, *space.shape), space.dtype) for key, space in self.obs_spaces.items()}
         nets = self.placement.near(self._acting)
         arguments = nets, self.initial(batch), obs, np.ones(batch, bool), self._policy_key, np.uint32(0)
-        compile_program(self._policy, *arguments, mode="sample")  # JAX keeps it for calls with such arguments.
+        return lower_program(self._policy, *arguments, mode="sample")  # JAX keeps it for calls with such arguments.
 
-    def compile_update(self, batch: Batch) -> Any:
-        """Compile the update now, for batches of this shape, which all later ones must have.
+    def lower_update(self, batch: Batch) -> Callable[[], Any]:
+        """Trace the update now, for batches of this shape, which all later ones must have.
 
         Returns:
-            JAX's compiled object, for inspection.
+            A function that compiles it, in any thread, and returns JAX's compiled object, for inspection.
         """
         batch = self.placement.spread(batch)
-        self._update = compile_program(self._jit_update, *self._split(self._shapes), batch, self._update_key)
-        return self._update
+        finish = lower_program(self._jit_update, *self._split(self._shapes), batch, self._update_key)
+
+        def compile_traced() -> Any:
+            self._update = finish()
+            return self._update
+
+        return compile_traced
+
+    def compile_update(self, batch: Batch) -> Any:
+        """Trace and compile the update now; see `lower_update`."""
+        return self.lower_update(batch)()
 
     def _split(self, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
         """The networks, and the rest of the state."""

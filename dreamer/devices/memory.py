@@ -7,8 +7,7 @@ import contextlib
 import ctypes
 import gc
 import pathlib
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -115,17 +114,13 @@ def _gigabytes(number: int) -> str:
     return f"{number / 1e9:.2f} GB"
 
 
-_TRACING = threading.Lock()
-"""Held while a program is traced. Two at once would only take turns, and the first be ready later."""
+def lower_program(jitted: Any, *args: Any, options: dict[str, Any] | None = None, **static: Any) -> Callable[[], Any]:
+    """Trace a program for arguments of these shapes now; what is returned compiles it, in any thread.
 
-
-def compile_program(jitted: Any, *args: Any, options: dict[str, Any] | None = None, **static: Any) -> Any:
-    """Trace and compile a program for arguments of these shapes, and return the memory that this took to the system.
-
-    Several threads may call it: while one traces, which is Python, the programs of the others compile.
+    JAX's options that hold within a ``with`` belong to the thread that set them, and only a trace asks for them.
 
     LLVM allocates millions of small pieces, most of which the C library keeps for later: 1.1 GB after an update of
-    size 12m, which would add to the peak of the whole run.
+    size 12m, which would add to the peak of the whole run. This memory is returned to the system.
 
     Args:
         jitted: what `jax.jit` returns.
@@ -134,13 +129,22 @@ def compile_program(jitted: Any, *args: Any, options: dict[str, Any] | None = No
         **static: arguments by name.
 
     Returns:
-        The `jax.stages.Compiled`.
+        A function that returns the `jax.stages.Compiled`.
     """
-    with _TRACING, _no_collection():
+    with _no_collection():
         lowered = jitted.lower(*args, **static)
-    program = lowered.compile(options)
-    give_back()
-    return program
+
+    def finish() -> Any:
+        program = lowered.compile(options)
+        give_back()
+        return program
+
+    return finish
+
+
+def compile_program(jitted: Any, *args: Any, options: dict[str, Any] | None = None, **static: Any) -> Any:
+    """Trace and compile a program now; see `lower_program`."""
+    return lower_program(jitted, *args, options=options, **static)()
 
 
 @contextlib.contextmanager

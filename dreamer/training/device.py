@@ -149,9 +149,9 @@ class DeviceRun(Run):
         replay = self.config.replay
         start = time.perf_counter()
         with ThreadPoolExecutor(thread_name_prefix="compiler") as compiler:  # See `HostRun._compile`.
-            run = compiler.submit(self.loop.compile, self.state, WINDOW)
-            predict = compiler.submit(self.loop.compile_predict, self.state) if self.watcher.enabled else None
-            diagnose = compiler.submit(self.loop.compile_diagnose, self.state) if self._diagnoses else None
+            run = compiler.submit(self.loop.lower(self.state, WINDOW))
+            predict = compiler.submit(self.loop.lower_predict(self.state)) if self.watcher.enabled else None
+            diagnose = compiler.submit(self.loop.lower_diagnose(self.state)) if self._diagnoses else None
             self._program = run.result()
             program = working_bytes(self._program) * self.loop.devices // self._memories
             if predict:

@@ -26,7 +26,7 @@ from dreamer.config import Config
 from dreamer.config.population import Member, with_numbers
 from dreamer.devices import backend
 from dreamer.devices.member_axis import MemberAxis, member_devices, member_of, on_first
-from dreamer.devices.memory import compile_program, tree_bytes
+from dreamer.devices.memory import lower_program, tree_bytes
 from dreamer.devices.placement import available_bytes, compiler_options, rare_options
 from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
@@ -339,18 +339,33 @@ class DeviceLoop:
         """The state of one member without an axis of members, on the first device."""
         return LoopState(member_of(state.members, index), on_first(state.cursor))
 
-    def compile(self, state: LoopState, window: int) -> Any:
-        """Compile the program for windows of at most ``window`` turns; returns JAX's compiled object."""
-        due = np.zeros(window, np.int32)
-        self._run = compile_program(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
-        return self._run
-
-    def compile_predict(self, state: LoopState) -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
-        """Compile the open-loop prediction of the first member for its newest sequences.
+    def lower(self, state: LoopState, window: int) -> Callable[[], Any]:
+        """Trace the program now for windows of at most ``window`` turns.
 
         Returns:
-            A function from the state to the batch, its predictions and metrics, see `Algorithm.predict`; and JAX's
-            compiled object, for inspection.
+            A function that compiles it, in any thread, and returns JAX's compiled object.
+        """
+        due = np.zeros(window, np.int32)
+        finish = lower_program(self._jit_run, self._seeds, self._numbers, *state, due, np.int32(0))
+
+        def compile_traced() -> Any:
+            self._run = finish()
+            return self._run
+
+        return compile_traced
+
+    def compile(self, state: LoopState, window: int) -> Any:
+        """Trace and compile the program now; see `lower`."""
+        return self.lower(state, window)()
+
+    def lower_predict(
+        self, state: LoopState
+    ) -> Callable[[], tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]]:
+        """Trace the open-loop prediction of the first member for its newest sequences now.
+
+        Returns:
+            A function that compiles it, in any thread, and returns two things: a function from the state to the batch,
+            its predictions and metrics, see `Algorithm.predict`; and JAX's compiled object, for inspection.
         """
         config = self._config
         length = config.replay.batch_length
@@ -364,15 +379,20 @@ class DeviceLoop:
             key = jax.random.fold_in(LoopKeys.of(config.seed).agent.report, member.train.step)
             return batch, *self.algorithm.predict(member.train.nets, batch, key, context_of(length))
 
-        program = compile_program(jax.jit(predict), *on_first(state), options=rare_options())
-        return lambda state: program(*on_first(state)), program
+        finish = lower_program(jax.jit(predict), *on_first(state), options=rare_options())
 
-    def compile_diagnose(self, state: LoopState) -> tuple[Callable[[LoopState], Metrics], Any]:
-        """Compile the diagnosis of the first member, with the batch that its next update will get.
+        def compile_traced() -> tuple[Callable[[LoopState], tuple[Batch, Any, Metrics]], Any]:
+            program = finish()
+            return lambda state: program(*on_first(state)), program
+
+        return compile_traced
+
+    def lower_diagnose(self, state: LoopState) -> Callable[[], tuple[Callable[[LoopState], Metrics], Any]]:
+        """Trace the diagnosis of the first member now, with the batch that its next update will get.
 
         Returns:
-            A function from the state to the metrics of `Algorithm.diagnose`, which must not be None; and JAX's compiled
-            object, for inspection.
+            A function that compiles it, in any thread, and returns two things: a function from the state to the metrics
+            of `Algorithm.diagnose`, which must not be None; and JAX's compiled object, for inspection.
         """
         config = self._first  # The numbers in which members differ are its own.
         function = self.algorithm.diagnose
@@ -385,8 +405,13 @@ class DeviceLoop:
             key = LoopKeys.of(config.seed).agent.diagnosis(train.step)
             return function(train.nets, train.memory, batch, key, config)
 
-        program = compile_program(jax.jit(diagnose), *on_first(state))
-        return lambda state: program(*on_first(state)), program
+        finish = lower_program(jax.jit(diagnose), *on_first(state))
+
+        def compile_traced() -> tuple[Callable[[LoopState], Metrics], Any]:
+            program = finish()
+            return lambda state: program(*on_first(state)), program
+
+        return compile_traced
 
     def run(self, state: LoopState, due: np.ndarray, turns: int) -> tuple[LoopState, Report]:
         """Run a window; the old state is donated. Returns without waiting; see `fetch`.

@@ -212,15 +212,16 @@ class HostRun(Run):
         with (
             self.log.while_busy("compiling the update"),
             self.hosts.together("compile the update"),
-            # The update takes longest, and leaves cores to the other programs for half of that time.
+            # The update takes longest, and leaves cores to the other programs for half of that time. Programs are
+            # traced here, one after another, and compiled side by side.
             ThreadPoolExecutor(thread_name_prefix="compiler") as compiler,
         ):
-            update = compiler.submit(self.agent.compile_update, batch)
-            explore = compiler.submit(self.agent.compile_explore, self.driver.envs.num_envs)
+            update = compiler.submit(self.agent.lower_update(batch))
+            explore = compiler.submit(self.agent.lower_explore(self.driver.envs.num_envs))
             newest, context = replay.blank_batch(SEQUENCES), context_of(config.replay.batch_length)
-            predict = compiler.submit(self.agent.compile_predict, newest, context) if self.watcher.enabled else None
+            predict = compiler.submit(self.agent.lower_predict(newest, context)) if self.watcher.enabled else None
             own = self._own_rows(batch)
-            diagnose = compiler.submit(self.agent.compile_diagnose, own) if self._diagnoses else None
+            diagnose = compiler.submit(self.agent.lower_diagnose(own)) if self._diagnoses else None
             explore.result()
             self._program = update.result()
             program = working_bytes(self._program)

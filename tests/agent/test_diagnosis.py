@@ -99,7 +99,7 @@ def test_losses_that_do_not_train_the_model_do_not_pull_on_it(found):
 
 def test_diagnosing_changes_nothing_and_repeats_itself(trained, found):
     before = jax.device_get(trained.state), jax.device_get(trained.acting_nets), trained.policy_steps
-    again, _ = trained.compile_diagnose(small_batch())
+    again, _ = trained.lower_diagnose(small_batch())()
     assert {name: float(value) for name, value in again(small_batch()).items()} == pytest.approx(found)
     assert same_tree(before[0], trained.state) and same_tree(before[1], trained.acting_nets)
     assert trained.policy_steps == before[2]

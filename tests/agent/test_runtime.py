@@ -69,7 +69,7 @@ ROUTES = {
 
 def test_what_was_compiled_for_exploring_is_what_explores(caplog):
     agent = small_agent()
-    agent.compile_explore(2)
+    agent.lower_explore(2)()
     memory, obs = agent.initial(2), {key: value[:, 0] for key, value in small_batch().obs.items()}
     with jax.log_compiles():
         _, memory, _ = agent.explore(memory, obs, np.ones(2, bool))
