@@ -6,9 +6,9 @@ The same command again continues: what DIR has is not measured again, and what f
 ``rows.jsonl``, the page ``gpu.md`` (the tables of ``docs/results/gpu.md``), and the log of every row.
 
 ``--plan`` prints what would be measured and how long that is expected to take; ``--cpu`` measures everything in
-miniature on the CPU, to try the script itself. Nothing is downloaded. What the rows need beside jax, flax, optax, chex,
+miniature on the CPU, to try the script itself. Nothing is downloaded. Rows need more than jax, flax, optax, chex,
 orbax-checkpoint, numpy, scipy, pillow, matplotlib, imageio, psutil, pyyaml, rich, filelock, ml_dtypes, jaxtyping and
-xxhash, as wheels for Python 3.12 on Linux:
+xxhash; the rest, as wheels for Python 3.12 on Linux:
 
     distrax 0.3 MB, with tfp-nightly 7.0 MB, dm-tree 0.2 MB, gast and decorator less than 0.1 MB each
     gymnasium 0.5 MB, with cloudpickle and farama-notifications less than 0.1 MB each
@@ -49,7 +49,6 @@ LATE = 2.5
 """A row that takes this many times what is expected, and ``GRACE`` seconds, is stopped."""
 
 GRACE = 30
-
 
 CORES = 3
 """Cores for each row that compiles."""
@@ -147,7 +146,12 @@ ROWS = (
         "12m-plain", "bounds", "12m, loops as written", "pixels", "nets.loops=plain", setting="nets.loops=plain"
     ),
     update_row(
-        "12m-graphs", "bounds", "12m, loops in command buffers", "pixels", flags=GRAPHS, setting="loops in graphs"
+        "12m-graphs",
+        "bounds",
+        "12m, loops in command buffers",
+        "pixels",
+        flags=GRAPHS,
+        setting="loops in command buffers",
     ),
     update_row("1m-64", "bounds", "1m, batches of 64 sequences", "vector", "replay.batch_size=64"),
     update_row("12m-64", "bounds", "12m, batches of 64 sequences", "pixels", "replay.batch_size=64"),
@@ -616,7 +620,7 @@ def describe_machine(environment: Mapping[str, str]) -> str:
     if answer.returncode:
         why = reason(answer.stderr, answer.returncode)
         raise NotHere(
-            f"JAX cannot start on {environment['JAX_PLATFORMS']} ({why}). Mend the installation; for a GPU, "
+            f"JAX cannot start on {environment['JAX_PLATFORMS']} ({why}). Repair the installation; for a GPU, "
             "pip install 'jax[cuda13]'."
         )
     device, jax_version, python = answer.stdout.splitlines()[-1].split("|")

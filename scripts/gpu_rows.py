@@ -1,6 +1,6 @@
 """Measures one row of `gpu_day.py` in this process: ``python scripts/gpu_rows.py KIND ARGUMENTS FOLDER``.
 
-There is a function for each kind of row. It prepares, which is mostly compilation and may happen beside other rows, and
+There is a function for each kind of row. It prepares, which is mostly compilation and may happen while others do, and
 returns a function that measures, for which the device should be quiet. ARGUMENTS is JSON. When FOLDER has the file
 ``ready``, a line on standard input starts the measurement, whose figures go to ``figures.json`` there.
 """

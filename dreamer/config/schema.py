@@ -122,12 +122,17 @@ class EnvConfig:
     )
     python: str = option(
         "",
-        "another Python, as in ~/venv/bin/python, whose packages make the environments, each in a process of its own; "
+        "another Python, as in ~/venv/bin/python, whose packages make the environments, each in a separate process; "
         "empty: this one",
     )
     dmc: DMCConfig = option(DMCConfig(), "DeepMind Control")
     atari: AtariConfig = option(AtariConfig(), "Atari")
     minigrid: MiniGridConfig = option(MiniGridConfig(), "MiniGrid")
+
+    @property
+    def game(self) -> AtariConfig:
+        """``atari`` with what ``size`` and ``gray`` ask of every image."""
+        return replace(self.atari, size=self.size or self.atari.size, gray=self.gray or self.atari.gray)
 
 
 @dataclass(frozen=True)
@@ -434,7 +439,7 @@ class Config:
         source = _without_tilde("load.from", self.load.from_)
         object.__setattr__(self, "load", replace(self.load, from_=source))
         python = _without_tilde("env.python", self.env.python)
-        # A resumed run may start in another directory. Links stay: a virtual environment is found beside its own.
+        # A resumed run may start in another directory. Links stay: they tell a Python its virtual environment.
         python = os.path.abspath(python) if os.sep in python else python
         object.__setattr__(self, "env", replace(self.env, python=python))
         number = self.devices.isdecimal() and int(self.devices) >= 1

@@ -98,6 +98,7 @@ def make_any(task: str, config: EnvConfig, *, render: bool = False, num_envs: in
 def _adapt(env: Any, config: EnvConfig, task: str, render: bool) -> Adapter:
     adapter = Adapter(env, config, name=task)
     if render and adapter.render_mode != "rgb_array":
+        adapter.close(quiet=True)
         raise EnvError(
             f"Task '{task}' cannot render images within env.wrappers={[*config.wrappers]}: these give "
             f"render_mode={adapter.render_mode!r}, expected 'rgb_array' as before: derive them from gymnasium.Wrapper."

@@ -33,7 +33,7 @@ def wrap(env: gymnasium.Env, config: EnvConfig, name: str = "") -> gymnasium.Env
 
 
 class MaskFromInfo(gymnasium.Wrapper):
-    """Observes ``info["action_mask"]`` of every reset and step beside what the environment observes.
+    """Observes ``info["action_mask"]`` of every reset and step in addition to what the environment observes.
 
     The observation is a Dict of both, in which that of the environment has an empty name: its flat keys stay as they
     are. The last observation of an episode, which no action follows, needs no mask.

@@ -154,12 +154,7 @@ class DeviceRun(Run):
             diagnose = compiler.submit(self.loop.lower_diagnose(self.state)) if self._diagnoses else None
             self._program = run.result()
             program = working_bytes(self._program) * self.loop.devices // self._memories
-            if predict:
-                self._predict, prediction = predict.result()
-                program = max(program, working_bytes(prediction))
-            if diagnose:
-                self._compiled_diagnose, diagnosis = diagnose.result()
-                program = max(program, working_bytes(diagnosis))
+            program = max(program, self._keep_programs(predict, diagnose))
         plan = MemoryPlan(program, 0, available_bytes())
         plan.check(replay.batch_size, replay.batch_length)
         self.log.say(

@@ -225,12 +225,7 @@ class HostRun(Run):
             explore.result()
             self._program = update.result()
             program = working_bytes(self._program)
-            if predict:
-                self._predict, prediction = predict.result()
-                program = max(program, working_bytes(prediction))
-            if diagnose:
-                self._compiled_diagnose, diagnosis = diagnose.result()
-                program = max(program, working_bytes(diagnosis))
+            program = max(program, self._keep_programs(predict, diagnose))
             # Devices that are CPUs share the memory of their host with replay.
             devices = self.agent.placement.count // self.hosts.count if on_host else 1
             rest = replay.unclaimed_bytes if on_host else 0

@@ -11,6 +11,7 @@ import pathlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from dreamer.agent import Agent
 from dreamer.checkpoints import transfer
 from dreamer.checkpoints.saver import Saved, Saver
 from dreamer.config import Config, paths
+from dreamer.devices.memory import working_bytes
 from dreamer.envs import EnvError
 from dreamer.evaluate import Evaluation, MakeEnv, evaluate
 from dreamer.evaluate.episodes import PlayStopped
@@ -170,6 +172,25 @@ class Run(ABC):
             self.log.say(f"  {damaged} It was set aside, and this run continues from the one before.")
 
     # Turns
+
+    def _keep_programs(self, predict: Future[Any] | None, diagnose: Future[Any] | None) -> int:
+        """Wait for the programs for pictures and diagnosis, where there are any, and keep them.
+
+        Args:
+            predict: compiles `_predict`, and gives JAX's compiled object as well.
+            diagnose: the same of `_compiled_diagnose`.
+
+        Returns:
+            Bytes that the larger one needs while it runs, besides its arguments.
+        """
+        largest = 0
+        if predict:
+            self._predict, program = predict.result()
+            largest = working_bytes(program)
+        if diagnose:
+            self._compiled_diagnose, program = diagnose.result()
+            largest = max(largest, working_bytes(program))
+        return largest
 
     def _start_clock(self) -> None:
         """Training begins now; if it was resumed, the metrics say where."""

@@ -451,7 +451,7 @@ def test_single_environments_and_classes_are_not_batched():
 
 
 def test_envpool_answers_at_the_next_step_and_takes_the_seeds_of_the_run():
-    pytest.importorskip("envpool")
+    pytest.importorskip("envpool", reason="needs the extra envpool, which is too large for dev")
     options = {"kwargs": {"max_episode_steps": 7}}
     make = lambda num_envs: envs.make_any("envpool_CartPole-v1", config(**options), num_envs=num_envs)  # noqa: E731
     steps = roll(make, turns=40)
@@ -465,11 +465,15 @@ def test_envpool_answers_at_the_next_step_and_takes_the_seeds_of_the_run():
 
 
 def test_games_of_envpool_have_the_options_of_atari():
-    pytest.importorskip("envpool")
+    pytest.importorskip("envpool", reason="needs the extra envpool, which is too large for dev")
     game = envs.make_any("envpool_Pong-v5", config(repeat=4))
     assert isinstance(game, Batched)
     assert game.obs_spaces["image"].shape == (64, 64, 3)
     assert game.reset([1, 2, 3]).obs["image"].dtype == np.uint8
+    game.close()
+    small = envs.make_any("envpool_Pong-v5", config(repeat=4, size=(32, 48), gray=True))
+    assert small.obs_spaces["image"].shape == (32, 48, 1)
+    assert isinstance(small, Batched) and small.view.sources == {}, "EnvPool draws in this size itself"
     assert game.step({"action": np.zeros(ROWS, np.int32)}).env_steps.tolist() == [4] * ROWS
     game.close()
 

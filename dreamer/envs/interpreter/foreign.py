@@ -38,7 +38,7 @@ _GOODBYE = 10.0
 
 
 class ForeignEnv(gymnasium.Env):
-    """An environment that another Python makes and steps, in a process of its own.
+    """An environment that another Python makes and steps, in a separate process.
 
     It has the spaces and methods of the environment there, and raises what that raises, under the same name. Of the
     ``info`` of a step, only what the project uses arrives, see `dreamer.envs.info`.
@@ -193,7 +193,7 @@ def _start(python: str, theirs: Connection) -> subprocess.Popen:
 
 
 def _require_versions(python: str, versions: dict[str, Any]) -> None:
-    """Raise `EnvError` unless a Python and its packages are new enough, and say how to mend that."""
+    """Raise `EnvError` unless a Python and its packages are new enough, and say how to fix that."""
     if tuple(versions["python"]) < OLDEST_PYTHON:
         raise EnvError(
             f"env.python={python} is Python {_dotted(versions['python'])}, expected {_dotted(OLDEST_PYTHON)} or newer: "

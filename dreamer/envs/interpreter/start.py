@@ -25,7 +25,7 @@ def versions() -> dict:
 
 
 def load_package() -> None:
-    """Import `dreamer` from where this file is, without the packages that are installed beside it."""
+    """Import `dreamer` from where this file is, without the packages that are installed next to it."""
     place = os.path.abspath(__file__)
     for _ in range(3):
         place = os.path.dirname(place)
@@ -40,7 +40,7 @@ def load_package() -> None:
 
 def main() -> None:
     """Talk over the socket whose file descriptor is the only argument."""
-    sys.path[0] = os.getcwd()  # Modules of users, as for commands, and not the files beside this one.
+    sys.path[0] = os.getcwd()  # Modules of users, as for commands, and not the files next to this one.
     with Connection(int(sys.argv[1])) as connection:
         connection.send_bytes(json.dumps(versions()).encode())
         try:

@@ -1,6 +1,5 @@
 """Atari 2600 games, from the Arcade Learning Environment (ALE) without any wrappers."""
 
-import dataclasses
 from typing import Any
 
 import gymnasium
@@ -25,10 +24,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env
     """Make a game by name; raises `UnknownTask`."""
     if name not in tasks():
         raise UnknownTask(f"Atari has no game '{name}' for one player.")
-    game = dataclasses.replace(
-        config.atari, size=config.size or config.atari.size, gray=config.gray or config.atari.gray
-    )
-    return Atari(name, game, config.repeat, render_mode)
+    return Atari(name, config.game, config.repeat, render_mode)
 
 
 class Atari(gymnasium.Env):

@@ -23,7 +23,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.vec
     """Make ``config.count`` environments of an id.
 
     ``config.kwargs`` are EnvPool's own options. Games of Atari take size, colour, stickiness, no-ops, actions and the
-    limit of frames from ``config.atari``, and skip ``config.repeat`` frames.
+    limit of frames from ``config.game``, and skip ``config.repeat`` frames.
 
     Raises:
         UnknownTask: there is no such id.
@@ -34,7 +34,7 @@ def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.vec
     known = envpool.make_spec(name).config._fields
     options: dict[str, Any] = {}
     if "repeat_action_probability" in known:
-        atari = config.atari
+        atari = config.game
         if atari.lives == "reset":
             raise EnvError("EnvPool has nothing for env.atari.lives=reset, expected ignore or terminal.")
         options = {

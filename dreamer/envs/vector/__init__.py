@@ -1,4 +1,4 @@
-"""Many environments as one: in this process, in worker processes over shared memory, or in an object of their own."""
+"""Many environments as one: in this process, in worker processes over shared memory, or in one object."""
 
 from dreamer.envs.vector.batched import Batched
 from dreamer.envs.vector.vector_env import VectorEnv
