@@ -470,12 +470,12 @@ def test_games_of_envpool_have_the_options_of_atari():
     assert isinstance(game, Batched)
     assert game.obs_spaces["image"].shape == (64, 64, 3)
     assert game.reset([1, 2, 3]).obs["image"].dtype == np.uint8
+    assert game.step({"action": np.zeros(ROWS, np.int32)}).env_steps.tolist() == [4] * ROWS
     game.close()
     small = envs.make_any("envpool_Pong-v5", config(repeat=4, size=(32, 48), gray=True))
     assert small.obs_spaces["image"].shape == (32, 48, 1)
     assert isinstance(small, Batched) and small.view.sources == {}, "EnvPool draws in this size itself"
-    assert game.step({"action": np.zeros(ROWS, np.int32)}).env_steps.tolist() == [4] * ROWS
-    game.close()
+    small.close()
 
 
 @pytest.mark.parametrize("options", [{"wrappers": ("m:w",)}, {"mask_from_info": True}], ids=str)
