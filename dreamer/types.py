@@ -96,7 +96,7 @@ Stored = Any
 """What replay keeps of a `State` with each step: a pytree of arrays that only the algorithm reads; ``()``: nothing."""
 
 Mode = Literal["sample", "mode"]
-"""Whether actions are drawn from the policy, or its mode is taken."""
+"""How to act: ``sample`` as in training, drawn and with whatever noise explores; ``mode`` as well as one can."""
 
 
 class Batch(NamedTuple):

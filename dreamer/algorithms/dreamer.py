@@ -16,6 +16,7 @@ from dreamer import behaviors, planners, world_models
 from dreamer.agent.diagnosis import gradients_by_loss
 from dreamer.agent.learning import LossOutput, begin, gradient_step
 from dreamer.algorithms.base import Algorithm, View
+from dreamer.behaviors.noise import add_noise
 from dreamer.config import Config
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, State, Stored, TrainState, mask_keys
 from dreamer.world_models.base import Losses, RecurrentModel, observed_masks
@@ -95,6 +96,9 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
                 key=action_key,
                 masks=masks,
             )
+        noise = config.behavior.exploration_noise
+        if noise and mode == "sample":
+            action = add_noise(action, noise, action_spaces, masks, jax.random.fold_in(key, 2))
         return action, PolicyMemory(state, action, plan), model.pack(state)
 
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:

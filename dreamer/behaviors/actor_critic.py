@@ -17,7 +17,7 @@ from dreamer.behaviors.heads import Actor, Critic, PolicyOutputs
 from dreamer.config import BehaviorConfig, Config
 from dreamer.devices import backend, batch_axis
 from dreamer.devices.phases import phase
-from dreamer.equations import distributions, returns
+from dreamer.equations import returns
 from dreamer.equations.returns import ReturnRange
 from dreamer.nn import reuse
 from dreamer.nn.layers import prepare
@@ -39,6 +39,8 @@ class ActorCriticMemory(NamedTuple):
 
     slow_critic: Critic
     return_range: ReturnRange
+    updates: Any = ()
+    """Updates done, an integer, if the slow critic does not move in every one."""
 
 
 class Visit(NamedTuple):
@@ -120,7 +122,7 @@ def imagine_trajectory(
             reward=(reward or model.reward)(state).mean(),
             cont=model.cont(state),
             value_logits=value_logits,
-            value=distributions.SymexpTwoHot(stop(value_logits)).mean(),
+            value=critic.distribution(stop(value_logits)).mean(),
             slow_value=slow_critic(feature).mean(),
         )
 
@@ -200,7 +202,7 @@ def critic_loss(
         loops: ``nets.loops``.
     """
     visits = jax.tree.map(lambda x: x[:-1], imagined.visits)
-    prediction = distributions.SymexpTwoHot(take(Critic.logits, critic, visits.feature, visits.value_logits, loops))
+    prediction = critic.distribution(take(Critic.logits, critic, visits.feature, visits.value_logits, loops))
     loss = -prediction.log_prob(imagined.returns)
     loss -= config.slow_regularizer * prediction.log_prob(visits.slow_value)
     return imagined.weight * loss
@@ -261,8 +263,8 @@ def next_scale(
 def all_losses(
     critic: Critic,
     slow_critic: Critic,
-    actor_losses: Float32[Array, "H N"],
-    critic_losses: Float32[Array, "H N"],
+    actor_losses: Float32[Array, "actions N"],
+    critic_losses: Float32[Array, "states N"],
     imagined: Imagined,
     *,
     feature: Float[Array, "B K F"],
@@ -274,14 +276,21 @@ def all_losses(
     Args:
         critic: parameters.
         slow_critic: the regularizer.
-        actor_losses: of every imagined step; N = B K rollouts.
-        critic_losses: of every imagined step.
+        actor_losses: of every action that is judged; N = B K rollouts.
+        critic_losses: of every imagined state whose value learns.
         imagined: the rollouts.
         feature: of the states that they started from, the last K of every sequence.
         batch: the sequences.
         config: the run's config, whose numbers may be traced.
     """
     rows_starts = feature.shape[:2]
+    learned: Losses = {
+        "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows_starts)),
+        "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows_starts)),
+    }
+    weight = config.loss.replay_critic
+    if isinstance(weight, (int, float)) and weight == 0:
+        return learned
     # The critic also learns from real rewards, falling back on the imagined return of each state.
     replayed = replay_critic_loss(
         critic,
@@ -291,11 +300,7 @@ def all_losses(
         bootstrap=imagined.returns[0].reshape(rows_starts),
         config=config.behavior,
     )
-    return {
-        "actor": (config.loss.actor, actor_losses.mean(0).reshape(rows_starts)),
-        "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows_starts)),
-        "replay_critic": (config.loss.replay_critic, replayed),
-    }
+    return learned | {"replay_critic": (weight, replayed)}
 
 
 def imagination_metrics(imagined: Imagined, range_: ReturnRange, scale: Float32[Array, ""]) -> Metrics:
@@ -333,7 +338,8 @@ class ActorCritic:
         actor = Actor(self.config, self.feature_size, self.action_spaces, rngs=rngs)
         critic = Critic(self.config, self.feature_size, rngs=rngs)
         range_ = ReturnRange(jnp.zeros(()), jnp.zeros(()))
-        return ActorCriticNets(actor, critic), ActorCriticMemory(jax.tree.map(jnp.copy, critic), range_)
+        updates = () if self._moves_always(self.config.behavior) else jnp.zeros((), jnp.int32)
+        return ActorCriticNets(actor, critic), ActorCriticMemory(jax.tree.map(jnp.copy, critic), range_, updates)
 
     def act(
         self, nets: ActorCriticNets, feature: Float[Array, "*batch F"], masks: Masks, key: Array, mode: Mode
@@ -389,9 +395,19 @@ class ActorCritic:
         return losses, memory._replace(return_range=range_), metrics
 
     def after_update(self, nets: ActorCriticNets, memory: ActorCriticMemory, config: Config) -> ActorCriticMemory:
-        """The slow critic follows the critic."""
-        slow = optax.incremental_update(nets.critic, memory.slow_critic, config.behavior.slow_rate)
-        return memory._replace(slow_critic=slow)
+        """The slow critic follows the critic; if not in every update, it is a copy after the first."""
+        behavior = config.behavior
+        if self._moves_always(behavior):
+            slow = optax.incremental_update(nets.critic, memory.slow_critic, behavior.slow_rate)
+            return memory._replace(slow_critic=slow)
+        due = memory.updates % behavior.slow_every == 0
+        rate = jnp.where(due, jnp.where(memory.updates == 0, 1.0, behavior.slow_rate), 0.0)
+        slow = optax.incremental_update(nets.critic, memory.slow_critic, rate)
+        return memory._replace(slow_critic=slow, updates=memory.updates + 1)
+
+    @staticmethod
+    def _moves_always(behavior: BehaviorConfig) -> bool:
+        return isinstance(behavior.slow_every, int) and behavior.slow_every == 1
 
 
 def start_shape(batch: Batch, config: BehaviorConfig) -> tuple[int, int]:
@@ -409,8 +425,3 @@ def start_states(seen: Seen, batch: Batch, config: BehaviorConfig) -> State:
     """The states from which imagination starts, in one axis ``[N, ...]``."""
     rows, starts = start_shape(batch, config)
     return jax.tree.map(lambda x: x.reshape(rows * starts, *x.shape[2:]), last_states(seen, starts))
-
-
-def actor_critic(config: Config, action_spaces: Spaces, feature_size: int) -> ActorCritic:
-    """The behaviour of DreamerV3."""
-    return ActorCritic(config, dict(sorted(action_spaces.items())), feature_size)

@@ -58,8 +58,9 @@ class Behavior(Protocol):
 BEHAVIORS = Registry(
     "behavior.kind",
     {
-        "actor_critic": "dreamer.behaviors.actor_critic:actor_critic",
-        "dynamics_backprop": "dreamer.behaviors.dynamics_backprop:dynamics_backprop",
+        "actor_critic": "dreamer.behaviors.estimators:actor_critic",
+        "dynamics_backprop": "dreamer.behaviors.estimators:dynamics_backprop",
+        "none": "dreamer.behaviors.none:none",
     },
 )
 """Functions ``(config, action_spaces, feature_size) -> Behavior``."""

@@ -1,14 +1,16 @@
 """Networks that act and judge: the policy over all action keys, and the critic."""
 
 import math
+from typing import Any
 
 import distrax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamer.config import Config
-from dreamer.equations import distributions
-from dreamer.nn.layers import MLP, Linear
+from dreamer.equations import distributions, squashed
+from dreamer.equations.numbers import KINDS
+from dreamer.nn.layers import Linear, hidden_layers, output_layer
 from dreamer.types import Masks, Space, Spaces
 
 PolicyOutputs = dict[str, tuple[Array, ...]]
@@ -22,12 +24,12 @@ class Actor(nnx.Module):
         self.config = config.behavior
         self.spaces = tuple(sorted(spaces.items()))
         nets = config.nets
-        self.mlp = MLP(inputs, nets.units, nets.actor_layers, dtype=nets.dtype, rngs=rngs)
+        self.mlp = hidden_layers(nets, inputs, nets.actor_layers, rngs=rngs)
 
         def head(space: Space) -> Linear:
-            # Small initial outputs: the first policy is close to uniform.
+            # Small initial outputs in V3: the first policy is close to uniform.
             size = math.prod(space.shape) * max(1, space.classes)
-            return Linear(self.mlp.outputs, size, scale=0.01, dtype=nets.dtype, rngs=rngs)
+            return output_layer(nets, self.mlp.outputs, size, scale=self.config.actor_scale, rngs=rngs)
 
         self.heads = nnx.Dict({key: head(space) for key, space in self.spaces})
         self.stds = nnx.Dict({key: head(space) for key, space in self.spaces if space.kind == "continuous"})
@@ -47,8 +49,16 @@ class Actor(nnx.Module):
         heads = {key: (head, self.stds[key]) if key in self.stds else (head,) for key, head in self.heads.items()}
         return {key: tuple(head(hidden) for head in both) for key, both in heads.items()}
 
-    def distribution(self, outputs: PolicyOutputs, masks: Masks | None = None) -> distrax.Joint:
-        """Distribution of the action from `outputs`."""
+    def distribution(
+        self, outputs: PolicyOutputs, masks: Masks | None = None, *, onehot: bool = False
+    ) -> distrax.Joint:
+        """Distribution of the action from `outputs`.
+
+        Args:
+            outputs: see `outputs`.
+            masks: see above.
+            onehot: discrete actions are one-hot vectors of floats, which pass gradients on to the probabilities.
+        """
         config = self.config
         parts = {}
         for key, space in self.spaces:
@@ -59,10 +69,16 @@ class Actor(nnx.Module):
                 (logits,) = shaped
                 mask = (masks or {}).get(key)
                 log_probs = distributions.unimix_log_probs(logits, config.actor_unimix, mask)
-                parts[key] = distributions.Categorical(log_probs, rank, mask)
+                discrete = distributions.OneHot if onehot else distributions.Categorical
+                parts[key] = discrete(log_probs, rank, mask)
             else:
                 mean, std = (x[..., 0] for x in shaped)
-                parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
+                if config.actor == "tanh_normal":
+                    parts[key] = squashed.tanh_normal(mean, std, rank)
+                elif config.actor == "truncated_normal":
+                    parts[key] = squashed.truncated_normal(mean, std, config.min_std, rank)
+                else:
+                    parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
         return distrax.Joint(parts)
 
 
@@ -71,13 +87,19 @@ class Critic(nnx.Module):
 
     def __init__(self, config: Config, inputs: int, *, rngs: nnx.Rngs):
         nets = config.nets
-        self.mlp = MLP(inputs, nets.units, nets.critic_layers, dtype=nets.dtype, rngs=rngs)
-        self.head = Linear(self.mlp.outputs, nets.bins, scale=0.0, dtype=nets.dtype, rngs=rngs)
+        head = KINDS[nets.critic_head]
+        self.kind = nets.critic_head
+        self.mlp = hidden_layers(nets, inputs, nets.critic_layers, rngs=rngs)
+        self.head = output_layer(nets, self.mlp.outputs, head.outputs(nets.bins), scale=head.scale, rngs=rngs)
 
-    def __call__(self, feature: Float[Array, "*batch F"]) -> distributions.SymexpTwoHot:
+    def __call__(self, feature: Float[Array, "*batch F"]) -> Any:
         """Distribution of the return from each state."""
-        return distributions.SymexpTwoHot(self.logits(feature))
+        return self.distribution(self.logits(feature))
 
     def logits(self, feature: Float[Array, "*batch F"]) -> Float[Array, "*batch K"]:
-        """Logits of that distribution over its K bins."""
+        """What that distribution is made of: logits of its K bins, or its mean with K = 1."""
         return self.head(self.mlp(feature))
+
+    def distribution(self, logits: Float[Array, "*batch K"]) -> Any:
+        """The distribution of `dreamer.equations.numbers` that these logits stand for."""
+        return KINDS[self.kind].distribution(logits)

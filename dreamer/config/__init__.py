@@ -6,6 +6,7 @@ from dreamer.config.fields import ConfigError
 from dreamer.config.help import reference
 from dreamer.config.registry import Registry
 from dreamer.config.schema import (
+    AdamConfig,
     AtariConfig,
     BehaviorConfig,
     Config,
@@ -53,6 +54,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AdamConfig",
     "AtariConfig",
     "BehaviorConfig",
     "Config",

@@ -57,7 +57,7 @@ def option(default: Any, help: str, unit: str = "", **bounds: Any) -> Any:
         bounds = {**bounds, "at_most": LARGEST_OF.get(unit, LARGEST)}
     metadata = {"help": help, "unit": unit, "bounds": bounds}
     if dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=type(default), metadata=metadata)
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     if isinstance(default, dict):  # Equal configs still have equal hashes.
         return dataclasses.field(default_factory=dict, metadata=metadata, hash=False)
     return dataclasses.field(default=default, metadata=metadata)

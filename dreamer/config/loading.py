@@ -259,7 +259,7 @@ def nearest_keys(name: str) -> list[str]:
     if meant := _SYNONYMS.get(name) or _SYNONYMS.get(last):
         return [meant]
     if exact:
-        return sorted(exact, key=lambda key: not key.startswith(f"{section}."))[:3]
+        return sorted(exact, key=lambda key: (not key.startswith(f"{section}."), key.count(".")))[:3]
     by_last = {key.rpartition(".")[2]: key for key in reversed(keys)}
     within = [key for key in keys if section and key.startswith(f"{section}.")]
     return (

@@ -152,6 +152,12 @@ class WorldModelConfig:
     kind: str = option(
         "rssm", "rssm: categorical latents; gaussian_rssm: Gaussian ones; or package.module:function for your own"
     )
+    cont: Literal["probability", "mode", "none"] = option(
+        "probability",
+        "what imagination asks the continue head: its probability, or its mode, 0 or 1, as in V3 of 2023; none: there "
+        "is no such head, and imagined episodes never end, as in V1 and V2 on continuous control",
+    )
+    reward_squash: Literal["none", "tanh"] = option("none", "tanh: the model learns tanh(reward), as V2 did on Atari")
     decoder: bool = option(
         True, "predict observations, which is what the latent is learned from, and what pictures and reports show"
     )
@@ -159,11 +165,15 @@ class WorldModelConfig:
 
 @dataclass(frozen=True)
 class RSSMConfig:
-    """Recurrent state-space model: block GRU with categorical latents."""
+    """Recurrent state-space model."""
 
+    cell: Literal["block_gru", "norm_gru", "gru", "early_reset_gru"] = option(
+        "block_gru",
+        "block_gru: V3; norm_gru: one dense GRU with LayerNorm, V2 and V3 of 2023; gru: V1; early_reset_gru: PlaNet",
+    )
     deter: int = option(8192, "width of the recurrent state (D)", "units")
     hidden: int = option(1024, "width of the layers around it", "units")
-    stoch: int = option(32, "categorical variables (S)", "variables")
+    stoch: int = option(32, "variables of the stochastic state (S)", "variables")
     classes: int = option(64, "classes of each variable (C)", "classes", at_least=2, at_most=2**16)
     blocks: int = option(8, "diagonal blocks of the recurrent matrix (G)", "blocks")
     prior_layers: int = option(2, "hidden layers of the prior", "layers", at_least=0)
@@ -177,7 +187,16 @@ class RSSMConfig:
         "agent steps",
         at_most=1e9,
     )
-    free_nats: float = option(1.0, "KL below this is free, per step, after summing the variables", "nats")
+    std: Literal["softplus", "sigmoid"] = option(
+        "softplus", "standard deviation of Gaussian variables: softplus(x) + 0.1, or 2 sigmoid(x / 2) + 0.1"
+    )
+    initial: Literal["zeros", "learned"] = option(
+        "zeros", "state before an episode; learned: tanh of a vector and the prior's mode there, as in V3 of 2023"
+    )
+    free_nats: float = option(1.0, "KL below this is free, after summing the variables", "nats")
+    free_nats_over: Literal["step", "mean"] = option(
+        "step", "what is compared with free_nats: the KL of each step, or as in V1 and V2, the mean of a batch"
+    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +216,21 @@ class NetsConfig:
     bins: int = option(
         255, "bins of the symexp two-hot distribution; odd, so that one bin is exactly 0", "bins", at_least=3
     )
+    activation: Literal["silu", "elu", "relu"] = option("silu", "activation of every hidden layer")
+    norm: Literal["rms", "layer", "none"] = option("rms", "normalisation before every activation")
+    init: Literal["fan_in", "fan_avg", "glorot"] = option(
+        "fan_in",
+        "initial kernels: truncated normal by the inputs of a layer, or by the mean of inputs and outputs, as in V3 of "
+        "2023; or uniform by that, as in V1, V2 and PlaNet",
+    )
+    reward_head: Literal["symexp_twohot", "symlog_twohot", "normal"] = option(
+        "symexp_twohot",
+        "how rewards are predicted: over bins in raw units, over bins of their symlog, as in V3 of 2023, or by the "
+        "mean of a normal of unit variance",
+    )
+    critic_head: Literal["symexp_twohot", "symlog_twohot", "normal"] = option(
+        "symexp_twohot", "how returns are predicted, likewise"
+    )
     dtype: Literal["float32", "bfloat16"] = option(
         "bfloat16", "dtype of activations; parameters, norms, softmax, losses and moments are float32 always"
     )
@@ -213,8 +247,32 @@ class BehaviorConfig:
 
     kind: str = option(
         "actor_critic",
-        "actor_critic: REINFORCE; dynamics_backprop: ascends imagined returns through the model, for continuous "
-        "actions; or package.module:function for your own",
+        "actor_critic; dynamics_backprop: the same with behavior.gradient=dynamics; none: a planner acts alone; or "
+        "package.module:function for your own",
+    )
+    gradient: Literal["reinforce", "dynamics", "mix", "auto"] = option(
+        "reinforce",
+        "what the actor ascends: log-probabilities times advantages, imagined returns through the model, or both; "
+        "auto: dynamics if all actions are continuous, else reinforce",
+    )
+    mix: float = option(0.1, "share of dynamics in behavior.gradient=mix", at_most=1)
+    returns: Literal["v1", "v2", "v3_2023", "v3"] = option(
+        "v3",
+        "which imagined states count, and whether the value of a state includes the reward of arriving there: see "
+        "dreamer.behaviors.estimators",
+    )
+    target: Literal["fast", "slow"] = option("fast", "the critic that returns and advantages are made with")
+    actor: Literal["bounded_normal", "tanh_normal", "truncated_normal"] = option(
+        "bounded_normal", "distribution of continuous actions: that of V3, V1 or V2"
+    )
+    actor_scale: float = option(0.01, "factor on the initial kernels of the actor's output layers")
+    return_norm: bool = option(True, "divide advantages by the range of returns")
+    slow_every: int = option(1, "the slow critic moves in every such update, the first included", "updates")
+    exploration_noise: float = option(
+        0.0,
+        "while training, standard deviation of what is added to continuous actions, which are then clipped to [-1, 1]; "
+        "and share of discrete ones that are random",
+        at_most=1,
     )
     horizon: int = option(15, "imagined steps (H)", "agent steps", at_most=10**6)
     starts: int = option(
@@ -272,12 +330,27 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """LaProp with adaptive gradient clipping, and for matrices optionally Muon."""
+class AdamConfig:
+    """Adam for one group of parameters."""
 
-    kind: Literal["laprop", "muon"] = option(
-        "laprop", "laprop: as published; muon: matrices follow their orthogonalised momentum, all else LaProp"
+    lr: float = option(1e-4, "learning rate", above=0, at_most=1e29)
+    eps: float = option(1e-8, "added to the root of the second moment", above=0)
+    clip: float = option(100.0, "largest norm of all gradients of the group together; 0 disables")
+    decay: float = option(0.0, "share of every parameter that each update takes away", below=1)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """LaProp with adaptive gradient clipping, and for matrices optionally Muon; or Adam in groups."""
+
+    kind: Literal["laprop", "muon", "adam", "keras_adam"] = option(
+        "laprop",
+        "laprop: as published; muon: matrices follow their orthogonalised momentum, all else LaProp; adam: Adam in "
+        "groups, as in V3 of 2023; keras_adam: the same with epsilon where TensorFlow adds it, as in V1, V2 and PlaNet",
     )
+    model: AdamConfig = option(AdamConfig(), "Adam for everything but actor and critic")
+    actor: AdamConfig = option(AdamConfig(lr=3e-5), "Adam for actors")
+    critic: AdamConfig = option(AdamConfig(lr=3e-5), "Adam for critics")
     muon_rms: float = option(0.2, "root mean square of Muon's steps, times the learning rate", above=0)
     muon_beta: float = option(0.95, "decay of Muon's momentum", below=1)
     lr: float = option(4e-5, "learning rate", above=0, at_most=1e29)

@@ -187,9 +187,13 @@ class OneHot(Categorical):
         """
         return self._straight_through(invert_cdf(uniform, self.probs))
 
+    def straight_mode(self) -> Float32[Array, "*shape C"]:
+        """The most probable one-hot vectors, with the same gradient."""
+        return self._straight_through(self.mode())
+
     def _straight_through(self, classes: Int[Array, "*shape"]) -> Float32[Array, "*shape C"]:
         onehot = jax.nn.one_hot(classes, self.log_probs.shape[-1], dtype=jnp.float32)
-        return straight_through(onehot, self.probs)
+        return straight_through(onehot, jnp.broadcast_to(self.probs, onehot.shape))
 
     def log_prob(self, value: Float[Array, "*shape C"]) -> Float32[Array, "*batch"]:
         """Log-probability of one-hot vectors, summed over the event axes."""

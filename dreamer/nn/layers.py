@@ -1,4 +1,4 @@
-"""Layers: linear, block-linear, RMSNorm, and multilayer perceptron.
+"""Layers: linear, block-linear, and multilayer perceptron.
 
 Modules only hold parameters (Flax NNX, built in ``__init__`` and never assigned afterwards). Parameters are float32;
 each layer computes in its own explicit ``dtype``. Norms are computed in float32.
@@ -14,19 +14,36 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from dreamer.config import NetsConfig
 from dreamer.devices import backend
+from dreamer.nn.activations import RMSNorm, activate, as_row, make_norm
 
 INIT_SCALE = 1.1368
 """Makes the truncated normal below have the variance of a normal of standard deviation ``1 / sqrt(fan_in)``."""
 
 
-def fan_in_init(key: Array, shape: Sequence[int], fan_in: int, scale: float = 1.0) -> Float[Array, "*shape"]:
+def fan_in_init(key: Array, shape: Sequence[int], fan_in: int | float, scale: float = 1.0) -> Float[Array, "*shape"]:
     """Normal of standard deviation ``scale * 1.1368 / sqrt(fan_in)``, truncated at two of them; float32."""
     if scale == 0:
         return jnp.zeros(shape, jnp.float32)
     # Drawn without axes, the same numbers take the compiler half as long: arrays of one size share their loops.
     draw = jax.random.truncated_normal(key, -2, 2, (math.prod(shape),), jnp.float32)
     return draw.reshape(shape) * (scale * INIT_SCALE / math.sqrt(fan_in))
+
+
+def initial_kernel(key: Array, inputs: int, outputs: int, init: str, scale: float = 1.0) -> Float[Array, "i o"]:
+    """The kernel of a linear layer as ``nets.init`` names it, float32.
+
+    ``fan_in``: see `fan_in_init`. ``fan_avg``: the same with the mean of inputs and outputs. ``glorot``: uniform with
+    that variance. ``orthogonal``: orthonormal rows or columns.
+    """
+    if init == "fan_in" or scale == 0:
+        return fan_in_init(key, (inputs, outputs), inputs, scale)
+    if init == "fan_avg":
+        return fan_in_init(key, (inputs, outputs), (inputs + outputs) / 2, scale)
+    initializers = jax.nn.initializers
+    draw = initializers.orthogonal() if init == "orthogonal" else initializers.glorot_uniform()
+    return scale * draw(key, (inputs, outputs), jnp.float32)
 
 
 class Linear(nnx.Module):
@@ -36,14 +53,26 @@ class Linear(nnx.Module):
         inputs: size of the last axis of the argument.
         outputs: size of the last axis of the result.
         scale: factor on the initial kernel; 0 makes the initial output exactly 0.
+        init: see `initial_kernel`.
+        bias: whether there is a ``b``; it is 0 at first.
         dtype: dtype of the computation and of the result.
         rngs: source of the initial kernel.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, dtype: str, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        scale: float = 1.0,
+        init: str = "fan_in",
+        bias: bool = True,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         self.dtype = dtype
-        self.kernel = nnx.Param(fan_in_init(rngs.params(), (inputs, outputs), inputs, scale))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.kernel = nnx.Param(initial_kernel(rngs.params(), inputs, outputs, init, scale))
+        self.bias: Any = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Apply the layer over the last axis."""
@@ -51,11 +80,13 @@ class Linear(nnx.Module):
 
     def prepare(self) -> Partial:
         """For loops: the layer as a function, a pytree, in which all that does not depend on its argument is done."""
-        return Partial(_linear, self.kernel[...].astype(self.dtype), self.bias[...])
+        kernel = self.kernel[...].astype(self.dtype)
+        return Partial(_linear, kernel, None if self.bias is None else self.bias[...])
 
 
-def _linear(kernel: Array, bias: Array, x: Array) -> Array:
-    return add_bias(matmul(x.astype(kernel.dtype), kernel), bias)
+def _linear(kernel: Array, bias: Array | None, x: Array) -> Array:
+    result = matmul(x.astype(kernel.dtype), kernel)
+    return result if bias is None else add_bias(result, bias)
 
 
 def matmul(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
@@ -180,19 +211,6 @@ def map_blocks(function: Callable[..., Array], blocks: int, *xs: Float[Array, "b
     return jnp.concatenate([function(*each) for each in slices], -1)
 
 
-class RMSNorm(nnx.Module):
-    """``x / sqrt(mean(x^2) + 1e-4) * scale`` over the last axis, in float32, without offset."""
-
-    def __init__(self, size: int):
-        self.scale = nnx.Param(jnp.ones(size, jnp.float32))
-
-    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        """Normalise over the last axis, in the dtype of ``x``."""
-        wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-4)
-        return (wide * inverse * as_row(self.scale[...], x)).astype(x.dtype)
-
-
 @jax.checkpoint
 def norm_silu(norm: RMSNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
     """``silu(norm(x))``, computed again for its gradient: only ``x`` is saved, and not five arrays of its size."""
@@ -200,23 +218,47 @@ def norm_silu(norm: RMSNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*b
 
 
 class Layer(nnx.Module):
-    """Linear, RMSNorm, SiLU: the block from which everything is built."""
+    """Linear, normalisation, activation: the block from which everything is built. V3's are RMSNorm and SiLU.
 
-    def __init__(self, inputs: int, units: int, *, dtype: str, rngs: nnx.Rngs):
-        self.linear = Linear(inputs, units, dtype=dtype, rngs=rngs)
-        self.norm = RMSNorm(units)
+    Args:
+        inputs: size of the last axis of the argument.
+        units: size of the last axis of the result.
+        activation: see `dreamer.nn.activations.activate`.
+        norm: see `dreamer.nn.activations.make_norm`. Before a layer norm, which has an offset, there is no bias.
+        init: see `initial_kernel`.
+        dtype: dtype of the computation and of the result.
+        rngs: source of the initial kernel.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        *,
+        activation: str = "silu",
+        norm: str = "rms",
+        init: str = "fan_in",
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        self.linear = Linear(inputs, units, init=init, bias=norm != "layer", dtype=dtype, rngs=rngs)
+        self.norm = make_norm(norm, units)
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply the three over the last axis."""
-        return norm_silu(self.norm, self.linear(x))
+        x = self.linear(x)
+        if self.activation == "silu" and isinstance(self.norm, RMSNorm):
+            return norm_silu(self.norm, x)
+        return activate(self.activation)(self.norm(x))
 
 
 class MLP(nnx.Module):
-    """``layers`` times `Layer`; with 0 layers the identity."""
+    """``layers`` times `Layer`; with 0 layers the identity. Further arguments are those of `Layer`."""
 
-    def __init__(self, inputs: int, units: int, layers: int, *, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, units: int, layers: int, *, dtype: str, rngs: nnx.Rngs, **style: str):
         sizes = [inputs] + [units] * layers
-        self.layers = nnx.List([Layer(sizes[i], units, dtype=dtype, rngs=rngs) for i in range(layers)])
+        self.layers = nnx.List([Layer(sizes[i], units, dtype=dtype, rngs=rngs, **style) for i in range(layers)])
         self.outputs = sizes[-1]
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
@@ -229,11 +271,17 @@ class MLP(nnx.Module):
         return x.reshape(*batch, x.shape[-1])
 
 
+def hidden_layers(nets: NetsConfig, inputs: int, layers: int, *, units: int = 0, rngs: nnx.Rngs) -> MLP:
+    """Hidden layers in the style of the config, of ``nets.units`` units or the number given."""
+    style = {"activation": nets.activation, "norm": nets.norm, "init": nets.init}
+    return MLP(inputs, units or nets.units, layers, dtype=nets.dtype, rngs=rngs, **style)
+
+
+def output_layer(nets: NetsConfig, inputs: int, outputs: int, *, scale: float = 1.0, rngs: nnx.Rngs) -> Linear:
+    """A linear layer that ends a network, in the style of the config."""
+    return Linear(inputs, outputs, scale=scale, init=nets.init, dtype=nets.dtype, rngs=rngs)
+
+
 def add_bias(x: Float[Array, "*batch size"], bias: Float[Array, "size"]) -> Float[Array, "*batch size"]:
     """``x + bias`` over the last axis, in the dtype of ``x``."""
     return x + as_row(bias, x).astype(x.dtype)
-
-
-def as_row(values: Float[Array, "size"], like: Array) -> Array:
-    """``values`` with leading axes of size 1 so that its rank equals that of ``like``."""
-    return values.reshape((1,) * (like.ndim - 1) + (-1,))

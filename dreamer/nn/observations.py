@@ -13,7 +13,7 @@ from dreamer.equations import distributions
 from dreamer.equations.transforms import symlog
 from dreamer.nn.grids import GridDecoder, GridEncoder
 from dreamer.nn.images import ImageDecoder, ImageEncoder
-from dreamer.nn.layers import MLP, Linear
+from dreamer.nn.layers import hidden_layers, output_layer
 from dreamer.types import Observation, Spaces
 
 
@@ -29,7 +29,7 @@ class Encoder(nnx.Module):
         self.spaces = tuple(sorted(spaces.items()))
         self.dtype = config.dtype
         flat = flat_size(spaces)
-        self.mlp = MLP(flat, config.units, config.encoder_layers, dtype=config.dtype, rngs=rngs) if flat else None
+        self.mlp = hidden_layers(config, flat, config.encoder_layers, rngs=rngs) if flat else None
         depths = [config.depth * mult for mult in config.mults]
         self.groups = image_groups(spaces)
         self.images = nnx.List(
@@ -89,11 +89,9 @@ class Decoder(nnx.Module):
         self.spaces = tuple(sorted(spaces.items()))
         flat = {key: space for key, space in self.spaces if space.kind != "image" and not space.is_grid}
         dtype = config.dtype
-        self.mlp = (
-            MLP(recurrent + sample, config.units, config.decoder_layers, dtype=dtype, rngs=rngs) if flat else None
-        )
+        self.mlp = hidden_layers(config, recurrent + sample, config.decoder_layers, rngs=rngs) if flat else None
         self.heads = nnx.Dict(
-            {key: Linear(self.mlp.outputs, flat_size({key: flat[key]}), dtype=dtype, rngs=rngs) for key in flat}
+            {key: output_layer(config, self.mlp.outputs, flat_size({key: flat[key]}), rngs=rngs) for key in flat}
             if self.mlp
             else {}
         )

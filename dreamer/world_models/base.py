@@ -131,7 +131,7 @@ WORLD_MODELS = Registry(
     "world_model.kind",
     {
         "rssm": "dreamer.world_models.latent:rssm",
-        "gaussian_rssm": "dreamer.world_models.gaussian_rssm:gaussian_rssm",
+        "gaussian_rssm": "dreamer.world_models.latent:gaussian_rssm",
     },
 )
 """Functions ``(config, obs_spaces, action_spaces, rngs) -> WorldModel``."""

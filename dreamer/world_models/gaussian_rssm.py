@@ -1,22 +1,19 @@
-"""A recurrent state-space model whose latents are Gaussian, as in PlaNet and Dreamer (V1).
+"""A recurrent state-space model whose latents are Gaussian, as in PlaNet, Dreamer V1, and an option of V2.
 
-``std = softplus(x) + 0.1``. Source: Hafner et al. 2019, "Learning latent dynamics for planning from pixels", and the
-official code of Dreamer. The recurrent core is the block GRU of V3.
+Source: Hafner et al. 2019, "Learning latent dynamics for planning from pixels", and the official code of Dreamer V1 and
+V2. The recurrent core here is the block GRU of V3; see `dreamer.world_models.gru` for theirs.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from dreamer.config import Config, RSSMConfig
+from dreamer.config import RSSMConfig
 from dreamer.devices import batch_axis
 from dreamer.equations import distributions
-from dreamer.types import Spaces
 from dreamer.world_models.base import Noise
-from dreamer.world_models.latent import LatentWorldModel
 from dreamer.world_models.rssm import RSSM
 
 MIN_STD = 0.1
@@ -50,9 +47,14 @@ class GaussianRSSM(RSSM):
         return batch_axis.draw(jax.random.normal, key, (batch, self.config.stoch))
 
     def distribution(self, parameters: Any) -> Any:
-        """The S variables as one event, from mean and standard deviation ``[*batch, S]`` before the softplus."""
-        mean, std = parameters
-        return distributions.Gaussian(mean.astype(jnp.float32), jax.nn.softplus(std.astype(jnp.float32)) + MIN_STD)
+        """The S variables as one event, from mean and standard deviation x ``[*batch, S]`` as networks give them.
+
+        The latter is ``softplus(x) + 0.1``, or with ``rssm.std=sigmoid``, ``2 sigmoid(x / 2) + 0.1``.
+        """
+        mean, raw = (x.astype(jnp.float32) for x in parameters)
+        sigmoid = self.config.std == "sigmoid"
+        std = 2 * jax.nn.sigmoid(raw / 2) if sigmoid else jax.nn.softplus(raw)
+        return distributions.Gaussian(mean, std + MIN_STD)
 
     def parts(self, latent: Any) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch S"]]:
         """The recurrent state and the sample."""
@@ -69,15 +71,11 @@ class GaussianRSSM(RSSM):
     def _split(self, flat: Float[Array, "*batch parameters"]) -> Any:
         return tuple(jnp.split(flat, 2, -1))
 
-    def _state(self, deter: Float[Array, "batch D"], parameters: Any, noise: Noise) -> Any:
+    def _state(self, deter: Float[Array, "batch D"], parameters: Any, noise: Noise | None) -> Any:
         # Reparameterised: the gradient of a sample reaches its mean and standard deviation.
         drawn = self.distribution(parameters)
-        return GaussianLatent(deter, (drawn.mean + drawn.std * noise).astype(self.dtype))
+        sample = drawn.mean if noise is None else drawn.mean + drawn.std * noise
+        return GaussianLatent(deter, sample.astype(self.dtype))
 
 
-def gaussian_rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:
-    """World model with Gaussian latents."""
-    return LatentWorldModel(config, obs_spaces, action_spaces, core=GaussianRSSM, rngs=rngs)
-
-
-__all__ = ["MIN_STD", "GaussianLatent", "GaussianRSSM", "gaussian_rssm"]
+__all__ = ["MIN_STD", "GaussianLatent", "GaussianRSSM"]

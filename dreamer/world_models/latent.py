@@ -13,12 +13,15 @@ from dreamer.devices import batch_axis
 from dreamer.devices.phases import phase
 from dreamer.equations import distributions
 from dreamer.equations.kl import kl_balance
+from dreamer.equations.numbers import KINDS
 from dreamer.equations.unexplained import unexplained_reward
 from dreamer.nn.fork import fork
-from dreamer.nn.layers import MLP, Linear
+from dreamer.nn.layers import hidden_layers, output_layer
 from dreamer.nn.observations import Decoder, Encoder, reconstruction_losses
 from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, State, Stored, mask_keys
 from dreamer.world_models.base import Losses, Noise
+from dreamer.world_models.gaussian_rssm import GaussianRSSM
+from dreamer.world_models.gru import GRURSSM, GaussianGRURSSM
 from dreamer.world_models.rssm import RSSM
 
 KNOWN_SHARE = 0.05
@@ -68,7 +71,6 @@ class LatentWorldModel(nnx.Module):
                 "predicts in imagination. Use world_model.decoder=true."
             )
         nets = config.nets
-        dtype = nets.dtype
         self.encoder = Encoder(nets, obs_spaces, rngs=rngs)
         self.rssm = core(config, self.encoder.outputs, action_spaces, rngs=rngs)
         recurrent = config.rssm.deter
@@ -79,10 +81,16 @@ class LatentWorldModel(nnx.Module):
             else None
         )
         self.feature_size = recurrent + sample
-        self.reward_mlp = MLP(self.feature_size, nets.units, nets.reward_layers, dtype=dtype, rngs=rngs)
-        self.reward_head = Linear(self.reward_mlp.outputs, nets.bins, scale=0.0, dtype=dtype, rngs=rngs)
-        self.cont_mlp = MLP(self.feature_size, nets.units, nets.cont_layers, dtype=dtype, rngs=rngs)
-        self.cont_head = Linear(self.cont_mlp.outputs, 1, dtype=dtype, rngs=rngs)
+        head = KINDS[nets.reward_head]
+        self.reward_kind = nets.reward_head
+        self.reward_mlp = hidden_layers(nets, self.feature_size, nets.reward_layers, rngs=rngs)
+        self.reward_head = output_layer(
+            nets, self.reward_mlp.outputs, head.outputs(nets.bins), scale=head.scale, rngs=rngs
+        )
+        self.cont_kind = config.world_model.cont
+        if self.cont_kind != "none":
+            self.cont_mlp = hidden_layers(nets, self.feature_size, nets.cont_layers, rngs=rngs)
+            self.cont_head = output_layer(nets, self.cont_mlp.outputs, 1, rngs=rngs)
 
     # Steps
 
@@ -126,13 +134,19 @@ class LatentWorldModel(nnx.Module):
         """The recurrent state, without the sample."""
         return self.rssm.parts(state)[0]
 
-    def reward(self, state: State) -> distributions.SymexpTwoHot:
+    def reward(self, state: State) -> Any:
         """Distribution of the reward received on arriving in a state."""
         return self.reward_of(self.features(state))
 
     def cont(self, state: State) -> Float32[Array, "*batch"]:
-        """Probability that the episode goes on from a state (times the discount, if so trained)."""
-        return jax.nn.sigmoid(self.cont_logit(self.features(state)))
+        """Probability that the episode goes on from a state (times the discount, if so trained).
+
+        Rounded to 0 or 1 with ``world_model.cont=mode``, and 1 with ``none``.
+        """
+        if self.cont_kind == "none":
+            return jnp.ones(self.recurrent(state).shape[:-1], jnp.float32)
+        logit = self.cont_logit(self.features(state))
+        return (logit > 0).astype(jnp.float32) if self.cont_kind == "mode" else jax.nn.sigmoid(logit)
 
     def masks(self, state: State) -> Masks:
         """The action masks that the decoder expects in a state.
@@ -162,9 +176,9 @@ class LatentWorldModel(nnx.Module):
 
     # The same of features, for those who have them
 
-    def reward_of(self, feature: Float[Array, "*batch F"]) -> distributions.SymexpTwoHot:
+    def reward_of(self, feature: Float[Array, "*batch F"]) -> Any:
         """See `reward`."""
-        return distributions.SymexpTwoHot(self.reward_head(self.reward_mlp(feature)))
+        return KINDS[self.reward_kind].distribution(self.reward_head(self.reward_mlp(feature)))
 
     def cont_logit(self, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
         """Logit of `cont`."""
@@ -206,6 +220,8 @@ class LatentWorldModel(nnx.Module):
         weights = config.loss
         losses: Losses = {}
         rewards = jnp.asarray(batch.reward, jnp.float32)
+        if config.world_model.reward_squash == "tanh":
+            rewards = jnp.tanh(rewards)
         states, heard = self._forked(seen.states, rewards, weights)
         with phase("reconstruction"):
             predictions = self.decode(states)
@@ -219,16 +235,15 @@ class LatentWorldModel(nnx.Module):
             # Differs from the paper: as in the official code, the discount is part of the target, not of the return.
             discount = 1 - 1 / config.behavior.return_horizon if config.behavior.cont_discount else 1.0
             goes_on = (1.0 - jnp.asarray(batch.is_terminal)) * discount
-            cont = distributions.binary_cross_entropy(self.cont_logit(feature), goes_on)
+            losses["reward"] = weights.reward, reward
+            if self.cont_kind != "none":
+                cont = distributions.binary_cross_entropy(self.cont_logit(feature), goes_on)
+                losses["cont"] = weights.cont, cont
         with phase("prior"):
             prior = self.rssm.prior(self.rssm.parts(states)[0])
-            dyn, rep = kl_balance(self.belief, seen.posterior, prior, self.rssm.config.free_nats)
-        losses |= {
-            "reward": (weights.reward, reward),
-            "cont": (weights.cont, cont),
-            "dyn": (weights.dyn, dyn),
-            "rep": (weights.rep, rep),
-        }
+            sizes = self.rssm.config
+            dyn, rep = kl_balance(self.belief, seen.posterior, prior, sizes.free_nats, over=sizes.free_nats_over)
+        losses |= {"dyn": (weights.dyn, dyn), "rep": (weights.rep, rep)}
         metrics = {
             "model/prior_entropy": self.belief(prior).entropy().mean(),
             "model/posterior_entropy": self.belief(seen.posterior).entropy().mean(),
@@ -254,8 +269,15 @@ class LatentWorldModel(nnx.Module):
 
 
 def rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:
-    """The world model of DreamerV3: block GRU and categorical latents."""
-    return LatentWorldModel(config, obs_spaces, action_spaces, core=RSSM, rngs=rngs)
+    """World model with categorical latents; with the block GRU, that of DreamerV3."""
+    core = RSSM if config.rssm.cell == "block_gru" else GRURSSM
+    return LatentWorldModel(config, obs_spaces, action_spaces, core=core, rngs=rngs)
 
 
-__all__ = ["Filtered", "LatentWorldModel", "rssm"]
+def gaussian_rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:
+    """World model with Gaussian latents."""
+    core = GaussianRSSM if config.rssm.cell == "block_gru" else GaussianGRURSSM
+    return LatentWorldModel(config, obs_spaces, action_spaces, core=core, rngs=rngs)
+
+
+__all__ = ["Filtered", "LatentWorldModel", "gaussian_rssm", "rssm"]

@@ -6,8 +6,9 @@
     prior      p(stoch[t] | deter[t])                      what is to be expected
     posterior  q(stoch[t] | deter[t], embed[t])            what was seen
 
-`RSSM` is the core with categorical latents; a core with other latents overrides what it says of them, see
-`dreamer.world_models.gaussian_rssm`. `dreamer.world_models.latent` adds encoder, decoder and heads.
+`RSSM` is the core with a block GRU and categorical latents. A core with other latents overrides what it says of them,
+see `dreamer.world_models.gaussian_rssm`; one with another recurrence overrides that, see `dreamer.world_models.gru`.
+`dreamer.world_models.latent` adds encoder, decoder and heads.
 
 Source: Hafner et al. 2025, equation 1, and the official code for the inside of the block GRU.
 """
@@ -24,7 +25,8 @@ from dreamer.config import Config, RSSMConfig
 from dreamer.devices import batch_axis
 from dreamer.devices.phases import phase
 from dreamer.equations import distributions
-from dreamer.nn.layers import MLP, BlockLinear, Layer, Linear, RMSNorm, map_blocks
+from dreamer.nn.activations import activate, make_norm
+from dreamer.nn.layers import BlockLinear, Layer, hidden_layers, map_blocks, output_layer
 from dreamer.nn.loops import scan
 from dreamer.types import Action, Spaces
 from dreamer.world_models.base import Noise
@@ -67,33 +69,48 @@ class RSSM(nnx.Module):
         rngs: source of initial parameters.
     """
 
+    start: nnx.Param | None = None
+    """See `learned_start`."""
+
     def __init__(self, config: Config, embed: int, action_spaces: Spaces, *, rngs: nnx.Rngs):
         sizes = config.rssm
-        dtype = config.nets.dtype
         self.config = sizes
         self.action_spaces = tuple(sorted(action_spaces.items()))
-        self.dtype = dtype
+        self.dtype = config.nets.dtype
         self.loops = config.nets.loops
         deter = sizes.deter
         hidden = sizes.hidden
         sample, parameters = self.widths(sizes)
         self.sample_size = sample
 
+        self.activation = config.nets.activation
+        self._make_recurrence(config, action_size(action_spaces), rngs)
+        nets = config.nets
+        self.prior_mlp = hidden_layers(nets, deter, sizes.prior_layers, units=hidden, rngs=rngs)
+        self.prior_logits = output_layer(nets, self.prior_mlp.outputs, parameters, rngs=rngs)
+        self.posterior_mlp = hidden_layers(nets, deter + embed, sizes.posterior_layers, units=hidden, rngs=rngs)
+        self.posterior_logits = output_layer(nets, self.posterior_mlp.outputs, parameters, rngs=rngs)
+        if sizes.initial == "learned":
+            self.start = nnx.Param(jnp.zeros(deter, jnp.float32))
+
+    def _make_recurrence(self, config: Config, actions: int, rngs: nnx.Rngs) -> None:
+        """Make the layers of `recurrence`, for flat actions of a size."""
+        sizes = config.rssm
+        deter = sizes.deter
+        nets = config.nets
+        style = {"activation": nets.activation, "norm": nets.norm, "init": nets.init, "dtype": nets.dtype}
+
         def layer(inputs: int) -> Layer:
-            return Layer(inputs, hidden, dtype=dtype, rngs=rngs)
+            return Layer(inputs, sizes.hidden, rngs=rngs, **style)
 
         self.in_deter = layer(deter)
-        self.in_stoch = layer(sample)
-        self.in_action = layer(action_size(action_spaces))
-        self.mix = BlockLinear(deter, deter, sizes.blocks, shared=3 * hidden, dtype=dtype, rngs=rngs)
-        self.mix_norm = RMSNorm(deter)
-        self.gates = BlockLinear(deter, 3 * deter, sizes.blocks, dtype=dtype, rngs=rngs)
+        self.in_stoch = layer(self.sample_size)
+        self.in_action = layer(actions)
+        self.mix = BlockLinear(deter, deter, sizes.blocks, shared=3 * sizes.hidden, dtype=nets.dtype, rngs=rngs)
+        self.mix_norm = make_norm(nets.norm, deter)
+        self.gates = BlockLinear(deter, 3 * deter, sizes.blocks, dtype=nets.dtype, rngs=rngs)
         if sizes.longest_memory:
             self.gates.bias[...] = spread_gates(deter // sizes.blocks, sizes.blocks, sizes.longest_memory)
-        self.prior_mlp = MLP(deter, hidden, sizes.prior_layers, dtype=dtype, rngs=rngs)
-        self.prior_logits = Linear(self.prior_mlp.outputs, parameters, dtype=dtype, rngs=rngs)
-        self.posterior_mlp = MLP(deter + embed, hidden, sizes.posterior_layers, dtype=dtype, rngs=rngs)
-        self.posterior_logits = Linear(self.posterior_mlp.outputs, parameters, dtype=dtype, rngs=rngs)
 
     # What the latent variables are
 
@@ -140,9 +157,11 @@ class RSSM(nnx.Module):
         """Parameters of the distribution from the output of a layer."""
         return flat.reshape(*flat.shape[:-1], self.config.stoch, self.config.classes)
 
-    def _state(self, deter: Float[Array, "batch D"], parameters: Any, noise: Noise) -> Any:
-        """The state whose variables are drawn with the given noise."""
-        return Latent(deter, self.distribution(parameters).invert(noise).astype(self.dtype))
+    def _state(self, deter: Float[Array, "batch D"], parameters: Any, noise: Noise | None) -> Any:
+        """The state whose variables are drawn with the given noise; None: those that are most probable."""
+        variables = self.distribution(parameters)
+        stoch = variables.straight_mode() if noise is None else variables.invert(noise)
+        return Latent(deter, stoch.astype(self.dtype))
 
     # What is the same whatever they are
 
@@ -152,10 +171,9 @@ class RSSM(nnx.Module):
         ``mixed = silu(norm(block(deter; shared=inputs)))``, and per block ``deter' = gate(deter, block(mixed))``.
         """
         deter, stoch = self.parts(latent)
-        # Actions beyond [-1, 1] are possible, since the environment clips and not the policy.
-        action = action / jax.lax.stop_gradient(jnp.maximum(1, jnp.abs(action)))
+        action = within_bounds(action)
         shared = jnp.concatenate([self.in_deter(deter), self.in_stoch(stoch), self.in_action(action)], -1)
-        mixed = jax.nn.silu(self.mix_norm(self.mix(deter, shared)))
+        mixed = activate(self.activation)(self.mix_norm(self.mix(deter, shared)))
         return map_blocks(gate, self.config.blocks, deter, self.gates(mixed))
 
     def prior(self, deter: Float[Array, "*batch D"]) -> Any:
@@ -176,13 +194,23 @@ class RSSM(nnx.Module):
     ) -> Observed:
         """One step with an observation: ``latent``, ``action`` of the step before, ``embed``, ``is_first`` of this one.
 
-        Where ``is_first``, both parts of the latent and the action are reset to zero first.
+        Where ``is_first``, the action is reset to zero first, and both parts of the latent to zero or to what is
+        learned.
         """
         keep = ~is_first
         latent = jax.tree.map(lambda x: x * keep.reshape(-1, *[1] * (x.ndim - 1)), latent)
+        if self.start is not None:
+            learned = self.learned_start(len(is_first))
+            latent = jax.tree.map(lambda x, new: x + new * ~keep.reshape(-1, *[1] * (x.ndim - 1)), latent, learned)
         deter = self.recurrence(latent, action * keep[:, None])
         parameters = self.posterior(deter, embed)
         return Observed(self._state(deter, parameters, noise), parameters)
+
+    def learned_start(self, batch: int) -> Any:
+        """States before an episode with ``rssm.initial=learned``: tanh of a vector, and the prior's mode there."""
+        assert self.start is not None
+        deter = jnp.broadcast_to(jnp.tanh(self.start[...])[None].astype(self.dtype), (batch, self.config.deter))
+        return self._state(deter, self.prior(deter), None)
 
     def imagine_step(self, latent: Any, action: Float[Array, "batch A"], noise: Noise) -> Any:
         """One step without an observation: the stochastic state is drawn from the prior."""
@@ -210,15 +238,24 @@ class RSSM(nnx.Module):
         return scan(step, self, start, (prev_action, embed, is_first, noise), self.loops)
 
     def flatten_action(self, action: Action) -> Float[Array, "*batch A"]:
-        """One vector per action: keys in sorted order, classes one-hot, continuous values as they are."""
+        """One vector per action: keys in sorted order, classes one-hot, continuous values as they are.
+
+        Classes may be given as one-hot vectors of floats, which pass gradients on.
+        """
         parts = []
         for key, space in self.action_spaces:
             value = action[key]
-            batch = value.shape[: value.ndim - len(space.shape)]
-            if space.kind == "discrete":
+            onehot = space.kind == "discrete" and jnp.issubdtype(value.dtype, jnp.floating)
+            batch = value.shape[: value.ndim - len(space.shape) - onehot]
+            if space.kind == "discrete" and not onehot:
                 value = jax.nn.one_hot(value, space.classes, dtype=self.dtype)
             parts.append(jnp.reshape(value, (*batch, -1)).astype(self.dtype))
         return jnp.concatenate(parts, -1)
+
+
+def within_bounds(action: Float[Array, "*batch A"]) -> Float[Array, "*batch A"]:
+    """``a / max(1, |a|)``: actions beyond [-1, 1] are possible, since the environment clips and not the policy."""
+    return action / jax.lax.stop_gradient(jnp.maximum(1, jnp.abs(action)))
 
 
 def gate(previous: Float[Array, "*batch k"], gates: Float[Array, "*batch 3*k"]) -> Float[Array, "*batch k"]:

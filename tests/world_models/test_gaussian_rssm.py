@@ -9,7 +9,8 @@ from flax import nnx
 
 from dreamer.equations.distributions import Gaussian
 from dreamer.world_models import LatentVariableModel, WorldModel
-from dreamer.world_models.gaussian_rssm import MIN_STD, gaussian_rssm
+from dreamer.world_models.gaussian_rssm import MIN_STD
+from dreamer.world_models.latent import gaussian_rssm
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_config
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from dreamer.agent import Agent
 from dreamer.behaviors import Behavior
-from dreamer.behaviors.dynamics_backprop import DynamicsBackprop, dynamics_backprop
+from dreamer.behaviors.actor_critic import ActorCritic
+from dreamer.behaviors.estimators import Estimators, actor_critic, dynamics_backprop, judge
 from dreamer.config import ConfigError
 from dreamer.types import Space
 from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config, total_loss
@@ -22,13 +23,57 @@ def batch():
 
 def test_it_is_a_behaviour():
     behavior = dynamics_backprop(small_config(), PUSH, 28)
-    assert isinstance(behavior, DynamicsBackprop)
+    assert isinstance(behavior, Estimators)
     assert isinstance(behavior, Behavior)
 
 
-def test_discrete_actions_are_refused():
-    with pytest.raises(ConfigError, match=r"the actions move are discrete, .* Use behavior\.kind=actor_critic"):
-        dynamics_backprop(small_config(), ACTION_SPACES, 28)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["behavior.returns=v2"], r"behavior\.returns=v2 cannot be used with loss\.replay_critic=0\.3"),
+        (["behavior={returns: v1, horizon: 1}", "loss.replay_critic=0"], r"behavior\.horizon=1 cannot be used"),
+        (["world_model.cont=none"], r"world_model\.cont=none cannot be used with behavior\.cont_discount=true"),
+    ],
+    ids=["replay", "horizon", "discount"],
+)
+def test_parts_that_exclude_one_another_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        actor_critic(small_config(*overrides), PUSH, 28)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "spaces", "expected"),
+    [
+        ("reinforce", PUSH, ActorCritic),
+        ("dynamics", PUSH, "dynamics"),
+        ("mix", PUSH, "mix"),
+        ("auto", PUSH, "dynamics"),
+        ("auto", ACTION_SPACES, ActorCritic),
+    ],
+    ids=str,
+)
+def test_the_gradient_that_is_chosen(gradient, spaces, expected):
+    behavior = actor_critic(small_config(f"behavior.gradient={gradient}"), spaces, 28)
+    assert expected is type(behavior) or expected == getattr(behavior, "gradient", None)
+
+
+def test_returns_by_hand():
+    """One rollout of two steps, lambda 0: every return is one reward and one value."""
+    column = lambda *numbers: jnp.array(numbers, jnp.float32)[:, None]  # noqa: E731
+    reward, discount, value = column(1, 2, 3), column(0.5, 0.9, 0.8), column(10, 20, 30)
+    found = {kind: judge(kind, reward, discount, 0.0, value, 0.9) for kind in ("v1", "v2", "v3")}
+    # v3: R[t] = r[t+1] + d[t+1] v[t+1]
+    np.testing.assert_allclose(found["v3"].action_return[:, 0], [2 + 0.9 * 20, 3 + 0.8 * 30])
+    np.testing.assert_allclose(found["v3"].action_weight[:, 0], [0.5 / 0.9, 0.5 * 0.9 / 0.9])
+    # v2: R[t] = r[t] + d[t] v[t+1], and the first action is judged by R[1].
+    np.testing.assert_allclose(found["v2"].state_return[:, 0], [1 + 0.5 * 20, 2 + 0.9 * 30])
+    np.testing.assert_allclose(found["v2"].state_weight[:, 0], [1, 0.5])
+    np.testing.assert_allclose(found["v2"].action_return[:, 0], [2 + 0.9 * 30])
+    np.testing.assert_allclose(found["v2"].action_weight[:, 0], [1])
+    # v1: the same without the first state.
+    assert found["v1"].first == 1
+    np.testing.assert_allclose(found["v1"].state_return[:, 0], [2 + 0.9 * 30])
+    np.testing.assert_allclose(found["v1"].state_weight[:, 0], [1])
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""Actions at random: uniformly, and by adding noise to those of a policy or a planner."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from dreamer.devices import batch_axis
+from dreamer.types import Action, Masks, Spaces
+
+
+def random_action(spaces: Spaces, batch: tuple[int, ...], masks: Masks, key: Array) -> Action:
+    """Uniformly random actions ``[*batch, ...]`` by key: in [-1, 1], or classes among those that masks allow."""
+    action: Action = {}
+    for (name, space), own in zip(spaces.items(), jax.random.split(key, len(spaces)), strict=True):
+        shape = (*batch, *space.shape)
+        if space.kind == "discrete":
+            # The largest of equally distributed numbers is as often one as another.
+            draws = batch_axis.draw(jax.random.uniform, own, (*shape, space.classes))
+            allowed = masks.get(name)
+            action[name] = (draws if allowed is None else jnp.where(allowed, draws, -1.0)).argmax(-1).astype(jnp.int32)
+        else:
+            action[name] = 2 * batch_axis.draw(jax.random.uniform, own, shape) - 1
+    return action
+
+
+def add_noise(action: Action, noise: float, spaces: Spaces, masks: Masks, key: Array) -> Action:
+    """Actions ``[N, ...]`` for exploration.
+
+    Continuous ones get normal noise of this standard deviation, and are clipped to [-1, 1]. Discrete ones are, with
+    this probability, uniformly random instead, each element by itself.
+    """
+    random_key, choice_key = jax.random.split(key)
+    rows = len(next(iter(action.values())))
+    uniform = random_action(spaces, (rows,), masks, random_key)
+    noisy: Action = {}
+    for (name, space), own in zip(spaces.items(), jax.random.split(choice_key, len(spaces)), strict=True):
+        shape = action[name].shape
+        if space.kind == "discrete":
+            replaced = batch_axis.draw(jax.random.uniform, own, shape) < noise
+            noisy[name] = jnp.where(replaced, uniform[name], action[name])
+        else:
+            draws = batch_axis.draw(jax.random.normal, own, shape)
+            noisy[name] = jnp.clip(action[name] + noise * draws, -1, 1)
+    return noisy
+
+
+__all__ = ["add_noise", "random_action"]

@@ -1,0 +1,99 @@
+"""Dreamer V2, V1 and PlaNet, number by number, through the real code with only the random draws replaced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer.agent.learning import weighted_total
+from dreamer.types import named_leaves
+from tests import family_golden as golden
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fixed_draws():
+    """A uniform draw is 0.37 and a normal one 0.5: the golden rule, for the code as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "uniform", lambda key, shape=(), *a, **k: jnp.full(shape, 0.37, jnp.float32))
+        patch.setattr(jax.random, "normal", lambda key, shape=(), *a, **k: jnp.full(shape, 0.5, jnp.float32))
+        yield
+
+
+def close(ours, theirs, tolerance=1e-5):
+    """Equal to ``tolerance`` of the largest magnitude."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * (np.abs(theirs).max() + 1e-8))
+
+
+def value_and_grad(agent, batch):
+    """The total, what the loss returns, and the gradient, at the parameters of an agent."""
+    state = agent.state
+
+    def function(nets):
+        total = weighted_total(agent.algorithm.loss)
+        return jax.value_and_grad(total, has_aux=True)(nets, state.memory, batch, jax.random.key(0), agent.config)
+
+    (_, output), gradient = jax.jit(function)(state.nets)
+    return output, gradient
+
+
+def check_gradients(gradient, data, names, prefixes):
+    """Every gradient; prefixes of official names by part of the nets, those of the model unless given."""
+    for path, ours in named_leaves(gradient).items():
+        prefix = next((prefix for part, prefix in prefixes.items() if f"{part}." in path), "grads/model")
+        np.testing.assert_allclose(
+            ours,
+            theirs := golden.official(data, prefix, names[path], path),
+            rtol=0,
+            atol=2e-5 * np.abs(theirs).max() + 1e-8,
+            err_msg=path,
+        )
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "mix"])
+@pytest.mark.parametrize("name", ["v2_categorical", "v2_gaussian"])
+def test_dreamer_v2(name, gradient):
+    data, agent, batch = golden.v2_agent(name, f"behavior.gradient={gradient}")
+    output, found = value_and_grad(agent, batch)
+    means = {key: value.mean() for key, (_, value) in output.losses.items()}
+    theirs = "both" if gradient == "mix" else gradient
+    close(means["actor"], data[f"losses/actor_{theirs}"])
+    close(means["critic"], data["losses/critic"])
+    close(means["reward"], data["losses/reward"])
+    close(means["cont"], data["losses/discount"])
+    # The constants of a normal density are left out here.
+    close(0.5 * means["obs/vector"] + 2.5 * np.log(2 * np.pi), data["losses/vector"])
+    close(0.8 * means["dyn"] + 0.2 * means["rep"], data["losses/kl"])
+    close(output.stored.deter, data["post/deter"])
+    names = golden.v2_names(name == "v2_gaussian")
+    check_gradients(found, data, names, {"actor": f"grads/actor_{theirs}", "critic": "grads/critic"})
+
+
+@pytest.mark.parametrize("name", ["v1_plain", "v1_pcont"])
+def test_dreamer_v1(name):
+    data, agent, batch = golden.v1_agent(name)
+    output, found = value_and_grad(agent, batch)
+    means = {key: value.mean() for key, (_, value) in output.losses.items()}
+    close(means["actor"], data["losses/actor"])
+    close(means["critic"], data["losses/value"])
+    close(-means["reward"], data["likes/reward"])
+    close(-0.5 * means["obs/vector"] - 2.5 * np.log(2 * np.pi), data["likes/vector"])
+    close(means["dyn"], data["losses/div"])
+    close(means["rep"], data["losses/div"])
+    close(output.stored.deter, data["post/deter"])
+    close(output.stored.stoch, data["post/stoch"])
+    check_gradients(found, data, golden.v1_names(name == "v1_pcont"), {"actor": "grads/actor", "critic": "grads/value"})
+
+
+def test_planet():
+    data, agent, batch = golden.planet_agent()
+    output, found = value_and_grad(agent, batch)
+    means = {key: value.mean() for key, (_, value) in output.losses.items()}
+    close(-means["reward"], data["log_prob/reward"])
+    close(-0.5 * means["obs/vector"] - 2.5 * np.log(2 * np.pi), data["log_prob/vector"])
+    # The official loss subtracts the free nats, which are a constant: max(0, KL - free).
+    close(means["dyn"] - data["config/free_nats"], data["losses/divergence"])
+    close(output.stored.deter, data["post/belief"])
+    close(output.stored.stoch, data["post/sample"])
+    check_gradients(found, data, golden.planet_names(), {"world_model": "grads"})
