@@ -1,6 +1,7 @@
 """Reads the golden numbers of Dreamer V1, V2 and PlaNet, and gives their parameters to the real agents."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,14 +98,16 @@ def v2_agent(name: str, *overrides: str) -> tuple[dict[str, np.ndarray], Agent, 
     agent.state = agent.state._replace(nets=nets, memory=agent.state.memory._replace(behavior=behavior))
     get = lambda key: data[f"batch/{key}"]  # noqa: E731
     stoch = data["state/stoch"]
-    stored = (
-        GaussianLatent(data["state/deter"], stoch)
+    stored: Any = (
+        GaussianLatent(jnp.asarray(data["state/deter"]), jnp.asarray(stoch))
         if gaussian
         else StoredLatent(data["state/deter"], stoch.argmax(-1).astype(np.uint8))
     )
     action = get("action") if gaussian else get("action").argmax(-1).astype(np.int32)
-    flags = [get(key).astype(bool) for key in ("is_first", "is_last", "is_terminal")]
-    batch = Batch({"vector": symexp(jnp.asarray(get("vector")))}, {"action": action}, get("reward"), *flags, stored)
+    first, last, terminal = (get(key).astype(bool) for key in ("is_first", "is_last", "is_terminal"))
+    batch = Batch(
+        {"vector": symexp(jnp.asarray(get("vector")))}, {"action": action}, get("reward"), first, last, terminal, stored
+    )
     return data, agent, jax.tree.map(jnp.asarray, batch)
 
 
@@ -135,7 +138,7 @@ def zero_start_batch(data: dict[str, np.ndarray], deter: int, stoch: int) -> Bat
     never = np.zeros(reward.shape, bool)
     terminal = data["batch/discount"] == 0 if "batch/discount" in data else never
     rows = len(reward)
-    zeros = GaussianLatent(np.zeros((rows, deter), np.float32), np.zeros((rows, stoch), np.float32))
+    zeros = GaussianLatent(jnp.zeros((rows, deter)), jnp.zeros((rows, stoch)))
     batch = Batch(
         {"vector": symexp(jnp.asarray(data["batch/vector"]))},
         {"action": data["batch/action"]},

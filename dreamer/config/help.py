@@ -11,20 +11,19 @@ def reference() -> str:
     """Help text: every key with type, default, unit and meaning, one after another."""
     lines: list[str] = []
 
-    def describe(cls: Any, prefix: str) -> None:
-        for field in dataclasses.fields(cls):
+    def describe(section: Any, prefix: str) -> None:
+        for field in dataclasses.fields(section):
             key = prefix + key_of(field.name)
-            if dataclasses.is_dataclass(field.type):
+            value = getattr(section, field.name)
+            if dataclasses.is_dataclass(value):
                 lines.append(f"\n{key}: {field.metadata['help']}")
-                describe(field.type, f"{key}.")
+                describe(value, f"{key}.")
                 continue
             kind = getattr(field.type, "__name__", "") if isinstance(field.type, type) else str(field.type)
             kind = kind.replace("typing.", "")
-            default = f"'{field.default}'" if isinstance(field.default, str) else field.default
-            if field.default_factory is not dataclasses.MISSING:  # A dictionary, of which every config has its own.
-                default = field.default_factory()
+            default = f"'{value}'" if isinstance(value, str) else value
             unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
             lines.append(f"  {key:<28} {kind} = {default}{unit}\n      {field.metadata['help']}")
 
-    describe(Config, "")
+    describe(Config(), "")
     return "\n".join(lines)
