@@ -9,7 +9,6 @@ import numpy as np
 
 from dreamer import config as configs
 from dreamer.agent import Agent
-from dreamer.equations.transforms import symexp
 from dreamer.types import Batch, Space, named_leaves
 from dreamer.world_models.gaussian_rssm import GaussianLatent
 from dreamer.world_models.rssm import StoredLatent
@@ -19,7 +18,7 @@ OBS_SPACES = {"vector": Space("vector", (5,))}
 
 SIZES = (
     "rssm={deter: 16, hidden: 16, stoch: 4, classes: 4, prior_layers: 1, posterior_layers: 1, unimix: 0}",
-    "nets={units: 16, activation: elu, norm: none, init: glorot, dtype: float32}",
+    "nets={units: 16, activation: elu, norm: none, init: glorot, symlog: false, dtype: float32}",
     "nets={reward_head: normal, critic_head: normal}",
     "loss={reconstruction: 0.5, replay_critic: 0}",
     "behavior={horizon: 4, return_horizon: 100, actor_unimix: 0, actor_scale: 1, slow_regularizer: 0}",
@@ -47,7 +46,7 @@ V1 = (
 PLANET = (
     "world_model={kind: gaussian_rssm, cont: none}",
     "rssm={cell: early_reset_gru, deter: 8, hidden: 8, stoch: 3, prior_layers: 1, posterior_layers: 1}",
-    "nets={units: 8, activation: relu, norm: none, init: glorot, dtype: float32}",
+    "nets={units: 8, activation: relu, norm: none, init: glorot, symlog: false, dtype: float32}",
     "nets={encoder_layers: 0, decoder_layers: 1, reward_layers: 3, reward_head: normal}",
     "loss={reconstruction: 0.5, reward: 10, dyn: 1, rep: 1}",
     "behavior={kind: none, cont_discount: false}",
@@ -105,9 +104,7 @@ def v2_agent(name: str, *overrides: str) -> tuple[dict[str, np.ndarray], Agent, 
     )
     action = get("action") if gaussian else get("action").argmax(-1).astype(np.int32)
     first, last, terminal = (get(key).astype(bool) for key in ("is_first", "is_last", "is_terminal"))
-    batch = Batch(
-        {"vector": symexp(jnp.asarray(get("vector")))}, {"action": action}, get("reward"), first, last, terminal, stored
-    )
+    batch = Batch({"vector": get("vector")}, {"action": action}, get("reward"), first, last, terminal, stored)
     return data, agent, jax.tree.map(jnp.asarray, batch)
 
 
@@ -140,7 +137,7 @@ def zero_start_batch(data: dict[str, np.ndarray], deter: int, stoch: int) -> Bat
     rows = len(reward)
     zeros = GaussianLatent(jnp.zeros((rows, deter)), jnp.zeros((rows, stoch)))
     batch = Batch(
-        {"vector": symexp(jnp.asarray(data["batch/vector"]))},
+        {"vector": data["batch/vector"]},
         {"action": data["batch/action"]},
         reward,
         never,

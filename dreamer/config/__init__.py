@@ -26,6 +26,7 @@ from dreamer.config.schema import (
     WorldModelConfig,
     check_value,
     halvings,
+    smallest_image,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ __all__ = [
     "preset_directory",
     "presets",
     "reference",
+    "smallest_image",
     "to_dict",
     "to_yaml",
 ]

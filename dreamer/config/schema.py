@@ -206,7 +206,24 @@ class NetsConfig:
     units: int = option(1024, "width of every multilayer perceptron", "units")
     depth: int = option(64, "base channels of the convolutions", "channels")
     mults: tuple[int, ...] = option((2, 3, 4, 4), "channel multipliers, one per halving of the image", at_most=1024)
-    kernel: int = option(5, "kernel size of the convolutions", "pixels")
+    convolutions: Literal["pool", "same", "valid"] = option(
+        "pool",
+        "how images are halved and doubled; pool: by the maximum of 2 x 2 and by repetition, as published, always with "
+        "SiLU and RMSNorm; same: by strides of 2 with padding, as in DreamerV3 of 2023; valid: by strides of 2 without "
+        "padding, as in PlaNet and Dreamer V1 and V2, for 64 x 64 pixels",
+    )
+    kernel: int = option(5, "kernel size of convolutions=pool; the others have the published ones", "pixels")
+    image_bits: int = option(
+        8, "bits of each channel that are seen and predicted, as PlaNet's 5; 8: all", "bits", at_most=8
+    )
+    symlog: bool = option(
+        True, "squash vector observations by symlog, as inputs and as targets; with false, both are as they are"
+    )
+    activation: Literal["silu", "elu", "relu"] = option("silu", "activation of every hidden layer")
+    conv_activation: Literal["auto", "silu", "elu", "relu"] = option(
+        "auto", "activation of convolutions=same and valid; auto: nets.activation"
+    )
+    norm: Literal["rms", "layer", "none"] = option("rms", "normalisation before every activation")
     encoder_layers: int = option(3, "hidden layers of the vector encoder", "layers", at_least=0)
     decoder_layers: int = option(3, "hidden layers of the vector decoder", "layers", at_least=0)
     reward_layers: int = option(1, "hidden layers of the reward head", "layers", at_least=0)
@@ -216,8 +233,6 @@ class NetsConfig:
     bins: int = option(
         255, "bins of the symexp two-hot distribution; odd, so that one bin is exactly 0", "bins", at_least=3
     )
-    activation: Literal["silu", "elu", "relu"] = option("silu", "activation of every hidden layer")
-    norm: Literal["rms", "layer", "none"] = option("rms", "normalisation before every activation")
     init: Literal["fan_in", "fan_avg", "glorot"] = option(
         "fan_in",
         "initial kernels: truncated normal by the inputs of a layer, or by the mean of inputs and outputs, as in V3 of "
@@ -239,6 +254,11 @@ class NetsConfig:
         "auto: loops rearranged for the backend, on CPUs as measured, on accelerators by counted kernels; "
         "plain: as written",
     )
+
+    @property
+    def image_activation(self) -> str:
+        """Activation of the convolutions."""
+        return self.activation if self.conv_activation == "auto" else self.conv_activation
 
 
 @dataclass(frozen=True)
@@ -526,6 +546,8 @@ class Config:
             require(value % 2 == 1, key, value, "an odd number")
         require(len(self.nets.mults) > 0, "nets.mults", self.nets.mults, "at least one multiplier")
         require(len(self.nets.mults) <= 16, "nets.mults", self.nets.mults, "at most 16 multipliers")
+        four = self.nets.convolutions != "valid" or len(self.nets.mults) == 4
+        require(four, "nets.mults", self.nets.mults, "four multipliers with nets.convolutions=valid")
         elites = self.planner.elites
         candidates = self.planner.candidates
         require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")
@@ -582,3 +604,20 @@ def halvings(height: int, width: int, most: int) -> int:
             "if it is no image, see env.classes and env.ignore."
         )
     return count
+
+
+def smallest_image(height: int, width: int, nets: NetsConfig) -> tuple[int, int]:
+    """Height and width of what the last convolution of the encoder makes of an image.
+
+    Raises:
+        ConfigError: the convolutions cannot encode an image of this size; the message has legal sizes.
+    """
+    if nets.convolutions == "valid":
+        if (height, width) != (64, 64):
+            raise ConfigError(
+                f"An image of {height}x{width} pixels cannot be encoded: nets.convolutions=valid expects 64x64. Resize "
+                "the image by env.size=[64,64], or use nets.convolutions=same or pool."
+            )
+        return 2, 2
+    factor = 2 ** halvings(height, width, len(nets.mults))
+    return height // factor, width // factor

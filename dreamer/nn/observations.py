@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, UInt8
 
 from dreamer.config import NetsConfig
 from dreamer.equations import distributions
@@ -14,29 +14,29 @@ from dreamer.equations.transforms import symlog
 from dreamer.nn.grids import GridDecoder, GridEncoder
 from dreamer.nn.images import ImageDecoder, ImageEncoder
 from dreamer.nn.layers import hidden_layers, output_layer
+from dreamer.nn.strided import StridedDecoder, StridedEncoder
 from dreamer.types import Observation, Spaces
 
 
 class Encoder(nnx.Module):
     """Observations to one embedding: an MLP for all vectors and classes, a convolutional network for each image size.
 
-    Vectors are squashed by symlog, classes become one-hot vectors, images are scaled to [-0.5, 0.5]. Keys are joined in
-    sorted order; images of equal height and width share one network, stacked along channels. Grids of many classes have
-    networks of their own, see `dreamer.nn.grids`.
+    Vectors are squashed by symlog, unless ``nets.symlog`` is false, classes become one-hot vectors, images are scaled
+    to [-0.5, 0.5]. Keys are joined in sorted order; images of equal height and width share one network, stacked along
+    channels. Grids of many classes have networks of their own, see `dreamer.nn.grids`.
     """
 
     def __init__(self, config: NetsConfig, spaces: Spaces, *, rngs: nnx.Rngs):
         self.spaces = tuple(sorted(spaces.items()))
         self.dtype = config.dtype
+        self.symlog = config.symlog
+        self.image_bits = config.image_bits
         flat = flat_size(spaces)
         self.mlp = hidden_layers(config, flat, config.encoder_layers, rngs=rngs) if flat else None
         depths = [config.depth * mult for mult in config.mults]
         self.groups = image_groups(spaces)
         self.images = nnx.List(
-            [
-                ImageEncoder((height, width, channels), depths, config.kernel, dtype=config.dtype, rngs=rngs)
-                for (height, width), channels in group_channels(spaces).items()
-            ]
+            [_image_encoder((*size, channels), config, rngs=rngs) for size, channels in group_channels(spaces).items()]
         )
         self.grids: nnx.Dict[GridEncoder] = nnx.Dict(
             {
@@ -55,7 +55,7 @@ class Encoder(nnx.Module):
             parts.append(self.mlp(self._vectors(obs)))
         for network, (_, keys) in zip(self.images, self.groups, strict=True):
             image = jnp.concatenate([obs[key] for key in keys], -1)
-            parts.append(network(image.astype(self.dtype) / 255 - 0.5))
+            parts.append(network(scale_image(image, self.image_bits, self.dtype) - 0.5))
         parts.extend(network(jnp.asarray(obs[key])) for key, network in self.grids.items())
         return jnp.concatenate(parts, -1)
 
@@ -63,7 +63,8 @@ class Encoder(nnx.Module):
         parts = []
         for key, space in self.spaces:
             if space.kind == "vector":
-                parts.append(symlog(jnp.asarray(obs[key], jnp.float32)))
+                vector = jnp.asarray(obs[key], jnp.float32)
+                parts.append(symlog(vector) if self.symlog else vector)
             elif space.kind == "discrete" and not space.is_grid:
                 onehot = jax.nn.one_hot(obs[key], space.classes, dtype=jnp.float32)
                 parts.append(onehot.reshape(onehot.shape[0], -1))
@@ -73,11 +74,12 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Features to predictions of observation keys, float32.
 
-    ``vector``: mean in symlog space, ``[N, n]``. ``discrete``: logits ``[N, *shape, classes]``. ``image``: mean in
-    [0, 1], ``[N, H, W, C]``. Of grids of many classes, only losses are known.
+    ``vector``: mean in symlog space, ``[*batch, n]``, also where ``nets.symlog`` is false and it is learned as it is.
+    ``discrete``: logits ``[*batch, *shape, classes]``. ``image``: mean, where black is 0 and white is 1,
+    ``[*batch, H, W, C]``. Of grids of many classes, only losses are known.
 
     Args:
-        config: sizes.
+        config: sizes and kinds of the networks.
         spaces: observation spaces.
         recurrent: size R of the recurrent part of the features.
         sample: size S of the sampled part.
@@ -87,6 +89,8 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: NetsConfig, spaces: Spaces, recurrent: int, sample: int, blocks: int, *, rngs: nnx.Rngs):
         self.spaces = tuple(sorted(spaces.items()))
+        self.symlog = config.symlog
+        self.image_bits = config.image_bits
         flat = {key: space for key, space in self.spaces if space.kind != "image" and not space.is_grid}
         dtype = config.dtype
         self.mlp = hidden_layers(config, recurrent + sample, config.decoder_layers, rngs=rngs) if flat else None
@@ -99,17 +103,7 @@ class Decoder(nnx.Module):
         self.groups = image_groups(spaces)
         self.images = nnx.List(
             [
-                ImageDecoder(
-                    (*size, channels),
-                    recurrent,
-                    sample,
-                    config.units,
-                    depths,
-                    config.kernel,
-                    blocks,
-                    dtype=dtype,
-                    rngs=rngs,
-                )
+                _image_decoder((*size, channels), config, recurrent, sample, blocks, rngs=rngs)
                 for size, channels in group_channels(spaces).items()
             ]
         )
@@ -124,10 +118,33 @@ class Decoder(nnx.Module):
         )
 
     def __call__(
-        self, recurrent: Float[Array, "batch R"], sample: Float[Array, "batch S"]
-    ) -> dict[str, Float32[Array, "batch *shape"]]:
+        self, recurrent: Float[Array, "*batch R"], sample: Float[Array, "*batch S"]
+    ) -> dict[str, Float32[Array, "..."]]:
         """Predict observations from both parts of the features."""
+        predictions = self._means(recurrent, sample)
+        if self.symlog:
+            return predictions
+        kinds = {key: space.kind for key, space in self.spaces}
+        return {key: symlog(x) if kinds[key] == "vector" else x for key, x in predictions.items()}
+
+    def losses(
+        self, recurrent: Float[Array, "B T R"], sample: Float[Array, "B T S"], obs: Observation
+    ) -> dict[str, Float32[Array, "B T"]]:
+        """`reconstruction_losses` of every key, of vectors and images as ``nets`` says that they are learned."""
+        predictions = self._means(recurrent, sample)
+        losses = reconstruction_losses(
+            predictions, obs, dict(self.spaces), squash=self.symlog, image_bits=self.image_bits
+        )
+        return losses | self.grid_losses(recurrent, sample, obs)
+
+    def _means(
+        self, recurrent: Float[Array, "*batch R"], sample: Float[Array, "*batch S"]
+    ) -> dict[str, Float32[Array, "..."]]:
+        """Predictions in the units in which they are learned."""
         spaces = dict(self.spaces)
+        lead = recurrent.shape[:-1]
+        # Convolutions want one leading axis.
+        recurrent, sample = (x.reshape(-1, x.shape[-1]) for x in (recurrent, sample))
         predictions = self.vectors(jnp.concatenate([recurrent, sample], -1), list(self.heads))
         for network, (_, keys) in zip(self.images, self.groups, strict=True):
             images = network(recurrent, sample)
@@ -137,10 +154,10 @@ class Decoder(nnx.Module):
                 channels = spaces[key].shape[-1]
                 predictions[key] = images[..., start : start + channels]
                 start += channels
-        return predictions
+        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), predictions)
 
     def vectors(self, feature: Float[Array, "*batch F"], keys: Sequence[str]) -> dict[str, Float32[Array, "..."]]:
-        """Predictions ``[*batch, ...]`` of some keys that are not images; no other head is computed."""
+        """Predictions ``[*batch, ...]`` of some keys that are not images, as learned; no other head is computed."""
         if self.mlp is None or not keys:
             return {}
         spaces = dict(self.spaces)
@@ -166,10 +183,39 @@ class Decoder(nnx.Module):
         }
 
 
+def _image_encoder(shape: tuple[int, int, int], config: NetsConfig, *, rngs: nnx.Rngs) -> ImageEncoder | StridedEncoder:
+    if config.convolutions != "pool":
+        return StridedEncoder(shape, config, rngs=rngs)
+    depths = [config.depth * mult for mult in config.mults]
+    return ImageEncoder(shape, depths, config.kernel, dtype=config.dtype, rngs=rngs)
+
+
+def _image_decoder(
+    shape: tuple[int, int, int], config: NetsConfig, recurrent: int, sample: int, blocks: int, *, rngs: nnx.Rngs
+) -> ImageDecoder | StridedDecoder:
+    if config.convolutions != "pool":
+        return StridedDecoder(shape, recurrent + sample, config, rngs=rngs)
+    depths = [config.depth * mult for mult in config.mults]
+    return ImageDecoder(
+        shape, recurrent, sample, config.units, depths, config.kernel, blocks, dtype=config.dtype, rngs=rngs
+    )
+
+
 def reconstruction_losses(
-    predictions: dict[str, Array], obs: Observation, spaces: Spaces
+    predictions: dict[str, Array], obs: Observation, spaces: Spaces, *, squash: bool = True, image_bits: int = 8
 ) -> dict[str, Float32[Array, "B T"]]:
-    """``obs/KEY``: squared error (vectors in symlog, images in [0, 1]) or cross-entropy, summed over the event."""
+    """``obs/KEY``: squared error (images in 0 to 1) or cross-entropy, summed over the event.
+
+    Half of the squared error is the negative log-likelihood of a normal with the predicted mean and unit variance, as
+    in PlaNet and Dreamer V1 and V2, less a constant: ``loss.reconstruction=0.5``.
+
+    Args:
+        predictions: means and logits ``[B, T, ...]``, see `Decoder`.
+        obs: what was observed.
+        spaces: of the observation keys.
+        squash: vectors are compared in symlog space.
+        image_bits: see `scale_image`.
+    """
     losses = {}
     for key, prediction in predictions.items():
         space = spaces[key]
@@ -178,9 +224,25 @@ def reconstruction_losses(
             log_probs = jax.nn.log_softmax(prediction, -1)
             losses[f"obs/{key}"] = -distributions.Categorical(log_probs, len(space.shape)).log_prob(target)
             continue
-        target = target.astype(jnp.float32) / 255 if space.kind == "image" else symlog(target.astype(jnp.float32))
+        if space.kind == "image":
+            target = scale_image(target, image_bits, "float32")
+        else:
+            target = symlog(target.astype(jnp.float32)) if squash else target.astype(jnp.float32)
         losses[f"obs/{key}"] = jnp.square(prediction - target).sum(tuple(range(2, target.ndim)))
     return losses
+
+
+def scale_image(image: UInt8[Array, "*shape"], bits: int, dtype: str) -> Float[Array, "*shape"]:
+    """Bytes as numbers from 0, black, to 1, white; with fewer than 8 bits, the middle of its bin.
+
+    PlaNet draws a number within the bin instead, the same for the encoder and the target. Source: Kingma and Dhariwal
+    2018, "Glow: Generative flow with invertible 1x1 convolutions".
+    """
+    if bits == 8:
+        return image.astype(dtype) / 255
+    # Differs from the paper: no noise, because an encoder takes no random key. In targets alone, noise would add a
+    # constant to the expected loss.
+    return ((image >> (8 - bits)).astype(dtype) + 0.5) / 2**bits
 
 
 def flat_size(spaces: Spaces) -> int:

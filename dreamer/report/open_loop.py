@@ -5,7 +5,7 @@ infinitely many dreams is what the model expects; its squared error is estimated
 ``(mean of S dreams - truth)^2 - variance of the dreams / S``. Without the correction, the draws of the latent alone
 would make a perfect model look worse than a constant.
 
-Units: vectors in symlog space, images in 0 to 1, classes as one-hot vectors, as in the losses of the model.
+Units: vectors in symlog space, images in 0 to 1, classes as one-hot vectors, whatever the units of a model's losses.
 """
 
 from typing import Any, NamedTuple

@@ -17,7 +17,7 @@ from dreamer.equations.numbers import KINDS
 from dreamer.equations.unexplained import unexplained_reward
 from dreamer.nn.fork import fork
 from dreamer.nn.layers import hidden_layers, output_layer
-from dreamer.nn.observations import Decoder, Encoder, reconstruction_losses
+from dreamer.nn.observations import Decoder, Encoder
 from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, State, Stored, mask_keys
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.gaussian_rssm import GaussianRSSM
@@ -158,13 +158,7 @@ class LatentWorldModel(nnx.Module):
 
     def decode(self, state: State) -> dict[str, Float32[Array, "..."]] | None:
         """Predictions of observation keys, see `Decoder`; None without one."""
-        if self.decoder is None:
-            return None
-        recurrent, sample = self.rssm.parts(state)
-        lead = recurrent.shape[:-1]
-        # Convolutions want one leading axis.
-        predictions = self.decoder(*(x.reshape(-1, x.shape[-1]) for x in (recurrent, sample)))
-        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), predictions)
+        return None if self.decoder is None else self.decoder(*self.rssm.parts(state))
 
     def expectation(self, state: State) -> Any:
         """Distribution of the variables of a state before its observation is seen: the prior."""
@@ -224,10 +218,8 @@ class LatentWorldModel(nnx.Module):
             rewards = jnp.tanh(rewards)
         states, heard = self._forked(seen.states, rewards, weights)
         with phase("reconstruction"):
-            predictions = self.decode(states)
-            if predictions is not None and self.decoder is not None:
-                values = reconstruction_losses(predictions, batch.obs, dict(self.decoder.spaces))
-                values |= self.decoder.grid_losses(*self.rssm.parts(states), batch.obs)
+            if self.decoder is not None:
+                values = self.decoder.losses(*self.rssm.parts(states), batch.obs)
                 losses = {name: (weights.reconstruction, value) for name, value in values.items()}
         with phase("heads"):
             feature = self.features(states)

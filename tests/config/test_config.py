@@ -248,6 +248,8 @@ def test_arguments_of_the_environment_have_any_name_and_are_kept() -> None:
         ("rssm.unimix=-0.1", "a finite number, at least 0 and below 1"),
         ("nets.units=0", "an integer, at least 1"),
         ("nets.kernel=4", "an odd number"),
+        ("nets.image_bits=0", "an integer, at least 1 and at most 8"),
+        ("nets.image_bits=9", "an integer, at least 1 and at most 8"),
         ("nets.bins=4", "an odd number"),
         ("nets.bins=1", "an integer, at least 3"),
         ("behavior.horizon=0", "an integer, at least 1"),
@@ -362,6 +364,8 @@ def test_mults() -> None:
     assert sentence(overrides=("nets.mults=[2,0]",)).endswith(
         "expected a list of integers, each at least 1 and at most 1024."
     )
+    message = sentence(overrides=("nets.mults=[1,2,4]", "nets.convolutions=valid"))
+    assert message.endswith("expected four multipliers with nets.convolutions=valid.")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,55 @@ def test_reconstruction_losses_by_hand():
     np.testing.assert_allclose(losses["obs/v"], [[1 + 4]], rtol=1e-6)
 
 
+def test_without_symlog_vectors_are_seen_and_learned_as_they_are_but_decoded_as_ever(config):
+    spaces = {"joints": Space("vector", (2,))}
+    plain = small_config("nets.symlog=false").nets
+    seen = {"joints": jnp.array([[np.e - 1, -5.0]], jnp.float32)}
+    encoder = observations.Encoder(plain, spaces, rngs=nnx.Rngs(params=0))
+    np.testing.assert_allclose(encoder._vectors(seen), [[np.e - 1, -5.0]], rtol=1e-6)
+
+    decoder = observations.Decoder(plain, spaces, 16, 12, 2, rngs=nnx.Rngs(params=0))
+    head = decoder.heads["joints"]
+    head.kernel[...] = jnp.zeros_like(head.kernel[...])
+    head.bias[...] = jnp.array([np.e - 1, -3.0])
+    deter, stoch = jnp.zeros((1, 1, 16)), jnp.zeros((1, 1, 12))
+    obs = {"joints": seen["joints"][None]}
+    np.testing.assert_allclose(decoder.losses(deter, stoch, obs)["obs/joints"], [[4.0]], rtol=1e-6)
+    np.testing.assert_allclose(decoder(deter, stoch)["joints"], [[[1.0, -np.log(4)]]], rtol=1e-6)
+
+
+def test_of_fewer_bits_the_middle_of_each_bin_is_seen_and_predicted():
+    image = jnp.array([0, 7, 8, 255], jnp.uint8)
+    np.testing.assert_array_equal(observations.scale_image(image, 5, "float32") * 64, [1, 1, 3, 63])
+    np.testing.assert_array_equal(observations.scale_image(image, 1, "float32"), [0.25, 0.25, 0.25, 0.75])
+    np.testing.assert_allclose(observations.scale_image(image, 8, "float32") * 255, [0, 7, 8, 255], rtol=1e-6)
+    obs = {"i": image.reshape(1, 1, 2, 2, 1)}
+    losses = observations.reconstruction_losses(
+        {"i": jnp.full((1, 1, 2, 2, 1), 1 / 64)}, obs, {"i": Space("image", (2, 2, 1))}, image_bits=5
+    )
+    np.testing.assert_allclose(losses["obs/i"], [[(2 / 64) ** 2 + (62 / 64) ** 2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("convolutions", ["valid", "same"])
+def test_images_go_through_the_convolutions_of_the_config(convolutions, rng):
+    """The encoder sees and the decoder learns images of fewer bits; those of one size share a network."""
+    nets = small_config(f"nets.convolutions={convolutions}", "nets.image_bits=5", "nets.norm=layer").nets
+    spaces = {"front": Space("image", (64, 64, 3)), "back": Space("image", (64, 64, 1))}
+    obs = {key: jnp.asarray(rng.integers(0, 256, (2, 3, *space.shape)), jnp.uint8) for key, space in spaces.items()}
+
+    def run(obs):
+        encoder = observations.Encoder(nets, spaces, rngs=nnx.Rngs(params=0))
+        decoder = observations.Decoder(nets, spaces, 16, 12, 2, rngs=nnx.Rngs(params=0))
+        assert len(encoder.images) == len(decoder.images) == 1
+        parts = jnp.zeros((2, 3, 16)), jnp.zeros((2, 3, 12))
+        return encoder(jax.tree.map(lambda x: x[0], obs)), decoder(*parts), decoder.losses(*parts, obs)
+
+    embed, predictions, losses = jax.eval_shape(run, obs)
+    assert embed.ndim == 2
+    assert {key: x.shape for key, x in predictions.items()} == {key: x.shape for key, x in obs.items()}
+    assert {key: x.shape for key, x in losses.items()} == {"obs/front": (2, 3), "obs/back": (2, 3)}
+
+
 def test_binary_cross_entropy_is_least_at_the_target():
     target = jnp.array([0.25])
     grad = jax.grad(lambda x: binary_cross_entropy(x, target).sum())

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 
-from dreamer.config import ConfigError, NetsConfig, halvings
+from dreamer.config import ConfigError, NetsConfig, smallest_image
 from dreamer.envs.adapter import USED_AS_IT_IS, Adapter
 from dreamer.envs.rollouts import RecordedStep, Recording
 from dreamer.envs.spaces import Codec
@@ -54,7 +54,8 @@ def observation_keys(
             yield EnvFinding("ok", "observation", f"{label}: {what}: {how}.", space._asdict())
         else:
             what = f"float32 {list(space.shape)}"
-            yield EnvFinding("ok", "observation", f"{label}: {what}: symlog, then MLP.", space._asdict())
+            how = "symlog, then MLP" if nets.symlog else "MLP"
+            yield EnvFinding("ok", "observation", f"{label}: {what}: {how}.", space._asdict())
             if space.shape[0] > _WIDE:
                 text = f"{label} is a vector of {space.shape[0]} numbers: if it is an image, declare it as Box(0, 255, "
                 yield EnvFinding("warning", "observation", f"{text}[height, width, channels], uint8) for convolutions.")
@@ -63,10 +64,10 @@ def observation_keys(
 def _image(label: str, space: Space, nets: NetsConfig, source: str) -> EnvFinding:
     height, width, _ = space.shape
     try:
-        factor = 2 ** halvings(height, width, len(nets.mults))
+        small = smallest_image(height, width, nets)
     except ConfigError as error:
         return EnvFinding("error", "observation", f"{label}: {error}")
-    sizes = f"{height}x{width} -> {height // factor}x{width // factor}"
+    sizes = f"{height}x{width} -> {small[0]}x{small[1]}"
     what = f"uint8 {list(space.shape)}{f' (from {source})' if source else ''}"
     return EnvFinding("ok", "observation", f"{label}: {what}: convolutions, {sizes}.", space._asdict())
 
@@ -191,7 +192,9 @@ def observations(first: Recording, spaces: Spaces) -> Iterator[EnvFinding]:
             text = f"{label} holds no pixel above 1, as if floats in [0, 1] had been cast: scale it to 0..255."
             yield EnvFinding("warning", "observation", text)
         if space.kind == "vector" and largest > _LARGE:
-            text = f"{label} reaches {_number(largest)}: symlog handles that; scale it if small differences matter."
+            text = (
+                f"{label} reaches {_number(largest)}: nets.symlog handles that; scale it if small differences matter."
+            )
             yield EnvFinding("note", "observation", text)
 
 
