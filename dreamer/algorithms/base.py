@@ -71,7 +71,9 @@ class Algorithm(NamedTuple):
     ``nets.world_model``; reports then measure the world model under it."""
 
 
-ALGORITHMS = Registry("algorithm", {"dreamer": "dreamer.algorithms.dreamer:dreamer"})
+ALGORITHMS = Registry(
+    "algorithm", {"dreamer": "dreamer.algorithms.dreamer:dreamer", "mpc": "dreamer.algorithms.mpc:mpc"}
+)
 """Functions ``(config, obs_spaces, action_spaces) -> Algorithm``."""
 
 

@@ -120,6 +120,11 @@ class EnvConfig:
         "before the run, play and close two environments with random actions to see whether saved states can be "
         "trusted; with false, a resumed run begins new episodes, unless environments give their state themselves",
     )
+    observe_state: bool = option(
+        False,
+        "environments in JAX: all numbers of the simulator's state are the observation 'simulator_state', which "
+        "algorithm=mpc plans from",
+    )
     python: str = option(
         "",
         "another Python, as in ~/venv/bin/python, whose packages make the environments, each in a separate process; "
@@ -319,14 +324,32 @@ class PlannerConfig:
     """Acting by searching the world model; the behaviour gives the value of the last state."""
 
     kind: str = option(
-        "none", "none: the policy acts; cem: cross-entropy method; or package.module:function for your own"
+        "none",
+        "none: the policy acts; random: random shooting; cem: cross-entropy method; icem: the same with correlated "
+        "noise and kept elites; mppi: elites weighted by their returns, and the policy's candidates; or "
+        "package.module:function for your own",
     )
     horizon: int = option(9, "steps that a plan looks ahead", "agent steps", at_most=10**6)
     candidates: int = option(256, "action sequences in each iteration", "sequences", at_least=2)
     elites: int = option(32, "best sequences, which the next iteration is drawn around", "sequences")
     iterations: int = option(4, "rounds of drawing candidates", "iterations")
+    warm_start: bool = option(True, "a search begins with the plan of the step before, shifted by one step")
+    leaf: bool = option(True, "the value of the last state counts; without, only the rewards of the plan")
     momentum: float = option(0.1, "share of the previous distribution that each iteration keeps", below=1)
-    min_std: float = option(0.05, "smallest standard deviation of continuous actions", above=0)
+    fit: Literal["std", "variance", "truncated"] = option(
+        "std",
+        "what momentum mixes of continuous actions: standard deviations, at least min_std; or variances, to which "
+        "min_std^2 is added; truncated: variances, of normals cut off so that they stay within the bounds",
+    )
+    init_std: float = option(1.0, "standard deviation of continuous actions before the first iteration", above=0)
+    min_std: float = option(0.05, "smallest standard deviation of continuous actions")
+    epsilon: float = option(0.0, "cem: the search ends once no variance of an action is above this; 0: never")
+    noise_beta: float = option(2.0, "icem: the power of the noise falls with frequency to this power; 0: white")
+    keep: float = option(0.3, "icem: share of the elites that are candidates of the next iteration", at_most=1)
+    decay: float = option(1.25, "icem: each iteration draws fewer candidates than the last by this factor", at_least=1)
+    temperature: float = option(0.5, "mppi: the weight of an elite is exp(temperature * return)", "per reward")
+    prior: float = option(0.05, "mppi: share of the candidates that follow the policy", below=1)
+    smoothing: float = option(0.0, "mppi: share of each action that is the action before it", below=1)
 
 
 @dataclass(frozen=True)
@@ -492,7 +515,7 @@ class Config:
     """Everything that decides a run."""
 
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
-    algorithm: str = option("dreamer", "dreamer, or package.module:function for your own")
+    algorithm: str = option("dreamer", "dreamer; mpc; or package.module:function for your own")
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
     devices: str = option(

@@ -43,6 +43,9 @@ from dreamer.envs.names import load_suite, missing_package, nearest, split, task
 from dreamer.envs.vector import Batched, VectorEnv
 from dreamer.envs.vector.batched import is_batched
 
+IN_JAX = ("jax", "craftax", "playground")
+"""Suites of environments in JAX."""
+
 WITH_KWARGS = ("gym", "vec", "envpool", "minigrid")
 """Suites that pass ``env.kwargs`` on."""
 
@@ -121,6 +124,11 @@ def make_gymnasium(task: str, config: EnvConfig, *, render: bool = False) -> gym
 def _make_raw(task: str, config: EnvConfig, render: bool) -> Any:
     """What a suite or a function makes: one environment, or many in one object, without an adapter."""
     suite, name = split(task)
+    if config.observe_state and suite not in IN_JAX:
+        raise EnvError(
+            f"env.observe_state=true cannot be used with task '{task}': only environments in JAX show their state: use "
+            f"task={'_NAME, '.join(IN_JAX)}_NAME."
+        )
     if suite:
         return _make_in_suite(task, suite, name, config, render)
     if ":" in task:

@@ -51,7 +51,17 @@ class Planner(Protocol):
         """
 
 
-PLANNERS = Registry("planner.kind", {"cem": "dreamer.planners.shooting:cem"}, also=["none"])
+PLANNERS = Registry(
+    "planner.kind",
+    {
+        "random": "dreamer.planners.shooting:random",
+        "cem": "dreamer.planners.shooting:cem",
+        "icem": "dreamer.planners.shooting:icem",
+        "mppi": "dreamer.planners.shooting:mppi",
+        "ilqr": "dreamer.planners.ilqr:ilqr",
+    },
+    also=["none"],
+)
 """Functions ``(config, action_spaces) -> Planner``."""
 
 

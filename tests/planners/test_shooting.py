@@ -8,61 +8,18 @@ import pytest
 from dreamer.planners import Planner
 from dreamer.planners.shooting import CEM, cem
 from dreamer.types import Space
+from tests.planners.worlds import Target, no_prior, no_value
 from tests.small import small_config
 
 SPACES = {"move": Space("discrete", (), 3), "push": Space("continuous", (2,))}
 CONFIG = "planner={kind: cem, horizon: 4, candidates: 256, elites: 24, iterations: 10}"
 
 
-class Sure:
-    """A prediction that is certain."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def mean(self):
-        return self.value
-
-
-class Target:
-    """A state is the distance of the last action from what is wanted there, and the steps taken.
-
-    The best class is 2 and the best push (0.5, -0.25); after ``end`` steps the episode is over, and rewards that would
-    follow are huge.
-    """
-
-    def __init__(self, end=100):
-        self.end = end
-
-    def noise(self, key, batch):
-        return ()
-
-    def step(self, state, action, noise):
-        off = jnp.square(action["push"] - jnp.array([[0.5, -0.25]])).sum(-1) + 1.0 * (action["move"] != 2)
-        return {"off": off, "time": state["time"] + 1}
-
-    def features(self, state):
-        return state["off"][..., None]
-
-    def reward(self, state):
-        return Sure(jnp.where(state["time"] > self.end, 1000.0 * state["off"], -state["off"]))
-
-    def cont(self, state):
-        return jnp.where(state["time"] >= self.end, 0.0, 1.0)
-
-    def masks(self, state):
-        return {}
-
-
-def no_prior(state, key):
-    raise AssertionError("was asked")
-
-
 def start(rows):
-    return {"off": jnp.zeros(rows), "time": jnp.zeros(rows, jnp.int32)}
+    return {"reward": jnp.zeros(rows), "time": jnp.zeros(rows, jnp.int32)}
 
 
-def plan(planner, model, rows=2, before=None, first=True, masks=None, leaf=lambda state: 0 * state["off"], seed=0):
+def plan(planner, model, rows=2, before=None, first=True, masks=None, leaf=no_value, seed=0):
     before = planner.init(rows) if before is None else before
     is_first = jnp.full(rows, first)
     return jax.jit(
@@ -97,7 +54,7 @@ def test_nothing_counts_after_the_end(planner):
 
 def test_the_leaf_counts_where_the_plan_ends(planner):
     _, _, plain = plan(planner, Target())
-    _, _, valued = plan(planner, Target(), leaf=lambda state: 10.0 + 0 * state["off"])
+    _, _, valued = plan(planner, Target(), leaf=lambda state: 10.0 + no_value(state))
     np.testing.assert_allclose(
         float(valued["planner/return"] - plain["planner/return"]), 10 * planner.discount**4, rtol=1e-3
     )

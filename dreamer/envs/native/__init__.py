@@ -118,9 +118,9 @@ def _build(name: str) -> NativeEnv:
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     """The environment behind Gymnasium's interface; raises what `build` raises."""
-    from dreamer.envs.native.hosted import HostedEnv
+    from dreamer.envs.native.hosted import host
 
-    return HostedEnv(build(name), render_mode)
+    return host(build(name), config, render_mode)
 
 
 def native_env(config: Config) -> NativeEnv:
@@ -156,7 +156,12 @@ def native_env(config: Config) -> NativeEnv:
                 f"env.{option}={value} cannot be used with run.loop=device: leave it out, or use run.loop=host."
             )
     try:
-        return build(name, suite)
+        env = build(name, suite)
+        if config.env.observe_state:
+            from dreamer.envs.native.observed import observe_state
+
+            return observe_state(env)
+        return env
     except (UnknownTask, ImportError):
         from dreamer import envs
 

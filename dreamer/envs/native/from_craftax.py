@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float32, UInt8
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import UnknownTask
-from dreamer.envs.native.hosted import HostedEnv
+from dreamer.envs.native.hosted import host
 from dreamer.envs.suites.achievements import score
 from dreamer.types import Action, Observation, Space, Spaces
 
@@ -52,7 +52,7 @@ def build(name: str) -> "Craftax":
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     """The task behind Gymnasium's interface; raises `UnknownTask`."""
-    return HostedEnv(build(name), render_mode)
+    return host(build(name), config, render_mode)
 
 
 class Craftax:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from dreamer.config import EnvConfig
 from dreamer.envs.errors import EnvError, UnknownTask
-from dreamer.envs.native.hosted import HostedEnv
+from dreamer.envs.native.hosted import host
 from dreamer.types import Action, Observation, Space, Spaces
 
 with warnings.catch_warnings():
@@ -63,7 +63,7 @@ def build(name: str) -> "Playground":
 
 def make(name: str, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
     """The task behind Gymnasium's interface; raises what `build` raises."""
-    return HostedEnv(build(name), render_mode)
+    return host(build(name), config, render_mode)
 
 
 class Playground:

@@ -14,9 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from dreamer.config import EnvConfig
 from dreamer.envs.errors import NotRestorable
 from dreamer.envs.native import NativeEnv
+from dreamer.envs.native.observed import observe_state
 from dreamer.types import Space
+
+
+def host(env: NativeEnv, config: EnvConfig, render_mode: str | None) -> gymnasium.Env:
+    """A native environment behind Gymnasium's interface, with its state among its observations if that is wanted."""
+    return HostedEnv(observe_state(env) if config.observe_state else env, render_mode)
 
 
 class HostedEnv(gymnasium.Env):
@@ -156,4 +163,4 @@ def _on_host(obs: Any) -> dict[str, np.ndarray]:
     return {key: np.asarray(value) for key, value in jax.device_get(obs).items()}
 
 
-__all__ = ["HostedEnv"]
+__all__ = ["HostedEnv", "host"]

@@ -1,0 +1,110 @@
+"""Model predictive control on the rules of the task: nothing is learned, and every action is planned.
+
+The environment is its own model (`dreamer.world_models.exact`), which must be written in JAX, and shows where it is
+(``env.observe_state=true``). ``planner.kind`` chooses the search. There is no value at the end of a plan, and where a
+planner asks for a policy, actions are drawn evenly.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from dreamer import planners
+from dreamer.agent.learning import begin
+from dreamer.algorithms.base import Algorithm, Memory
+from dreamer.config import Config, ConfigError
+from dreamer.envs import native
+from dreamer.envs.names import split
+from dreamer.envs.native.observed import STATE, observe_state
+from dreamer.types import (
+    Action,
+    Batch,
+    Metrics,
+    Mode,
+    Observation,
+    Parts,
+    Spaces,
+    State,
+    Stored,
+    TrainState,
+    mask_keys,
+)
+from dreamer.world_models.base import observed_masks
+from dreamer.world_models.exact import ExactDynamics
+
+
+def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
+    """The algorithm for one task.
+
+    Args:
+        config: the run's config.
+        obs_spaces: observation spaces.
+        action_spaces: action spaces.
+
+    Raises:
+        ConfigError: there is no planner, the planner cannot act in this task, or the rules of the task are not known.
+    """
+    model = _dynamics(config, obs_spaces)
+    planner = planners.make(config, action_spaces)
+    if planner is None:
+        raise ConfigError(
+            "planner.kind=none cannot be used with algorithm=mpc: expected a planner, for example planner.kind=cem."
+        )
+    masked = mask_keys(obs_spaces, action_spaces)
+
+    def init(key: Array) -> TrainState:
+        return begin(config, Parts(), Parts())
+
+    def policy(
+        nets: Parts, memory: Memory, obs: Observation, is_first: Array, key: Array, mode: Mode
+    ) -> tuple[Action, Memory, Stored]:
+        action, plan, _ = planner.plan(
+            model,
+            leaf=lambda state: jnp.zeros_like(state.reward),
+            prior=draw_evenly,
+            start=model.start(obs),
+            plan=memory,
+            is_first=jnp.asarray(is_first),
+            key=key,
+            masks=observed_masks(obs, masked),
+        )
+        return action, plan, ()
+
+    def draw_evenly(state: State, key: Array) -> Action:
+        rows = len(state.reward)
+        masks = model.masks(state)
+        action: Action = {}
+        for name, own in zip(action_spaces, jax.random.split(key, len(action_spaces)), strict=True):
+            space = action_spaces[name]
+            if space.kind == "continuous":
+                action[name] = jax.random.uniform(own, (rows, *space.shape), minval=-1.0, maxval=1.0)
+            else:
+                allowed = masks.get(name, jnp.ones((rows, *space.shape, space.classes), bool))
+                action[name] = jax.random.categorical(own, jnp.where(allowed, 0.0, -jnp.inf)).astype(jnp.int32)
+        return action
+
+    def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, Stored, Metrics]:
+        """Nothing is learned."""
+        return state._replace(step=state.step + 1), (), {}
+
+    return Algorithm(init, planner.init, policy, update)
+
+
+def _dynamics(config: Config, obs_spaces: Spaces) -> ExactDynamics:
+    """The rules of a config's task; raises `ConfigError`."""
+    suite, name = split(config.task)
+    if suite not in native.SUITES:
+        tasks = ", ".join(f"task={suite}_NAME" for suite in native.SUITES)
+        raise ConfigError(
+            f"algorithm=mpc plans on the rules of a task, and those of task={config.task} are hidden behind its "
+            f"observations: use an environment written in JAX ({tasks}), or algorithm=dreamer, which learns them."
+        )
+    if STATE not in obs_spaces:
+        raise ConfigError(
+            f"algorithm=mpc found no observation '{STATE}' to begin its plans with: use env.observe_state=true, and "
+            "leave it among env.keys."
+        )
+    return ExactDynamics(observe_state(native.build(name, suite)))
+
+
+__all__ = ["mpc"]
