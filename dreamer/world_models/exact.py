@@ -72,7 +72,8 @@ class ExactDynamics:
 
         def stay(old: Array, new: Array) -> Array:
             flag = state.is_over.reshape(-1, *[1] * (jnp.ndim(old) - 1))
-            return jnp.where(flag, old, new).astype(old.dtype)
+            chosen = jnp.where(flag, old, new)
+            return chosen if chosen.dtype == old.dtype else chosen.astype(old.dtype)
 
         env, obs = jax.tree.map(stay, (state.env, dict(state.obs)), (env, dict(obs)))
         return ExactState(env, obs, jnp.where(state.is_over, 0.0, reward), state.is_over | terminated)

@@ -46,7 +46,9 @@ class Gymnax:
     """
 
     def __init__(self, name: str) -> None:
-        self._env, self._params = gymnax.make(name)
+        env, self._params = gymnax.make(name)
+        # Planners may follow gradients through the rules; gymnax stops them unless it is asked not to.
+        self._env = env.with_transition_gradients() if env.supports_transition_gradients else env
         space = self._env.observation_space(self._params)
         self._nested = isinstance(space, gymnax_spaces.Dict)
         spaces: dict[str, Any] = space.spaces if self._nested else {"": space}
