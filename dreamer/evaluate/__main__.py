@@ -33,10 +33,21 @@ def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) 
         values = [(one[key], one[f"{key}_interval"]) for key in ("mean", "median", "iqm")]
         cells = [f"{tables.number(value)} {tables.span(interval)}".rstrip() for value, interval in values]
         success = f"{one['success']:.1%}" if "success" in one else ""
-        rows.append([name, steps, str(one["episodes"]), *cells, success])
+        acting = one.get("acting", "")
+        cost = tables.number(one["action_ms"]) if acting and "action_ms" in one else ""
+        rows.append([name, acting, steps, str(one["episodes"]), *cells, success, cost])
     means = (f"{name} [95 %]" for name in ("mean", "median", "interquartile mean"))
-    head = ["run", "env steps", "episodes", *means, "success"]
-    return tables.render(head, rows)
+    head = ["run", "acting", "env steps", "episodes", *means, "success", "ms per action"]
+    return tables.render(head, rows, left=(0, 1))
+
+
+def _ways(overrides: Sequence[str], *, alone: bool) -> dict[str, list[str]]:
+    """Overrides of each way to act that is scored, by its name: as the run acts itself, and as it is asked to plan."""
+    asked = [override for override in overrides if override.startswith("planner.")]
+    if alone or not asked:
+        return {"": [*overrides]}
+    name = ", ".join(override.removeprefix("planner.").removeprefix("kind=") for override in asked)
+    return {"as trained": [override for override in overrides if override not in asked], name: [*overrides]}
 
 
 def _which_or_all(text: str) -> checkpoints.Which | Literal["all"]:
@@ -78,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--mode", choices=("mode", "sample"), help="take the policy's mode (default) or")
     mode.add_argument("--sample", dest="mode", action="store_const", const="sample", help="draw actions from it")
-    parser.add_argument("--planner", metavar="KIND", help="act by planning in the world model (cem), or not (none)")
+    parser.add_argument(
+        "--planner",
+        metavar="KIND",
+        help="act by planning in the world model (random, cem, icem, mppi, ilqr), or not (none); scored beside the run "
+        "as it was trained",
+    )
     parser.add_argument(
         "--env", metavar="TASK", default="", help="package.module:function that makes the environment of the run"
     )
@@ -111,14 +127,16 @@ def main(argv: list[str] | None = None) -> int:
             "seed": args.seed,
             "mode": args.mode or "mode",
             "video": args.video,
-            "overrides": overrides,
             "task": args.env,
         }
         # An environment may change the working directory before the next run is read.
         paths = [str(pathlib.Path(logdir).absolute()) for logdir, _ in chosen]
         scored = [
-            RunEvaluation(logdir, which, evaluate_logdir(path, args.episodes, checkpoint=which, **options))
+            RunEvaluation(
+                logdir, which, evaluate_logdir(path, args.episodes, checkpoint=which, overrides=own, **options), acting
+            )
             for path, (logdir, which) in zip(paths, chosen, strict=True)
+            for acting, own in _ways(overrides, alone=bool(args.video)).items()
         ]
     except (checkpoints.CheckpointError, ConfigError, envs.EnvError, VideoError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -128,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(figures[0] if len(figures) == 1 else {"runs": figures, "pooled": pooled}))
         return 0
     for one in scored:
-        print(one.evaluation)
+        print(f"{one.acting}: {one.evaluation}" if one.acting else one.evaluation)
     print(f"\n{_table(figures, pooled)}")
     if args.video:
         print(f"Video: {args.video}")

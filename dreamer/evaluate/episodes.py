@@ -7,6 +7,7 @@ computed for several at once.
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -119,6 +120,7 @@ def play(
     parallel: int = 0,
     watch: Callable[[Moment], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    seconds: list[float] | None = None,
 ) -> list[PlayedEpisode]:
     """Play episodes to their end, or to ``run.eval_steps`` of the agent's config.
 
@@ -132,6 +134,7 @@ def play(
         watch: called with every moment of every episode, one episode after another, including the last observation;
             the environment must render.
         stop: asked before every step; if it says so, playing ends at once.
+        seconds: what each choice of actions took, for one environment, is appended; the first includes compilation.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -144,6 +147,7 @@ def play(
     # 31 bits, because some simulators take signed 32-bit seeds.
     seeds = [int(number) >> 1 for number in np.random.SeedSequence([seed, 1]).generate_state(episodes)]
     config = dataclasses.replace(agent.config.env, count=count, workers="sync")
+    seconds = [] if seconds is None else seconds
     finished: dict[int, PlayedEpisode] = {}
     with contextlib.ExitStack() as stack:
         most = agent.config.run.eval_steps
@@ -153,7 +157,7 @@ def play(
             if watch:
                 raise envs.EnvError(f"{first.name} cannot be watched: it is many environments in one object.")
             _refuse_other_spaces(agent, first)
-            return _play_rows(agent, first, seeds, seed, mode, stop)
+            return _play_rows(agent, first, seeds, seed, mode, stop, seconds)
         players = [_Player(env, index, most) for index, env in enumerate(make_all(make, config, count, [first]))]
         for player in players:
             stack.callback(player.env.close)
@@ -164,7 +168,9 @@ def play(
         while len(finished) < episodes:
             if stop is not None and stop():
                 raise PlayStopped(f"{len(finished)} of {episodes} episodes were played.")
+            begin = time.perf_counter()
             action, memory = _act(agent, players, memory, seed, mode)
+            seconds.append((time.perf_counter() - begin) / count)
             if watch:
                 watch(_moment(players[0], memory))
             for index, player in enumerate(players):
@@ -189,6 +195,7 @@ def _play_rows(
     seed: int,
     mode: Mode,
     stop: Callable[[], bool] | None,
+    seconds: list[float],
 ) -> list[PlayedEpisode]:
     """As `play`, in the N rows of one object, which can only be stepped together.
 
@@ -205,17 +212,20 @@ def _play_rows(
         found: dict[int, PlayedEpisode] = {}
         score = np.zeros(batch.num_envs)
         length = np.zeros(batch.num_envs, np.int64)
-        time = 0
+        steps = 0
         while len(found) < rows:
             if stop is not None and stop():
                 raise PlayStopped(f"{begin + len(found)} of {len(seeds)} episodes were played.")
-            times = np.full(batch.num_envs, time, np.uint32)
+            times = np.full(batch.num_envs, steps, np.uint32)
+            start = time.perf_counter()
             action, memory = agent.act_in_episodes(step.obs, memory, seed, numbers.astype(np.uint32), times, mode)
-            step = batch.step(jax.device_get(action))
-            time += 1
+            chosen = jax.device_get(action)
+            seconds.append((time.perf_counter() - start) / batch.num_envs)
+            step = batch.step(chosen)
+            steps += 1
             score += step.reward
             length += step.env_steps
-            cut = time >= agent.config.run.eval_steps
+            cut = steps >= agent.config.run.eval_steps
             for row in range(rows):
                 if row not in found and (step.is_last[row] or cut):
                     log = step.log.get(row, {})

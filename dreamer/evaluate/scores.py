@@ -39,6 +39,8 @@ class Evaluation:
     """Sum of costs of each episode; empty if the environment reports none."""
     cut: int = 0
     """How many of the episodes were cut off, because they did not end in ``run.eval_steps``."""
+    action_ms: float = 0.0
+    """Milliseconds that choosing one action took: the median over steps, in each of which all environments share."""
 
     def outcomes(self) -> dict[str, tuple[float, ...]]:
         """What the environment reports beyond rewards, by name: ``success``, ``success_any`` and ``cost``."""
@@ -178,13 +180,17 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"evaluate got episodes={episodes}, expected at least 1.")
     maker = make_env(agent.config, task=make) if isinstance(make, str) else envs.maker_of(make, agent.config.env.kwargs)
-    played = play(agent, maker, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch, stop=stop)
+    seconds: list[float] = []
+    played = play(
+        agent, maker, episodes, seed=seed, mode=mode, parallel=parallel, watch=watch, stop=stop, seconds=seconds
+    )
     return Evaluation(
         task=agent.config.task,
         scores=tuple(episode.score for episode in played),
         lengths=tuple(episode.length for episode in played),
         checkpoint_env_steps=checkpoint_env_steps,
         cut=sum(episode.cut for episode in played),
+        action_ms=1000 * float(np.median(seconds)),
         successes=_outcomes(SUCCESS, [episode.log for episode in played]),
         successes_any=_outcomes(SUCCESS_ANY, [episode.log for episode in played]),
         costs=_outcomes(COST, [episode.log for episode in played]),
@@ -227,6 +233,8 @@ class RunEvaluation:
     run: str
     checkpoint: checkpoints.Which
     evaluation: Evaluation
+    acting: str = ""
+    """How the agent acts, where several ways are compared."""
 
     def figures(self) -> dict[str, Any]:
         """What ``--json`` prints: `Evaluation.summary`, `statistics.describe`, and the numbers of every episode.
@@ -234,33 +242,42 @@ class RunEvaluation:
         The outcomes of every episode are under ``successes``, ``successes_any`` and ``costs``, if they are reported.
         """
         evaluation = self.evaluation
+        acting = {"acting": self.acting} if self.acting else {}
         every = {"scores": list(evaluation.scores), "lengths": list(evaluation.lengths)}
         for name in ("successes", "successes_any", "costs"):
             if values := getattr(evaluation, name):
                 every[name] = list(values)
-        return {"run": self.run, **evaluation.summary(), **statistics.describe([evaluation.scores]), **every}
+        return {
+            "run": self.run,
+            **acting,
+            **evaluation.summary(),
+            **statistics.describe([evaluation.scores]),
+            "action_ms": evaluation.action_ms,
+            **every,
+        }
 
 
 def pool(scored: Sequence[RunEvaluation]) -> list[dict[str, Any]]:
-    """Statistics over several runs of a task; if checkpoints were chosen by step, over those of the same step.
+    """Statistics over several runs of a task that act in the same way; of chosen steps, over those of the same step.
 
     Their intervals are stratified by run: they say how certain the scores of these very agents are, not those of agents
     from other seeds.
     """
-    groups: dict[tuple[str, object], list[RunEvaluation]] = {}
+    groups: dict[tuple[str, object, str], list[RunEvaluation]] = {}
     for one in scored:
         step = one.checkpoint if isinstance(one.checkpoint, int) else None
-        groups.setdefault((one.evaluation.task, step), []).append(one)
+        groups.setdefault((one.evaluation.task, step, one.acting), []).append(one)
     return [
         {
             "task": task,
             **({"checkpoint_env_steps": step} if step is not None else {}),
+            **({"acting": acting} if acting else {}),
             "runs": [one.run for one in group],
             "episodes": sum(len(one.evaluation.scores) for one in group),
             **statistics.describe([one.evaluation.scores for one in group]),
             **({"success": _success_rate(group)} if any(one.evaluation.successes for one in group) else {}),
         }
-        for (task, step), group in groups.items()
+        for (task, step, acting), group in groups.items()
         if len({one.run for one in group}) > 1
     ]
 

@@ -34,7 +34,7 @@ FACTOR = 2.0
 
 
 class Expansion(NamedTuple):
-    """Dynamics and cost of one step around a state ``[X]`` and an action ``[A]``: derivatives by their concatenation."""
+    """Dynamics and cost of one step around a state ``[X]`` and an action ``[A]``, derived by both together."""
 
     dynamics: Float32[Array, "X XA"]
     """Jacobian of the next state."""
@@ -201,9 +201,7 @@ class Problem:
         def leaf_cost(point: Array) -> Array:
             return -weight[-1] * self._value(_with_numbers(last, point))
 
-        expansions = jax.vmap(self._expand)(
-            jax.tree.map(lambda x: x[:-1], states), action, weight[:-1], self.noise
-        )
+        expansions = jax.vmap(self._expand)(jax.tree.map(lambda x: x[:-1], states), action, weight[:-1], self.noise)
         value = jax.grad(leaf_cost)(point), _convex(jax.hessian(leaf_cost)(point))
 
         def step(value: tuple[Array, Array], inputs: tuple[Expansion, Array]) -> tuple[tuple, tuple]:

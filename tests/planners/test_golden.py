@@ -117,7 +117,7 @@ def test_planet(draws):
             f"planner={{candidates: 60, elites: 8, iterations: {count}}}",
             "planner={fit: variance, momentum: 0, min_std: 1e-3}",
         )
-        action, following, metrics = plan(planner, Linear(golden))
+        action, following, _ = plan(planner, Linear(golden))
         close(found(action, following), golden["planner/mean"][count - 1])
 
 

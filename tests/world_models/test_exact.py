@@ -1,12 +1,12 @@
 """An environment in JAX as its own model."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.config import ConfigError
-from dreamer.envs.errors import EnvError
 from dreamer.envs.native import NativeEnv, build
 from dreamer.envs.native.observed import STATE, ObservedState, observe_state
 from dreamer.types import Space
@@ -17,8 +17,8 @@ from dreamer.world_models.exact import ExactDynamics
 class Counter:
     """Counts up to 3, where it ends; a mask forbids class 1 at odd counts. Its state has all kinds of numbers."""
 
-    obs_spaces = {"action_mask": Space("discrete", (2,), 2), "count": Space("vector", (1,))}
-    action_spaces = {"action": Space("discrete", (), 2)}
+    obs_spaces: ClassVar = {"action_mask": Space("discrete", (2,), 2), "count": Space("vector", (1,))}
+    action_spaces: ClassVar = {"action": Space("discrete", (), 2)}
 
     def reset(self, key):
         state = {"count": jnp.int32(0), "key": key, "far": jnp.uint32(2**32 - 5), "half": jnp.float32(0.1), "on": True}
