@@ -5,11 +5,14 @@ import re
 
 import jax
 import pytest
+from flax import nnx
 
 from dreamer import config as configs
 from dreamer import train as training
+from dreamer import world_models
 from dreamer.envs.check import __main__ as check
-from tests.small import small_agent, small_batch
+from dreamer.types import Batch
+from tests.small import ACTION_SPACES, OBS_SPACES, small_agent, small_batch, small_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,6 +47,18 @@ def test_comparison_with_the_paper_names_keys_and_tests_that_exist(row: list[str
     assert tests and not [test for test in tests if not (ROOT / test).is_file()]
 
 
+def losses_of_latents(batch: Batch) -> set[str]:
+    """Losses that a world model has by choice, by name."""
+    names: set[str] = set()
+    for kind in ("barlow", "infonce", "next_embedding"):
+        config = small_config(f"world_model={{decoder: false, representation: {kind}}}", "loss.straighten=1")
+        model = jax.eval_shape(lambda c=config: world_models.make(c, OBS_SPACES, ACTION_SPACES, nnx.Rngs(params=0)))
+        names |= jax.eval_shape(
+            lambda m, c=config: m.loss(m.observe(batch, jax.random.key(0)), batch, c)[0], model
+        ).keys()
+    return names
+
+
 def test_metrics_are_described_once_each() -> None:
     described = [name for row in rows(ROOT / "docs/metrics.md") for name in quoted(row[0])]
     assert len(set(described)) == len(described)
@@ -56,6 +71,7 @@ def test_metrics_are_described_once_each() -> None:
     keys = "|".join(batch.obs)
     diagnosed = jax.eval_shape(agent.diagnose, batch)
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
+    names |= {f"loss/{name}" for name in losses_of_latents(batch)}
     names |= {re.sub(r"^(diagnose/gradient)/.+/(encoder|rssm)$", r"\1/LOSS/PART", name) for name in diagnosed}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names

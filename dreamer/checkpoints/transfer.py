@@ -73,13 +73,18 @@ def read(config: LoadConfig, nets: Parts, hosts: Hosts | None = None) -> Taken:
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
-        ConfigError: nothing there has the name and shape of a wanted tensor.
+        ConfigError: the agent has no such part, or nothing there has the name and shape of one of its tensors.
     """
     wanted = {
         f"{_NETS}{name}": jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for name, leaf in checkpoints.named_arrays(nets).items()
         if name.startswith(PARTS[config.only])
     }
+    if not wanted:
+        raise ConfigError(
+            f"load.only={config.only} cannot be used: the agent of this run has no such part. Choose another of "
+            f"{', '.join(PARTS)}, or give it one, as world_model.decoder=true gives a decoder."
+        )
     found = checkpoints.load_part(config.from_, wanted, hosts)
     fresh = {}
     for name, shape in wanted.items():

@@ -166,6 +166,12 @@ class WorldModelConfig:
     decoder: bool = option(
         True, "predict observations, which is what the latent is learned from, and what pictures and reports show"
     )
+    representation: Literal["none", "barlow", "infonce", "next_embedding"] = option(
+        "none",
+        "what the latent is learned from beside or, with decoder=false, instead of predicted observations: agreement "
+        "with the embedding of the observation, by correlations (barlow) or among those of a batch (infonce), or the "
+        "embedding of the next one",
+    )
 
 
 @dataclass(frozen=True)
@@ -365,6 +371,15 @@ class LossConfig:
         at_most=3,
     )
     cont: float = option(1.0, "weight of the continue head")
+    barlow: float = option(0.05, "weight of the correlations with embeddings, with world_model.representation=barlow")
+    infonce: float = option(1.0, "weight of telling embeddings apart, with world_model.representation=infonce")
+    next_embedding: float = option(
+        1.0, "weight of the predicted embedding, with world_model.representation=next_embedding"
+    )
+    redundancy: float = option(
+        5e-4, "weight, within barlow and next_embedding, of correlations with entries of the embedding that are others'"
+    )
+    straighten: float = option(0.0, "weight of how sharply the path of the recurrent state bends; 0: as published")
     dyn: float = option(1.0, "weight of KL(stop_gradient(posterior) || prior)")
     rep: float = option(0.1, "weight of KL(posterior || stop_gradient(prior))")
     actor: float = option(1.0, "weight of the policy gradient and the entropy bonus")
@@ -571,6 +586,9 @@ class Config:
         require(len(self.nets.mults) <= 16, "nets.mults", self.nets.mults, "at most 16 multipliers")
         four = self.nets.convolutions != "valid" or len(self.nets.mults) == 4
         require(four, "nets.mults", self.nets.mults, "four multipliers with nets.convolutions=valid")
+        learned = self.world_model.decoder or self.world_model.representation != "none"
+        why = "0 without decoder and representation, where nothing else keeps states from becoming all alike"
+        require(learned or self.loss.straighten == 0, "loss.straighten", self.loss.straighten, why)
         elites = self.planner.elites
         candidates = self.planner.candidates
         require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")

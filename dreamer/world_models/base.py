@@ -97,7 +97,7 @@ class WorldModel(Dynamics, Protocol):
         """Inverse of `pack`."""
 
     def loss(self, seen: Any, batch: Batch, config: Config) -> tuple[Losses, Metrics]:
-        """Losses of every part of the model at every step ``[B, T]``, with their weights; and metrics."""
+        """Losses of every part of the model, weighted, at each step ``[B, T]`` or of a batch ``[]``; and metrics."""
 
 
 @runtime_checkable

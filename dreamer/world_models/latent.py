@@ -1,4 +1,8 @@
-"""World model of latent states: encoder, recurrent core, decoder, reward and continue heads, and their losses."""
+"""World model of latent states: encoder, recurrent core, decoder, reward and continue heads, and their losses.
+
+What the latent is learned from beside rewards is a choice: reconstructions of the decoder (`dreamer.nn.observations`),
+a comparison with embeddings (`dreamer.world_models.representation`), both, or neither.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,17 +16,19 @@ from dreamer.config import Config, ConfigError, LossConfig
 from dreamer.devices import batch_axis
 from dreamer.devices.phases import phase
 from dreamer.equations import distributions
+from dreamer.equations.curvature import curvature
 from dreamer.equations.kl import kl_balance
 from dreamer.equations.numbers import KINDS
 from dreamer.equations.unexplained import unexplained_reward
 from dreamer.nn.fork import fork
 from dreamer.nn.layers import hidden_layers, output_layer
 from dreamer.nn.observations import Decoder, Encoder
-from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, State, Stored, mask_keys
+from dreamer.types import Action, Batch, Masks, Metrics, Number, Observation, Spaces, State, Stored, mask_keys
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.gaussian_rssm import GaussianRSSM
 from dreamer.world_models.gru import GRURSSM, GaussianGRURSSM
-from dreamer.world_models.rssm import RSSM
+from dreamer.world_models.representation import make_representation
+from dreamer.world_models.rssm import RSSM, action_size
 
 KNOWN_SHARE = 0.05
 """Rewards count as being explained once what is left is below this share of what the best constant guess leaves."""
@@ -38,6 +44,8 @@ class Filtered(NamedTuple):
     """Posterior states ``[B, T, ...]``."""
     posterior: Any
     """Parameters of the posterior ``[B, T, ...]``."""
+    embed: Any = None
+    """Embeddings of the observations ``[B, T, E]``, if states are compared with them; None otherwise."""
 
 
 class LatentWorldModel(nnx.Module):
@@ -52,7 +60,7 @@ class LatentWorldModel(nnx.Module):
 
     Raises:
         ValueError: an observation key is an action mask that does not fit, see `dreamer.spaces.mask_keys`.
-        ConfigError: there are action masks, and no decoder that would predict them.
+        ConfigError: there are action masks, and no decoder that would predict them; or see `NextStep`.
     """
 
     def __init__(
@@ -91,6 +99,9 @@ class LatentWorldModel(nnx.Module):
         if self.cont_kind != "none":
             self.cont_mlp = hidden_layers(nets, self.feature_size, nets.cont_layers, rngs=rngs)
             self.cont_head = output_layer(nets, self.cont_mlp.outputs, 1, rngs=rngs)
+        self.representation = make_representation(
+            config, self.feature_size, action_size(action_spaces), self.encoder.outputs, rngs=rngs
+        )
 
     # Steps
 
@@ -114,11 +125,13 @@ class LatentWorldModel(nnx.Module):
         rows, steps = batch.reward.shape
         with phase("encoder"):
             embed = self.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), batch.obs))
-        embed = embed.reshape(rows, steps, -1).swapaxes(0, 1)
+        embed = embed.reshape(rows, steps, -1)
         actions = self.rssm.flatten_action({k: jnp.swapaxes(v, 0, 1) for k, v in batch.prev_action.items()})
         start = self.rssm.unpack(batch.stored)
-        observed = self.rssm.observe(start, actions, embed, jnp.swapaxes(batch.is_first, 0, 1), key)
-        return Filtered(*jax.tree.map(lambda x: x.swapaxes(0, 1), observed))
+        is_first = jnp.swapaxes(batch.is_first, 0, 1)
+        observed = self.rssm.observe(start, actions, embed.swapaxes(0, 1), is_first, key)
+        states, posterior = jax.tree.map(lambda x: x.swapaxes(0, 1), observed)
+        return Filtered(states, posterior, None if self.representation is None else embed)
 
     def step(self, state: State, action: Action, noise: Noise) -> State:
         """One step without an observation."""
@@ -200,11 +213,12 @@ class LatentWorldModel(nnx.Module):
         return self.rssm.unpack(stored)
 
     def loss(self, seen: Filtered, batch: Batch, config: Config) -> tuple[Losses, Metrics]:
-        """Losses of every part of the model at every step ``[B, T]``, with their weights.
+        """Losses of every part of the model, with their weights, at every step ``[B, T]`` unless it is said otherwise.
 
         ``obs/KEY`` reconstruction, ``reward``, ``cont`` prediction, ``dyn`` and ``rep`` KL. Source: Hafner et al. 2025,
-        equations 2 to 4. With ``loss.reward_lift``, which is not theirs, the gradient of ``reward`` is not that of its
-        value where it reaches the states.
+        equations 2 to 4. Not theirs are the losses of `dreamer.world_models.representation` and ``straighten``, see
+        `curvature`. With ``loss.reward_lift``, which is not theirs either, the gradient of ``reward`` is not that of
+        its value where it reaches the states.
 
         Args:
             seen: what `observe` made of the batch.
@@ -236,6 +250,13 @@ class LatentWorldModel(nnx.Module):
             sizes = self.rssm.config
             dyn, rep = kl_balance(self.belief, seen.posterior, prior, sizes.free_nats, over=sizes.free_nats_over)
         losses |= {"dyn": (weights.dyn, dyn), "rep": (weights.rep, rep)}
+        with phase("representation"):
+            is_first = jnp.asarray(batch.is_first)
+            if self.representation is not None:
+                prev_action = self.rssm.flatten_action(batch.prev_action)
+                losses |= self.representation.loss(feature, seen.embed, prev_action, is_first, weights)
+            if not _is_off(weights.straighten):
+                losses["straighten"] = (weights.straighten, curvature(self.recurrent(states), is_first))
         metrics = {
             "model/prior_entropy": self.belief(prior).entropy().mean(),
             "model/posterior_entropy": self.belief(seen.posterior).entropy().mean(),
@@ -250,7 +271,7 @@ class LatentWorldModel(nnx.Module):
         say, and falls to 0 in proportion to what is left below that. See `dreamer.nn.fork`.
         """
         lift = weights.reward_lift
-        if isinstance(lift, (int, float)) and lift == 0:
+        if _is_off(lift):
             return states, states
         # Only what a state could still say is to be heard. A reward that never varies, or is known, has a gradient
         # that is next to nothing and all noise: the power has to fall, as no factor could keep up with the ratio.
@@ -258,6 +279,11 @@ class LatentWorldModel(nnx.Module):
         excess, blind_excess = unexplained_reward(guess, reward)
         left = batch_axis.mean(excess) / (KNOWN_SHARE * blind_excess + KNOWN_NATS)
         return fork(states, lift * jax.lax.stop_gradient(jnp.clip(left, 0, 1)))
+
+
+def _is_off(weight: Number) -> bool:
+    """Whether a weight is 0 in all members of a population, so that what it weighs need not be computed."""
+    return isinstance(weight, (int, float)) and weight == 0
 
 
 def rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:

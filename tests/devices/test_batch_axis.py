@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dreamer.devices import batch_axis
 from dreamer.equations import distributions
+from dreamer.equations.alignment import barlow_twins, info_nce
 from dreamer.equations.unexplained import unexplained_reward
 from dreamer.nn.fork import fork
 from tests.small import same_tree
@@ -101,6 +102,24 @@ def test_the_best_constant_guess_is_that_for_all_rows(rng):
     )
     np.testing.assert_allclose(together, expected, rtol=1e-5)
     assert expected[1] > 0.1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_embeddings_are_compared_with_those_of_all_rows(count, rng):
+    """Rows that do not count are not spread evenly, so each device alone would weigh its own differently."""
+    x, target = (rng.normal(size=(ROWS, 5)).astype(np.float32) for _ in range(2))
+    w = rng.normal(size=(5, 5)).astype(np.float32)
+    valid = np.arange(ROWS) != 1
+
+    def gradient(w, x, target, valid):
+        def loss(w):
+            return barlow_twins(x @ w, target, 0.1, valid) + info_nce(x @ w, target).mean()
+
+        return (batch_axis.mean(jax.value_and_grad(loss)(w)),)
+
+    flags = (False, True, True, True), (False,)
+    together, expected = (run(gradient, *flags)(w, x, target, valid) for run in (lambda *a: on(count, *a), alone))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together, expected)
 
 
 def draws(key, logits):

@@ -29,7 +29,7 @@ TOY_PARTS = (
 TOY_ALGORITHM = ("algorithm=tests.plugins.toy_algorithm:q_learning",)
 SHIPPED = {
     "gaussian": ("world_model.kind=gaussian_rssm",),
-    "undecoded": ("world_model.decoder=false",),
+    "undecoded": ("world_model={decoder: false, representation: next_embedding}", "loss.straighten=0.1"),
     "planned": ("planner={kind: cem, horizon: 2, candidates: 8, elites: 2, iterations: 2}",),
 }
 PLUGINS = {"parts": TOY_PARTS, "algorithm": TOY_ALGORITHM, **SHIPPED}

@@ -211,9 +211,17 @@ def test_without_a_decoder_nothing_is_decoded_and_nothing_reconstructed(rng):
     assert model.masks(model.initial(2)) == {}
 
 
-def test_masks_need_a_decoder():
+@pytest.mark.parametrize("representation", ["none", "barlow"])
+def test_masks_need_a_decoder(representation):
+    blind = small_config(f"world_model={{decoder: false, representation: {representation}}}")
     with pytest.raises(ConfigError, match=r"world_model\.decoder=false .* action masks"):
-        build(small_config("world_model.decoder=false"), MASK_SPACES)
+        build(blind, MASK_SPACES)
+
+
+def test_a_path_is_straightened_only_where_something_else_keeps_states_apart():
+    with pytest.raises(ConfigError, match=r"loss\.straighten=0\.1 cannot be used: expected 0 without decoder"):
+        small_config("world_model.decoder=false", "loss.straighten=0.1")
+    small_config("world_model={decoder: false, representation: infonce}", "loss.straighten=0.1")
 
 
 # The lift of rewards
