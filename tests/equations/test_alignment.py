@@ -24,7 +24,7 @@ def test_correlations_by_hand():
 
 def test_shift_and_scale_do_not_matter(rng):
     x, target = (jnp.asarray(rng.normal(size=(20, 3)), jnp.float32) for _ in range(2))
-    scale = np.array([[0.1, 3, 50]], np.float32)
+    scale = jnp.array([[0.1, 3, 50]])
     expected = barlow_twins(x, target, 0.3)
     np.testing.assert_allclose(barlow_twins(scale * x - 7, target, 0.3), expected, rtol=1e-4)
     np.testing.assert_allclose(barlow_twins(x, scale * target + 7, 0.3), expected, rtol=1e-4)
