@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamer.config import Config
-from dreamer.equations import distributions, squashed
+from dreamer.equations import bounded, distributions
 from dreamer.equations.numbers import KINDS
 from dreamer.nn.layers import Linear, hidden_layers, output_layer
 from dreamer.types import Masks, Space, Spaces
@@ -74,9 +74,9 @@ class Actor(nnx.Module):
             else:
                 mean, std = (x[..., 0] for x in shaped)
                 if config.actor == "tanh_normal":
-                    parts[key] = squashed.tanh_normal(mean, std, rank)
+                    parts[key] = bounded.tanh_normal(mean, std, rank)
                 elif config.actor == "truncated_normal":
-                    parts[key] = squashed.truncated_normal(mean, std, config.min_std, rank)
+                    parts[key] = bounded.truncated_normal(mean, std, config.min_std, rank)
                 else:
                     parts[key] = distributions.bounded_normal(mean, std, config.min_std, config.max_std, rank)
         return distrax.Joint(parts)
