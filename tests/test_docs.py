@@ -4,14 +4,15 @@ import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
+from dreamer import algorithms, world_models
 from dreamer import config as configs
 from dreamer import train as training
-from dreamer import world_models
 from dreamer.envs.check import __main__ as check
-from dreamer.types import Batch
+from dreamer.types import Batch, Space
 from tests.small import ACTION_SPACES, OBS_SPACES, small_agent, small_batch, small_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,6 +60,18 @@ def losses_of_latents(batch: Batch) -> set[str]:
     return names
 
 
+def metric_names(algorithm: str) -> set[str]:
+    """Metrics of an update of an algorithm without a world model."""
+    action = Space("discrete", (), 3) if algorithm == "dqn" else Space("continuous", (2,))
+    spaces = OBS_SPACES, {"action": action}
+    config = small_config(f"algorithm={algorithm}")
+    made = algorithms.make(config, *spaces)
+    batch = small_batch()._replace(prev_action={"action": np.zeros((2, 4, *action.shape), action.dtype)}, stored=())
+    key = jax.random.key(0)
+    _, _, metrics = jax.eval_shape(lambda key: made.update(made.init(key), batch, key, config), key)
+    return set(metrics)
+
+
 def test_metrics_are_described_once_each() -> None:
     described = [name for row in rows(ROOT / "docs/metrics.md") for name in quoted(row[0])]
     assert len(set(described)) == len(described)
@@ -73,6 +86,7 @@ def test_metrics_are_described_once_each() -> None:
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
     names |= {f"loss/{name}" for name in losses_of_latents(batch)}
     names |= {re.sub(r"^(diagnose/gradient)/.+/(encoder|rssm)$", r"\1/LOSS/PART", name) for name in diagnosed}
+    names |= {name for algorithm in ("sac", "dqn") for name in metric_names(algorithm)}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names
 

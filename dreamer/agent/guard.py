@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from dreamer.types import TrainState, named_leaves
+from dreamer.logs import averages
+from dreamer.types import Metrics, TrainState, named_leaves
 
 LOSS = "loss/"
 """Beginning of the name of every loss among the metrics of an update."""
@@ -99,3 +100,45 @@ def names(checked: Checked) -> tuple[str, ...]:
 def choose(condition: Bool[Array, ""], one: Any, other: Any) -> Any:
     """One pytree or the other, leaf by leaf. NaN in the one that is not chosen does no harm."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+
+
+def accept(
+    state: TrainState, proposed: TrainState, losses: Mapping[str, Array], gradients: Any, updates: Any
+) -> tuple[TrainState, Metrics]:
+    """The state after an update if all numbers in it are finite, else that before it; the counters move either way.
+
+    Args:
+        state: before the update.
+        proposed: after it; its two counters do not count.
+        losses: by name, the total among them.
+        gradients: with the structure of ``state.nets``.
+        updates: what was added to ``state.nets``.
+
+    Returns:
+        The state, and metrics of losses, norms and guard. If ``guard/skipped`` is 1, they may be anything.
+    """
+    gradient_squares = sums_of_squares(gradients)
+    parameter_squares = sums_of_squares(state.nets)
+    update_squares = sums_of_squares(updates)
+    checked = Checked(
+        losses=losses,
+        memory=scalars(proposed.memory),
+        gradients=gradient_squares,
+        parameters=jax.tree.map(jnp.add, parameter_squares, update_squares),
+    )
+    bad = first_bad(checked)
+    step = state.step + 1
+    after = choose(
+        bad < 0,
+        proposed._replace(step=step, skipped_in_row=jnp.zeros_like(state.skipped_in_row)),
+        state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
+    )
+    return after, {
+        **{f"{LOSS}{name}": loss for name, loss in losses.items()},
+        "optimizer/gradient_norm": norm(gradient_squares),
+        "optimizer/update_norm": norm(update_squares),
+        "optimizer/parameter_norm": norm(parameter_squares),
+        averages.SKIPPED: jnp.asarray(bad >= 0, jnp.float32),
+        averages.IN_ROW: after.skipped_in_row,
+        averages.BAD: bad,
+    }

@@ -13,7 +13,6 @@ from dreamer.agent.optimizer import learning_rate, make_optimizer
 from dreamer.config import Config
 from dreamer.devices import batch_axis
 from dreamer.devices.phases import phase
-from dreamer.logs import averages
 from dreamer.types import Batch, Metrics, Parts, Stored, TrainState
 
 
@@ -64,39 +63,11 @@ def gradient_step(loss: Loss, after_update: AfterUpdate = lambda nets, memory, c
         with phase("optimizer"):
             updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
             nets = optax.apply_updates(state.nets, updates)
-            gradient_squares = guard.sums_of_squares(gradient)
-            parameter_squares = guard.sums_of_squares(state.nets)
-            update_squares = guard.sums_of_squares(updates)
-            losses = {name: value for name, value in metrics.items() if name.startswith(guard.LOSS)}
-            checked = guard.Checked(
-                losses=guard.loss_values(losses | {guard.TOTAL: total}),
-                memory=guard.scalars(memory),
-                gradients=gradient_squares,
-                parameters=jax.tree.map(jnp.add, parameter_squares, update_squares),
-            )
-            bad = guard.first_bad(checked)
-            step = state.step + 1
-            state = guard.choose(
-                bad < 0,
-                TrainState(
-                    step=step,
-                    nets=nets,
-                    memory=after_update(nets, memory, config),
-                    skipped_in_row=jnp.zeros_like(state.skipped_in_row),
-                    opt_state=opt_state,
-                ),
-                state._replace(step=step, skipped_in_row=state.skipped_in_row + 1),
-            )
-        metrics |= {
-            guard.TOTAL: total,
-            "optimizer/learning_rate": learning_rate(config.optimizer, step - 1),
-            "optimizer/gradient_norm": guard.norm(gradient_squares),
-            "optimizer/update_norm": guard.norm(update_squares),
-            "optimizer/parameter_norm": guard.norm(parameter_squares),
-            averages.SKIPPED: jnp.asarray(bad >= 0, jnp.float32),
-            averages.IN_ROW: state.skipped_in_row,
-            averages.BAD: bad,
-        }
+            proposed = state._replace(nets=nets, memory=after_update(nets, memory, config), opt_state=opt_state)
+            losses = guard.loss_values(metrics | {guard.TOTAL: total})
+            rate = learning_rate(config.optimizer, state.step)
+            state, accepted = guard.accept(state, proposed, losses, gradient, updates)
+        metrics |= {"optimizer/learning_rate": rate} | accepted
         return state, stored, metrics
 
     return update

@@ -72,7 +72,13 @@ class Algorithm(NamedTuple):
 
 
 ALGORITHMS = Registry(
-    "algorithm", {"dreamer": "dreamer.algorithms.dreamer:dreamer", "mpc": "dreamer.algorithms.mpc:mpc"}
+    "algorithm",
+    {
+        "dreamer": "dreamer.algorithms.dreamer:dreamer",
+        "mpc": "dreamer.algorithms.mpc:mpc",
+        "sac": "dreamer.algorithms.sac:sac",
+        "dqn": "dreamer.algorithms.dqn:dqn",
+    },
 )
 """Functions ``(config, obs_spaces, action_spaces) -> Algorithm``."""
 

@@ -32,6 +32,7 @@ SWEEPABLE = (
         for field in dataclasses.fields(configs.BehaviorConfig)
         if field.type is float and f"behavior.{field.name}" not in _IN_NETWORKS
     ),
+    *("sac.target_entropy", "dqn.epsilon", "dqn.epsilon_updates"),
 )
 """Config keys in which members may differ: numbers that only the update reads, and on which no shape depends."""
 

@@ -326,6 +326,41 @@ class BehaviorConfig:
 
 
 @dataclass(frozen=True)
+class QConfig:
+    """Critics of actions, which SAC and DQN learn."""
+
+    critics: int = option(2, "critics, each with a slow copy (K)", "critics", at_most=100)
+    target: Literal["min", "mean", "quantile", "lcb"] = option(
+        "min",
+        "what the critics say together, in targets and to the actor: the lowest value, the mean, a quantile, or a "
+        "lower confidence bound",
+    )
+    quantile: float = option(0.25, "the quantile of q.target=quantile; 0: the lowest value", at_most=1)
+    beta: float = option(1.0, "the bound of q.target=lcb is so many standard deviations below the mean")
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Soft actor-critic."""
+
+    target_entropy: float = option(
+        -1.0,
+        "entropy that the temperature keeps the policy at, for each number of an action; 0.69 is uniform",
+        "nats",
+        at_least=-1000,
+        below=0.69,
+    )
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q network."""
+
+    epsilon: float = option(0.05, "share of random actions in training, in the end", "probability", at_most=1)
+    epsilon_updates: int = option(5000, "updates over which it falls from 1", "updates")
+
+
+@dataclass(frozen=True)
 class PlannerConfig:
     """Acting by searching the world model; the behaviour gives the value of the last state."""
 
@@ -530,7 +565,11 @@ class Config:
     """Everything that decides a run."""
 
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
-    algorithm: str = option("dreamer", "dreamer; mpc; or package.module:function for your own")
+    algorithm: str = option(
+        "dreamer",
+        "dreamer; without a world model, sac or dqn; mpc: no learning, plans on the rules of a JAX environment; or "
+        "package.module:function for your own",
+    )
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
     devices: str = option(
@@ -547,6 +586,9 @@ class Config:
     rssm: RSSMConfig = option(RSSMConfig(), "recurrent state-space model")
     nets: NetsConfig = option(NetsConfig(), "networks")
     behavior: BehaviorConfig = option(BehaviorConfig(), "actor and critic")
+    q: QConfig = option(QConfig(), "critics of actions, of SAC and DQN")
+    sac: SACConfig = option(SACConfig(), "soft actor-critic")
+    dqn: DQNConfig = option(DQNConfig(), "deep Q network")
     planner: PlannerConfig = option(PlannerConfig(), "planner")
     loss: LossConfig = option(LossConfig(), "loss weights")
     optimizer: OptimizerConfig = option(OptimizerConfig(), "optimizer")

@@ -32,7 +32,12 @@ SHIPPED = {
     "undecoded": ("world_model={decoder: false, representation: next_embedding}", "loss.straighten=0.1"),
     "planned": ("planner={kind: cem, horizon: 2, candidates: 8, elites: 2, iterations: 2}",),
 }
-PLUGINS = {"parts": TOY_PARTS, "algorithm": TOY_ALGORITHM, **SHIPPED}
+MODEL_FREE = {
+    "dqn": ("algorithm=dqn", "q.target=quantile"),
+    "sac": ("algorithm=sac", "task=gym_Pendulum-v1"),
+}
+PLUGINS = {"parts": TOY_PARTS, "algorithm": TOY_ALGORITHM, **SHIPPED, **MODEL_FREE}
+IN_JAX = {"sac": "task=jax_Pendulum-v1"}
 
 each = pytest.mark.parametrize("name", PLUGINS)
 
@@ -130,12 +135,15 @@ def test_a_report_without_a_world_model_is_refused_in_one_sentence(finished, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian"])
+@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", *MODEL_FREE])
 def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, tmp_path):
-    loop = ("task=jax_action", "run.loop=device", "seed=3")
+    loop = (IN_JAX.get(name, "task=jax_action"), "run.loop=device", "seed=3")
     together = train(tmp_path / "both", name, 60, *loop, "population=2")
     assert [member.agent.config.seed for member in together.members] == [3, 4]
-    if name != "gaussian":  # Normal draws are a polynomial, which XLA may round otherwise in another program.
+    if name not in (
+        "gaussian",
+        "sac",
+    ):  # Normal draws are a polynomial, which XLA may round otherwise in another program.
         alone = train(tmp_path / "alone", name, 60, *loop)
         state, fields = everything(together.members[0].logdir)
         state_, fields_ = everything(alone.logdir)

@@ -1,0 +1,168 @@
+"""Deep Q network: learn what each action is worth from replayed transitions, and take the best; no world model.
+
+Targets are those of double Q learning: the newest network chooses the next action, a slow copy says what it is worth.
+Differs from the paper: the copy follows at every update, by `behavior.slow_rate`, and the optimizer is Adam.
+
+Source: Mnih et al. 2015, "Human-level control through deep reinforcement learning"; van Hasselt et al. 2016,
+"Deep reinforcement learning with double Q-learning".
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float32, Int
+
+from dreamer.agent import guard
+from dreamer.agent.optimizer import learning_rate
+from dreamer.algorithms.adam import adam
+from dreamer.algorithms.base import Algorithm
+from dreamer.algorithms.transitions import transitions
+from dreamer.config import Config, ConfigError, NetsConfig
+from dreamer.equations.targets import conservative
+from dreamer.nn.layers import Linear
+from dreamer.nn.members import PlainMLP, make_members, map_members
+from dreamer.nn.observations import flat_size
+from dreamer.nn.vectors import flatten, refuse_images
+from dreamer.types import Action, Batch, Metrics, Mode, Number, Observation, Parts, Spaces, TrainState, mask_keys
+from dreamer.world_models.base import observed_masks
+
+_FORBIDDEN = -1e9
+"""Value of an action that a mask forbids."""
+
+
+class ActionValues(nnx.Module):
+    """Value of every action in a state, Q(s, .)."""
+
+    def __init__(self, config: NetsConfig, inputs: int, classes: int, *, rngs: nnx.Rngs):
+        self.mlp = PlainMLP(inputs, config.units, config.critic_layers, "relu", dtype=config.dtype, rngs=rngs)
+        self.head = Linear(self.mlp.outputs, classes, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, obs: Float32[Array, "*batch V"]) -> Float32[Array, "*batch C"]:
+        """Expected discounted sum of rewards after each action."""
+        return self.head(self.mlp(obs)).astype(jnp.float32)
+
+
+class DQNNets(NamedTuple):
+    """What the policy reads."""
+
+    critics: ActionValues
+    """K of them, parameters ``[K, ...]``."""
+    epsilon: Float32[Array, ""]
+    """Share of random actions. It has no gradient: each update sets it. It is here because a policy sees nothing of the
+    training state but networks, and the share is a function of the updates done."""
+
+
+def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
+    """The algorithm for one task.
+
+    Args:
+        config: the run's config.
+        obs_spaces: observation spaces: vectors and classes.
+        action_spaces: one discrete action of one number.
+
+    Raises:
+        ConfigError: an observation is an image, or the action is another.
+    """
+    refuse_images(obs_spaces, "algorithm=dqn")
+    name, space = next(iter(action_spaces.items()))
+    if len(action_spaces) > 1 or space.kind != "discrete" or space.shape:
+        found = ", ".join(f"{key} ({space.kind}, shape {list(space.shape)})" for key, space in action_spaces.items())
+        raise ConfigError(
+            f"algorithm=dqn cannot be used: the actions are {found}, expected one discrete action of one number. "
+            "Use algorithm=sac for continuous actions, or algorithm=dreamer for any."
+        )
+    masked = mask_keys(obs_spaces, action_spaces)
+
+    def best(critics: ActionValues, obs: Observation) -> Int[Array, "N"]:
+        """The allowed action of the highest value."""
+        x = flatten(obs, obs_spaces)
+        values = map_members(lambda critic: critic(x), critics)
+        value = conservative(values, config.q.target, config.q.quantile, config.q.beta)
+        return jnp.where(allowed(obs, value.shape), value, _FORBIDDEN).argmax(-1)
+
+    def allowed(obs: Observation, shape: tuple[int, ...]) -> Bool[Array, "N C"]:
+        return observed_masks(obs, masked).get(name, jnp.ones(shape, bool))
+
+    def init(key: Array) -> TrainState:
+        rngs = nnx.Rngs(params=key)
+        critics = make_members(
+            lambda rngs: ActionValues(config.nets, flat_size(obs_spaces), space.classes, rngs=rngs),
+            config.q.critics,
+            rngs,
+        )
+        nets = DQNNets(critics, epsilon=jnp.ones(()))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            nets=Parts(behavior=nets),
+            memory=Parts(behavior=jax.tree.map(jnp.copy, critics)),
+            skipped_in_row=jnp.zeros((), jnp.int32),
+            opt_state=adam(config.optimizer).init(nets),
+        )
+
+    def policy(
+        nets: Parts, memory: tuple[()], obs: Observation, is_first: Array, key: Array, mode: Mode
+    ) -> tuple[Action, tuple[()], tuple[()]]:
+        action = best(nets.behavior.critics, obs)
+        if mode == "sample":
+            explore_key, action_key = jax.random.split(key)
+            allowed_logits = jnp.where(allowed(obs, (len(is_first), space.classes)), 0.0, _FORBIDDEN)
+            explores = jax.random.uniform(explore_key, action.shape) < nets.behavior.epsilon
+            action = jnp.where(explores, jax.random.categorical(action_key, allowed_logits), action)
+        return {name: action.astype(jnp.int32)}, memory, ()
+
+    def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, tuple[()], Metrics]:
+        """One step of all critics; nothing is drawn."""
+        nets: DQNNets = state.nets.behavior
+        slow_critics: ActionValues = state.memory.behavior
+        seen = transitions(batch)
+        obs, next_obs = flatten(seen.obs, obs_spaces), flatten(seen.next_obs, obs_spaces)
+
+        def values(critics: ActionValues, obs: Array, action: Array) -> Float32[Array, "K N"]:
+            return map_members(lambda critic: jnp.take_along_axis(critic(obs), action[:, None], -1)[:, 0], critics)
+
+        next_values = values(slow_critics, next_obs, best(nets.critics, seen.next_obs))
+        future = conservative(next_values, config.q.target, config.q.quantile, config.q.beta)
+        discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
+        target = seen.reward + discount * future
+
+        def loss(nets: DQNNets) -> tuple[Array, Array]:
+            predicted = values(nets.critics, obs, seen.action[name])
+            # An error counts squared up to 1 and linearly from there on.
+            return seen.mean(optax.huber_loss(predicted, target[None]).sum(0)), predicted
+
+        (total, predicted), gradient = jax.value_and_grad(loss, has_aux=True)(nets)
+        step, moments = adam(config.optimizer).update(gradient, state.opt_state)
+        moved = optax.apply_updates(nets, step)._replace(epsilon=exploration(state.step + 1, config))
+        proposed = state._replace(
+            nets=Parts(behavior=moved),
+            memory=Parts(behavior=optax.incremental_update(moved.critics, slow_critics, config.behavior.slow_rate)),
+            opt_state=moments,
+        )
+        metrics = {
+            "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
+            "q/value": predicted.mean(),
+            "q/spread": predicted.std(0).mean(),
+            "dqn/epsilon": nets.epsilon,
+        }
+        state, accepted = guard.accept(
+            state,
+            proposed,
+            {"critic": total, "total": total},
+            gradients=Parts(behavior=gradient),
+            updates=Parts(behavior=step),
+        )
+        return state, (), metrics | accepted
+
+    return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
+
+
+def exploration(step: Int[Array, ""] | int, config: Config) -> Number:
+    """Share of random actions after so many updates: falls linearly from 1, then stays."""
+    fallen = jnp.clip(step / config.dqn.epsilon_updates, 0, 1)
+    return 1 - fallen * (1 - config.dqn.epsilon)
+
+
+__all__ = ["ActionValues", "DQNNets", "dqn", "exploration"]

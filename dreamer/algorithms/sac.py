@@ -1,0 +1,182 @@
+"""Soft actor-critic: learn from replayed transitions alone, for returns and for the entropy of the policy.
+
+Critics predict the return plus the entropy that follows; the actor ascends the lower of them; a temperature weighs the
+entropy, and is learned so that the policy keeps as much of it as is asked for. There is no world model.
+
+Source: Haarnoja et al. 2018, "Soft actor-critic algorithms and applications", with a learned temperature.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float32
+
+from dreamer.agent import guard
+from dreamer.agent.optimizer import learning_rate
+from dreamer.algorithms.adam import adam
+from dreamer.algorithms.base import Algorithm
+from dreamer.algorithms.transitions import transitions
+from dreamer.config import Config, ConfigError, NetsConfig
+from dreamer.equations.squashed import TanhNormal
+from dreamer.equations.targets import conservative
+from dreamer.nn.layers import Linear
+from dreamer.nn.members import PlainMLP, make_members, map_members
+from dreamer.nn.observations import flat_size
+from dreamer.nn.vectors import flatten, refuse_images, unflatten
+from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, TrainState
+
+
+class SquashedActor(nnx.Module):
+    """Policy: an observation to a normal distribution that tanh squashes into [-1, 1]."""
+
+    def __init__(self, config: NetsConfig, inputs: int, actions: int, *, rngs: nnx.Rngs):
+        self.mlp = PlainMLP(inputs, config.units, config.actor_layers, "relu", dtype=config.dtype, rngs=rngs)
+        # Small initial outputs: the first policy is close to tanh of a standard normal, and that to uniform.
+        self.mean = Linear(self.mlp.outputs, actions, scale=0.01, dtype=config.dtype, rngs=rngs)
+        self.log_std = Linear(self.mlp.outputs, actions, scale=0.01, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, obs: Float32[Array, "*batch V"]) -> TanhNormal:
+        """Distribution of the flat action."""
+        hidden = self.mlp(obs)
+        mean, log_std = (head(hidden).astype(jnp.float32) for head in (self.mean, self.log_std))
+        return TanhNormal(mean, jnp.exp(jnp.clip(log_std, -20, 2)))
+
+
+class ActionValue(nnx.Module):
+    """Value of an action in a state, Q(s, a)."""
+
+    def __init__(self, config: NetsConfig, inputs: int, *, rngs: nnx.Rngs):
+        self.mlp = PlainMLP(inputs, config.units, config.critic_layers, "relu", dtype=config.dtype, rngs=rngs)
+        self.head = Linear(self.mlp.outputs, 1, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, obs: Float32[Array, "*batch V"], action: Float32[Array, "*batch A"]) -> Float32[Array, "*batch"]:
+        """Expected discounted sum of rewards and of entropies weighted by the temperature."""
+        return self.head(self.mlp(jnp.concatenate([obs, action], -1)))[..., 0].astype(jnp.float32)
+
+
+class SACNets(NamedTuple):
+    """What SAC learns. The optimizer keeps what it remembers under the same names."""
+
+    actor: SquashedActor
+    critics: ActionValue
+    """K of them, parameters ``[K, ...]``."""
+    log_temperature: Float32[Array, ""]
+
+
+def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
+    """The algorithm for one task.
+
+    Args:
+        config: the run's config.
+        obs_spaces: observation spaces: vectors and classes.
+        action_spaces: action spaces, all continuous.
+
+    Raises:
+        ConfigError: an observation is an image, or an action is discrete.
+    """
+    refuse_images(obs_spaces, "algorithm=sac")
+    discrete = sorted(key for key, space in action_spaces.items() if space.kind == "discrete")
+    if discrete:
+        raise ConfigError(
+            f"algorithm=sac cannot be used: the actions {', '.join(discrete)} are discrete, expected continuous ones. "
+            "Use algorithm=dqn, or algorithm=dreamer."
+        )
+    obs_size, action_size = flat_size(obs_spaces), flat_size(action_spaces)
+
+    def init(key: Array) -> TrainState:
+        rngs = nnx.Rngs(params=key)
+        nets = SACNets(
+            actor=SquashedActor(config.nets, obs_size, action_size, rngs=rngs),
+            critics=make_members(
+                lambda rngs: ActionValue(config.nets, obs_size + action_size, rngs=rngs), config.q.critics, rngs
+            ),
+            log_temperature=jnp.zeros(()),
+        )
+        optimizer = adam(config.optimizer)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            nets=Parts(behavior=nets),
+            memory=Parts(behavior=jax.tree.map(jnp.copy, nets.critics)),
+            skipped_in_row=jnp.zeros((), jnp.int32),
+            opt_state=SACNets(*map(optimizer.init, nets)),
+        )
+
+    def policy(
+        nets: Parts, memory: tuple[()], obs: Observation, is_first: Array, key: Array, mode: Mode
+    ) -> tuple[Action, tuple[()], tuple[()]]:
+        distribution = nets.behavior.actor(flatten(obs, obs_spaces))
+        action = distribution.mode() if mode == "mode" else distribution.sample_and_log_prob(key)[0]
+        return unflatten(action, action_spaces), memory, ()
+
+    def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, tuple[()], Metrics]:
+        """One step of the critics, one of the actor against the new critics, one of the temperature."""
+        next_key, action_key = jax.random.split(jax.random.fold_in(key, state.step))
+        nets: SACNets = state.nets.behavior
+        slow_critics: ActionValue = state.memory.behavior
+        seen = transitions(batch)
+        obs, next_obs = flatten(seen.obs, obs_spaces), flatten(seen.next_obs, obs_spaces)
+        taken = flatten(seen.action, action_spaces)
+        temperature = jnp.exp(nets.log_temperature)
+
+        def values(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "K N"]:
+            return map_members(lambda critic: critic(obs, action), critics)
+
+        def value(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "N"]:
+            return conservative(values(critics, obs, action), config.q.target, config.q.quantile, config.q.beta)
+
+        next_action, next_log_prob = nets.actor(next_obs).sample_and_log_prob(next_key)
+        future = value(slow_critics, next_obs, next_action) - temperature * next_log_prob
+        discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
+        target = seen.reward + discount * future
+
+        def critic_loss(critics: ActionValue) -> tuple[Array, Array]:
+            predicted = values(critics, obs, taken)
+            return seen.mean(jnp.square(predicted - target[None]).sum(0)), predicted
+
+        def actor_loss(actor: SquashedActor, critics: ActionValue) -> tuple[Array, Array]:
+            action, log_prob = actor(obs).sample_and_log_prob(action_key)
+            return seen.mean(temperature * log_prob - value(critics, obs, action)), log_prob
+
+        def temperature_loss(log_temperature: Array, log_prob: Array) -> Array:
+            return -seen.mean(log_temperature * (log_prob + config.sac.target_entropy * action_size))
+
+        optimizer = adam(config.optimizer)
+        moments: SACNets = state.opt_state
+
+        (of_critics, predicted), critic_gradient = jax.value_and_grad(critic_loss, has_aux=True)(nets.critics)
+        critic_step, critic_moments = optimizer.update(critic_gradient, moments.critics)
+        critics = optax.apply_updates(nets.critics, critic_step)
+
+        (of_actor, log_prob), actor_gradient = jax.value_and_grad(actor_loss, has_aux=True)(nets.actor, critics)
+        of_temperature, gradient = jax.value_and_grad(temperature_loss)(nets.log_temperature, log_prob)
+        actor_step, actor_moments = optimizer.update(actor_gradient, moments.actor)
+        temperature_step, temperature_moments = optimizer.update(gradient, moments.log_temperature)
+
+        gradients = SACNets(actor_gradient, critic_gradient, gradient)
+        steps = SACNets(actor_step, critic_step, temperature_step)
+        proposed = state._replace(
+            nets=Parts(behavior=optax.apply_updates(nets, steps)),
+            memory=Parts(behavior=optax.incremental_update(critics, slow_critics, config.behavior.slow_rate)),
+            opt_state=SACNets(actor_moments, critic_moments, temperature_moments),
+        )
+        losses = {"critic": of_critics, "actor": of_actor, "temperature": of_temperature}
+        metrics = {
+            "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
+            "q/value": predicted.mean(),
+            "q/spread": predicted.std(0).mean(),
+            "sac/entropy": -seen.mean(log_prob),
+            "sac/temperature": temperature,
+        }
+        losses |= {"total": sum(losses.values())}
+        state, accepted = guard.accept(
+            state, proposed, losses, gradients=Parts(behavior=gradients), updates=Parts(behavior=steps)
+        )
+        return state, (), metrics | accepted
+
+    return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
+
+
+__all__ = ["ActionValue", "SACNets", "SquashedActor", "sac"]
