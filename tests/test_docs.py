@@ -67,8 +67,9 @@ def metric_names(algorithm: str) -> set[str]:
     config = small_config(f"algorithm={algorithm}")
     made = algorithms.make(config, *spaces)
     batch = small_batch()._replace(prev_action={"action": np.zeros((2, 4, *action.shape), action.dtype)}, stored=())
-    key = jax.random.key(0)
-    _, _, metrics = jax.eval_shape(lambda key: made.update(made.init(key), batch, key, config), key)
+    _, _, metrics = jax.eval_shape(
+        lambda batch, key: made.update(made.init(key), batch, key, config), batch, jax.random.key(0)
+    )
     return set(metrics)
 
 

@@ -285,8 +285,8 @@ def numbers() -> list[tuple[str, int | float]]:
 
 @pytest.mark.parametrize(("key", "default"), numbers())
 def test_every_number_has_a_lower_bound_and_is_finite(key: str, default: int | float) -> None:
-    # Scores of an environment may be negative, and a camera of -1 is the usual one.
-    low = {"run.score": -1e10, "env.dmc.camera": -2}.get(key, -1)
+    # Scores of an environment and entropies may be negative, and a camera of -1 is the usual one.
+    low = {"run.score": -1e10, "env.dmc.camera": -2, "sac.target_entropy": -1001}.get(key, -1)
     values = [low] if isinstance(default, int) else [float(low), "nan", "inf", "-inf"]
     for value in values:
         assert sentence(overrides=(f"{key}={value}",)).startswith(f"{key}={value} cannot be used: expected ")
