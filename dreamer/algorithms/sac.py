@@ -20,7 +20,7 @@ from dreamer.algorithms.adam import adam
 from dreamer.algorithms.base import Algorithm
 from dreamer.algorithms.transitions import transitions
 from dreamer.config import Config, ConfigError, NetsConfig
-from dreamer.equations.squashed import TanhNormal
+from dreamer.equations.squashed import SquashedNormal
 from dreamer.equations.targets import conservative
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP, make_members, map_members
@@ -38,11 +38,11 @@ class SquashedActor(nnx.Module):
         self.mean = Linear(self.mlp.outputs, actions, scale=0.01, dtype=config.dtype, rngs=rngs)
         self.log_std = Linear(self.mlp.outputs, actions, scale=0.01, dtype=config.dtype, rngs=rngs)
 
-    def __call__(self, obs: Float32[Array, "*batch V"]) -> TanhNormal:
+    def __call__(self, obs: Float32[Array, "*batch V"]) -> SquashedNormal:
         """Distribution of the flat action."""
         hidden = self.mlp(obs)
         mean, log_std = (head(hidden).astype(jnp.float32) for head in (self.mean, self.log_std))
-        return TanhNormal(mean, jnp.exp(jnp.clip(log_std, -20, 2)))
+        return SquashedNormal(mean, jnp.exp(jnp.clip(log_std, -20, 2)))
 
 
 class ActionValue(nnx.Module):

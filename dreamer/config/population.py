@@ -21,8 +21,14 @@ from dreamer.config.paths import expand
 MOST_MEMBERS = 10_000
 """Members that a config may ask for; they are listed before anything knows how many fit into memory."""
 
-_IN_NETWORKS = ("behavior.actor_unimix", "behavior.min_std", "behavior.max_std")
-"""Numbers that the network modules hold; they are part of the type of the training state, which members share."""
+_IN_NETWORKS = (
+    "behavior.actor_unimix",
+    "behavior.actor_scale",
+    "behavior.min_std",
+    "behavior.max_std",
+    "behavior.exploration_noise",
+)
+"""Numbers that the network modules or the policy hold; they are part of the type of what members share."""
 
 SWEEPABLE = (
     *(f"optimizer.{field.name}" for field in dataclasses.fields(configs.OptimizerConfig) if field.type in (int, float)),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 
-class TanhNormal(NamedTuple):
+class SquashedNormal(NamedTuple):
     """``scale tanh(u)`` with u normal; the last axis is one event.
 
     Source: Haarnoja et al. 2018, "Soft actor-critic: off-policy maximum entropy deep reinforcement learning with a
@@ -37,4 +37,4 @@ class TanhNormal(NamedTuple):
         return self.scale * jnp.tanh(self.mean)
 
 
-__all__ = ["TanhNormal"]
+__all__ = ["SquashedNormal"]

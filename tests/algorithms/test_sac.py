@@ -87,7 +87,7 @@ def updates(data):
     slow = fill(start.memory.behavior, critic_leaves(data, "params/critic_target"))
     state = start._replace(nets=Parts(behavior=nets), memory=Parts(behavior=slow))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "TanhNormal", functools.partial(module.TanhNormal, scale=SCALE))
+        patch.setattr(module, "SquashedNormal", functools.partial(module.SquashedNormal, scale=SCALE))
 
         @jax.jit
         def update(state, noise):

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer.equations.squashed import TanhNormal
+from dreamer.equations.squashed import SquashedNormal
 
-WIDE = TanhNormal(mean=jnp.array([[0.3, -0.5]]), std=jnp.array([[0.8, 0.2]]), scale=jnp.array([[2.0, 1.0]]))
+WIDE = SquashedNormal(mean=jnp.array([[0.3, -0.5]]), std=jnp.array([[0.8, 0.2]]), scale=jnp.array([[2.0, 1.0]]))
 
 
 def test_the_density_is_one_in_total():
     """Action by action: the mean of 1 / density over draws is the width of what can be drawn."""
-    alone = TanhNormal(mean=jnp.full((100_000, 1), 0.3), std=jnp.full((100_000, 1), 0.8), scale=2.0)
+    alone = SquashedNormal(mean=jnp.full((100_000, 1), 0.3), std=jnp.full((100_000, 1), 0.8), scale=2.0)
     action, log_prob = alone.sample_and_log_prob(jax.random.key(0))
     inside = jnp.abs(action[:, 0]) < 1.0
     np.testing.assert_allclose((inside * jnp.exp(-log_prob)).mean(), 2.0, rtol=0.02)
@@ -32,7 +32,7 @@ def test_the_mode_is_the_action_of_the_mean():
 
 
 def test_far_out_all_is_finite():
-    far = TanhNormal(mean=jnp.array([[30.0]]), std=jnp.array([[1.0]]))
+    far = SquashedNormal(mean=jnp.array([[30.0]]), std=jnp.array([[1.0]]))
     action, log_prob = far.sample_and_log_prob(jax.random.key(0))
     gradient = jax.grad(lambda mean: far._replace(mean=mean).sample_and_log_prob(jax.random.key(0))[1].sum())(far.mean)
     assert action == 1.0
