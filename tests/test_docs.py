@@ -1,5 +1,6 @@
 """What the documents name exists: files, config keys, tests and metrics."""
 
+import functools
 import pathlib
 import re
 
@@ -77,15 +78,16 @@ def test_metrics_are_described_once_each() -> None:
     described = [name for row in rows(ROOT / "docs/metrics.md") for name in quoted(row[0])]
     assert len(set(described)) == len(described)
     agent, batch = small_agent(), small_batch()
-    update = agent.algorithm.update
-    _, _, updated = jax.eval_shape(
-        lambda state, batch, key: update(state, batch, key, agent.config), agent.state, batch, jax.random.key(0)
-    )
+    updated: set[str] = set()
+    for one in (agent, small_agent("algorithm=plan2explore")):
+        update = functools.partial(one.algorithm.update, config=one.config)
+        updated |= jax.eval_shape(update, one.state, batch, jax.random.key(0))[2].keys()
     _, reported = jax.eval_shape(lambda batch: agent.predict(batch, 2), batch)
     keys = "|".join(batch.obs)
     diagnosed = jax.eval_shape(agent.diagnose, batch)
     names = {re.sub(f"/({keys})$", "/KEY", name) for name in (*updated, *reported)}
     names |= {f"loss/{name}" for name in losses_of_latents(batch)}
+    names = {re.sub(r"^(loss/explorer|explorer)/.+$", r"\1/NAME", name) for name in names}
     names |= {re.sub(r"^(diagnose/gradient)/.+/(encoder|rssm)$", r"\1/LOSS/PART", name) for name in diagnosed}
     names |= {name for algorithm in ("sac", "dqn") for name in metric_names(algorithm)}
     groups = {name.split("/")[0] for name in names}

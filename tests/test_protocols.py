@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dreamer
-from dreamer import algorithms, behaviors, planners, world_models
+from dreamer import algorithms, behaviors, exploration, planners, world_models
 from dreamer import train as training
 from dreamer.config import Registry
 from tests.small import OVERRIDES, small_agent, small_batch
@@ -47,6 +47,7 @@ def test_an_algorithm_has_the_fields_that_the_page_names_in_their_order() -> Non
         ("A world model", world_models.WorldModel),
         ("A behaviour", behaviors.Behavior),
         ("A planner", planners.Planner),
+        ("A bonus", exploration.Bonus),
     ],
 )
 def test_a_protocol_has_the_functions_that_the_page_names(section: str, protocol: type) -> None:
@@ -62,6 +63,7 @@ def test_a_protocol_has_the_functions_that_the_page_names(section: str, protocol
         ("world_model.kind", world_models.WORLD_MODELS),
         ("behavior.kind", behaviors.BEHAVIORS),
         ("planner.kind", planners.PLANNERS),
+        ("exploration.kind", exploration.BONUSES),
     ],
 )
 def test_the_page_names_the_parts_that_come_with_the_package(key: str, registry: Registry) -> None:

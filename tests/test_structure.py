@@ -18,7 +18,7 @@ FLOORS = (
     {"equations", "logs"},
     {"nn"},
     {"world_models"},
-    {"behaviors", "planners"},
+    {"behaviors", "planners", "exploration"},
     {"algorithms.base"},  # The protocol, which those who run algorithms share with the algorithms.
     {"agent"},
     {"algorithms"},

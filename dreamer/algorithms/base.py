@@ -78,6 +78,7 @@ ALGORITHMS = Registry(
         "mpc": "dreamer.algorithms.mpc:mpc",
         "sac": "dreamer.algorithms.sac:sac",
         "dqn": "dreamer.algorithms.dqn:dqn",
+        "plan2explore": "dreamer.algorithms.plan2explore:plan2explore",
     },
 )
 """Functions ``(config, obs_spaces, action_spaces) -> Algorithm``."""

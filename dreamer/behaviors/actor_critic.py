@@ -23,7 +23,7 @@ from dreamer.nn import reuse
 from dreamer.nn.layers import prepare
 from dreamer.nn.loops import Loops, reuse_pays
 from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State, Trajectory
-from dreamer.world_models.base import Losses, Seen, WorldModel
+from dreamer.world_models.base import Dynamics, Losses, Seen
 from dreamer.world_models.imagine import imagine
 
 
@@ -82,7 +82,7 @@ class Imagined(NamedTuple):
 
 @phase("imagination")
 def imagine_trajectory(
-    model: WorldModel,
+    model: Dynamics,
     nets: ActorCriticNets,
     slow_critic: Critic,
     start: State,
@@ -356,7 +356,7 @@ class ActorCritic:
         self,
         nets: ActorCriticNets,
         memory: ActorCriticMemory,
-        model: WorldModel,
+        model: Dynamics,
         seen: Seen,
         batch: Batch,
         key: Array,

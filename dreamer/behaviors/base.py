@@ -8,10 +8,10 @@ from jaxtyping import Array, Float, Float32
 
 from dreamer.config import Config, Registry
 from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State
-from dreamer.world_models.base import Distribution, Losses, Seen, WorldModel
+from dreamer.world_models.base import Distribution, Dynamics, Losses, Seen
 
 Reward = Callable[[State], Distribution]
-"""What is rewarded on arriving in a state: `WorldModel.reward`, unless something else is wanted."""
+"""What is rewarded on arriving in a state: `Dynamics.reward`, unless something else is wanted."""
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Behavior(Protocol):
         self,
         nets: Any,
         memory: Any,
-        model: WorldModel,
+        model: Dynamics,
         seen: Seen,
         batch: Batch,
         key: Array,

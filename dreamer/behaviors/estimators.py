@@ -49,7 +49,7 @@ from dreamer.behaviors.base import Reward
 from dreamer.config import BehaviorConfig, Config, ConfigError
 from dreamer.equations import returns
 from dreamer.types import Action, Batch, Metrics, Spaces, State
-from dreamer.world_models.base import Losses, Seen, WorldModel
+from dreamer.world_models.base import Dynamics, Losses, Seen
 from dreamer.world_models.imagine import imagine
 
 
@@ -117,7 +117,7 @@ class Estimators(ActorCritic):
         self,
         nets: ActorCriticNets,
         memory: ActorCriticMemory,
-        model: WorldModel,
+        model: Dynamics,
         seen: Seen,
         batch: Batch,
         key: Array,

@@ -11,7 +11,7 @@ from dreamer.behaviors.base import Reward
 from dreamer.behaviors.noise import random_action
 from dreamer.config import Config, ConfigError
 from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces
-from dreamer.world_models.base import Losses, Seen, WorldModel
+from dreamer.world_models.base import Dynamics, Losses, Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class NoBehavior:
         self,
         nets: Any,
         memory: Any,
-        model: WorldModel,
+        model: Dynamics,
         seen: Seen,
         batch: Batch,
         key: Array,

@@ -325,6 +325,8 @@ class Part(NamedTuple):
     """Some arrays of the state in a checkpoint, and the shapes of all."""
 
     path: pathlib.Path
+    config: Config
+    """Of the run that wrote it."""
     arrays: dict[str, np.ndarray]
     """By path, each of its own shape."""
     shapes: dict[str, jax.ShapeDtypeStruct]
@@ -363,7 +365,7 @@ def load_part(
             same = {name: shape for name, shape in there.items() if wanted.get(rename(name)) == shape}
             found = array_files.read(one / "state", same, hosts)
             arrays = {rename(name): array for name, array in found.items()}
-            return Part(one, arrays, shapes, ())
+            return Part(one, Checkpoint(arrays, None, meta, one).config, arrays, shapes, ())
 
     part, damaged = _first_intact(candidates, read)
     return part._replace(damaged=damaged)

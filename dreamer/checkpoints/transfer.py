@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from dreamer import checkpoints
-from dreamer.config import ConfigError, LoadConfig
+from dreamer import config as configs
+from dreamer.config import Config, ConfigError
 from dreamer.devices.hosts import Hosts
 from dreamer.types import Parts, TrainState
 
@@ -28,6 +29,9 @@ PARTS = {
     "critic": ("behavior.critic.",),
 }
 """What ``load.only`` names, as prefixes of paths in the networks."""
+
+KIND = ("world_model.kind",)
+"""Config keys that say what the parameters of a world model mean; those of an encoder mean the same to all."""
 
 _NETS = "nets."
 """Prefix of the networks in a checkpoint."""
@@ -63,29 +67,33 @@ class Taken(NamedTuple):
         return "\n".join([f"# from {self.source}", *lines]) + "\n"
 
 
-def read(config: LoadConfig, nets: Parts, hosts: Hosts | None = None) -> Taken:
+def read(config: Config, nets: Parts, hosts: Hosts | None = None) -> Taken:
     """Read what a config asks for.
 
     Args:
-        config: the source, and the part to take.
+        config: the new run's; its ``load`` has the source, and the part to take.
         nets: the networks that are to get it, or their shapes.
         hosts: all hosts of the run; None: one host.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
-        ConfigError: the agent has no such part, or nothing there has the name and shape of one of its tensors.
+        ConfigError: the agent has no such part, the world model there is of another kind, or nothing there has the name
+            and shape of a wanted tensor.
     """
+    load = config.load
     wanted = {
         f"{_NETS}{name}": jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for name, leaf in checkpoints.named_arrays(nets).items()
-        if name.startswith(PARTS[config.only])
+        if name.startswith(PARTS[load.only])
     }
     if not wanted:
         raise ConfigError(
-            f"load.only={config.only} cannot be used: the agent of this run has no such part. Choose another of "
+            f"load.only={load.only} cannot be used: the agent of this run has no such part. Choose another of "
             f"{', '.join(PARTS)}, or give it one, as world_model.decoder=true gives a decoder."
         )
-    found = checkpoints.load_part(config.from_, wanted, hosts)
+    found = checkpoints.load_part(load.from_, wanted, hosts)
+    if load.only != "encoder":
+        _refuse_other_kind(config, found.config)
     fresh = {}
     for name, shape in wanted.items():
         if name not in found.arrays:
@@ -95,12 +103,23 @@ def read(config: LoadConfig, nets: Parts, hosts: Hosts | None = None) -> Taken:
     if not found.arrays:
         first, reason = next(iter(fresh.items()))
         raise ConfigError(
-            f"load.from={config.from_} has no tensor that load.only={config.only} could take: none of {len(fresh)} has "
+            f"load.from={load.from_} has no tensor that load.only={load.only} could take: none of {len(fresh)} has "
             f"the same shape there, for example {first} ({reason}). Use the sizes of that run (rssm.*, nets.*), or "
             "leave out load.from."
         )
     arrays = {name.removeprefix(_NETS): array for name, array in found.arrays.items()}
     return Taken(found.path, arrays, fresh, found.damaged)
+
+
+def _refuse_other_kind(config: Config, source: Config) -> None:
+    """Raise `ConfigError` if the world model of the source is of another kind, with the first difference."""
+    here, there = dict(configs.flatten(config)), dict(configs.flatten(source))
+    for key in KIND:
+        if here[key] != there[key]:
+            raise ConfigError(
+                f"load.from={config.load.from_} cannot be used: {key} is {there[key]} there and {here[key]} here, so "
+                f"parameters mean something else. Use {key}={there[key]}, or a run of the same kind."
+            )
 
 
 def begin_with(state: TrainState, taken: Taken) -> TrainState:

@@ -394,6 +394,20 @@ class PlannerConfig:
 
 
 @dataclass(frozen=True)
+class ExplorationConfig:
+    """What ``algorithm=plan2explore`` looks for; nothing else reads it."""
+
+    kind: str = option(
+        "disagreement", "disagreement: of heads that predict a step; or package.module:function for your own bonus"
+    )
+    intrinsic: float = option(1.0, "weight of the bonus in the explorer's reward; 1 is typical of replayed steps")
+    extrinsic: float = option(0.0, "weight of the task's reward in it")
+    heads: int = option(10, "heads of the ensemble; one alone has none to disagree with", "members", at_least=2)
+    units: int = option(400, "width of each", "units")
+    layers: int = option(4, "hidden layers of each", "layers", at_least=0)
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Weights of the terms of the one loss."""
 
@@ -567,7 +581,8 @@ class Config:
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     algorithm: str = option(
         "dreamer",
-        "dreamer; without a world model, sac or dqn; mpc: no learning, plans on the rules of a JAX environment; or "
+        "dreamer; plan2explore: explores before there is a reward; without a world model, sac or dqn; mpc: no learning, "
+        "plans on the rules of a JAX environment; or "
         "package.module:function for your own",
     )
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
@@ -590,6 +605,7 @@ class Config:
     sac: SACConfig = option(SACConfig(), "soft actor-critic")
     dqn: DQNConfig = option(DQNConfig(), "deep Q network")
     planner: PlannerConfig = option(PlannerConfig(), "planner")
+    exploration: ExplorationConfig = option(ExplorationConfig(), "exploration")
     loss: LossConfig = option(LossConfig(), "loss weights")
     optimizer: OptimizerConfig = option(OptimizerConfig(), "optimizer")
     population: PopulationConfig = option(PopulationConfig(), "population")

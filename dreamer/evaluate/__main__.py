@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "as it was trained",
     )
     parser.add_argument(
-        "--env", metavar="TASK", default="", help="package.module:function that makes the environment of the run"
+        "--task", "--env", dest="env", metavar="TASK", default="", help="another task, or package.module:function"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--video", metavar="FILE", help="write the episodes of a run as a video, for example out.mp4")

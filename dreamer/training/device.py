@@ -352,7 +352,7 @@ class DeviceRun(Run):
         if not self.config.load.from_:
             return state
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.members.train.nets)
-        self._transfer = transfer.read(self.config.load, shapes)
+        self._transfer = transfer.read(self.config, shapes)
         train = transfer.begin_with(state.members.train, self._transfer)
         return self.loop.place(state._replace(members=state.members._replace(train=train, acting=train.nets)))
 

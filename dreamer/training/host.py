@@ -119,7 +119,7 @@ class HostRun(Run):
                 with checkpoints.explain_content(saved.path):
                     self._restore(saved)
             elif config.load.from_:
-                self._transfer = transfer.read(config.load, self.agent.state.nets, hosts)
+                self._transfer = transfer.read(config, self.agent.state.nets, hosts)
                 self.agent.state = transfer.begin_with(self.agent.state, self._transfer)
             self._counted = self._steps()
             if hosts.first:

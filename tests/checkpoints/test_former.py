@@ -11,9 +11,8 @@ import pytest
 
 from dreamer import checkpoints
 from dreamer.checkpoints import former, transfer
-from dreamer.config import LoadConfig
 from dreamer.types import Space
-from tests.small import same_tree, small_agent
+from tests.small import same_tree, small_agent, small_config
 
 
 def name_of_version_3(name):
@@ -49,7 +48,7 @@ def test_an_agent_is_restored(saved):
 @pytest.mark.slow
 def test_parameters_are_taken_from_it(saved):
     logdir, agent = saved
-    taken = transfer.read(LoadConfig(str(logdir), "actor"), agent.state.nets)
+    taken = transfer.read(small_config(f"load.from={logdir}", "load.only=actor"), agent.state.nets)
     assert taken.fresh == {}
     actor = {name: x for name, x in taken.arrays.items() if name.startswith("behavior.actor.")}
     assert actor.keys() == taken.arrays.keys()

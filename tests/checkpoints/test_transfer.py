@@ -11,7 +11,7 @@ import tensorstore
 
 from dreamer import algorithms, checkpoints
 from dreamer.checkpoints import CheckpointError, DamagedError, manifest, transfer
-from dreamer.config import ConfigError, LoadConfig
+from dreamer.config import ConfigError
 from dreamer.types import Space
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small_config
 
@@ -20,6 +20,11 @@ def shapes(*overrides, obs=OBS_SPACES, actions=ACTION_SPACES):
     """Training state of an agent by shapes alone."""
     config = small_config(*overrides)
     return jax.eval_shape(algorithms.make(config, obs, actions).init, jax.random.key(0))
+
+
+def load(path, only="all"):
+    """Config of a run that begins with parameters of another one."""
+    return small_config(f"load.from={path}", f"load.only={only}")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def fresh():
 @pytest.mark.parametrize("only", transfer.PARTS)
 def test_the_part_is_taken_and_all_else_is_fresh(source, fresh, only):
     logdir, saved = source
-    taken = transfer.read(LoadConfig(str(logdir), only), fresh.state.nets)
+    taken = transfer.read(load(str(logdir), only), fresh.state.nets)
     state = transfer.begin_with(fresh.state, taken)
     before, after = (checkpoints.named_arrays(tree) for tree in (fresh.state, state))
     wanted = {name for name in before if name.startswith(tuple(f"nets.{part}" for part in transfer.PARTS[only]))}
@@ -63,7 +68,7 @@ def test_the_part_is_taken_and_all_else_is_fresh(source, fresh, only):
 
 def test_an_agent_can_go_on_from_it(source, fresh):
     agent = small_agent("seed=9")
-    agent.state = transfer.begin_with(agent.state, transfer.read(LoadConfig(str(source[0])), agent.state.nets))
+    agent.state = transfer.begin_with(agent.state, transfer.read(load(str(source[0])), agent.state.nets))
     assert same_tree(agent.acting_nets, agent.state.nets)
     assert agent.state.step == 0
     assert agent.policy_steps == 0
@@ -74,7 +79,7 @@ def test_an_agent_can_go_on_from_it(source, fresh):
 def test_another_task_takes_what_fits(source):
     actions = {"move": Space("discrete", (), 5), "push": Space("continuous", (2,))}
     obs = {"vector": Space("vector", (4,)), "other": Space("vector", (2,))}
-    taken = transfer.read(LoadConfig(str(source[0])), shapes(obs=obs, actions=actions).nets)
+    taken = transfer.read(load(str(source[0])), shapes(obs=obs, actions=actions).nets)
     assert taken.fresh["behavior.actor.heads.move.kernel"] == "float32 [8, 3] there, float32 [8, 5] here"
     assert taken.fresh["world_model.decoder.heads.other.bias"] == "absent there, float32 [2] here"
     # What takes actions or encodes all vectors has another input, and all behind it is as it was.
@@ -89,13 +94,24 @@ def test_another_task_takes_what_fits(source):
     assert set(re.findall(r"fresh  (\S+):", taken.listing())) == set(taken.fresh)
 
 
+def test_a_model_of_another_kind_is_refused(source):
+    logdir, kind = source[0], "world_model.kind=gaussian_rssm"
+    with pytest.raises(
+        ConfigError, match=r"world_model\.kind is rssm there and gaussian_rssm here.* Use world_model\.k"
+    ):
+        transfer.read(small_config(f"load.from={logdir}", kind), shapes(kind).nets)
+    taken = transfer.read(small_config(f"load.from={logdir}", "load.only=encoder", kind), shapes(kind).nets)
+    assert taken.arrays
+    assert not taken.fresh
+
+
 def test_nothing_that_fits_is_refused(source):
     logdir = source[0]
     wider = shapes("nets.units=16", "rssm={deter: 32, hidden: 16, stoch: 5}")
     with pytest.raises(
         ConfigError, match=r"no tensor that load\.only=encoder could take: none of .* example world_mod"
     ):
-        transfer.read(LoadConfig(str(logdir), "encoder"), wider.nets)
+        transfer.read(load(str(logdir), "encoder"), wider.nets)
 
 
 def test_a_part_that_the_agent_does_not_have_is_refused(source):
@@ -108,23 +124,23 @@ def test_where_it_can_be_from(source, tmp_path):
     logdir, saved = source
     nets = shapes().nets
     one = logdir / "checkpoints" / "000000000070"
-    assert transfer.read(LoadConfig(str(one)), nets).source == one
+    assert transfer.read(load(str(one)), nets).source == one
     with pytest.raises(CheckpointError, match=r"There is no checkpoint in .*/nowhere/checkpoints"):
-        transfer.read(LoadConfig(str(tmp_path / "nowhere")), nets)
+        transfer.read(load(str(tmp_path / "nowhere")), nets)
     for step in (1, 2):
         checkpoints.write(tmp_path, step, checkpoints.Prepared(saved, {}, (one / "meta.json").read_text()))
     second = checkpoints.directory(tmp_path) / "000000000002"
     (second / "meta.json").write_text("")
-    taken = transfer.read(LoadConfig(str(tmp_path)), nets)
+    taken = transfer.read(load(str(tmp_path)), nets)
     assert taken.source.name == "000000000001" and taken.fresh == {}
     assert "'meta.json' has 0 bytes" in taken.summary() and "The one before is taken." in taken.summary()
     with pytest.raises(DamagedError, match=r"'meta.json' has 0 bytes"):
-        transfer.read(LoadConfig(str(second)), nets)
+        transfer.read(load(str(second)), nets)
 
 
 def test_members_start_from_the_same(source):
     nets = shapes().nets
-    taken = transfer.read(LoadConfig(str(source[0]), "critic"), nets)
+    taken = transfer.read(load(str(source[0]), "critic"), nets)
     population = jax.tree.map(lambda x: np.zeros((3, *x.shape), x.dtype), shapes())
     state = transfer.begin_with(population, taken)
     for tree in (state.nets.behavior.critic, state.memory.behavior.slow_critic):
@@ -152,7 +168,7 @@ def test_no_file_can_ask_for_absurd_memory(source, tmp_path, change, message):
     manifest.write(path)
     if message:
         with pytest.raises(CheckpointError, match=message):
-            transfer.read(LoadConfig(str(tmp_path), "critic"), shapes().nets)
+            transfer.read(load(str(tmp_path), "critic"), shapes().nets)
     else:
-        taken = transfer.read(LoadConfig(str(tmp_path), "critic"), shapes().nets)
+        taken = transfer.read(load(str(tmp_path), "critic"), shapes().nets)
         assert list(taken.fresh) == ["behavior.critic.head.kernel"] and "[1000000000, 1000000] there" in taken.summary()

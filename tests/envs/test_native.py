@@ -70,6 +70,30 @@ def test_catch_plays_by_the_same_rules(rng):
     np.testing.assert_array_equal(env.render(state), other.render())  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_maze_plays_by_the_same_rules(seed):
+    env, other = native.build("maze"), probes.Maze()
+    state, obs = env.reset(KEY)
+    np.testing.assert_array_equal(obs["discrete"], other.reset(seed=0)[0])
+    # Mostly right and down, so that walls and borders of every side are met.
+    actions = np.random.default_rng(seed).choice(4, 160, p=[0.1, 0.4, 0.4, 0.1])
+    answers = follow(env, state, [{"action": np.int32(action)} for action in actions])
+    assert len(answers) == 100
+    for action, (obs, _, reward, terminated, truncated) in zip(actions, answers, strict=False):
+        expected: Any = other.step(action)
+        np.testing.assert_array_equal(obs["discrete"], expected[0])
+        assert (reward, terminated, truncated) == expected[1:4]
+
+
+def test_the_goal_of_the_maze_ends_it():
+    env = native.build("maze")
+    state, _ = env.reset(KEY)
+    state = state._replace(cell=jnp.asarray([9, 8]))
+    _, obs, reward, terminated, truncated = env.step(state, {"action": jnp.int32(1)}, KEY)
+    assert tuple(obs["discrete"]) == probes.GOAL
+    assert (reward, terminated, truncated) == (1, True, False)
+
+
 @pytest.mark.parametrize(
     "name", ["action", "constant", "memory", "two_step", "cue1", "cue2", "cue4", "cue8", "cue16", "cue32"]
 )

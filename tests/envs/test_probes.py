@@ -6,6 +6,7 @@ import pytest
 
 from dreamer.config import EnvConfig
 from dreamer.envs import EnvError, make
+from dreamer.envs.suites import probes
 from dreamer.envs.suites.probes import Catch
 
 
@@ -148,6 +149,65 @@ def test_masked_forbids_the_previous_action():
         returns("probe_masked", lambda history: 0, 1)
 
 
+def distances(start):
+    """Steps from a cell to every free cell of the maze that can be reached, by breadth-first search."""
+    found, border = {start: 0}, [start]
+    while border:
+        cell = border.pop(0)
+        for move in probes.MOVES:
+            ahead = tuple(int(x) for x in np.add(cell, move))
+            if min(ahead) >= 0 and max(ahead) < 10 and probes.MAZE[ahead] and ahead not in found:
+                found[ahead] = found[cell] + 1
+                border.append(ahead)
+    return found
+
+
+def test_every_cell_of_the_maze_can_be_reached_and_the_goal_is_far():
+    found = distances(probes.START)
+    assert probes.MAZE.shape == (10, 10)
+    assert len(found) == probes.MAZE.sum()
+    assert found[probes.GOAL] == probes.WAY == max(found.values())
+
+
+def test_the_shortest_way_through_the_maze_earns_1():
+    left = distances(probes.GOAL)
+    env = make("probe_maze", EnvConfig())
+    cell = tuple(env.reset()[0]["discrete"])
+    for step in range(probes.WAY):
+        ahead = [tuple(int(x) for x in np.add(cell, move)) for move in probes.MOVES]
+        best = min(range(4), key=lambda action: left.get(ahead[action], 1000))
+        obs, reward, terminated, truncated, _ = env.step({"action": best})
+        cell = tuple(obs["discrete"])
+        assert cell == ahead[best]
+        over = step == probes.WAY - 1
+        assert (reward, terminated, truncated) == (float(over), over, False)
+    assert cell == probes.GOAL
+    assert env.episode_log["episode/success"] == 1
+
+
+def test_walls_of_the_maze_lead_nowhere_and_time_runs_out():
+    env = make("probe_maze", EnvConfig())
+    env.reset()
+    answers = [env.step({"action": action}) for action in (0, 3) * 50]
+    assert {tuple(obs["discrete"]) for obs, *_ in answers} == {probes.START}
+    assert [answer[1:4] for answer in answers] == [*[(0, False, False)] * 99, (0, False, True)]
+
+
+def test_random_walks_stay_near_the_start_of_the_maze():
+    rng = np.random.default_rng(0)
+    env = make("probe_maze", EnvConfig())
+    seen, successes, over = {probes.START}, 0.0, True
+    for _ in range(5000):
+        if over:
+            env.reset()
+        obs, reward, terminated, truncated, _ = env.step({"action": rng.integers(4)})
+        seen.add(tuple(obs["discrete"]))
+        successes += reward
+        over = terminated or truncated
+    assert successes == 0
+    assert len(seen) < 0.4 * probes.MAZE.sum()
+
+
 def ball(image):
     return tuple(int(i[0]) for i in np.nonzero(image[..., 0] == 255))
 
@@ -232,7 +292,7 @@ def test_dummy_ends_both_ways():
     assert ends == {(True, False), (False, True)}
 
 
-@pytest.mark.parametrize("task", ["probe_catch", "probe_cartpole_hidden", "gym_CartPole-v1"])
+@pytest.mark.parametrize("task", ["probe_catch", "probe_cartpole_hidden", "probe_maze", "gym_CartPole-v1"])
 def test_rendering(task):
     env = make(task, EnvConfig(), render=True)
     env.reset(seed=0)

@@ -30,6 +30,7 @@ TOY_ALGORITHM = ("algorithm=tests.plugins.toy_algorithm:q_learning",)
 SHIPPED = {
     "gaussian": ("world_model.kind=gaussian_rssm",),
     "undecoded": ("world_model={decoder: false, representation: next_embedding}", "loss.straighten=0.1"),
+    "exploring": ("algorithm=plan2explore", "exploration={heads: 2, units: 8, layers: 1}"),
     "planned": ("planner={kind: cem, horizon: 2, candidates: 8, elites: 2, iterations: 2}",),
 }
 MODEL_FREE = {
@@ -135,7 +136,7 @@ def test_a_report_without_a_world_model_is_refused_in_one_sentence(finished, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", *MODEL_FREE])
+@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE])
 def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, tmp_path):
     loop = (IN_JAX.get(name, "task=jax_action"), "run.loop=device", "seed=3")
     together = train(tmp_path / "both", name, 60, *loop, "population=2")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
-from dreamer.envs.suites.probes import CUE_DELAYS
+from dreamer.envs.suites.probes import CUE_DELAYS, GOAL, MAZE, MOVES, START
 from dreamer.types import MASK, Action, Observation, Space, Spaces
 
 StepResult = tuple[Any, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]
@@ -288,6 +288,36 @@ class JaxMasked:
         return (jnp.arange(3) != state.previous).astype(jnp.int32)
 
 
+class MazeState(NamedTuple):
+    """Steps taken, and row and column of the cell."""
+
+    time: Int32[Array, ""]
+    cell: Int32[Array, "2"]
+
+
+class JaxMaze:
+    """`dreamer.envs.suites.probes.Maze`; see there."""
+
+    length = 100
+
+    def __init__(self) -> None:
+        self.obs_spaces: Spaces = {"discrete": Space("discrete", (2,), len(MAZE))}
+        self.action_spaces: Spaces = {"action": Space("discrete", (), len(MOVES))}
+
+    def reset(self, key: Array) -> tuple[MazeState, Observation]:
+        """Back to the start."""
+        state = MazeState(_int(0), jnp.asarray(START, jnp.int32))
+        return state, {"discrete": state.cell}
+
+    def step(self, state: MazeState, action: Action, key: Array) -> StepResult:
+        """Move, unless there is a wall."""
+        ahead = jnp.clip(state.cell + jnp.asarray(MOVES, jnp.int32)[action["action"]], 0, len(MAZE) - 1)
+        cell = jnp.where(jnp.asarray(MAZE)[ahead[0], ahead[1]], ahead, state.cell)
+        found = (cell == jnp.asarray(GOAL)).all()
+        state = MazeState(state.time + 1, cell)
+        return state, {"discrete": cell}, found.astype(jnp.float32), found, ~found & (state.time == self.length)
+
+
 def _int(value: int) -> Int32[Array, ""]:
     return jnp.asarray(value, jnp.int32)
 
@@ -299,6 +329,7 @@ PROBES: dict[str, Callable[[], Any]] = {
     "constant": JaxConstant,
     **{f"cue{delay}": functools.partial(JaxCue, delay) for delay in CUE_DELAYS},
     "masked": JaxMasked,
+    "maze": JaxMaze,
     "memory": JaxMemory,
     "repeat": JaxRepeatPrevious,
     "two_step": JaxTwoStep,
@@ -315,6 +346,7 @@ __all__ = [
     "JaxConstant",
     "JaxCue",
     "JaxMasked",
+    "JaxMaze",
     "JaxMemory",
     "JaxRepeatPrevious",
     "JaxTwoStep",

@@ -1,0 +1,147 @@
+"""Disagreement: heads that predict one step ahead, alike but for their start, differ where few steps were seen.
+
+Each head predicts the mean of what follows. So they come to agree on a coin, too, once they have seen it often enough:
+what is random draws an explorer only as long as it is new.
+
+Source: Sekar et al. 2020, "Planning to explore via self-supervised world models", equations 2 to 4, with the deviation
+in place of the variance, as in the official code of Dreamer (V2).
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from dreamer.config import Config
+from dreamer.devices import batch_axis
+from dreamer.devices.phases import phase
+from dreamer.nn.layers import MLP, Linear
+from dreamer.types import Action, Batch, Metrics, Space, Spaces, State
+from dreamer.world_models.base import Dynamics, Losses, RecurrentModel, WorldModel
+
+
+class Head(nnx.Module):
+    """Features and action to what is expected of the next state.
+
+    Args:
+        config: the run's config.
+        inputs: size of features and flat action, side by side.
+        outputs: size Z of what is predicted.
+        rngs: source of initial parameters.
+    """
+
+    def __init__(self, config: Config, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        sizes = config.exploration
+        dtype = config.nets.dtype
+        self.mlp = MLP(inputs, sizes.units, sizes.layers, dtype=dtype, rngs=rngs)
+        self.out = Linear(self.mlp.outputs, outputs, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float32[Array, "*batch Z"]:
+        """The prediction."""
+        return self.out(self.mlp(x)).astype(jnp.float32)
+
+
+class DisagreementMemory(NamedTuple):
+    """What follows from update to update."""
+
+    typical: Float32[Array, ""]
+    """Moving average of the disagreement on replayed steps; 0 before the first update."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """How much an ensemble disagrees, as a multiple of its disagreement on replayed steps. See `Bonus`.
+
+    Attributes:
+        config: the run's config.
+        action_spaces: spaces of the action keys, sorted.
+        inputs: size of features and flat action.
+        outputs: size of what is predicted, see `surprise`.
+    """
+
+    config: Config
+    action_spaces: tuple[tuple[str, Space], ...]
+    inputs: int
+    outputs: int
+
+    def init(self, rngs: nnx.Rngs) -> tuple[Head, DisagreementMemory]:
+        """Heads whose parameters have a leading axis of members."""
+
+        def head(key: Array) -> Head:
+            return Head(self.config, self.inputs, self.outputs, rngs=nnx.Rngs(params=key))
+
+        keys = jax.random.split(rngs.params(), self.config.exploration.heads)
+        return jax.vmap(head)(keys), DisagreementMemory(jnp.zeros(()))
+
+    @phase("bonus")
+    def loss(
+        self, nets: Head, memory: DisagreementMemory, model: Dynamics, states: State, batch: Batch, config: Config
+    ) -> tuple[Losses, DisagreementMemory, Metrics]:
+        """Squared errors at every step but the first of a sequence, summed over heads, so that each learns alone."""
+        feature, target = jax.lax.stop_gradient((model.features(states), surprise(model, states)))
+        action: Action = jax.tree.map(lambda x: x[:, 1:], batch.prev_action)
+        predicted = self._predict(nets, feature[:, :-1], action)
+        error = jnp.square(predicted - target[None, :, 1:]).sum((0, -1))
+        follows = 1.0 - jnp.asarray(batch.is_first, jnp.float32)[:, 1:]
+        disagreement = jax.lax.stop_gradient(spread(predicted))
+        total, count = batch_axis.mean(((follows * disagreement).mean(), follows.mean()))
+        now = total / jnp.maximum(count, 1e-8)
+        moved = memory.typical + config.behavior.return_rate * (now - memory.typical)
+        typical = jnp.where(memory.typical > 0, moved, now)
+        metrics = {"bonus/disagreement": now, "bonus/typical": typical}
+        return {"bonus": (1.0, follows * error)}, DisagreementMemory(typical), metrics
+
+    @phase("bonus")
+    def reward(
+        self, nets: Head, memory: DisagreementMemory, feature: Float[Array, "*batch F"], action: Action
+    ) -> Float32[Array, "*batch"]:
+        """Deviation over heads, averaged over what they predict, and divided by what is typical of replayed steps."""
+        # Deviations fall by orders of magnitude as heads learn. Returns are never scaled up, see `return_scale`, and the
+        # bins of a critic are coarse near 0: without a unit, the entropy would soon be all that counts.
+        return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-8)
+
+    def _predict(self, nets: Head, feature: Float[Array, "*batch F"], action: Action) -> Float32[Array, "K *batch Z"]:
+        x = jnp.concatenate([feature, self._flat(action).astype(feature.dtype)], -1)
+        return jax.vmap(lambda head: head(x))(nets)
+
+    def _flat(self, action: Action) -> Float32[Array, "*batch A"]:
+        """One vector per action: classes one-hot, continuous values within what the environment clips them to."""
+        parts = []
+        for key, space in self.action_spaces:
+            value = jnp.asarray(action[key])
+            batch = value.shape[: value.ndim - len(space.shape)]
+            discrete = space.kind == "discrete"
+            value = jax.nn.one_hot(value, space.classes) if discrete else jnp.clip(value, -1, 1)
+            parts.append(value.reshape(*batch, -1))
+        return jnp.concatenate(parts, -1)
+
+
+def spread(predicted: Float32[Array, "K *batch Z"]) -> Float32[Array, "*batch"]:
+    """Standard deviation over K members, mean over what they predict."""
+    # The root has no gradient at 0, where rounded predictions may be equal.
+    return jnp.sqrt(predicted.var(0) + 1e-12).mean(-1)
+
+
+def surprise(model: Dynamics, states: State) -> Float[Array, "*batch Z"]:
+    """What is predicted of a state: the features that do not follow from the step alone.
+
+    Of a recurrent model, those behind the recurrent state, with which its features begin: a sample of what was seen.
+    """
+    features = model.features(states)
+    known = model.recurrent(states).shape[-1] if isinstance(model, RecurrentModel) else 0
+    return features[..., known:]
+
+
+def disagreement(config: Config, action_spaces: Spaces, model: WorldModel) -> Disagreement:
+    """The bonus of Plan2Explore for a model."""
+    spaces = tuple(sorted(action_spaces.items()))
+    outputs = jax.eval_shape(lambda model: surprise(model, model.initial(1)), model).shape[-1]
+    action = sum(max(1, space.classes) * math.prod(space.shape) for _, space in spaces)
+    return Disagreement(config, spaces, model.feature_size + action, outputs)
+
+
+__all__ = ["Disagreement", "DisagreementMemory", "Head", "disagreement", "spread", "surprise"]
