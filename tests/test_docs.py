@@ -1,6 +1,5 @@
 """What the documents name exists: files, config keys, tests and metrics."""
 
-import functools
 import pathlib
 import re
 
@@ -80,8 +79,8 @@ def test_metrics_are_described_once_each() -> None:
     agent, batch = small_agent(), small_batch()
     updated: set[str] = set()
     for one in (agent, small_agent("algorithm=plan2explore")):
-        update = functools.partial(one.algorithm.update, config=one.config)
-        updated |= jax.eval_shape(update, one.state, batch, jax.random.key(0))[2].keys()
+        update = jax.jit(one.algorithm.update, static_argnums=3)
+        updated |= update.eval_shape(one.state, batch, jax.random.key(0), one.config)[2].keys()
     _, reported = jax.eval_shape(lambda batch: agent.predict(batch, 2), batch)
     keys = "|".join(batch.obs)
     diagnosed = jax.eval_shape(agent.diagnose, batch)

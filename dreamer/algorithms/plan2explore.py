@@ -86,9 +86,9 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
         bonus_of = Partial(bonus.reward, jax.lax.stop_gradient(nets.bonus.bonus), bonus_memory)
         # What an explorer is rewarded for: a world model, for all that a behaviour asks of one.
         curious: Any = exploration.Curious(model, bonus_of, config.exploration.intrinsic, config.exploration.extrinsic)
-        relived = curious.relive(states, batch)
+        seen, relived = curious.relive(states, batch)
         explorer_losses, explorer_memory, explorer_metrics = behavior.loss(
-            nets.bonus.behavior, memory.bonus.behavior, curious, *relived, key=explorer_key, config=config
+            nets.bonus.behavior, memory.bonus.behavior, curious, seen, relived, key=explorer_key, config=config
         )
         return output._replace(
             losses=output.losses | losses | of_explorer(explorer_losses),

@@ -79,7 +79,8 @@ class Curious(NamedTuple):
         bonus = self.bonus(self.model.features(states)[:, :-1], action)
         # What led to the first step of a sequence is not known, and a reset follows from nothing.
         bonus = jnp.where(batch.is_first, 0.0, jnp.pad(bonus, ((0, 0), (1, 0))))
-        return CuriousSeen(CuriousState(states, bonus)), batch._replace(reward=self.weigh(bonus, batch.reward))
+        reward = self.weigh(bonus, jnp.asarray(batch.reward))
+        return CuriousSeen(CuriousState(states, bonus)), batch._replace(reward=reward)
 
 
 __all__ = ["Curious", "CuriousSeen", "CuriousState"]

@@ -100,8 +100,8 @@ class Disagreement:
         self, nets: Head, memory: DisagreementMemory, feature: Float[Array, "*batch F"], action: Action
     ) -> Float32[Array, "*batch"]:
         """Deviation over heads, averaged over what they predict, and divided by what is typical of replayed steps."""
-        # Deviations fall by orders of magnitude as heads learn. Returns are never scaled up, see `return_scale`, and the
-        # bins of a critic are coarse near 0: without a unit, the entropy would soon be all that counts.
+        # Deviations fall by orders of magnitude as heads learn. Returns are never scaled up, see `return_scale`, and
+        # the bins of a critic are coarse near 0: without a unit, the entropy would soon be all that counts.
         return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-8)
 
     def _predict(self, nets: Head, feature: Float[Array, "*batch F"], action: Action) -> Float32[Array, "K *batch Z"]:

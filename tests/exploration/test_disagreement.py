@@ -1,6 +1,6 @@
 """Heads disagree about what they have not seen, agree on what they have, and are not drawn to what is only random."""
 
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ def unused(*args):
     raise AssertionError
 
 
-class Plain(NamedTuple):
-    """A model whose states are their own features; a pytree without parameters."""
+class Plain(nnx.Module):
+    """A model whose states are their own features, without parameters."""
 
     feature_size = 4
     noise = step = reward = cont = masks = filter = observe = decode = pack = unpack = loss = unused
@@ -47,9 +47,13 @@ class Recurrent(Plain):
         return state[..., :3]
 
 
+PLAIN: Any = Plain()
+RECURRENT: Any = Recurrent()
+
+
 def make(*overrides):
     """The bonus, its parameters and its memory."""
-    bonus = exploration.make(small_config(SIZES, *overrides), SPACES, Plain())
+    bonus = exploration.make(small_config(SIZES, *overrides), SPACES, PLAIN)
     return bonus, *bonus.init(nnx.Rngs(params=1))
 
 
@@ -59,7 +63,7 @@ def random_steps(seed, first=()):
     lead = (ROWS, STEPS)
     is_first = np.zeros(lead, bool)
     is_first[:, list(first)] = True
-    action = {
+    action: dict[str, Any] = {
         "move": rng.integers(0, 3, lead).astype(np.int32),
         "push": rng.uniform(-1, 1, (*lead, 2)).astype(np.float32),
     }
@@ -67,14 +71,15 @@ def random_steps(seed, first=()):
     return jnp.asarray(rng.normal(size=(*lead, 4)), jnp.float32), batch
 
 
-def fit(bonus, nets, memory, draw, updates):
+def fit(draw, updates):
     """Descend the loss on what ``draw(update)`` gives; returns parameters, memory, and the disagreement each time."""
+    bonus, nets, memory = make()
     optimizer = optax.adam(3e-3)
 
     @jax.jit
     def update(nets, memory, opt_state, states, batch):
         def total(nets):
-            losses, after, metrics = bonus.loss(nets, memory, Plain(), states, batch, bonus.config)
+            losses, after, metrics = bonus.loss(nets, memory, PLAIN, states, batch, bonus.config)
             weight, values = losses["bonus"]
             return weight * values.mean(), (after, metrics["bonus/disagreement"])
 
@@ -91,7 +96,7 @@ def fit(bonus, nets, memory, draw, updates):
 
 def test_disagreement_falls_on_repeated_data_and_stays_high_elsewhere():
     states, batch = random_steps(0)
-    nets, _, found = fit(*make(), lambda _: (states, batch), 400)
+    nets, _, found = fit(lambda _: (states, batch), 400)
     bonus = make()[0]
     assert found[-1] < 0.25 * found[0]
     unit = DisagreementMemory(jnp.ones(()))
@@ -104,7 +109,7 @@ def test_disagreement_falls_on_repeated_data_and_stays_high_elsewhere():
 
 def test_disagreement_does_not_grow_with_noise():
     """What follows is drawn anew at each update: errors stay at the variance, and heads come to agree on the mean."""
-    _, memory, found = fit(*make(), random_steps, 300)
+    _, memory, found = fit(random_steps, 300)
     assert found[-1] < 0.5 * found[0]
     assert max(found[100:]) < found[0]
     assert 0 < memory.typical < found[0]
@@ -120,7 +125,7 @@ def test_the_deviation_is_that_over_heads_averaged_over_what_they_predict():
 def test_a_reset_follows_from_nothing():
     bonus, nets, memory = make()
     states, batch = random_steps(0, first=(0, 3))
-    losses = bonus.loss(nets, memory, Plain(), states, batch, bonus.config)[0]["bonus"][1]
+    losses = bonus.loss(nets, memory, PLAIN, states, batch, bonus.config)[0]["bonus"][1]
     assert losses.shape == (ROWS, STEPS - 1)
     assert (losses[:, 2] == 0).all()  # The pair of steps 2 and 3.
     assert (jnp.delete(losses, 2, 1) > 0).all()
@@ -131,7 +136,7 @@ def test_each_head_learns_as_if_it_were_alone():
     states, batch = random_steps(0)
 
     def total(nets, bonus):
-        return bonus.loss(nets, memory, Plain(), states, batch, bonus.config)[0]["bonus"][1].mean()
+        return bonus.loss(nets, memory, PLAIN, states, batch, bonus.config)[0]["bonus"][1].mean()
 
     together = jax.grad(total)(nets, bonus)
     pair = jax.tree.map(lambda x: x[1:3], nets)
@@ -145,11 +150,11 @@ def test_each_head_learns_as_if_it_were_alone():
 def test_the_bonus_is_in_units_of_what_is_typical():
     bonus, nets, memory = make("behavior.return_rate=0.5")
     states, batch = random_steps(0)
-    _, first, metrics = bonus.loss(nets, memory, Plain(), states, batch, bonus.config)
+    _, first, metrics = bonus.loss(nets, memory, PLAIN, states, batch, bonus.config)
     assert first.typical == metrics["bonus/disagreement"] > 0
     action = jax.tree.map(lambda x: x[:, 1:], batch.prev_action)
     np.testing.assert_allclose(bonus.reward(nets, first, states[:, :-1], action).mean(), 1, rtol=1e-5)
-    far = bonus.loss(nets, first, Plain(), 5 * states, batch, bonus.config)
+    far = bonus.loss(nets, first, PLAIN, 5 * states, batch, bonus.config)
     np.testing.assert_allclose(far[1].typical, (first.typical + far[2]["bonus/disagreement"]) / 2, rtol=1e-5)
 
 
@@ -170,9 +175,10 @@ def test_actions_count_and_continuous_ones_are_clipped():
 
 def test_of_a_recurrent_model_the_sample_is_predicted():
     states = jnp.arange(8.0).reshape(2, 4)
-    np.testing.assert_array_equal(surprise(Plain(), states), states)
-    np.testing.assert_array_equal(surprise(Recurrent(), states), states[:, 3:])
-    assert exploration.make(small_config(SIZES), SPACES, Recurrent()).outputs == 1
+    np.testing.assert_array_equal(surprise(PLAIN, states), states)
+    np.testing.assert_array_equal(surprise(RECURRENT, states), states[:, 3:])
+    bonus: Any = exploration.make(small_config(SIZES), SPACES, RECURRENT)
+    assert bonus.outputs == 1
 
 
 @pytest.mark.parametrize(
@@ -184,4 +190,4 @@ def test_of_a_recurrent_model_the_sample_is_predicted():
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(override, message):
     with pytest.raises(ConfigError, match=message):
-        exploration.make(small_config(override), SPACES, Plain())
+        exploration.make(small_config(override), SPACES, PLAIN)

@@ -324,7 +324,7 @@ class Maze(gymnasium.Env):
 
     def __init__(self, length: int = 100, render_mode: str | None = None) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
-        self.observation_space = spaces.MultiDiscrete(MAZE.shape)
+        self.observation_space = spaces.MultiDiscrete(np.array(MAZE.shape))
         self.action_space = spaces.Discrete(len(MOVES))
         self.render_mode = render_mode
         self._length = length
