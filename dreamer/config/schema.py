@@ -581,9 +581,8 @@ class Config:
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     algorithm: str = option(
         "dreamer",
-        "dreamer; plan2explore: explores before there is a reward; without a world model, sac or dqn; mpc: no learning, "
-        "plans on the rules of a JAX environment; or "
-        "package.module:function for your own",
+        "dreamer; plan2explore: explores before there is a reward; sac and dqn: without a world model; mpc: plans on the "
+        "rules of a JAX environment and learns nothing; or package.module:function for your own",
     )
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")

@@ -113,9 +113,14 @@ class Disagreement:
         parts = []
         for key, space in self.action_spaces:
             value = jnp.asarray(action[key])
-            batch = value.shape[: value.ndim - len(space.shape)]
             discrete = space.kind == "discrete"
-            value = jax.nn.one_hot(value, space.classes) if discrete else jnp.clip(value, -1, 1)
+            # In imagination, classes may be one-hot vectors of floats.
+            onehot = discrete and jnp.issubdtype(value.dtype, jnp.floating)
+            batch = value.shape[: value.ndim - len(space.shape) - onehot]
+            if discrete and not onehot:
+                value = jax.nn.one_hot(value, space.classes)
+            elif not discrete:
+                value = jnp.clip(value, -1, 1)
             parts.append(value.reshape(*batch, -1))
         return jnp.concatenate(parts, -1)
 

@@ -117,7 +117,7 @@ def test_nothing_that_fits_is_refused(source):
 def test_a_part_that_the_agent_does_not_have_is_refused(source):
     blind = shapes("world_model.decoder=false")
     with pytest.raises(ConfigError, match=r"load\.only=decoder cannot be used: the agent of this run has no such part"):
-        transfer.read(LoadConfig(str(source[0]), "decoder"), blind.nets)
+        transfer.read(load(str(source[0]), "decoder"), blind.nets)
 
 
 def test_where_it_can_be_from(source, tmp_path):
