@@ -33,6 +33,7 @@ V2 = (
     "rssm={cell: norm_gru, free_nats_over: mean, std: sigmoid}",
     "nets={encoder_layers: 2, decoder_layers: 2, reward_layers: 2, cont_layers: 2, actor_layers: 2, critic_layers: 2}",
     "behavior={returns: v2, target: slow, actor: truncated_normal, entropy: 0.01, mix: 0.1, slow_every: 2}",
+    "optimizer.order=model_first",
 )
 V1 = (
     *SIZES,

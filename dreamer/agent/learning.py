@@ -1,6 +1,6 @@
 """From a loss to an update: gradient, optimizer, guard and metrics, the same for all algorithms that descend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,97 @@ def gradient_step(loss: Loss, after_update: AfterUpdate = lambda nets, memory, c
     return update
 
 
+class Stage(NamedTuple):
+    """A part of an update that moves some parameters before the next part is computed."""
+
+    parts: tuple[str, ...]
+    """Fields of `Parts` that move; together, stages move all."""
+    loss: Callable[[Parts, Parts, Batch, Array, Config, Any], tuple[LossOutput, Any]]
+    """``(nets, memory, batch, key, config, before) -> (output, after)``: a loss that also gets what the stage before
+    left, arrays of the rows of the batch, or () in the first. The stage that has something to store returns it."""
+
+
+def begin_stages(config: Config, nets: Parts, memory: Parts, stages: Sequence[Stage]) -> TrainState:
+    """As `begin`, for `gradient_steps`; each stage has an optimizer."""
+    optimizer = make_optimizer(config.optimizer)
+    return begin(config, nets, memory)._replace(
+        opt_state=tuple(optimizer.init(_chosen(nets, stage)) for stage in stages)
+    )
+
+
+def gradient_steps(stages: Sequence[Stage], after_update: AfterUpdate) -> Update:
+    """The update that takes one gradient step for each stage in turn, guarded as one; see `gradient_step`.
+
+    The draws of a stage are those of ``jax.random.split(key, len(stages))``.
+    """
+
+    def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, Stored, Metrics]:
+        keys = jax.random.split(jax.random.fold_in(key, state.step), len(stages))
+        nets = state.nets
+        memory = state.memory
+        stored: Stored = ()
+        metrics: Metrics = {}
+        total = jnp.zeros(())
+        before: Any = ()
+        gradients = updates = Parts()
+        opt_states = []
+        for stage, opt_state, own_key in zip(stages, state.opt_state, keys, strict=True):
+            function = _stage_gradient(stage, config)
+            (own_total, gradient, own_metrics), memory, own_stored, before = function(
+                nets, memory, batch, own_key, before
+            )
+            with phase("optimizer"):
+                moved, opt_state = make_optimizer(config.optimizer).update(gradient, opt_state, _chosen(nets, stage))
+                nets = _moved(nets, moved)
+            opt_states.append(opt_state)
+            gradients = gradients._replace(**gradient)
+            updates = updates._replace(**moved)
+            total += own_total
+            metrics |= own_metrics
+            stored = stored if jax.tree.leaves(stored) else own_stored
+        with phase("optimizer"):
+            proposed = state._replace(nets=nets, memory=after_update(nets, memory, config), opt_state=tuple(opt_states))
+            losses = guard.loss_values(metrics | {guard.TOTAL: total})
+            rate = learning_rate(config.optimizer, state.step)
+            state, accepted = guard.accept(state, proposed, losses, gradients, updates)
+        return state, stored, metrics | {"optimizer/learning_rate": rate} | accepted
+
+    return update
+
+
+def _chosen(nets: Parts, stage: Stage) -> dict[str, Any]:
+    """The parts that a stage moves."""
+    return {part: getattr(nets, part) for part in stage.parts}
+
+
+def _moved(nets: Parts, updates: dict[str, Any]) -> Parts:
+    """Parameters after a step of some parts."""
+    return nets._replace(**{part: optax.apply_updates(getattr(nets, part), step) for part, step in updates.items()})
+
+
+def _stage_gradient(stage: Stage, config: Config) -> Callable[..., Any]:
+    """The total of a stage with its gradient by its parts, averaged over all rows of a batch."""
+
+    def gradient(nets: Parts, memory: Parts, batch: Batch, key: Array, before: Any) -> tuple[Any, Parts, Stored, Any]:
+        def total(chosen: dict[str, Any]) -> tuple[Array, tuple[LossOutput, Any]]:
+            left: list[Any] = []
+
+            def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
+                output, after = stage.loss(nets, memory, batch, key, config, before)
+                left.append(after)
+                return output
+
+            value, output = weighted_total(loss)(nets._replace(**chosen), memory, batch, key, config)
+            return value, (output, left[0])
+
+        (value, (output, after)), found = jax.value_and_grad(total, has_aux=True)(_chosen(nets, stage))
+        averaged = batch_axis.mean((value, found, output.metrics))
+        return averaged, output.memory, output.stored, jax.lax.stop_gradient(after)
+
+    rows = {"nets": False, "memory": False, "batch": True, "key": False, "before": True}
+    return batch_axis.on_each_device(gradient, tuple(rows.values()), (False, False, True, True))
+
+
 def weighted_total(loss: Loss) -> Callable[..., tuple[Array, LossOutput]]:
     """The scalar that is minimised, as a function of the loss's arguments; its output has the means as metrics."""
 
@@ -100,4 +191,15 @@ def _gradient(loss: Loss, config: Config) -> Callable[..., tuple[tuple[Array, Pa
     return batch_axis.on_each_device(gradient, tuple(rows.values()), (False, False, True))
 
 
-__all__ = ["AfterUpdate", "Loss", "LossOutput", "Update", "begin", "gradient_step", "weighted_total"]
+__all__ = [
+    "AfterUpdate",
+    "Loss",
+    "LossOutput",
+    "Stage",
+    "Update",
+    "begin",
+    "begin_stages",
+    "gradient_step",
+    "gradient_steps",
+    "weighted_total",
+]

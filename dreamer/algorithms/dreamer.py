@@ -14,12 +14,12 @@ from jaxtyping import Array
 
 from dreamer import behaviors, planners, world_models
 from dreamer.agent.diagnosis import gradients_by_loss
-from dreamer.agent.learning import LossOutput, begin, gradient_step
+from dreamer.agent.learning import LossOutput, Stage, begin, begin_stages, gradient_step, gradient_steps
 from dreamer.algorithms.base import Algorithm, View
 from dreamer.behaviors.noise import add_noise
 from dreamer.config import Config
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, State, Stored, TrainState, mask_keys
-from dreamer.world_models.base import Losses, RecurrentModel, observed_masks
+from dreamer.world_models.base import Losses, RecurrentModel, Seen, observed_masks
 
 
 class PolicyMemory(NamedTuple):
@@ -59,10 +59,12 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
     model_shapes = jax.eval_shape(build, jax.random.key(0)).world_model
     behavior = behaviors.make(config, action_spaces, model_shapes.feature_size)
     planner = planners.make(config, action_spaces)
+    in_stages = config.optimizer.order == "model_first" and config.behavior.kind != "none"
 
     def init(key: Array) -> TrainState:
         model, (nets, memory), _ = build(key)
-        return begin(config, Parts(world_model=model, behavior=nets), Parts(behavior=memory))
+        fresh = Parts(world_model=model, behavior=nets), Parts(behavior=memory)
+        return begin_stages(config, *fresh, stages) if in_stages else begin(config, *fresh)
 
     def initial(batch: int) -> PolicyMemory:
         none: Action = {
@@ -104,23 +106,39 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
         """Learn the model from what happened, and the behaviour from what is imagined."""
         model_key, imagine_key = jax.random.split(key)
+        of_model, seen = model_loss(nets, memory, batch, model_key, config, ())
+        of_behavior, _ = behavior_loss(nets, memory, batch, imagine_key, config, seen)
+        return LossOutput(
+            losses=of_model.losses | of_behavior.losses,
+            memory=of_behavior.memory,
+            stored=of_model.stored,
+            metrics=of_model.metrics | of_behavior.metrics,
+        )
+
+    def model_loss(
+        nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config, before: tuple[()]
+    ) -> tuple[LossOutput, Seen]:
+        """Learn the model from what happened."""
         model = nets.world_model
-        seen = model.observe(batch, model_key)
+        seen = model.observe(batch, key)
         losses: Losses
         losses, metrics = model.loss(seen, batch, config)
-        behavior_losses, behavior_memory, behavior_metrics = behavior.loss(
-            nets.behavior, memory.behavior, model, seen, batch, key=imagine_key, config=config
+        return LossOutput(losses, memory, model.pack(seen.states), metrics), seen
+
+    def behavior_loss(
+        nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config, seen: Seen
+    ) -> tuple[LossOutput, tuple[()]]:
+        """Learn the behaviour from what is imagined."""
+        losses, behavior_memory, metrics = behavior.loss(
+            nets.behavior, memory.behavior, nets.world_model, seen, batch, key=key, config=config
         )
-        return LossOutput(
-            losses=losses | behavior_losses,
-            memory=memory._replace(behavior=behavior_memory),
-            stored=model.pack(seen.states),
-            metrics=metrics | behavior_metrics,
-        )
+        return LossOutput(losses, memory._replace(behavior=behavior_memory), (), metrics), ()
 
     def after_update(nets: Parts, memory: Parts, config: Config) -> Parts:
         """Targets follow."""
         return memory._replace(behavior=behavior.after_update(nets.behavior, memory.behavior, config))
+
+    stages = (Stage(("world_model",), model_loss), Stage(("behavior",), behavior_loss))
 
     def predict(nets: Parts, batch: Batch, key: Array, context: int) -> tuple[dict[str, Array], Metrics]:
         return world_models.predict(nets.world_model, obs_spaces, batch, key, context)
@@ -137,7 +155,7 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         return View(model.decode(memory.state) or {}, behavior.value(nets.behavior, model.features(memory.state)))
 
     stored = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], model_shapes.pack(model_shapes.initial(1))))
-    update = gradient_step(loss, after_update)
+    update = gradient_steps(stages, after_update) if in_stages else gradient_step(loss, after_update)
     return Algorithm(
         init,
         initial,

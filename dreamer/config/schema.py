@@ -460,6 +460,11 @@ class OptimizerConfig:
     critic: AdamConfig = option(AdamConfig(lr=3e-5), "Adam for critics")
     muon_rms: float = option(0.2, "root mean square of Muon's steps, times the learning rate", above=0)
     muon_beta: float = option(0.95, "decay of Muon's momentum", below=1)
+    order: Literal["together", "model_first"] = option(
+        "together",
+        "all parameters move at once; or the model first, and the behaviour dreams in what it became, from states as "
+        "they were, as in V2 and V3 of 2023",
+    )
     lr: float = option(4e-5, "learning rate", above=0, at_most=1e29)
     warmup: int = option(1000, "updates over which the learning rate rises from 0", "updates", at_least=0)
     anneal: int = option(
@@ -581,8 +586,8 @@ class Config:
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     algorithm: str = option(
         "dreamer",
-        "dreamer; plan2explore: explores before there is a reward; sac and dqn: without a world model; mpc: plans on the "
-        "rules of a JAX environment and learns nothing; or package.module:function for your own",
+        "dreamer; plan2explore: explores before there is a reward; sac and dqn: without a world model; mpc: plans on "
+        "the rules of a JAX environment and learns nothing; or package.module:function for your own",
     )
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")

@@ -97,3 +97,63 @@ def test_planet():
     close(output.stored.deter, data["post/belief"])
     close(output.stored.stoch, data["post/sample"])
     check_gradients(found, data, golden.planet_names(), {"world_model": "grads"})
+
+
+def three_updates(agent, batch):
+    """Parameters after one and after three updates on one batch, and the metrics of each."""
+    state = agent.state
+    update = jax.jit(lambda state: agent.algorithm.update(state, batch, jax.random.key(0), agent.config))
+    states, metrics = [], []
+    for _ in range(3):
+        state, _, found = update(state)
+        states.append(state)
+        metrics.append(found)
+    return states, metrics
+
+
+def check_parameters(nets, before, data, names, prefix):
+    """Parameters after updates: their steps, to 1e-3 of the largest step of a tensor."""
+    old = named_leaves(before)
+    for path, ours in named_leaves(nets).items():
+        theirs = golden.official(data, prefix, names[path], path)
+        step = np.abs(theirs - np.asarray(old[path])).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * step + 1e-7, err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["v2_categorical", "v2_gaussian"])
+def test_updates_of_dreamer_v2(name):
+    """The model moves first, and imagination goes on in what it has become."""
+    data, agent, batch = golden.v2_agent(name, "behavior.gradient=mix")
+    names = golden.v2_names(name == "v2_gaussian")
+    states, metrics = three_updates(agent, batch)
+    for i, found in enumerate(metrics):
+        close(found["loss/actor"], data[f"update_{i + 1}/actor_loss"])
+        close(found["loss/critic"], data[f"update_{i + 1}/critic_loss"])
+    for count in (1, 3):
+        nets = states[count - 1].nets
+        check_parameters(nets, agent.state.nets, data, names, f"after_{count}")
+        slow = {ours: theirs.replace("critic/", "slow_critic/") for ours, theirs in names.items()}
+        for path, ours in named_leaves(states[count - 1].memory.behavior.slow_critic).items():
+            close(
+                ours, golden.official(data, f"after_{count}", slow[f"behavior.critic.{path}"], f"critic.{path}"), 1e-4
+            )
+
+
+@pytest.mark.parametrize("name", ["v1_plain", "v1_pcont"])
+def test_updates_of_dreamer_v1(name):
+    """All gradients are taken at the same parameters."""
+    data, agent, batch = golden.v1_agent(name)
+    states, metrics = three_updates(agent, batch)
+    for i, found in enumerate(metrics):
+        close(found["loss/actor"], data[f"update_{i + 1}/actor_loss"])
+        close(found["loss/critic"], data[f"update_{i + 1}/value_loss"])
+    for count in (1, 3):
+        names = golden.v1_names(name == "v1_pcont")
+        check_parameters(states[count - 1].nets, agent.state.nets, data, names, f"after_{count}")
+
+
+def test_updates_of_planet():
+    data, agent, batch = golden.planet_agent()
+    states, _ = three_updates(agent, batch)
+    for count in (1, 3):
+        check_parameters(states[count - 1].nets, agent.state.nets, data, golden.planet_names(), f"after_{count}")
