@@ -6,9 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import yaml
 
 import dreamer
 from dreamer import checkpoints
+from dreamer import config as configs
 from dreamer import train as training
 from dreamer.behaviors import Behavior
 from dreamer.config import ConfigError
@@ -37,10 +39,35 @@ MODEL_FREE = {
     "dqn": ("algorithm=dqn", "q.target=quantile"),
     "sac": ("algorithm=sac", "task=gym_Pendulum-v1"),
 }
-PLUGINS = {"parts": TOY_PARTS, "algorithm": TOY_ALGORITHM, **SHIPPED, **MODEL_FREE}
-IN_JAX = {"sac": "task=jax_Pendulum-v1"}
+FAMILY = {
+    "dreamer_v1": ("task=gym_Pendulum-v1",),
+    "dreamer_v2": ("world_model.cont=probability", "behavior.cont_discount=true"),
+    "dreamer_v3_2023": (),
+    "planet": ("task=gym_Pendulum-v1", "planner={horizon: 2, candidates: 8, elites: 2, iterations: 2}"),
+}
+"""What is added to the preset of this name, as far as it says which algorithm it is."""
 
-each = pytest.mark.parametrize("name", PLUGINS)
+
+def of_preset(name):
+    """Overrides that make the smallest agent a member of the family: all of its preset but sizes."""
+    sizes = {"deter", "hidden", "stoch", "classes", "units", "depth", "mults", "convolutions", "horizon"}
+    preset = yaml.safe_load((configs.preset_directory() / f"{name}.yaml").read_text())
+    for section in ("world_model", "rssm", "nets", "loss", "behavior", "planner", "optimizer"):
+        values = preset.get(section, {}).items()
+        chosen = {key: value for key, value in values if key not in sizes and not key.endswith("_layers")}
+        yield f"{section}={json.dumps(chosen)}"
+
+
+PLUGINS = {
+    "parts": TOY_PARTS,
+    "algorithm": TOY_ALGORITHM,
+    **SHIPPED,
+    **MODEL_FREE,
+    **{name: (*of_preset(name), *added) for name, added in FAMILY.items()},
+}
+IN_JAX = dict.fromkeys(("sac", "dreamer_v1", "planet"), "task=jax_Pendulum-v1")
+
+each = pytest.mark.parametrize("name", [name for name in PLUGINS if name not in FAMILY])
 
 
 def train(logdir, name, env_steps=60, *overrides):
@@ -96,7 +123,7 @@ def test_the_host_loop_trains_it(name, finished):
 
 
 @pytest.mark.slow
-@each
+@pytest.mark.parametrize("name", PLUGINS)
 def test_a_resumed_run_is_the_straight_one(name, finished, tmp_path):
     for env_steps in (31, 60):
         train(tmp_path / "twice", name, env_steps)
@@ -136,15 +163,13 @@ def test_a_report_without_a_world_model_is_refused_in_one_sentence(finished, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE])
+@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE, *FAMILY])
 def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, tmp_path):
     loop = (IN_JAX.get(name, "task=jax_action"), "run.loop=device", "seed=3")
     together = train(tmp_path / "both", name, 60, *loop, "population=2")
     assert [member.agent.config.seed for member in together.members] == [3, 4]
-    if name not in (
-        "gaussian",
-        "sac",
-    ):  # Normal draws are a polynomial, which XLA may round otherwise in another program.
+    # Normal draws are a polynomial, which XLA may round otherwise in another program.
+    if name not in ("gaussian", "sac", "dreamer_v1", "planet"):
         alone = train(tmp_path / "alone", name, 60, *loop)
         state, fields = everything(together.members[0].logdir)
         state_, fields_ = everything(alone.logdir)
