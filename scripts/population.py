@@ -25,7 +25,7 @@ from dreamer.devices.flops import matmul_ceiling, program_gflop
 from dreamer.devices.huge_pages import restart_with_huge_pages
 from dreamer.devices.member_axis import show_cores
 from dreamer.envs.native import native_env
-from dreamer.replay import device
+from dreamer.replay import rows_until_ready
 from dreamer.training.device_program import DeviceLoop, LoopState, next_batch
 from dreamer.training.device_window import WINDOW
 from dreamer.types import Batch, TrainState
@@ -67,7 +67,7 @@ def start(config: configs.Config) -> tuple[DeviceLoop, LoopState, float]:
     begin = time.perf_counter()
     state, _ = jax.block_until_ready(loop.run(state, none, 0))
     compiled = time.perf_counter() - begin
-    ready = device.rows_until_ready(config.replay, config.env.count)
+    ready = rows_until_ready(config.replay, config.env.count)
     state, _ = loop.run(state, none, min(ready, WINDOW))
     return loop, state, compiled
 

@@ -148,6 +148,12 @@ class ReplayConfig:
     batch_size: int = option(16, "sequences per update (B)", "sequences")
     batch_length: int = option(64, "steps per sequence (T)", "agent steps", at_least=2, at_most=10**6)
     online: bool = option(True, "use every fresh sequence once before sampling uniformly")
+    prefill: int = option(
+        0,
+        "steps before the first update, if more than a batch; the untrained policy takes them",
+        "agent steps",
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ takes T + 1 rows, and the first of them is its *context row*.
 """
 
 import copy as copying
-import math
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
-from dreamer.config import ConfigError, ReplayConfig
+from dreamer.config import ReplayConfig
 from dreamer.replay import storage
 from dreamer.replay.layout import (
     Layout,
@@ -29,6 +28,8 @@ from dreamer.replay.layout import (
     check_same,
     describe,
     is_stored,
+    replay_rows,
+    rows_until_ready,
     specs_of,
 )
 from dreamer.replay.storage import Commit, Storage, disk_bytes
@@ -83,13 +84,8 @@ class Replay:
         self._config = config
         self._num_envs = num_envs
         self._rng = rng
-        self._rows = config.capacity // num_envs
-        self._ready_rows = max(config.batch_length + 1, math.ceil(config.batch_size * config.batch_length / num_envs))
-        if self._rows < self._ready_rows:
-            raise ConfigError(
-                f"replay.capacity={config.capacity} cannot be used: {num_envs} environments with batches of "
-                f"{config.batch_size} x {config.batch_length} steps need at least {self._ready_rows * num_envs}."
-            )
+        self._rows = replay_rows(config, num_envs)
+        self._ready_rows = rows_until_ready(config, num_envs)
         self._layout = layout
         self._specs = layout.specs
         self._directory = directory

@@ -9,14 +9,13 @@ one number does not make XLA compute both cases.
 Rows are counted in int32, enough for 2e9 rows.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from dreamer.config import ConfigError, ReplayConfig
+from dreamer.config import ReplayConfig
 from dreamer.replay.layout import Layout, ReplayMemoryError, Specs
 from dreamer.types import Action, Batch, Step, Stored
 
@@ -48,23 +47,6 @@ class Place(NamedTuple):
     """Environment of each."""
     row: Int32[Array, "B"]
     """Absolute row of its first trained step."""
-
-
-def ring_rows(config: ReplayConfig, num_envs: int) -> int:
-    """Rows of a ring; raises `ConfigError` if it cannot hold what an update needs."""
-    rows = config.capacity // num_envs
-    if rows < rows_until_ready(config, num_envs):
-        raise ConfigError(
-            f"replay.capacity={config.capacity} cannot be used: {num_envs} environments with batches of "
-            f"{config.batch_size} x {config.batch_length} steps need at least "
-            f"{rows_until_ready(config, num_envs) * num_envs}."
-        )
-    return rows
-
-
-def rows_until_ready(config: ReplayConfig, num_envs: int) -> int:
-    """Rows that must have been added before `sample`: one sequence of T + 1, and B * T steps in all."""
-    return max(config.batch_length + 1, math.ceil(config.batch_size * config.batch_length / num_envs))
 
 
 def check_memory(replay: int, other: int, members: int, capacity: int, available: int) -> None:

@@ -11,6 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from dreamer.config import ConfigError, ReplayConfig
 from dreamer.types import Batch, Spaces, Step, named_leaves
 
 Spec = tuple[tuple[int, ...], np.dtype]
@@ -112,6 +113,29 @@ class Layout:
 def bytes_per_step(specs: Specs) -> int:
     """Bytes of one step of one environment."""
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs.values())
+
+
+def replay_rows(config: ReplayConfig, num_envs: int) -> int:
+    """Rows of steps, one of each environment, that replay keeps.
+
+    Raises:
+        ConfigError: it could not hold what an update needs.
+    """
+    rows = config.capacity // num_envs
+    least = rows_until_ready(config, num_envs)
+    if rows < least:
+        prefill = f" and replay.prefill={config.prefill}" if config.prefill else ""
+        raise ConfigError(
+            f"replay.capacity={config.capacity} cannot be used: {num_envs} environments with batches of "
+            f"{config.batch_size} x {config.batch_length} steps{prefill} need at least {least * num_envs}."
+        )
+    return rows
+
+
+def rows_until_ready(config: ReplayConfig, num_envs: int) -> int:
+    """Rows before the first batch: one sequence of T + 1, B * T steps in all, and ``replay.prefill``."""
+    steps = max(config.batch_size * config.batch_length, config.prefill)
+    return max(config.batch_length + 1, math.ceil(steps / num_envs))
 
 
 def check_memory(capacity: int, num_envs: int, step_bytes: int, available: int) -> None:

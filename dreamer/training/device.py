@@ -34,7 +34,7 @@ from dreamer.evaluate import make_env
 from dreamer.logs import averages, logger
 from dreamer.logs.plots import plot_learning_curve
 from dreamer.logs.watcher import Prediction, context_of
-from dreamer.replay import TrainRatio, device
+from dreamer.replay import TrainRatio, device, rows_until_ready
 from dreamer.training import device_saves
 from dreamer.training.device_program import DeviceLoop, LoopState, available_bytes, next_batch
 from dreamer.training.device_report import Report
@@ -70,7 +70,7 @@ class DeviceRun(Run):
         self.env = native_env(config)
         backend.refuse_switches()  # Modules of environments may set them.
         self.loop = DeviceLoop(config, self.members, self.env)
-        self._ready = device.rows_until_ready(config.replay, config.env.count)
+        self._ready = rows_until_ready(config.replay, config.env.count)
         self._required = self.loop.required_bytes()
         # Each device has its own memory, unless they are the cores of one CPU.
         self._memories = self.loop.devices if not backend.on_cpu() else 1

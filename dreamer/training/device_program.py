@@ -32,7 +32,7 @@ from dreamer.envs.native import NativeEnv, autoreset
 from dreamer.envs.native.autoreset import Instances
 from dreamer.logs import averages
 from dreamer.logs.watcher import SEQUENCES, context_of
-from dreamer.replay import Layout, device
+from dreamer.replay import Layout, device, replay_rows
 from dreamer.replay.device import Cursor, Place, Ring
 from dreamer.training.device_report import Report
 from dreamer.types import Batch, Metrics, Parts, Stored, TrainState
@@ -99,7 +99,7 @@ def begin(config: Config, env: NativeEnv, algorithm: Algorithm, layout: Layout, 
     keys = LoopKeys.of(seed)
     count = config.env.count
     train = algorithm.init(keys.agent.init)
-    ring = device.empty(layout.specs, count, device.ring_rows(config.replay, count))
+    ring = device.empty(layout.specs, count, replay_rows(config.replay, count))
     lead = (config.replay.batch_size, config.replay.batch_length)
     return MemberState(
         train=train,

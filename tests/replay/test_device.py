@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dreamer.config import ConfigError, ReplayConfig
-from dreamer.replay import Layout, Ticket, device
+from dreamer.replay import Layout, Ticket, device, replay_rows
 from dreamer.world_models.rssm import StoredLatent
 from tests.replay.test_buffer import ACTION, OBS, leaves, make, row_values
 from tests.small import latent_spec
@@ -32,7 +32,7 @@ class Twins:
         self.config = ReplayConfig(num_envs * rows, batch, length, online)
         self.num_envs, self.rows, self.length, self.dtype = num_envs, rows, length, dtype
         layout = Layout.of(OBS, ACTION, latent_spec(deter=2, stoch=3, classes=4, dtype=dtype), span)
-        self.ring = device.empty(layout.specs, num_envs, device.ring_rows(self.config, num_envs))
+        self.ring = device.empty(layout.specs, num_envs, replay_rows(self.config, num_envs))
         self.add = jax.jit(lambda ring, *row: device.add(ring, layout, *row))
         self.gather = jax.jit(
             lambda fields, place, length: device.gather(fields, layout, place, length), static_argnames="length"
@@ -183,4 +183,4 @@ def test_members_share_the_cursor_and_nothing_else():
 
 def test_a_capacity_that_is_too_small_is_refused():
     with pytest.raises(ConfigError, match=r"2 environments with batches of 4 x 8 steps need at least 32"):
-        device.ring_rows(ReplayConfig(capacity=31, batch_size=4, batch_length=8), 2)
+        replay_rows(ReplayConfig(capacity=31, batch_size=4, batch_length=8), 2)
