@@ -9,7 +9,9 @@ import optax
 import pytest
 
 from dreamer.agent.optimizer import clip_by_tensor_norm, learning_rate, make_optimizer, matrix_axes
-from dreamer.config import OptimizerConfig
+from dreamer.config import AdamConfig, OptimizerConfig
+from dreamer.types import Parts
+from tests.family_golden import load
 
 CONFIG = OptimizerConfig(lr=1e-2, warmup=4)
 
@@ -194,3 +196,36 @@ def test_blocks_are_matrices_of_their_own_and_convolutions_are_flat(rng):
 @pytest.mark.parametrize("shape", [(), (4,), (4, 1), (1, 4), (2, 1, 4)])
 def test_what_is_no_matrix(shape):
     assert matrix_axes(jnp.ones(shape)) is None
+
+
+@pytest.mark.parametrize(("name", "eps", "decay"), [("v1_pieces", 1e-7, 0.0), ("v2_pieces", 1e-5, 1e-6)])
+def test_adam_is_that_of_the_released_code_of_v1_and_v2(name, eps, decay):
+    data = {key.removeprefix("adam/"): value for key, value in load(name).items() if key.startswith("adam/")}
+    group = AdamConfig(lr=0.01, eps=eps, clip=100.0, decay=decay)
+    optimizer = make_optimizer(OptimizerConfig(kind="keras_adam", model=group, warmup=0))
+    history = run(optimizer, {"w": jnp.asarray(data["param"])}, [{"w": jnp.asarray(g)} for g in data["grads"]])
+    for count, parameters in enumerate(history, 1):
+        np.testing.assert_allclose(parameters["w"], data[f"after_{count}"], rtol=0, atol=1e-6)
+
+
+def test_groups_have_their_own_rates_and_norms():
+    """Adam's first step is its rate, whatever the gradient; a group's norm is of no other's concern."""
+    groups = {
+        name: AdamConfig(lr=lr, eps=1e-12, clip=1.0) for name, lr in (("model", 1.0), ("actor", 0.1), ("critic", 0.01))
+    }
+    optimizer = make_optimizer(OptimizerConfig(kind="adam", warmup=0, **groups))
+    nets = Parts(world_model={"w": jnp.ones(2)}, behavior={"actor": jnp.ones(2), "critic": jnp.ones(2)})
+    gradient = Parts(world_model={"w": jnp.full(2, 1e6)}, behavior={"actor": jnp.ones(2), "critic": -jnp.ones(2)})
+    (after,) = run(optimizer, nets, [gradient])
+    np.testing.assert_allclose(after.world_model["w"], 0, atol=1e-5)
+    np.testing.assert_allclose(after.behavior["actor"], 0.9, rtol=1e-5)
+    np.testing.assert_allclose(after.behavior["critic"], 1.01, rtol=1e-5)
+
+
+def test_adam_is_that_of_optax_with_the_epsilon_of_optax():
+    rng = np.random.default_rng(0)
+    gradients = [{"w": jnp.asarray(rng.normal(size=3), jnp.float32)} for _ in range(4)]
+    group = AdamConfig(lr=0.01, eps=0.1, clip=0.0)
+    ours = run(make_optimizer(OptimizerConfig(kind="adam", model=group, warmup=0)), {"w": jnp.ones(3)}, gradients)
+    twin = run(optax.adam(0.01, eps=0.1), {"w": jnp.ones(3)}, gradients)
+    np.testing.assert_allclose(ours[-1]["w"], twin[-1]["w"], rtol=1e-6)

@@ -11,6 +11,7 @@ from dreamer.behaviors.actor_critic import ActorCritic
 from dreamer.behaviors.estimators import Estimators, actor_critic, dynamics_backprop, judge
 from dreamer.config import ConfigError
 from dreamer.types import Space
+from dreamer.world_models import follow
 from tests.small import ACTION_SPACES, OBS_SPACES, small_batch, small_config, total_loss
 
 PUSH = {"push": Space("continuous", (2,))}
@@ -136,3 +137,36 @@ def test_the_gradient_is_that_of_the_return():
         step = 1e-2 * jnp.eye(2)[i]
         numeric = (loss(step) - loss(-step)) / 2e-2
         np.testing.assert_allclose(exact[i], numeric, rtol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["gru", "norm_gru", "early_reset_gru", "block_gru"])
+def test_the_derivative_of_imagined_values_by_actions_is_that_of_finite_differences(cell):
+    """``dV/da`` along a whole rollout of a frozen model, with the same random numbers, to 1e-3 of the largest.
+
+    Of Gaussian latents: a categorical sample jumps, and has no derivative to compare with.
+    """
+    config = small_config("world_model.kind=gaussian_rssm", f"rssm.cell={cell}", "nets={activation: elu, norm: none}")
+    agent = Agent(config, OBS_SPACES, PUSH)
+    key = jax.random.key(3)
+    nets = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(key, x.shape), agent.state.nets)
+    model = nets.world_model
+    actions = 0.5 * jax.random.normal(key, (4, 1, 2))
+
+    @jax.jit
+    def value(actions):
+        states = follow(model, model.initial(1), {"push": actions}, key)
+        feature = model.features(states)
+        one = jnp.ones((4, 1))
+        return judge("v3", model.reward(states).mean(), 0.9 * one, 0.95, nets.behavior.critic(feature).mean(), 1.0)
+
+    def total(actions):
+        return value(actions).action_return[0, 0]
+
+    exact = np.asarray(jax.grad(total)(actions))
+    assert np.abs(exact).max() > 0
+    numeric = np.zeros_like(exact)
+    for index in np.ndindex(exact.shape):
+        step = jnp.zeros_like(actions).at[index].set(1e-2)
+        numeric[index] = (total(actions + step) - total(actions - step)) / 2e-2
+    np.testing.assert_allclose(exact, numeric, rtol=0, atol=1e-3 * np.abs(exact).max())
