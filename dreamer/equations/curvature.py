@@ -18,7 +18,7 @@ def curvature(x: Float[Array, "B T D"], is_first: Bool[Array, "B T"]) -> Float32
         x: states of B sequences of T steps.
         is_first: steps at which an episode begins.
 
-    Source: Wang et al. 2026, "Temporal straightening for latent planning".
+    Source: Wang et al. 2026, "Temporal straightening for latent planning", where x are embeddings.
     """
     x = x.astype(jnp.float32)
     velocity = jnp.diff(x, axis=1)
