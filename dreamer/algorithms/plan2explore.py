@@ -17,7 +17,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from dreamer import behaviors, exploration
+from dreamer import exploration
 from dreamer.agent.learning import LossOutput, begin, gradient_step
 from dreamer.algorithms.base import Algorithm
 from dreamer.algorithms.dreamer import PolicyMemory, dreamer
@@ -49,7 +49,7 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
     explore = task if unplanned == config else dreamer(unplanned, obs_spaces, action_spaces)
     model_shapes = jax.eval_shape(task.init, jax.random.key(0)).nets.world_model
     bonus = exploration.make(config, action_spaces, model_shapes)
-    behavior = behaviors.make(config, action_spaces, model_shapes.feature_size)
+    behavior = task.behavior  # It holds sizes only, which are those of the explorer, too.
 
     @jax.jit
     def build(key: Array) -> tuple[Explorer, Explorer]:
