@@ -30,8 +30,11 @@ PARTS = {
 }
 """What ``load.only`` names, as prefixes of paths in the networks."""
 
-KIND = ("world_model.kind",)
-"""Config keys that say what the parameters of a world model mean; those of an encoder mean the same to all."""
+ENCODER_KIND = ("nets.activation", "nets.norm", "nets.symlog")
+"""Config keys that say what the parameters of an encoder mean, whatever their shapes."""
+
+KIND = ("world_model.kind", "rssm.cell", *ENCODER_KIND, "nets.reward_head", "nets.critic_head")
+"""The same of an agent."""
 
 _NETS = "nets."
 """Prefix of the networks in a checkpoint."""
@@ -77,7 +80,7 @@ def read(config: Config, nets: Parts, hosts: Hosts | None = None) -> Taken:
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
-        ConfigError: the agent has no such part, the world model there is of another kind, or nothing there has the name
+        ConfigError: the agent has no such part, parameters mean something else there, or nothing there has the name
             and shape of a wanted tensor.
     """
     load = config.load
@@ -92,8 +95,7 @@ def read(config: Config, nets: Parts, hosts: Hosts | None = None) -> Taken:
             f"{', '.join(PARTS)}, or give it one, as world_model.decoder=true gives a decoder."
         )
     found = checkpoints.load_part(load.from_, wanted, hosts)
-    if load.only != "encoder":
-        _refuse_other_kind(config, found.config)
+    _refuse_other_kind(config, found.config)
     fresh = {}
     for name, shape in wanted.items():
         if name not in found.arrays:
@@ -112,9 +114,9 @@ def read(config: Config, nets: Parts, hosts: Hosts | None = None) -> Taken:
 
 
 def _refuse_other_kind(config: Config, source: Config) -> None:
-    """Raise `ConfigError` if the world model of the source is of another kind, with the first difference."""
+    """Raise `ConfigError` if parameters of the source mean something else; the message names the first difference."""
     here, there = dict(configs.flatten(config)), dict(configs.flatten(source))
-    for key in KIND:
+    for key in ENCODER_KIND if config.load.only == "encoder" else KIND:
         if here[key] != there[key]:
             raise ConfigError(
                 f"load.from={config.load.from_} cannot be used: {key} is {there[key]} there and {here[key]} here, so "

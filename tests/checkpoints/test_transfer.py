@@ -1,5 +1,6 @@
 """Starting from another run's parameters: what is taken, what stays fresh, and that no file can ask for too much."""
 
+import contextlib
 import json
 import re
 
@@ -103,6 +104,21 @@ def test_a_model_of_another_kind_is_refused(source):
     taken = transfer.read(small_config(f"load.from={logdir}", "load.only=encoder", kind), shapes(kind).nets)
     assert taken.arrays
     assert not taken.fresh
+
+
+@pytest.mark.parametrize(
+    ("only", "override", "refused"),
+    [
+        ("all", "rssm.cell=gru", "rssm.cell is block_gru there and gru here"),
+        ("critic", "nets.critic_head=symlog_twohot", "nets.critic_head is symexp_twohot there and symlog_twohot here"),
+        ("encoder", "nets.symlog=false", "nets.symlog is True there and False here"),
+        ("encoder", "rssm.cell=gru", ""),
+    ],
+)
+def test_the_first_difference_in_what_parameters_mean_is_named(source, fresh, only, override, refused):
+    config = small_config(f"load.from={source[0]}", f"load.only={only}", override)
+    with pytest.raises(ConfigError, match=refused) if refused else contextlib.nullcontext():
+        transfer.read(config, fresh.state.nets)
 
 
 def test_nothing_that_fits_is_refused(source):
