@@ -1,13 +1,12 @@
 """How much of an environment runs have seen, next to random actions: ``python scripts/coverage.py RUN ...``.
 
-Counts the distinct observations in the replay of each run, and those of walks with random actions that take as many
-steps in as many environments. That means something where observations are few and exact, as in ``probe_maze``. Then
-plays episodes with the policy's mode, whose scores are zero-shot where training explored without the task's reward.
+Counts the distinct observations in the replay of each run, and in walks of as many steps with random actions. That
+means something where observations are few and exact, as in ``probe_maze``. Then plays episodes with the policy's mode,
+whose scores are zero-shot where training explored without the reward of the task.
 """
 
 import argparse
 import json
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,52 +22,54 @@ WALKS = 10
 """Random walks for each run, with seeds of their own."""
 
 
-def distinct(obs: Mapping[str, Any]) -> set[bytes]:
-    """Observations ``[N, ...]`` by key, each once."""
-    flat = [np.asarray(value).reshape(len(value), -1).astype(np.float64) for _, value in sorted(obs.items())]
-    return {row.tobytes() for row in np.concatenate(flat, -1)}
+def distinct(obs: Mapping[str, Any]) -> int:
+    """How many different observations there are in ``[N, ...]`` by key."""
+    flat = [np.asarray(value, np.float64).reshape(len(value), -1) for _, value in sorted(obs.items())]
+    return len(np.unique(np.concatenate(flat, -1), axis=0))
 
 
-def replayed(logdir: pathlib.Path, saved: checkpoints.Checkpoint) -> set[bytes]:
-    """What was observed in the steps that a run's replay holds."""
+def replayed(logdir: pathlib.Path, saved: checkpoints.Checkpoint) -> int:
+    """How many were observed in the steps that a run's replay holds."""
     assert saved.replay is not None
-    fields = saved.replay["fields"] | read_contents(logdir / "replay" / "0", saved.replay)
-    obs = {name: value for name, value in fields.items() if name.startswith("obs/")}
+    fields = dict(saved.replay["fields"])
+    files = logdir / "replay" / "0"
+    if files.is_dir():  # The device loop keeps replay in its checkpoints.
+        fields |= read_contents(files, saved.replay)
+    obs = {name: np.asarray(value) for name, value in fields.items() if name.startswith("obs/")}
     return distinct({name: value.reshape(-1, *value.shape[2:]) for name, value in obs.items()})
 
 
-def walk(config: Config, steps: int, seed: int) -> set[bytes]:
-    """What random actions observe in so many steps of each environment."""
-    seen: set[bytes] = set()
-    for index in range(config.env.count):
-        env: Any = make_env(config)()
-        env.action_space.seed(seed * config.env.count + index)
-        obs, over = {}, True
-        for step in range(steps):
-            if over:
-                obs, _ = env.reset(seed=seed if step == 0 else None)
-                seen |= distinct({key: np.asarray(value)[None] for key, value in obs.items()})
-            obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            seen |= distinct({key: np.asarray(value)[None] for key, value in obs.items()})
-            over = terminated or truncated
-        env.close()
-    return seen
+def walked(config: Config, steps: int, seed: int) -> int:
+    """How many are observed in so many steps with random actions."""
+    env: Any = make_env(config)()
+    env.action_space.seed(seed)
+    seen: list[dict[str, np.ndarray]] = []
+    over = True
+    for _ in range(steps):
+        if over:
+            seen.append(env.reset(seed=None if seen else seed)[0])
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        seen.append(obs)
+        over = terminated or truncated
+    env.close()
+    return distinct({key: np.stack([obs[key] for obs in seen]) for key in seen[0]})
 
 
 def measure(logdir: pathlib.Path, episodes: int) -> dict[str, Any]:
     """Coverage and scores of one run."""
     saved = checkpoints.load(logdir, with_replay=True)
     config, steps = saved.config, saved.meta["agent_steps"]
-    walks = [len(walk(config, math.ceil(steps / config.env.count), seed)) for seed in range(WALKS)]
+    seen = replayed(logdir, saved)
+    random = float(np.mean([walked(config, steps, seed) for seed in range(WALKS)]))
     scores = evaluate_logdir(logdir, episodes).summary()
     return {
         "run": str(logdir),
         "task": config.task,
         "seed": config.seed,
         "agent_steps": steps,
-        "seen": len(seen := replayed(logdir, saved)),
-        "random": float(np.mean(walks)),
-        "ratio": len(seen) / float(np.mean(walks)),
+        "seen": seen,
+        "random": random,
+        "ratio": seen / random,
         "mean": scores["mean"],
         "success": scores.get("success"),
         "minutes": saved.meta["seconds"] / 60,

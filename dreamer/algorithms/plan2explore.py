@@ -21,7 +21,7 @@ from dreamer import exploration
 from dreamer.agent.learning import LossOutput, begin, gradient_step
 from dreamer.algorithms.base import Algorithm
 from dreamer.algorithms.dreamer import PolicyMemory, dreamer
-from dreamer.config import Config, PlannerConfig
+from dreamer.config import Config, ConfigError, PlannerConfig
 from dreamer.types import Action, Batch, Mode, Observation, Parts, Spaces, Stored, TrainState
 
 
@@ -43,6 +43,11 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
     Raises:
         ConfigError: a part cannot do what another, or the task, asks of it.
     """
+    if config.behavior.kind == "none":
+        raise ConfigError(
+            "behavior.kind=none cannot be used with algorithm=plan2explore: an explorer is a behaviour that learns. "
+            "Use behavior.kind=actor_critic."
+        )
     task = dreamer(config, obs_spaces, action_spaces)
     # A planner searches for the rewards of the task, and has no part in exploring.
     unplanned = dataclasses.replace(config, planner=PlannerConfig())

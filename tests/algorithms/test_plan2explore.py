@@ -8,6 +8,7 @@ import pytest
 from dreamer import algorithms, checkpoints
 from dreamer.agent.diagnosis import gradients_by_loss
 from dreamer.checkpoints import transfer
+from dreamer.config import ConfigError
 from dreamer.config.population import with_numbers
 from tests.small import ACTION_SPACES, OBS_SPACES, same_tree, small_agent, small_batch, small_config
 
@@ -101,6 +102,12 @@ def test_a_planner_acts_for_the_task_alone(agent):
     assert same_tree(action, own)
     assert same_tree(after.plan, memory.plan)
     assert not same_tree(planned.algorithm.policy(nets, memory, observation(), first, key, "mode")[1].plan, memory.plan)
+
+
+def test_an_explorer_has_to_learn():
+    config = small_config(*SIZES, CEM, "behavior.kind=none")
+    with pytest.raises(ConfigError, match=r"behavior\.kind=none cannot be used with algorithm=plan2explore"):
+        algorithms.make(config, OBS_SPACES, ACTION_SPACES)
 
 
 def test_targets_of_both_follow(agent):
