@@ -1,7 +1,11 @@
 """The smallest agent that has every part, shared by tests so that it compiles once per shape."""
 
+import json
+from collections.abc import Iterator
+
 import jax
 import numpy as np
+import yaml
 
 from dreamer import config as configs
 from dreamer.agent import Agent
@@ -77,3 +81,13 @@ def latent_spec(deter: int, stoch: int, classes: int, dtype=np.float32) -> Store
     """Shapes and dtypes of what the world model of these sizes stores with each step."""
     index = np.uint8 if classes <= 256 else np.uint16
     return StoredLatent(jax.ShapeDtypeStruct((deter,), dtype), jax.ShapeDtypeStruct((stoch,), index))
+
+
+def of_preset(name: str) -> Iterator[str]:
+    """Overrides that make the smallest agent a member of the family: all that its preset says, except sizes."""
+    sizes = {"deter", "hidden", "stoch", "classes", "units", "depth", "mults", "convolutions", "horizon"}
+    preset = yaml.safe_load((configs.preset_directory() / f"{name}.yaml").read_text())
+    for section in ("world_model", "rssm", "nets", "loss", "behavior", "planner", "optimizer", "exploration"):
+        values = preset.get(section, {}).items()
+        chosen = {key: value for key, value in values if key not in sizes and not key.endswith("_layers")}
+        yield f"{section}={json.dumps(chosen)}"

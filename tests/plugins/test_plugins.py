@@ -6,11 +6,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import yaml
 
 import dreamer
 from dreamer import checkpoints
-from dreamer import config as configs
 from dreamer import train as training
 from dreamer.behaviors import Behavior
 from dreamer.config import ConfigError
@@ -22,7 +20,7 @@ from dreamer.types import Space
 from dreamer.world_models import WorldModel
 from tests.plugins.toy_behavior import ToyBehavior
 from tests.plugins.toy_model import ToyModel
-from tests.small import run_config, same_tree
+from tests.small import of_preset, run_config, same_tree
 
 TOY_PARTS = (
     "world_model.kind=tests.plugins.toy_model:ToyModel",
@@ -46,16 +44,6 @@ FAMILY = {
     "planet": ("task=gym_Pendulum-v1", "planner={horizon: 2, candidates: 8, elites: 2, iterations: 2}"),
 }
 """What is added to the preset of this name, as far as it says which algorithm it is."""
-
-
-def of_preset(name):
-    """Overrides that make the smallest agent a member of the family: all of its preset but sizes."""
-    sizes = {"deter", "hidden", "stoch", "classes", "units", "depth", "mults", "convolutions", "horizon"}
-    preset = yaml.safe_load((configs.preset_directory() / f"{name}.yaml").read_text())
-    for section in ("world_model", "rssm", "nets", "loss", "behavior", "planner", "optimizer"):
-        values = preset.get(section, {}).items()
-        chosen = {key: value for key, value in values if key not in sizes and not key.endswith("_layers")}
-        yield f"{section}={json.dumps(chosen)}"
 
 
 PLUGINS = {
