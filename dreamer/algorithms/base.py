@@ -37,6 +37,11 @@ def no_view(nets: Parts, memory: Memory) -> View:
     return View({}, None)
 
 
+def no_metrics(memory: Memory) -> Metrics:
+    """The metrics of a policy that has none."""
+    return {}
+
+
 class Algorithm(NamedTuple):
     """One algorithm for one task. Functions are pure and traced; ``N`` environments, B sequences of T steps."""
 
@@ -66,6 +71,8 @@ class Algorithm(NamedTuple):
     diagnose: Callable[[Parts, Parts, Batch, Array, Config], Metrics] | None = None
     """``(nets, memory, batch, key, config) -> metrics``: scalars ``diagnose/...`` that say what is learned from a
     batch, and what is not; None: there are none. It may take as long as a few updates."""
+    acting: Callable[[Memory], Metrics] = no_metrics
+    """``(memory) -> metrics``: scalars about the latest step of the policy, for the log; asked when a line is due."""
     behavior: Any = None
     """The `dreamer.behaviors.Behavior` whose parameters are ``nets.behavior``, if there is one that acts on features of
     ``nets.world_model``; reports then measure the world model under it."""
@@ -99,4 +106,14 @@ def blank_stored(algorithm: Algorithm, *lead: int) -> Stored:
     return jax.tree.map(lambda x: np.zeros((*lead, *x.shape), x.dtype), algorithm.stored)
 
 
-__all__ = ["ALGORITHMS", "Algorithm", "Memory", "View", "blank_stored", "make", "no_prediction", "no_view"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Memory",
+    "View",
+    "blank_stored",
+    "make",
+    "no_metrics",
+    "no_prediction",
+    "no_view",
+]

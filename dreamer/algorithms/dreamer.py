@@ -15,7 +15,7 @@ from jaxtyping import Array
 from dreamer import behaviors, planners, world_models
 from dreamer.agent.diagnosis import gradients_by_loss
 from dreamer.agent.learning import LossOutput, Stage, begin, begin_stages, gradient_step, gradient_steps
-from dreamer.algorithms.base import Algorithm, View
+from dreamer.algorithms.base import Algorithm, View, no_metrics
 from dreamer.behaviors.noise import add_noise
 from dreamer.config import Config
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, State, Stored, TrainState, mask_keys
@@ -31,6 +31,8 @@ class PolicyMemory(NamedTuple):
     """At the start, classes are -1 and all else 0: no action. As one-hot vectors, all of it is 0."""
     plan: Any = ()
     """The planner's, if there is one."""
+    search: Any = ()
+    """What its latest search found, by the names of `dreamer.planners.base.LOGGED`."""
 
 
 def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
@@ -71,7 +73,8 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
             key: jnp.full((batch, *space.shape), -1 if space.kind == "discrete" else 0, space.dtype)
             for key, space in action_spaces.items()
         }
-        return PolicyMemory(model_shapes.initial(batch), none, planner.init(batch) if planner else ())
+        memory = PolicyMemory(model_shapes.initial(batch), none)
+        return memory._replace(plan=planner.init(batch), search=planners.logged({}, batch)) if planner else memory
 
     def policy(
         nets: Parts, memory: PolicyMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
@@ -82,26 +85,28 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         noise = model.noise(state_key, len(is_first))
         state = model.filter(memory.state, memory.prev_action, obs, is_first, noise)
         masks = observed_masks(obs, masked)
-        plan = memory.plan
+        plan = ()
+        search = ()
         if planner is None:
             action = behavior.act(nets.behavior, model.features(state), masks, action_key, mode)
         else:
-            action, plan, _ = planner.plan(
+            action, plan, metrics = planner.plan(
                 model,
                 leaf=lambda state: behavior.value(nets.behavior, model.features(state)),
                 prior=lambda state, key: behavior.act(
                     nets.behavior, model.features(state), model.masks(state), key, "sample"
                 ),
                 start=state,
-                plan=plan,
+                plan=memory.plan,
                 is_first=jnp.asarray(is_first),
                 key=action_key,
                 masks=masks,
             )
+            search = planners.logged(metrics, len(is_first))
         noise = config.behavior.exploration_noise
         if noise and mode == "sample":
             action = add_noise(action, noise, action_spaces, masks, jax.random.fold_in(key, 2))
-        return action, PolicyMemory(state, action, plan), model.pack(state)
+        return action, PolicyMemory(state, action, plan, search), model.pack(state)
 
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
         """Learn the model from what happened, and the behaviour from what is imagined."""
@@ -154,6 +159,9 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         model = nets.world_model
         return View(model.decode(memory.state) or {}, behavior.value(nets.behavior, model.features(memory.state)))
 
+    def acting(memory: PolicyMemory) -> Metrics:
+        return {name: value.mean() for name, value in memory.search.items()}
+
     stored = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], model_shapes.pack(model_shapes.initial(1))))
     update = gradient_steps(stages, after_update) if in_stages else gradient_step(loss, after_update)
     return Algorithm(
@@ -166,6 +174,7 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         view=view,
         loss=loss,
         diagnose=diagnose,
+        acting=acting if planner else no_metrics,
         behavior=behavior,
     )
 

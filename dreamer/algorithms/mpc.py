@@ -5,17 +5,20 @@ The environment is its own model (`dreamer.world_models.exact`), which must be w
 planner asks for a policy, actions are drawn evenly.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from dreamer import planners
 from dreamer.agent.learning import begin
-from dreamer.algorithms.base import Algorithm, Memory
+from dreamer.algorithms.base import Algorithm
 from dreamer.config import Config, ConfigError
 from dreamer.envs import native
 from dreamer.envs.names import split
 from dreamer.envs.native.observed import STATE, observe_state
+from dreamer.planners.base import Plan
 from dreamer.types import (
     Action,
     Batch,
@@ -31,6 +34,15 @@ from dreamer.types import (
 )
 from dreamer.world_models.base import observed_masks
 from dreamer.world_models.exact import ExactDynamics
+
+
+class MPCMemory(NamedTuple):
+    """What the policy remembers between steps of N environments."""
+
+    plan: Plan
+    """The planner's."""
+    search: Metrics
+    """What its latest search found, by the names of `dreamer.planners.base.LOGGED`."""
 
 
 def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
@@ -55,20 +67,23 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     def init(key: Array) -> TrainState:
         return begin(config, Parts(), Parts())
 
+    def initial(batch: int) -> MPCMemory:
+        return MPCMemory(planner.init(batch), planners.logged({}, batch))
+
     def policy(
-        nets: Parts, memory: Memory, obs: Observation, is_first: Array, key: Array, mode: Mode
-    ) -> tuple[Action, Memory, Stored]:
-        action, plan, _ = planner.plan(
+        nets: Parts, memory: MPCMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
+    ) -> tuple[Action, MPCMemory, Stored]:
+        action, plan, metrics = planner.plan(
             model,
             leaf=lambda state: jnp.zeros_like(state.reward),
             prior=draw_evenly,
             start=model.start(obs),
-            plan=memory,
+            plan=memory.plan,
             is_first=jnp.asarray(is_first),
             key=key,
             masks=observed_masks(obs, masked),
         )
-        return action, plan, ()
+        return action, MPCMemory(plan, planners.logged(metrics, len(is_first))), ()
 
     def draw_evenly(state: State, key: Array) -> Action:
         rows = len(state.reward)
@@ -87,7 +102,10 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         """Nothing is learned."""
         return state._replace(step=state.step + 1), (), {}
 
-    return Algorithm(init, planner.init, policy, update)
+    def acting(memory: MPCMemory) -> Metrics:
+        return {name: value.mean() for name, value in memory.search.items()}
+
+    return Algorithm(init, initial, policy, update, acting=acting)
 
 
 def _dynamics(config: Config, obs_spaces: Spaces) -> ExactDynamics:
@@ -107,4 +125,4 @@ def _dynamics(config: Config, obs_spaces: Spaces) -> ExactDynamics:
     return ExactDynamics(observe_state(native.build(name, suite)))
 
 
-__all__ = ["mpc"]
+__all__ = ["MPCMemory", "mpc"]

@@ -111,6 +111,11 @@ class Driver:
         self._score = state["score"]
         self._length = state["length"]
 
+    @property
+    def memory(self) -> Any:
+        """What the policy remembers, ``[N, ...]``."""
+        return self._memory
+
     def act(self) -> Row:
         """Choose actions; waits for the device. Call `advance` next."""
         action, self._memory, stored = self._policy(self._memory, self._step.obs, self._step.is_first)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
 from dreamer.config import Config, Registry
@@ -51,6 +52,16 @@ class Planner(Protocol):
         """
 
 
+LOGGED = ("planner/return", "planner/spread")
+"""Metrics of a search that a policy remembers until a line of the log is due: the return that it expects, and how much
+that of its last candidates varies. What a planner does not give is not a number."""
+
+
+def logged(metrics: Metrics, batch: int) -> Metrics:
+    """The metrics in `LOGGED` as part of a policy's memory, ``[batch]`` each."""
+    return {name: jnp.broadcast_to(jnp.asarray(metrics.get(name, jnp.nan), jnp.float32), (batch,)) for name in LOGGED}
+
+
 PLANNERS = Registry(
     "planner.kind",
     {
@@ -76,4 +87,4 @@ def make(config: Config, action_spaces: Spaces) -> Planner | None:
     return PLANNERS.load(config.planner.kind)(config, action_spaces)
 
 
-__all__ = ["PLANNERS", "Leaf", "Plan", "Planner", "Prior", "make"]
+__all__ = ["LOGGED", "PLANNERS", "Leaf", "Plan", "Planner", "Prior", "logged", "make"]

@@ -19,6 +19,7 @@ import numpy as np
 from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer.agent import Agent, guard
+from dreamer.algorithms.base import no_metrics
 from dreamer.checkpoints import Checkpoint, Snapshot, transfer
 from dreamer.checkpoints.saver import room_for_copy
 from dreamer.config import Config
@@ -42,7 +43,7 @@ from dreamer.training.device_window import WINDOW, Pace, Record, summarize
 from dreamer.training.directory import refuse_other_config, resume_command, write_config
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
-from dreamer.training.run import Result, Run
+from dreamer.training.run import Result, Run, numbers
 from dreamer.training.stopping import budget_spent, early_end
 from dreamer.types import Metrics
 
@@ -262,12 +263,17 @@ class DeviceRun(Run):
         rates = speed.rates(self.env_steps, self.updates)
         line = self._rate_line(rates, train_ratio=self.ratio.true_ratio, bottleneck="device", failures=0)
         diagnosis = self._diagnosis()
-        for record in self.records:
+        for index, record in enumerate(self.records):
             own = line | diagnosis if record is self._first else line
-            record.log.tick(self._counters_of(record), own)
+            record.log.tick(self._counters_of(record), own | self._acting(index))
         if len(self.records) > 1:
             together = {name: len(self.records) * rate for name, rate in rates.items()}
             self.log.tick(self._counters(), {**line, **together})
+
+    def _acting(self, index: int) -> dict[str, float]:
+        """What a member's algorithm says of how it acts."""
+        acting = self.loop.algorithm.acting
+        return {} if acting is no_metrics else numbers(acting(member_of(self.state.members.memory, index)))
 
     def _continues(self) -> bool:
         """Whether there is another window; if not, notes why. A population has reached what all its members have."""

@@ -39,7 +39,7 @@ from dreamer.training.directory import refuse_other_config, resume_command
 from dreamer.training.failure import Skip
 from dreamer.training.failure import report as report_failure
 from dreamer.training.learner import Learner
-from dreamer.training.run import Result, Run
+from dreamer.training.run import Result, Run, numbers
 from dreamer.training.stopping import EARLY, budget_spent, early_end
 from dreamer.types import Batch, Metrics
 
@@ -279,7 +279,8 @@ class HostRun(Run):
                     bottleneck=speed.bottleneck(),
                     failures=driver.envs.failures,
                 )
-                self.log.tick(self._counters(), line | self._diagnosis())
+                acting = numbers(self.agent.algorithm.acting(driver.memory))
+                self.log.tick(self._counters(), line | self._diagnosis() | acting)
                 self._note_endless()
                 if math.isfinite(line["eta_seconds"]) and not estimated and end - self._begin > 20:
                     estimated = True

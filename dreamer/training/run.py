@@ -252,10 +252,10 @@ class Run(ABC):
     def _diagnosis(self) -> dict[str, float]:
         """What a line of metrics says beyond the rates and the updates, in one line of `DIAGNOSE_EVERY`."""
         self._lines += 1
-        if self._lines < DIAGNOSE_EVERY or not (metrics := jax.device_get(self._diagnose())):
+        if self._lines < DIAGNOSE_EVERY or not (metrics := numbers(self._diagnose())):
             return {}
         self._lines = 0
-        return {name: float(value) for name, value in metrics.items()}
+        return metrics
 
     # Saving
 
@@ -359,4 +359,9 @@ class Run(ABC):
         return pathlib.Path(self.config.logdir, path.relative_to(self.logdir))
 
 
-__all__ = ["Result", "Run"]
+def numbers(metrics: Metrics) -> dict[str, float]:
+    """Metrics on the host; waits for the device."""
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+__all__ = ["Result", "Run", "numbers"]
