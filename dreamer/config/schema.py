@@ -660,6 +660,9 @@ class Config:
         elites = self.planner.elites
         candidates = self.planner.candidates
         require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")
+        epsilon = self.planner.epsilon
+        widest = self.planner.init_std**2
+        require(epsilon < widest, "planner.epsilon", epsilon, f"less than planner.init_std^2={widest:g}")
         low = self.behavior.min_std
         high = self.behavior.max_std
         require(low <= high, "behavior.min_std", low, f"at most behavior.max_std={high}")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.planners import Planner
-from dreamer.planners.shooting import CEM, cem
+from dreamer.planners import Planner, shooting
+from dreamer.planners.shooting import CEM, cem, colored_noise
 from dreamer.types import Space
 from tests.planners.worlds import Target, no_prior, no_value
 from tests.small import small_config
@@ -94,3 +94,60 @@ def test_elites_are_the_best_candidates(planner):
     np.testing.assert_allclose(found.std["push"], 0.1 + 0.9 * elites.std(), rtol=1e-5)
     shares = [np.mean(elites % 3 == c) for c in range(3)]
     np.testing.assert_allclose(found.probs["move"][0, 0], 0.1 / 3 + 0.9 * np.array(shares), rtol=1e-5)
+
+
+SMALL = "planner={horizon: 2, candidates: 128, elites: 16, iterations: 3}"
+
+
+def make(kind, *overrides):
+    return getattr(shooting, kind)(small_config(SMALL, "planner.prior=0", *overrides), SPACES)
+
+
+@pytest.mark.parametrize("kind", ["random", "icem", "mppi"])
+def test_every_search_finds_the_best_action(kind):
+    planner = make(kind, "planner.temperature=5")
+    assert isinstance(planner, Planner)
+    action, following, metrics = plan(planner, Target())
+    np.testing.assert_array_equal(action["move"], [2, 2])
+    np.testing.assert_allclose(action["push"], [[0.5, -0.25]] * 2, atol=0.5 if kind == "random" else 0.2)
+    assert -1.0 < float(metrics["planner/return"]) <= 0
+    assert float(metrics["planner/spread"]) > 0
+    assert jax.tree.map(jnp.shape, following) == jax.tree.map(jnp.shape, planner.init(2))
+
+
+def test_mppi_takes_candidates_of_the_policy():
+    planner = make("mppi", "planner={prior: 0.5, elites: 1, momentum: 0}")
+    push = jnp.array([[0.5, -0.25]])
+
+    def prior(state, key):
+        rows = len(state["reward"])
+        return {"move": jnp.full(rows, 2, jnp.int32), "push": jnp.broadcast_to(push, (rows, 2))}
+
+    is_first = jnp.ones(2, bool)
+    action, _, metrics = planner.plan(
+        Target(), no_value, prior, start(2), planner.init(2), is_first, jax.random.key(0), None
+    )
+    np.testing.assert_allclose(action["push"], [[0.5, -0.25]] * 2, atol=1e-6)
+    np.testing.assert_allclose(float(metrics["planner/return"]), 0, atol=1e-6)
+
+
+def test_without_a_leaf_and_a_warm_start_neither_counts():
+    planner = make("cem", "planner={leaf: false, warm_start: false, iterations: 1}")
+    _, following, metrics = plan(planner, Target(), leaf=lambda state: 1e6 + no_value(state))
+    assert float(metrics["planner/return"]) <= 0
+    fresh = planner.init(2)
+    jax.tree.map(np.testing.assert_array_equal, following, fresh)
+
+
+def test_a_row_whose_actions_are_settled_is_not_searched_further():
+    planner = make("cem", "planner.epsilon=0.04")
+    narrow = planner.init(2)
+    narrow.std["push"] = jnp.full_like(narrow.std["push"], 0.1).at[1, 1, 0].set(0.5)
+    np.testing.assert_array_equal(planner._is_wide(narrow), [False, True])
+
+
+def test_colored_noise_has_variance_one_and_is_correlated_in_time():
+    for beta, least, most in ((0.0, -0.2, 0.0), (2.0, 0.5, 1.0)):
+        noise = np.asarray(colored_noise(jax.random.key(0), (4000, 16), beta))
+        np.testing.assert_allclose(np.square(noise).mean(), 1, atol=0.3)
+        assert least < (noise[:, 1:] * noise[:, :-1]).mean() / np.square(noise).mean() < most
