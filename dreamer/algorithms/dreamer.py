@@ -32,7 +32,7 @@ class PolicyMemory(NamedTuple):
     plan: Any = ()
     """The planner's, if there is one."""
     search: Any = ()
-    """What its latest search found, by the names of `dreamer.planners.base.LOGGED`."""
+    """What its latest search found, by the names of `dreamer.planners.base.SEARCH_METRICS`."""
 
 
 def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
@@ -74,7 +74,9 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
             for key, space in action_spaces.items()
         }
         memory = PolicyMemory(model_shapes.initial(batch), none)
-        return memory._replace(plan=planner.init(batch), search=planners.logged({}, batch)) if planner else memory
+        return (
+            memory._replace(plan=planner.init(batch), search=planners.search_metrics({}, batch)) if planner else memory
+        )
 
     def policy(
         nets: Parts, memory: PolicyMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
@@ -102,7 +104,7 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
                 key=action_key,
                 masks=masks,
             )
-            search = planners.logged(metrics, len(is_first))
+            search = planners.search_metrics(metrics, len(is_first))
         noise = config.behavior.exploration_noise
         if noise and mode == "sample":
             action = add_noise(action, noise, action_spaces, masks, jax.random.fold_in(key, 2))

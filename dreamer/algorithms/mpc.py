@@ -42,7 +42,7 @@ class MPCMemory(NamedTuple):
     plan: Plan
     """The planner's."""
     search: Metrics
-    """What its latest search found, by the names of `dreamer.planners.base.LOGGED`."""
+    """What its latest search found, by the names of `dreamer.planners.base.SEARCH_METRICS`."""
 
 
 def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
@@ -68,7 +68,7 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         return begin(config, Parts(), Parts())
 
     def initial(batch: int) -> MPCMemory:
-        return MPCMemory(planner.init(batch), planners.logged({}, batch))
+        return MPCMemory(planner.init(batch), planners.search_metrics({}, batch))
 
     def policy(
         nets: Parts, memory: MPCMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
@@ -83,7 +83,7 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
             key=key,
             masks=observed_masks(obs, masked),
         )
-        return action, MPCMemory(plan, planners.logged(metrics, len(is_first))), ()
+        return action, MPCMemory(plan, planners.search_metrics(metrics, len(is_first))), ()
 
     def draw_evenly(state: State, key: Array) -> Action:
         rows = len(state.reward)

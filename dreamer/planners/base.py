@@ -52,14 +52,17 @@ class Planner(Protocol):
         """
 
 
-LOGGED = ("planner/return", "planner/spread")
+SEARCH_METRICS = ("planner/return", "planner/spread")
 """Metrics of a search that a policy remembers until a line of the log is due: the return that it expects, and how much
 that of its last candidates varies. What a planner does not give is not a number."""
 
 
-def logged(metrics: Metrics, batch: int) -> Metrics:
-    """The metrics in `LOGGED` as part of a policy's memory, ``[batch]`` each."""
-    return {name: jnp.broadcast_to(jnp.asarray(metrics.get(name, jnp.nan), jnp.float32), (batch,)) for name in LOGGED}
+def search_metrics(metrics: Metrics, batch: int) -> Metrics:
+    """The metrics in `SEARCH_METRICS` as part of a policy's memory, ``[batch]`` each."""
+    return {
+        name: jnp.broadcast_to(jnp.asarray(metrics.get(name, jnp.nan), jnp.float32), (batch,))
+        for name in SEARCH_METRICS
+    }
 
 
 PLANNERS = Registry(
@@ -87,4 +90,4 @@ def make(config: Config, action_spaces: Spaces) -> Planner | None:
     return PLANNERS.load(config.planner.kind)(config, action_spaces)
 
 
-__all__ = ["LOGGED", "PLANNERS", "Leaf", "Plan", "Planner", "Prior", "logged", "make"]
+__all__ = ["PLANNERS", "SEARCH_METRICS", "Leaf", "Plan", "Planner", "Prior", "make", "search_metrics"]

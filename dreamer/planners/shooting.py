@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32
 
-from dreamer.config import Config, PlannerConfig
+from dreamer.config import Config, ConfigError, PlannerConfig
 from dreamer.planners.base import Leaf, Prior
 from dreamer.types import Action, Masks, Metrics, Spaces, State
 from dreamer.world_models.base import Dynamics, Noise
@@ -66,7 +66,7 @@ class CEM:
 
     def init(self, batch: int) -> Any:
         """Equal classes, and normal distributions of mean 0 and standard deviation ``init_std``."""
-        return self._open(batch)
+        return self._fresh(batch)
 
     def plan(
         self,
@@ -80,7 +80,7 @@ class CEM:
         masks: Masks | None = None,
     ) -> tuple[Action, Any, Metrics]:
         """See `dreamer.planners.base.Planner`; this one asks no prior."""
-        fresh = self._open(len(is_first))
+        fresh = self._fresh(len(is_first))
         begin = _allow(_choose(is_first, fresh, plan), masks or {})
         noise_key, keys = self._keys(key)
         objective = self._objective(model, leaf, start, noise_key, len(is_first))
@@ -88,7 +88,7 @@ class CEM:
 
         def refine(carry: tuple[Array, ActionSequences, Array]) -> tuple[Array, ActionSequences, Array]:
             iteration, plan, _ = carry
-            candidates = _join(self._draw(plan, begin, keys[iteration], self._drawn()), extra)
+            candidates = _join(self._draw(plan, begin, keys[iteration], self._own_candidates()), extra)
             score = objective(candidates)
             refined = _allow(self._refit(plan, candidates, score), masks or {})
             return iteration + 1, _choose(self._is_wide(plan), refined, plan), score
@@ -101,7 +101,7 @@ class CEM:
         _, plan, score = jax.lax.while_loop(goes_on, refine, (jnp.int32(0), begin, score))
         return _first(plan), self._following(plan, fresh), _metrics(score.max(1), score)
 
-    def _open(self, batch: int) -> ActionSequences:
+    def _fresh(self, batch: int) -> ActionSequences:
         """The distribution that knows nothing."""
         lead = (batch, self.config.horizon)
         probs, mean, std = {}, {}, {}
@@ -118,7 +118,7 @@ class CEM:
         keys = jax.random.split(key, 1 + self.config.iterations)
         return keys[0], keys[1:]
 
-    def _drawn(self) -> int:
+    def _own_candidates(self) -> int:
         """How many candidates of an iteration are drawn from the distribution."""
         return self.config.candidates
 
@@ -252,7 +252,7 @@ class RandomShooting(CEM):
     ) -> tuple[Action, tuple[()], Metrics]:
         """See `dreamer.planners.base.Planner`; this one asks no prior."""
         noise_key, draw_key = jax.random.split(key)
-        even = _allow(self._open(len(is_first)), masks or {})
+        even = _allow(self._fresh(len(is_first)), masks or {})
         candidates = self._draw(even, even, draw_key, self.config.candidates)
         score = self._objective(model, leaf, start, noise_key, len(is_first))(candidates)
         best = _take(candidates, score.argmax(1)[:, None])
@@ -278,9 +278,9 @@ class ICEM(CEM):
 
     def init(self, batch: int) -> KeptElites:
         """Elites are zeros, which are never asked for."""
-        lead = (batch, self._kept, self.config.horizon)
+        lead = (batch, self._survivors, self.config.horizon)
         zeros = {name: jnp.zeros((*lead, *space.shape), space.dtype) for name, space in self.action_spaces.items()}
-        return KeptElites(self._open(batch), zeros)
+        return KeptElites(self._fresh(batch), zeros)
 
     def plan(
         self,
@@ -294,7 +294,7 @@ class ICEM(CEM):
         masks: Masks | None = None,
     ) -> tuple[Action, KeptElites, Metrics]:
         """See `dreamer.planners.base.Planner`; this one asks no prior."""
-        fresh = self._open(len(is_first))
+        fresh = self._fresh(len(is_first))
         begin = _allow(_choose(is_first, fresh, plan.sequences), masks or {})
         noise_key, keys = self._keys(key)
         objective = self._objective(model, leaf, start, noise_key, len(is_first))
@@ -323,14 +323,14 @@ class ICEM(CEM):
             best = {name: x[:, 0] for name, x in _take(_join(leader, candidates), rank.argmax(1)[:, None]).items()}
             most = rank.max(1)
             elites = _take(candidates, jax.lax.top_k(score, self.config.elites)[1])
-            some = jax.random.permutation(keep_key, self.config.elites)[: self._kept]
+            some = jax.random.permutation(keep_key, self.config.elites)[: self._survivors]
             kept = {name: x[:, some] for name, x in elites.items()}
             sequences = _allow(self._refit(sequences, candidates, score), masks or {})
         action = {name: x[:, 0] for name, x in best.items()}
         return action, KeptElites(self._following(sequences, fresh), kept), _metrics(most, score)
 
     @property
-    def _kept(self) -> int:
+    def _survivors(self) -> int:
         """How many elites stay."""
         return round(self.config.keep * self.config.elites)
 
@@ -342,7 +342,7 @@ class ICEM(CEM):
     def _shift(self, kept: Action, begin: ActionSequences, key: Array) -> Action:
         """Elites of the step before, shifted by one, with a last action that is drawn."""
         last = jax.tree.map(lambda x: x[:, -1:], begin)
-        end = self._draw(last, last, key, self._kept)
+        end = self._draw(last, last, key, self._survivors)
         return {name: jnp.concatenate([x[:, :, 1:], end[name]], 2) for name, x in kept.items()}
 
     def _draw_values(self, mean: Array, std: Array, before: Array, key: Array, count: int) -> Array:
@@ -359,15 +359,15 @@ class MPPI(CEM):
     ``a[h] = (1 - s) x[h] + s a[h-1]``, which begin with what was planned for the first step.
     """
 
-    def _drawn(self) -> int:
+    def _own_candidates(self) -> int:
         return self.config.candidates - round(self.config.prior * self.config.candidates)
 
     def _suggest(self, model: Dynamics, prior: Prior, start: State, key: Array) -> Action:
-        count = self.config.candidates - self._drawn()
+        count = self.config.candidates - self._own_candidates()
         if not count:
             return {}
         horizon = self.config.horizon
-        # The key of the noise, which is split into one for each step, is folded to be another one here.
+        # The noise of the search has a key for each step, split from this one; another one follows them.
         key = jax.random.fold_in(key, horizon)
         states = _repeat(start, count, axis=0)
         taken = imagine(model, states, lambda state, key: (prior(state, key), None), horizon, key).action
@@ -490,12 +490,30 @@ def cem(config: Config, action_spaces: Spaces) -> CEM:
 
 
 def icem(config: Config, action_spaces: Spaces) -> CEM:
-    """The cross-entropy method with correlated noise and kept elites, with the discount of the behaviour."""
+    """The cross-entropy method with correlated noise and kept elites, with the discount of the behaviour.
+
+    Raises:
+        ConfigError: correlated noise is to be truncated.
+    """
+    if config.planner.fit == "truncated":
+        raise ConfigError(
+            "planner.fit=truncated cannot be used with planner.kind=icem, whose noise is drawn for all steps together: "
+            "use planner.fit=std or variance."
+        )
     return _make(ICEM, config, action_spaces)
 
 
 def mppi(config: Config, action_spaces: Spaces) -> CEM:
-    """Model predictive path integral control with the discount of the behaviour."""
+    """Model predictive path integral control with the discount of the behaviour.
+
+    Raises:
+        ConfigError: smooth actions are to be truncated.
+    """
+    if config.planner.fit == "truncated" and config.planner.smoothing:
+        raise ConfigError(
+            f"planner.fit=truncated cannot be used with planner.smoothing={config.planner.smoothing}: use "
+            "planner.fit=std or variance."
+        )
     return _make(MPPI, config, action_spaces)
 
 

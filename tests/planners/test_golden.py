@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamer.planners import shooting
-from dreamer.planners.shooting import ActionSequences, KeptElites
+from dreamer.planners.shooting import KeptElites
 from dreamer.types import Space
 from tests.golden_values import load
 from tests.planners.worlds import World, no_prior, no_value
@@ -94,7 +94,7 @@ def plan(planner, model, before=None):
 
 def begin(planner, mean):
     """The plan with this mean ``[H, 2]`` before the search."""
-    fresh = ActionSequences(*planner._open(1))
+    fresh = planner._fresh(1)
     return fresh._replace(mean={"push": jnp.asarray(mean, jnp.float32)[None]})
 
 

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamer import algorithms
 from dreamer.config import ConfigError
 from dreamer.planners import Planner
 from dreamer.planners.ilqr import ilqr
 from dreamer.types import Space
 from tests.planners.worlds import World, no_prior, no_value
-from tests.small import small_config
+from tests.small import OBS_SPACES, small_config
 
 SPACES = {"push": Space("continuous", (2,))}
 HORIZON = 6
@@ -96,3 +97,24 @@ def test_discrete_actions_are_refused():
     spaces = {"move": Space("discrete", (), 3)}
     with pytest.raises(ConfigError, match=r"plans one continuous action, .* move \(discrete\): use planner\.kind=cem"):
         ilqr(small_config(), spaces)
+
+
+def acting_shapes(kind):
+    """Shapes of what the policy of a Dreamer with such a world model returns for two environments."""
+    planner = "planner={kind: ilqr, horizon: 2, iterations: 1}"
+    algorithm = algorithms.make(small_config(f"world_model.kind={kind}", planner), OBS_SPACES, SPACES)
+    nets = jax.eval_shape(algorithm.init, jax.random.key(0)).nets
+    obs = {key: jnp.zeros((2, *space.shape), space.dtype) for key, space in OBS_SPACES.items()}
+    arguments = algorithm.initial(2), obs, jnp.ones(2, bool), jax.random.key(0)
+    return jax.eval_shape(lambda nets, *rest: algorithm.policy(nets, *rest, "mode"), nets, *arguments)
+
+
+def test_it_plans_in_a_world_model_of_normal_variables():
+    action, memory, _ = acting_shapes("gaussian_rssm")
+    assert action["push"].shape == (2, 2)
+    assert memory.plan.shape == (2, 2, 2)
+
+
+def test_categorical_latents_are_refused():
+    with pytest.raises(ConfigError, match="categorical latents have none: use Gaussian latents"):
+        acting_shapes("rssm")
