@@ -33,21 +33,23 @@ def _table(figures: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]]) 
         values = [(one[key], one[f"{key}_interval"]) for key in ("mean", "median", "iqm")]
         cells = [f"{tables.number(value)} {tables.span(interval)}".rstrip() for value, interval in values]
         success = f"{one['success']:.1%}" if "success" in one else ""
-        acting = one.get("acting", "")
-        cost = tables.number(one["action_ms"]) if acting and "action_ms" in one else ""
-        rows.append([name, acting, steps, str(one["episodes"]), *cells, success, cost])
+        cost = tables.number(one["action_ms"]) if "action_ms" in one else ""
+        rows.append([name, one.get("acting", ""), steps, str(one["episodes"]), *cells, success, cost])
     means = (f"{name} [95 %]" for name in ("mean", "median", "interquartile mean"))
     head = ["run", "acting", "env steps", "episodes", *means, "success", "ms per action"]
     return tables.render(head, rows, left=(0, 1))
 
 
 def _ways(overrides: Sequence[str], *, alone: bool) -> dict[str, list[str]]:
-    """Overrides of each way to act that is scored, by its name: as the run acts itself, and as it is asked to plan."""
+    """Overrides of each way to act that is scored, by its name: as it is asked to plan, and as the run acts itself.
+
+    What is asked for comes first: it may be refused.
+    """
     asked = [override for override in overrides if override.startswith("planner.")]
     if alone or not asked:
         return {"": [*overrides]}
     name = ", ".join(override.removeprefix("planner.").removeprefix("kind=") for override in asked)
-    return {"as trained": [override for override in overrides if override not in asked], name: [*overrides]}
+    return {name: [*overrides], "as trained": [override for override in overrides if override not in asked]}
 
 
 def _which_or_all(text: str) -> checkpoints.Which | Literal["all"]:

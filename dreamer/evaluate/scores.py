@@ -39,7 +39,7 @@ class Evaluation:
     """Sum of costs of each episode; empty if the environment reports none."""
     cut: int = 0
     """How many of the episodes were cut off, because they did not end in ``run.eval_steps``."""
-    action_ms: float = 0.0
+    action_ms: float = dataclasses.field(default=0.0, compare=False)
     """Milliseconds that choosing one action took: the median over steps, in each of which all environments share."""
 
     def outcomes(self) -> dict[str, tuple[float, ...]]:
@@ -239,22 +239,16 @@ class RunEvaluation:
     def figures(self) -> dict[str, Any]:
         """What ``--json`` prints: `Evaluation.summary`, `statistics.describe`, and the numbers of every episode.
 
-        The outcomes of every episode are under ``successes``, ``successes_any`` and ``costs``, if they are reported.
+        Where several ways of acting are compared, it has that of these episodes, ``acting``, and ``action_ms``. The
+        outcomes of every episode are under ``successes``, ``successes_any`` and ``costs``, if they are reported.
         """
         evaluation = self.evaluation
-        acting = {"acting": self.acting} if self.acting else {}
+        acting = {"acting": self.acting, "action_ms": evaluation.action_ms} if self.acting else {}
         every = {"scores": list(evaluation.scores), "lengths": list(evaluation.lengths)}
         for name in ("successes", "successes_any", "costs"):
             if values := getattr(evaluation, name):
                 every[name] = list(values)
-        return {
-            "run": self.run,
-            **acting,
-            **evaluation.summary(),
-            **statistics.describe([evaluation.scores]),
-            "action_ms": evaluation.action_ms,
-            **every,
-        }
+        return {"run": self.run, **acting, **evaluation.summary(), **statistics.describe([evaluation.scores]), **every}
 
 
 def pool(scored: Sequence[RunEvaluation]) -> list[dict[str, Any]]:
