@@ -17,7 +17,7 @@ from tests.small import run_config
 
 
 class Line:
-    """A point on a line that begins at 1 and is moved by the action; the reward is minus its distance from 0."""
+    """A point on a line that begins at 1 and is moved by the action; the reward is minus its square."""
 
     obs_spaces: ClassVar = {"vector": Space("vector", (1,))}
     action_spaces: ClassVar = {"push": Space("continuous", (1,))}
@@ -28,7 +28,7 @@ class Line:
 
     def step(self, state, action, key):
         state = {"x": state["x"] + action["push"], "time": state["time"] + 1}
-        return state, {"vector": state["x"]}, -jnp.abs(state["x"][0]), jnp.bool_(False), state["time"] == 5
+        return state, {"vector": state["x"]}, -jnp.square(state["x"][0]), jnp.bool_(False), state["time"] == 5
 
 
 TASK = "task=jax_tests.algorithms.test_mpc:Line"
