@@ -87,8 +87,8 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         noise = model.noise(state_key, len(is_first))
         state = model.filter(memory.state, memory.prev_action, obs, is_first, noise)
         masks = observed_masks(obs, masked)
-        plan = ()
-        search = ()
+        plan: Any = ()
+        search: Any = ()
         if planner is None:
             action = behavior.act(nets.behavior, model.features(state), masks, action_key, mode)
         else:

@@ -50,8 +50,8 @@ class ObservedState:
         self, state: State, action: Action, key: Array
     ) -> tuple[State, Observation, Float32[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
         """See `dreamer.envs.native.NativeEnv.step`."""
-        state, obs, *outcome = self.env.step(state, action, key)
-        return state, {**obs, STATE: self.write(state)}, *outcome
+        state, obs, reward, terminated, truncated = self.env.step(state, action, key)
+        return state, {**obs, STATE: self.write(state)}, reward, terminated, truncated
 
     def write(self, state: State) -> Float32[Array, "S"]:
         """The numbers of a state."""
