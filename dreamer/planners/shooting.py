@@ -317,6 +317,8 @@ class ICEM(CEM):
                 is_old = jnp.arange(score.shape[1]) >= self._population(0)
                 is_strange = is_first | (not self.config.warm_start)
                 score = jnp.where(is_old[None] & is_strange[:, None], -jnp.inf, score)
+            # What an elite of the step before does first may be forbidden now.
+            score = jnp.where(_is_forbidden(candidates, masks or {}), -jnp.inf, score)
             # The best candidate up to now stands beside the new ones.
             leader = jax.tree.map(lambda x: x[:, None], best)
             rank = jnp.concatenate([most[:, None], score], 1)
@@ -439,6 +441,16 @@ def _allow(plan: ActionSequences, masks: Masks) -> ActionSequences:
         share = jnp.where(mask, jnp.maximum(probs[name][:, 0], 1e-6), 0.0)
         probs[name] = probs[name].at[:, 0].set(share / share.sum(-1, keepdims=True))
     return plan._replace(probs=probs)
+
+
+def _is_forbidden(candidates: Action, masks: Masks) -> Bool[Array, "N K"]:
+    """Whether a class of the first action is not allowed."""
+    rows, count = jax.tree.leaves(candidates)[0].shape[:2]
+    found = jnp.zeros((rows, count), bool)
+    for name, mask in masks.items():
+        taken = jax.nn.one_hot(candidates[name][:, :, 0], mask.shape[-1], dtype=bool)
+        found |= (taken & ~mask[:, None]).reshape(rows, count, -1).any(-1)
+    return found
 
 
 def _metrics(best: Float32[Array, "N"], score: Float32[Array, "N K"]) -> Metrics:

@@ -67,6 +67,17 @@ def test_a_forbidden_class_is_not_taken(planner):
     assert int(action["move"][1]) == 2
 
 
+def test_an_elite_whose_first_class_is_forbidden_now_is_not_taken():
+    planner = make("icem", "planner.iterations=1")
+    elites = {"move": jnp.full((2, 5, 2), 2), "push": jnp.broadcast_to(jnp.array([0.5, -0.25]), (2, 5, 2, 2))}
+    before = planner.init(2)._replace(elites=elites)
+    masks = {"move": jnp.array([[True, True, False], [True, True, True]])}
+    action, _, _ = plan(planner, Target(), before=before, first=False, masks=masks)
+    assert int(action["move"][0]) in (0, 1)
+    assert int(action["move"][1]) == 2
+    np.testing.assert_allclose(action["push"][1, 0], 0.5)
+
+
 def test_the_next_step_begins_with_the_plan_shifted_by_one(planner):
     _, following, _ = plan(planner, Target())
     fresh = planner.init(2)
