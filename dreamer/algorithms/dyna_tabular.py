@@ -140,7 +140,7 @@ def learn(
     zeros = jnp.zeros((cells, actions))
     state = DynaState(zeros, nowhere, zeros, jnp.full((cells, actions), -1, jnp.int32), jnp.asarray(start, jnp.int32))
     total = sum(steps)
-    maze = jnp.repeat(jnp.arange(len(mazes)), jnp.asarray(steps), total_repeat_length=total)
+    maze = jnp.asarray(np.repeat(np.arange(len(mazes)), steps))
     _, rewards = jax.lax.scan(step, state, (jax.random.split(key, total), maze, jnp.arange(total)))
     return rewards
 

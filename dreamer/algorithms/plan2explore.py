@@ -76,8 +76,9 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
         if mode == "mode":
             return task.policy(nets, memory, obs, is_first, key, mode)
         explorer = nets._replace(behavior=nets.bonus.behavior)
-        action, after, stored = explore.policy(explorer, memory._replace(plan=()), obs, is_first, key, mode)
-        return action, after._replace(plan=memory.plan), stored
+        unplanned_memory = memory._replace(plan=(), search=())
+        action, after, stored = explore.policy(explorer, unplanned_memory, obs, is_first, key, mode)
+        return action, after._replace(plan=memory.plan, search=memory.search), stored
 
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
         """What a Dreamer learns for the task, and what the explorer learns, which moves nothing of it."""

@@ -45,7 +45,7 @@ def test_episodes_end_where_a_reward_was_earned():
 def test_planning_needs_fewer_episodes():
     """Figure 8.2: episodes until one takes at most 16 steps, on average over 30 seeds."""
     found = {}
-    for planning, steps in ((0, 20_000), (5, 6000), (50, 4000)):
+    for planning, steps in ((0, 40_000), (5, 8000), (50, 6000)):
         runs = [episode_lengths(row) for row in rewards_of((DYNA,), (steps,), 30, planning=planning)]
         assert all((lengths <= 16).any() for lengths in runs)
         found[planning] = np.mean([np.argmax(lengths <= 16) + 1 for lengths in runs])
