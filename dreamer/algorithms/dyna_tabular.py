@@ -98,8 +98,10 @@ def learn(
     start, goal = mazes[0].cell(mazes[0].start), mazes[0].cell(mazes[0].goal)
     cells, actions = moves.shape[1:]
 
-    def choose(key: Array, allowed: Bool[Array, "n"]) -> Int32[Array, ""]:
-        return jax.random.categorical(key, jnp.where(allowed, 0.0, -jnp.inf)).astype(jnp.int32)
+    def choose(uniform: Array, allowed: Bool[Array, "n"]) -> Int32[Array, ""]:
+        """The one among those allowed that a uniform draw in [0, 1) stands for."""
+        count = jnp.cumsum(allowed)
+        return (count <= uniform * count[-1]).sum()
 
     def back_up(value: Array, cell: Array, action: Array, reward: Array, arrived: Array) -> Array:
         # The goal ends an episode: no action is ever taken there, and its values stay 0.
@@ -108,10 +110,10 @@ def learn(
 
     def step(state: DynaState, inputs: tuple[Array, Array, Array]) -> tuple[DynaState, Array]:
         key, maze, time = inputs
-        explore_key, action_key, plan_key = jax.random.split(key, 3)
-        explores = jax.random.uniform(explore_key) < epsilon
+        draws = jax.random.uniform(key, (1 + planning, 2))
+        explores = draws[0, 0] < epsilon
         row = state.value[state.cell]
-        action = choose(action_key, explores | (row == row.max()))  # Ties are broken at random.
+        action = choose(draws[0, 1], explores | (row == row.max()))  # Ties are broken at random.
         place = state.cell, action
         arrived = moves[maze, state.cell, action]
         reward = (arrived == goal).astype(jnp.float32)
@@ -125,15 +127,14 @@ def learn(
         )
         seen = (model.tried >= 0).any(1)
 
-        def plan(value: Array, key: Array) -> tuple[Array, None]:
-            cell_key, action_key = jax.random.split(key)
-            cell = choose(cell_key, seen)
-            action = choose(action_key, (model.tried[cell] >= 0) | (bonus > 0))
+        def plan(value: Array, draw: Array) -> tuple[Array, None]:
+            cell = choose(draw[0], seen)
+            action = choose(draw[1], (model.tried[cell] >= 0) | (bonus > 0))
             idle = time - model.tried[cell, action]
             reward = model.earned[cell, action] + bonus * jnp.sqrt(idle.astype(jnp.float32))
             return back_up(value, cell, action, reward, model.arrived[cell, action]), None
 
-        value, _ = jax.lax.scan(plan, value, jax.random.split(plan_key, planning))
+        value, _ = jax.lax.scan(plan, value, draws[1:])
         return model._replace(value=value), reward
 
     nowhere = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32)[:, None], (cells, actions))
