@@ -216,7 +216,7 @@ class CEM:
 
         return ActionSequences(
             {name: blend(old, share(name)) for name, old in plan.probs.items()},
-            {name: blend(old, average(elites[name])) for name, old in plan.mean.items()},
+            {name: blend(old, average(jnp.asarray(elites[name]))) for name, old in plan.mean.items()},
             {name: spread(name) for name in plan.std},
         )
 
@@ -279,7 +279,9 @@ class ICEM(CEM):
     def init(self, batch: int) -> KeptElites:
         """Elites are zeros, which are never asked for."""
         lead = (batch, self._survivors, self.config.horizon)
-        zeros = {name: jnp.zeros((*lead, *space.shape), space.dtype) for name, space in self.action_spaces.items()}
+        zeros: Action = {
+            name: jnp.zeros((*lead, *space.shape), space.dtype) for name, space in self.action_spaces.items()
+        }
         return KeptElites(self._fresh(batch), zeros)
 
     def plan(

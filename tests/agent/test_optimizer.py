@@ -210,10 +210,8 @@ def test_adam_is_that_of_the_released_code_of_v1_and_v2(name, eps, decay):
 
 def test_groups_have_their_own_rates_and_norms():
     """Adam's first step is its rate, whatever the gradient; a group's norm is of no other's concern."""
-    groups = {
-        name: AdamConfig(lr=lr, eps=1e-12, clip=1.0) for name, lr in (("model", 1.0), ("actor", 0.1), ("critic", 0.01))
-    }
-    optimizer = make_optimizer(OptimizerConfig(kind="adam", warmup=0, **groups))
+    model, actor, critic = (AdamConfig(lr=lr, eps=1e-12, clip=1.0) for lr in (1.0, 0.1, 0.01))
+    optimizer = make_optimizer(OptimizerConfig(kind="adam", warmup=0, model=model, actor=actor, critic=critic))
     nets = Parts(world_model={"w": jnp.ones(2)}, behavior={"actor": jnp.ones(2), "critic": jnp.ones(2)})
     gradient = Parts(world_model={"w": jnp.full(2, 1e6)}, behavior={"actor": jnp.ones(2), "critic": -jnp.ones(2)})
     (after,) = run(optimizer, nets, [gradient])

@@ -67,6 +67,7 @@ def test_losses_reach_the_parameters_that_they_should(preset):
     @jax.jit
     def sizes(nets):
         def means(nets):
+            assert agent.algorithm.loss is not None
             losses = agent.algorithm.loss(nets, agent.state.memory, batch, key, config).losses
             return {name: value.mean() for name, (_, value) in losses.items()}
 

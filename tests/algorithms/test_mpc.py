@@ -38,6 +38,7 @@ PLANNER = "planner={kind: ilqr, horizon: 2, iterations: 2}"
 
 def test_a_run_plans_and_says_what_it_expects(tmp_path):
     result = training.train(None, run_config(tmp_path / "run", *MPC, PLANNER, "run.env_steps=20"), quiet=True)
+    assert result.evaluation is not None
     assert min(result.evaluation.scores) > -0.01
     expected = [
         line["planner/return"] for line in read_metrics(result.logdir / "metrics.jsonl") if "planner/return" in line

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer.behaviors.noise import add_noise, random_action
-from dreamer.types import Space
+from dreamer.types import Action, Space
 
 SPACES = {"move": Space("discrete", (), 4), "push": Space("continuous", (2,))}
-ACTION = {"move": jnp.zeros(4000, jnp.int32), "push": jnp.full((4000, 2), 0.5)}
+ACTION: Action = {"move": jnp.zeros(4000, jnp.int32), "push": jnp.full((4000, 2), 0.5)}
 KEY = jax.random.key(0)
 
 

@@ -4,6 +4,8 @@ The numbers are those of the official PlaNet and PETS, and of mbrl-lib's CEM, MP
 bounds; everything here is scaled to [-1, 1].
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,7 @@ def data():
 @pytest.fixture
 def draws(monkeypatch):
     """Lists of the draws to come, by the name of the function of `jax.random`."""
-    queues = {"normal": [], "truncated_normal": [], "permutation": []}
+    queues: dict[str, list[Any]] = {"normal": [], "truncated_normal": [], "permutation": []}
 
     def shaped(name):
         return lambda key, *arguments: jnp.asarray(queues[name].pop(0)).reshape(arguments[-1])

@@ -105,8 +105,8 @@ def acting_shapes(kind):
     algorithm = algorithms.make(small_config(f"world_model.kind={kind}", planner), OBS_SPACES, SPACES)
     nets = jax.eval_shape(algorithm.init, jax.random.key(0)).nets
     obs = {key: jnp.zeros((2, *space.shape), space.dtype) for key, space in OBS_SPACES.items()}
-    arguments = algorithm.initial(2), obs, jnp.ones(2, bool), jax.random.key(0)
-    return jax.eval_shape(lambda nets, *rest: algorithm.policy(nets, *rest, "mode"), nets, *arguments)
+    memory, first, key = algorithm.initial(2), jnp.ones(2, bool), jax.random.key(0)
+    return jax.eval_shape(lambda nets: algorithm.policy(nets, memory, obs, first, key, "mode"), nets)
 
 
 def test_it_plans_in_a_world_model_of_normal_variables():

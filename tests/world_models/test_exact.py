@@ -1,6 +1,6 @@
 """An environment in JAX as its own model."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import pytest
 
 from dreamer.envs.native import NativeEnv, build
 from dreamer.envs.native.observed import STATE, ObservedState, observe_state
-from dreamer.types import Space
+from dreamer.types import Action, Space
 from dreamer.world_models import Dynamics
 from dreamer.world_models.exact import ExactDynamics
 
@@ -48,7 +48,8 @@ def test_the_state_is_an_observation_without_loss(env):
     assert isinstance(env, NativeEnv)
     assert obs[STATE].shape == (2, *env.obs_spaces[STATE].shape)
     assert obs[STATE].dtype == jnp.float32
-    read = jax.vmap(env.read)(obs[STATE])
+    as_shown: Any = env
+    read = jax.vmap(as_shown.read)(obs[STATE])
     for name in ("count", "far", "half", "on"):
         np.testing.assert_array_equal(read[name], state[name])
         assert read[name].dtype == state[name].dtype
@@ -77,9 +78,9 @@ def test_a_model_begins_where_the_environment_is():
     model = ExactDynamics(env)
     state, _ = env.reset(jax.random.key(1))
     for push in (0.5, -1.5):
-        action = {"action": jnp.array([push])}
+        action: Action = {"action": jnp.array([push])}
         before = model.start({key: value[None] for key, value in env.step(state, action, jax.random.key(0))[1].items()})
-        clipped = {"action": jnp.clip(action["action"], -1, 1)}
+        clipped: Action = {"action": jnp.clip(action["action"], -1, 1)}
         state, *_ = env.step(state, clipped, jax.random.key(0))
         after = env.step(state, clipped, jax.random.key(0))
         if push == 0.5:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,10 +68,12 @@ class ObservedState:
         return jax.tree.unflatten(self._tree, leaves)
 
 
-@functools.cache
+_observed: Callable[[NativeEnv], ObservedState] = functools.cache(ObservedState)
+
+
 def observe_state(env: NativeEnv) -> ObservedState:
     """The environment with its state among its observations; one object per environment."""
-    return ObservedState(env)
+    return _observed(env)
 
 
 def _is_key(leaf: Any) -> bool:
