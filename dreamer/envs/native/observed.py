@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,7 +67,7 @@ class ObservedState:
         return jax.tree.unflatten(self._tree, leaves)
 
 
-_observed: Callable[[NativeEnv], ObservedState] = functools.cache(ObservedState)
+_observed: Any = functools.cache(ObservedState)
 
 
 def observe_state(env: NativeEnv) -> ObservedState:
