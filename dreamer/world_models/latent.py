@@ -63,6 +63,11 @@ class LatentWorldModel(nnx.Module):
         ConfigError: there are action masks, and no decoder that would predict them; or see `NextStep`.
     """
 
+    representation: Any = None
+    """Parameters of what latents are compared with embeddings by, if they are."""
+    cont_kind = "probability"
+    """See ``world_model.cont``."""
+
     def __init__(
         self,
         config: Config,
