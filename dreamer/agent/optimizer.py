@@ -46,7 +46,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def adam_in_groups(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Adam for model, actor and critic, each with a rate, an epsilon, a weight decay and a limit for its global norm.
+    """Adam in groups, each with a rate, an epsilon, a weight decay and a limit for its global norm: see `adam_group`.
 
     Order: the gradients of a group are clipped by their global norm; every parameter is multiplied by ``1 - decay``;
     then it takes Adam's step. Warm-up and annealing are as for LaProp. Source: the released code of Dreamer V1, V2, and
@@ -65,17 +65,27 @@ def adam_in_groups(config: OptimizerConfig) -> optax.GradientTransformation:
             decay_weights(group.decay),
         )
 
-    groups = {"model": config.model, "actor": config.actor, "critic": config.critic}
+    groups = {"model": config.model, "bonus": config.bonus, "actor": config.actor, "critic": config.critic}
+    # An explorer's actor and critic have the same numbers, and norms of their own.
+    groups |= {"explorer actor": config.actor, "explorer critic": config.critic}
     return optax.partition({name: chain(group) for name, group in groups.items()}, adam_group)
 
 
 def adam_group(params: optax.Params) -> Any:
-    """The group of each parameter: ``actor`` and ``critic`` by the name of the module that it is in, else ``model``."""
+    """The group of each parameter, by the names on its path.
+
+    ``actor`` or ``critic``, of an explorer with that word before it; ``bonus`` for what else an explorer learns;
+    ``model`` for everything else.
+    """
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
 
     def group(path: tuple[Any, ...]) -> str:
         names = {str(getattr(entry, "name", getattr(entry, "key", ""))) for entry in path}
-        return next((name for name in ("actor", "critic") if name in names), "model")
+        explores = "bonus" in names
+        acts = next((name for name in ("actor", "critic") if name in names), "")
+        if acts:
+            return f"explorer {acts}" if explores else acts
+        return "bonus" if explores else "model"
 
     return jax.tree.unflatten(treedef, [group(path) for path, _ in paths])
 

@@ -461,7 +461,8 @@ class OptimizerConfig:
         "laprop: as published; muon: matrices follow their orthogonalised momentum, all else LaProp; adam: Adam in "
         "groups, as in V3 of 2023; keras_adam: the same with epsilon where TensorFlow adds it, as in V1, V2 and PlaNet",
     )
-    model: AdamConfig = option(AdamConfig(), "Adam for everything but actor and critic")
+    model: AdamConfig = option(AdamConfig(), "Adam for the world model")
+    bonus: AdamConfig = option(AdamConfig(lr=3e-4), "Adam for what an explorer is rewarded by")
     actor: AdamConfig = option(AdamConfig(lr=3e-5), "Adam for actors")
     critic: AdamConfig = option(AdamConfig(lr=3e-5), "Adam for critics")
     muon_rms: float = option(0.2, "root mean square of Muon's steps, times the learning rate", above=0)

@@ -243,7 +243,8 @@ class Run(ABC):
         return {
             **rates,
             "train_ratio": train_ratio,
-            "eta_seconds": eta if rates["rate/updates"] > 0 else float("inf"),
+            # Steps of several environments can end a little beyond the budget.
+            "eta_seconds": max(0.0, eta) if rates["rate/updates"] > 0 else float("inf"),
             "bottleneck": bottleneck,
             "memory_bytes": psutil.Process().memory_info().rss,
             "env/failures": failures,

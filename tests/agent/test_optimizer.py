@@ -210,14 +210,22 @@ def test_adam_is_that_of_the_released_code_of_v1_and_v2(name, eps, decay):
 
 def test_groups_have_their_own_rates_and_norms():
     """Adam's first step is its rate, whatever the gradient; a group's norm is of no other's concern."""
-    model, actor, critic = (AdamConfig(lr=lr, eps=1e-12, clip=1.0) for lr in (1.0, 0.1, 0.01))
-    optimizer = make_optimizer(OptimizerConfig(kind="adam", warmup=0, model=model, actor=actor, critic=critic))
-    nets = Parts(world_model={"w": jnp.ones(2)}, behavior={"actor": jnp.ones(2), "critic": jnp.ones(2)})
-    gradient = Parts(world_model={"w": jnp.full(2, 1e6)}, behavior={"actor": jnp.ones(2), "critic": -jnp.ones(2)})
+    model, bonus, actor, critic = (AdamConfig(lr=lr, eps=1e-12, clip=1.0) for lr in (1.0, 0.5, 0.1, 0.01))
+    config = OptimizerConfig(kind="adam", warmup=0, model=model, bonus=bonus, actor=actor, critic=critic)
+    optimizer = make_optimizer(config)
+    nets = Parts(
+        world_model={"w": jnp.ones(2)},
+        behavior={"actor": jnp.ones(2), "critic": jnp.ones(2)},
+        bonus={"bonus": jnp.ones(2), "behavior": {"actor": jnp.ones(2)}},
+    )
+    gradient = jax.tree.map(jnp.ones_like, nets)._replace(world_model={"w": jnp.full(2, 1e6)})
+    gradient.behavior["critic"] = -jnp.ones(2)
     (after,) = run(optimizer, nets, [gradient])
     np.testing.assert_allclose(after.world_model["w"], 0, atol=1e-5)
     np.testing.assert_allclose(after.behavior["actor"], 0.9, rtol=1e-5)
     np.testing.assert_allclose(after.behavior["critic"], 1.01, rtol=1e-5)
+    np.testing.assert_allclose(after.bonus["bonus"], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(after.bonus["behavior"]["actor"], 0.9, rtol=1e-5)
 
 
 def test_adam_is_that_of_optax_with_the_epsilon_of_optax():
