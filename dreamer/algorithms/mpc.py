@@ -7,13 +7,13 @@ planner asks for a policy, actions are drawn evenly.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from dreamer import planners
 from dreamer.agent.learning import begin
 from dreamer.algorithms.base import Algorithm
+from dreamer.behaviors.noise import random_action
 from dreamer.config import Config, ConfigError
 from dreamer.envs import native
 from dreamer.envs.names import split
@@ -86,17 +86,7 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         return action, MPCMemory(plan, planners.search_metrics(metrics, len(is_first))), ()
 
     def draw_evenly(state: State, key: Array) -> Action:
-        rows = len(state.reward)
-        masks = model.masks(state)
-        action: Action = {}
-        for name, own in zip(action_spaces, jax.random.split(key, len(action_spaces)), strict=True):
-            space = action_spaces[name]
-            if space.kind == "continuous":
-                action[name] = jax.random.uniform(own, (rows, *space.shape), minval=-1.0, maxval=1.0)
-            else:
-                allowed = masks.get(name, jnp.ones((rows, *space.shape, space.classes), bool))
-                action[name] = jax.random.categorical(own, jnp.where(allowed, 0.0, -jnp.inf)).astype(jnp.int32)
-        return action
+        return random_action(action_spaces, (len(state.reward),), model.masks(state), key)
 
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, Stored, Metrics]:
         """Nothing is learned."""
