@@ -16,8 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int
 
 from dreamer.agent import guard
-from dreamer.agent.optimizer import learning_rate
-from dreamer.algorithms.adam import adam
+from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
 from dreamer.algorithms.transitions import transitions
 from dreamer.config import Config, ConfigError, NetsConfig
@@ -142,7 +141,7 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
             opt_state=moments,
         )
         metrics = {
-            "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
+            "optimizer/learning_rate": adam_rate(config.optimizer, state.step),
             "q/value": predicted.mean(),
             "q/spread": predicted.std(0).mean(),
             "dqn/epsilon": nets.epsilon,

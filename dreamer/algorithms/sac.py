@@ -15,8 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float32
 
 from dreamer.agent import guard
-from dreamer.agent.optimizer import learning_rate
-from dreamer.algorithms.adam import adam
+from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
 from dreamer.algorithms.transitions import transitions
 from dreamer.config import Config, ConfigError, NetsConfig
@@ -164,7 +163,7 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         )
         losses = {"critic": of_critics, "actor": of_actor, "temperature": of_temperature}
         metrics = {
-            "optimizer/learning_rate": learning_rate(config.optimizer, state.step),
+            "optimizer/learning_rate": adam_rate(config.optimizer, state.step),
             "q/value": predicted.mean(),
             "q/spread": predicted.std(0).mean(),
             "sac/entropy": -seen.mean(log_prob),

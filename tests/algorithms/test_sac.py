@@ -9,6 +9,7 @@ import pytest
 
 from dreamer import config as configs
 from dreamer.algorithms import sac as module
+from dreamer.algorithms.adam import adam_rate
 from dreamer.algorithms.sac import SACNets, sac
 from dreamer.config import ConfigError
 from dreamer.types import Batch, Parts, Space
@@ -136,6 +137,12 @@ def test_parameters(data, updates, number):
     all_close(state.memory.behavior, critic_leaves(data, f"after_{number}/critic_target"))
     start = jnp.log(FIRST_TEMPERATURE) if number == 1 else 0.0
     np.testing.assert_allclose(nets.log_temperature - start, data[f"update_{number}/log_alpha"][0], atol=2e-7)
+
+
+@pytest.mark.parametrize("kind", ["laprop", "adam"])
+def test_the_rate_is_that_of_the_preset_whatever_other_algorithms_would_take(kind):
+    config = configs.load(["sac"], [f"optimizer.kind={kind}"])
+    np.testing.assert_allclose(adam_rate(config.optimizer, 0), 3e-4, rtol=1e-6)
 
 
 def test_an_update_that_is_not_finite_changes_nothing_but_the_counters(data):
