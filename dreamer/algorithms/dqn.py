@@ -54,6 +54,13 @@ class DQNNets(NamedTuple):
     training state but networks, and the share is a function of the updates done."""
 
 
+class DQNMemory(NamedTuple):
+    """What follows from update to update."""
+
+    slow_critics: ActionValues
+    """K of them; ``load.from`` finds by this name that they are copies of ``critics``."""
+
+
 def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     """The algorithm for one task.
 
@@ -96,7 +103,7 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             nets=Parts(behavior=nets),
-            memory=Parts(behavior=jax.tree.map(jnp.copy, critics)),
+            memory=Parts(behavior=DQNMemory(jax.tree.map(jnp.copy, critics))),
             skipped_in_row=jnp.zeros((), jnp.int32),
             opt_state=adam(config.optimizer).init(nets),
         )
@@ -115,7 +122,7 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, tuple[()], Metrics]:
         """One step of all critics; nothing is drawn."""
         nets: DQNNets = state.nets.behavior
-        slow_critics: ActionValues = state.memory.behavior
+        slow_critics: ActionValues = state.memory.behavior.slow_critics
         seen = transitions(batch)
         obs, next_obs = flatten(seen.obs, obs_spaces), flatten(seen.next_obs, obs_spaces)
 
@@ -135,9 +142,10 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         (total, predicted), gradient = jax.value_and_grad(loss, has_aux=True)(nets)
         step, moments = adam(config.optimizer).update(gradient, state.opt_state)
         moved = optax.apply_updates(nets, step)._replace(epsilon=exploration(state.step + 1, config))
+        followed = optax.incremental_update(moved.critics, slow_critics, config.behavior.slow_rate)
         proposed = state._replace(
             nets=Parts(behavior=moved),
-            memory=Parts(behavior=optax.incremental_update(moved.critics, slow_critics, config.behavior.slow_rate)),
+            memory=Parts(behavior=DQNMemory(followed)),
             opt_state=moments,
         )
         metrics = {
@@ -164,4 +172,4 @@ def exploration(step: Int[Array, ""] | int, config: Config) -> Number:
     return 1 - fallen * (1 - config.dqn.epsilon)
 
 
-__all__ = ["ActionValues", "DQNNets", "dqn", "exploration"]
+__all__ = ["ActionValues", "DQNMemory", "DQNNets", "dqn", "exploration"]

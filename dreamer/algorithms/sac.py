@@ -65,6 +65,13 @@ class SACNets(NamedTuple):
     log_temperature: Float32[Array, ""]
 
 
+class SACMemory(NamedTuple):
+    """What follows from update to update."""
+
+    slow_critics: ActionValue
+    """K of them; ``load.from`` finds by this name that they are copies of ``critics``."""
+
+
 def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     """The algorithm for one task.
 
@@ -98,7 +105,7 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             nets=Parts(behavior=nets),
-            memory=Parts(behavior=jax.tree.map(jnp.copy, nets.critics)),
+            memory=Parts(behavior=SACMemory(jax.tree.map(jnp.copy, nets.critics))),
             skipped_in_row=jnp.zeros((), jnp.int32),
             opt_state=SACNets(*map(optimizer.init, nets)),
         )
@@ -114,7 +121,7 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         """One step of the critics, one of the actor against the new critics, one of the temperature."""
         next_key, action_key = jax.random.split(jax.random.fold_in(key, state.step))
         nets: SACNets = state.nets.behavior
-        slow_critics: ActionValue = state.memory.behavior
+        slow_critics: ActionValue = state.memory.behavior.slow_critics
         seen = transitions(batch)
         obs, next_obs = flatten(seen.obs, obs_spaces), flatten(seen.next_obs, obs_spaces)
         taken = flatten(seen.action, action_spaces)
@@ -156,9 +163,10 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
 
         gradients = SACNets(actor_gradient, critic_gradient, gradient)
         steps = SACNets(actor_step, critic_step, temperature_step)
+        followed = optax.incremental_update(critics, slow_critics, config.behavior.slow_rate)
         proposed = state._replace(
             nets=Parts(behavior=optax.apply_updates(nets, steps)),
-            memory=Parts(behavior=optax.incremental_update(critics, slow_critics, config.behavior.slow_rate)),
+            memory=Parts(behavior=SACMemory(followed)),
             opt_state=SACNets(actor_moments, critic_moments, temperature_moments),
         )
         losses = {"critic": of_critics, "actor": of_actor, "temperature": of_temperature}
@@ -178,4 +186,4 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
 
 
-__all__ = ["ActionValue", "SACNets", "SquashedActor", "sac"]
+__all__ = ["ActionValue", "SACMemory", "SACNets", "SquashedActor", "sac"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer import config as configs
-from dreamer.algorithms.dqn import dqn, exploration
+from dreamer.algorithms.dqn import DQNMemory, dqn, exploration
 from dreamer.config import ConfigError
 from dreamer.types import Batch, Parts, Space
 
@@ -33,8 +33,8 @@ def make(*overrides, obs_spaces=OBS_SPACES, kernels=(KERNEL,), slow_kernels=()):
         return jax.tree.unflatten(jax.tree.structure(critics), leaves)
 
     nets = state.nets.behavior._replace(critics=with_kernels(state.nets.behavior.critics, kernels))
-    slow = with_kernels(nets.critics, slow_kernels or kernels)
-    return algorithm, config, state._replace(nets=Parts(behavior=nets), memory=Parts(behavior=slow))
+    memory = DQNMemory(with_kernels(nets.critics, slow_kernels or kernels))
+    return algorithm, config, state._replace(nets=Parts(behavior=nets), memory=Parts(behavior=memory))
 
 
 def make_batch():

@@ -1,19 +1,23 @@
 """Soft actor-critic: its update number by number, and what it refuses."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamer import checkpoints
 from dreamer import config as configs
 from dreamer.algorithms import sac as module
 from dreamer.algorithms.adam import adam_rate
-from dreamer.algorithms.sac import SACNets, sac
+from dreamer.algorithms.sac import SACMemory, SACNets, sac
+from dreamer.checkpoints import transfer
 from dreamer.config import ConfigError
 from dreamer.types import Batch, Parts, Space
 from tests import golden_values as golden
+from tests.small import same_tree
 
 OBS_SPACES = {"vector": Space("vector", (3,))}
 ACTION_SPACES = {"push": Space("continuous", (2,))}
@@ -85,8 +89,8 @@ def updates(data):
         critics=fill(start.nets.behavior.critics, critic_leaves(data, "params/critic")),
         log_temperature=jnp.log(FIRST_TEMPERATURE),
     )
-    slow = fill(start.memory.behavior, critic_leaves(data, "params/critic_target"))
-    state = start._replace(nets=Parts(behavior=nets), memory=Parts(behavior=slow))
+    slow = fill(start.memory.behavior.slow_critics, critic_leaves(data, "params/critic_target"))
+    state = start._replace(nets=Parts(behavior=nets), memory=Parts(behavior=SACMemory(slow)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SquashedNormal", functools.partial(module.SquashedNormal, scale=SCALE))
 
@@ -134,9 +138,18 @@ def test_parameters(data, updates, number):
     nets = state.nets.behavior
     all_close(nets.critics, critic_leaves(data, f"after_{number}/critic"))
     all_close(nets.actor, actor_leaves(data, f"after_{number}"))
-    all_close(state.memory.behavior, critic_leaves(data, f"after_{number}/critic_target"))
+    all_close(state.memory.behavior.slow_critics, critic_leaves(data, f"after_{number}/critic_target"))
     start = jnp.log(FIRST_TEMPERATURE) if number == 1 else 0.0
     np.testing.assert_allclose(nets.log_temperature - start, data[f"update_{number}/log_alpha"][0], atol=2e-7)
+
+
+def test_slow_critics_start_as_copies_of_those_of_another_run():
+    algorithm = sac(configs.load(["sac"], ["nets.units=8"]), OBS_SPACES, ACTION_SPACES)
+    other = algorithm.init(jax.random.key(1))
+    taken = transfer.Taken(pathlib.Path(), checkpoints.named_arrays(other.nets), {}, ())
+    state = transfer.begin_with(algorithm.init(jax.random.key(0)), taken)
+    assert same_tree(state.nets.behavior.critics, other.nets.behavior.critics)
+    assert same_tree(state.memory.behavior.slow_critics, other.nets.behavior.critics)
 
 
 @pytest.mark.parametrize("kind", ["laprop", "adam"])
