@@ -48,6 +48,11 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
             "behavior.kind=none cannot be used with algorithm=plan2explore: an explorer is a behaviour that learns. "
             "Use behavior.kind=actor_critic."
         )
+    if config.optimizer.order != "together":
+        raise ConfigError(
+            f"optimizer.order={config.optimizer.order} cannot be used with algorithm=plan2explore: its model and both "
+            "behaviours learn in one step. Use optimizer.order=together."
+        )
     task = dreamer(config, obs_spaces, action_spaces)
     # A planner searches for the rewards of the task, and has no part in exploring.
     unplanned = dataclasses.replace(config, planner=PlannerConfig())

@@ -104,10 +104,16 @@ def test_a_planner_acts_for_the_task_alone(agent):
     assert not same_tree(planned.algorithm.policy(nets, memory, observation(), first, key, "mode")[1].plan, memory.plan)
 
 
-def test_an_explorer_has_to_learn():
-    config = small_config(*SIZES, CEM, "behavior.kind=none")
-    with pytest.raises(ConfigError, match=r"behavior\.kind=none cannot be used with algorithm=plan2explore"):
-        algorithms.make(config, OBS_SPACES, ACTION_SPACES)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((CEM, "behavior.kind=none"), r"behavior\.kind=none cannot be used with algorithm=plan2explore"),
+        (("optimizer.order=model_first",), r"order=model_first cannot be used .* Use optimizer\.order=together"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_in_one_sentence(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        algorithms.make(small_config(*SIZES, *overrides), OBS_SPACES, ACTION_SPACES)
 
 
 def test_targets_of_both_follow(agent):
