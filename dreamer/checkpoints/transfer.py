@@ -30,11 +30,14 @@ PARTS = {
 }
 """What ``load.only`` names, as prefixes of paths in the networks."""
 
-ENCODER_KIND = ("nets.activation", "nets.norm", "nets.symlog")
+ENCODER_KIND = ("nets.activation", "nets.conv_activation", "nets.convolutions", "nets.norm", "nets.symlog")
 """Config keys that say what the parameters of an encoder mean, whatever their shapes."""
 
-KIND = ("world_model.kind", "rssm.cell", *ENCODER_KIND, "nets.reward_head", "nets.critic_head")
-"""The same of an agent."""
+MODEL_KIND = ("world_model.kind", "rssm.cell", "rssm.std", *ENCODER_KIND, "nets.reward_head")
+"""The same of a world model and its parts."""
+
+AGENT_KIND = (*MODEL_KIND, "nets.critic_head", "behavior.actor")
+"""The same of what also acts: actor and critic read the features of the model."""
 
 _NETS = "nets."
 """Prefix of the networks in a checkpoint."""
@@ -116,7 +119,8 @@ def read(config: Config, nets: Parts, hosts: Hosts | None = None) -> Taken:
 def _refuse_other_kind(config: Config, source: Config) -> None:
     """Raise `ConfigError` if parameters of the source mean something else; the message names the first difference."""
     here, there = dict(configs.flatten(config)), dict(configs.flatten(source))
-    for key in ENCODER_KIND if config.load.only == "encoder" else KIND:
+    kinds = {"encoder": ENCODER_KIND, "world_model": MODEL_KIND, "decoder": MODEL_KIND, "dynamics": MODEL_KIND}
+    for key in kinds.get(config.load.only, AGENT_KIND):
         if here[key] != there[key]:
             raise ConfigError(
                 f"load.from={config.load.from_} cannot be used: {key} is {there[key]} there and {here[key]} here, so "

@@ -111,8 +111,11 @@ def test_a_model_of_another_kind_is_refused(source):
     [
         ("all", "rssm.cell=gru", "rssm.cell is block_gru there and gru here"),
         ("critic", "nets.critic_head=symlog_twohot", "nets.critic_head is symexp_twohot there and symlog_twohot here"),
+        ("actor", "behavior.actor=tanh_normal", "behavior.actor is bounded_normal there and tanh_normal here"),
         ("encoder", "nets.symlog=false", "nets.symlog is True there and False here"),
+        ("encoder", "nets.convolutions=same", "nets.convolutions is pool there and same here"),
         ("encoder", "rssm.cell=gru", ""),
+        ("world_model", "behavior.actor=tanh_normal", ""),
     ],
 )
 def test_the_first_difference_in_what_parameters_mean_is_named(source, fresh, only, override, refused):
