@@ -23,8 +23,7 @@ from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.targets import conservative
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP, make_members, map_members
-from dreamer.nn.observations import flat_size
-from dreamer.nn.vectors import flatten, refuse_images
+from dreamer.nn.vectors import flatten, refuse_images, vector_size
 from dreamer.types import Action, Batch, Metrics, Mode, Number, Observation, Parts, Spaces, TrainState, mask_keys
 from dreamer.world_models.base import observed_masks
 
@@ -95,7 +94,7 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     def init(key: Array) -> TrainState:
         rngs = nnx.Rngs(params=key)
         critics = make_members(
-            lambda rngs: ActionValues(config.nets, flat_size(obs_spaces), space.classes, rngs=rngs),
+            lambda rngs: ActionValues(config.nets, vector_size(obs_spaces), space.classes, rngs=rngs),
             config.q.critics,
             rngs,
         )

@@ -23,8 +23,7 @@ from dreamer.equations.squashed import SquashedNormal
 from dreamer.equations.targets import conservative
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP, make_members, map_members
-from dreamer.nn.observations import flat_size
-from dreamer.nn.vectors import flatten, refuse_images, unflatten
+from dreamer.nn.vectors import flatten, refuse_images, unflatten, vector_size
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, TrainState
 
 
@@ -90,7 +89,8 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
             f"algorithm=sac cannot be used: the actions {', '.join(discrete)} are discrete, expected continuous ones. "
             "Use algorithm=dqn, or algorithm=dreamer."
         )
-    obs_size, action_size = flat_size(obs_spaces), flat_size(action_spaces)
+    obs_size = vector_size(obs_spaces)
+    action_size = vector_size(action_spaces)
 
     def init(key: Array) -> TrainState:
         rngs = nnx.Rngs(params=key)

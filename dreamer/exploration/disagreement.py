@@ -1,4 +1,4 @@
-"""Disagreement: heads that predict one step ahead, alike but for their start, differ where few steps were seen.
+"""Disagreement: heads that predict one step ahead, alike except for their start, differ where few steps were seen.
 
 Each head predicts the mean of what follows. So they come to agree on a coin, too, once they have seen it often enough:
 what is random draws an explorer only as long as it is new.
@@ -8,7 +8,6 @@ in place of the variance, as in the official code of Dreamer (V2).
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,8 @@ from dreamer.config import Config
 from dreamer.devices import batch_axis
 from dreamer.devices.phases import phase
 from dreamer.nn.layers import MLP, Linear
+from dreamer.nn.members import make_members
+from dreamer.nn.vectors import flatten, vector_size, within_bounds
 from dreamer.types import Action, Batch, Metrics, Space, Spaces, State
 from dreamer.world_models.base import Dynamics, Losses, RecurrentModel, WorldModel
 
@@ -70,12 +71,10 @@ class Disagreement:
 
     def init(self, rngs: nnx.Rngs) -> tuple[Head, DisagreementMemory]:
         """Heads whose parameters have a leading axis of members."""
-
-        def head(key: Array) -> Head:
-            return Head(self.config, self.inputs, self.outputs, rngs=nnx.Rngs(params=key))
-
-        keys = jax.random.split(rngs.params(), self.config.exploration.heads)
-        return jax.vmap(head)(keys), DisagreementMemory(jnp.zeros(()))
+        heads = make_members(
+            lambda rngs: Head(self.config, self.inputs, self.outputs, rngs=rngs), self.config.exploration.heads, rngs
+        )
+        return heads, DisagreementMemory(jnp.zeros(()))
 
     @phase("bonus")
     def loss(
@@ -105,24 +104,9 @@ class Disagreement:
         return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-8)
 
     def _predict(self, nets: Head, feature: Float[Array, "*batch F"], action: Action) -> Float32[Array, "K *batch Z"]:
-        x = jnp.concatenate([feature, self._flat(action).astype(feature.dtype)], -1)
+        flat = within_bounds(flatten(action, dict(self.action_spaces)))
+        x = jnp.concatenate([feature, flat.astype(feature.dtype)], -1)
         return jax.vmap(lambda head: head(x))(nets)
-
-    def _flat(self, action: Action) -> Float32[Array, "*batch A"]:
-        """One vector per action: classes one-hot, continuous values within what the environment clips them to."""
-        parts = []
-        for key, space in self.action_spaces:
-            value = jnp.asarray(action[key])
-            discrete = space.kind == "discrete"
-            # In imagination, classes may be one-hot vectors of floats.
-            onehot = discrete and jnp.issubdtype(value.dtype, jnp.floating)
-            batch = value.shape[: value.ndim - len(space.shape) - onehot]
-            if discrete and not onehot:
-                value = jax.nn.one_hot(value, space.classes)
-            elif not discrete:
-                value = jnp.clip(value, -1, 1)
-            parts.append(value.reshape(*batch, -1))
-        return jnp.concatenate(parts, -1)
 
 
 def spread(predicted: Float32[Array, "K *batch Z"]) -> Float32[Array, "*batch"]:
@@ -145,8 +129,7 @@ def disagreement(config: Config, action_spaces: Spaces, model: WorldModel) -> Di
     """The bonus of Plan2Explore for a model."""
     spaces = tuple(sorted(action_spaces.items()))
     outputs = jax.eval_shape(lambda model: surprise(model, model.initial(1)), model).shape[-1]
-    action = sum(max(1, space.classes) * math.prod(space.shape) for _, space in spaces)
-    return Disagreement(config, spaces, model.feature_size + action, outputs)
+    return Disagreement(config, spaces, model.feature_size + vector_size(action_spaces), outputs)
 
 
 __all__ = ["Disagreement", "DisagreementMemory", "Head", "disagreement", "spread", "surprise"]

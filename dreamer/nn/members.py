@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamer.devices import backend
+from dreamer.nn.activations import activate
 from dreamer.nn.layers import Linear
 
 Network = TypeVar("Network")
@@ -23,7 +24,7 @@ class PlainMLP(nnx.Module):
         inputs: size of the last axis of the argument.
         units: size of the last axis of the result.
         layers: how many; with 0, it is the identity.
-        activation: name of a function of `jax.nn`.
+        activation: see `dreamer.nn.activations.activate`.
         dtype: dtype of the computation and of the result.
         rngs: source of the initial kernels.
     """
@@ -37,7 +38,7 @@ class PlainMLP(nnx.Module):
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
         """Apply all layers over the last axis."""
         for layer in self.layers:
-            x = getattr(jax.nn, self.activation)(layer(x))
+            x = activate(self.activation)(layer(x))
         return x
 
 

@@ -6,29 +6,43 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
 from dreamer.config import ConfigError
 from dreamer.types import Action, Spaces
 
 
-def flatten(values: Mapping[str, Array | np.ndarray], spaces: Spaces) -> Float32[Array, "*batch V"]:
+def flatten(
+    values: Mapping[str, Array | np.ndarray], spaces: Spaces, dtype: str = "float32"
+) -> Float[Array, "*batch V"]:
     """One vector of all keys, in their order: numbers as they are, classes one-hot; class -1 is all zeros.
 
-    Its size is `dreamer.nn.observations.flat_size`.
+    Its size is `vector_size`.
 
     Args:
-        values: ``[*batch, ...]`` by key.
-        spaces: which keys, in which order; neither images nor grids of many classes.
+        values: ``[*batch, ...]`` by key. Classes may be given as one-hot vectors of floats, which pass gradients on.
+        spaces: which keys, in which order; no images.
+        dtype: of the vector.
     """
     parts = []
     for key, space in spaces.items():
         value = jnp.asarray(values[key])
-        batch = value.shape[: value.ndim - len(space.shape)]
-        if space.kind == "discrete":
-            value = jax.nn.one_hot(value, space.classes)
-        parts.append(value.reshape(*batch, -1).astype(jnp.float32))
+        onehot = space.kind == "discrete" and jnp.issubdtype(value.dtype, jnp.floating)
+        batch = value.shape[: value.ndim - len(space.shape) - onehot]
+        if space.kind == "discrete" and not onehot:
+            value = jax.nn.one_hot(value, space.classes, dtype=dtype)
+        parts.append(value.reshape(*batch, -1).astype(dtype))
     return jnp.concatenate(parts, -1)
+
+
+def vector_size(spaces: Spaces) -> int:
+    """Size V of the vector that `flatten` makes of all keys."""
+    return sum(max(1, space.classes) * math.prod(space.shape) for space in spaces.values())
+
+
+def within_bounds(action: Float[Array, "*batch A"]) -> Float[Array, "*batch A"]:
+    """``a / max(1, |a|)``: actions beyond [-1, 1] are possible, since the environment clips and not the policy."""
+    return action / jax.lax.stop_gradient(jnp.maximum(1, jnp.abs(action)))
 
 
 def unflatten(vector: Float32[Array, "*batch V"], spaces: Spaces) -> Action:
@@ -56,4 +70,4 @@ def refuse_images(spaces: Spaces, key: str) -> None:
         )
 
 
-__all__ = ["flatten", "refuse_images", "unflatten"]
+__all__ = ["flatten", "refuse_images", "unflatten", "vector_size", "within_bounds"]

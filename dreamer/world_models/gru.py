@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 from dreamer.config import Config
 from dreamer.nn.activations import LayerNorm
 from dreamer.nn.layers import Layer, Linear
+from dreamer.nn.vectors import within_bounds
 from dreamer.world_models.gaussian_rssm import GaussianRSSM
-from dreamer.world_models.rssm import RSSM, gate, within_bounds
+from dreamer.world_models.rssm import RSSM, gate
 
 
 class GRUCell(nnx.Module):

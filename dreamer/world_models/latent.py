@@ -23,12 +23,13 @@ from dreamer.equations.unexplained import unexplained_reward
 from dreamer.nn.fork import fork
 from dreamer.nn.layers import hidden_layers, output_layer
 from dreamer.nn.observations import Decoder, Encoder
+from dreamer.nn.vectors import vector_size
 from dreamer.types import Action, Batch, Masks, Metrics, Number, Observation, Spaces, State, Stored, mask_keys
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.gaussian_rssm import GaussianRSSM
 from dreamer.world_models.gru import GRURSSM, GaussianGRURSSM
 from dreamer.world_models.representation import make_representation
-from dreamer.world_models.rssm import RSSM, action_size
+from dreamer.world_models.rssm import RSSM
 
 KNOWN_SHARE = 0.05
 """Rewards count as being explained once what is left is below this share of what the best constant guess leaves."""
@@ -105,7 +106,7 @@ class LatentWorldModel(nnx.Module):
             self.cont_mlp = hidden_layers(nets, self.feature_size, nets.cont_layers, rngs=rngs)
             self.cont_head = output_layer(nets, self.cont_mlp.outputs, 1, rngs=rngs)
         self.representation = make_representation(
-            config, self.feature_size, action_size(action_spaces), self.encoder.outputs, rngs=rngs
+            config, self.feature_size, vector_size(action_spaces), self.encoder.outputs, rngs=rngs
         )
 
     # Steps

@@ -28,6 +28,7 @@ from dreamer.equations import distributions
 from dreamer.nn.activations import activate, make_norm
 from dreamer.nn.layers import BlockLinear, Layer, hidden_layers, map_blocks, output_layer
 from dreamer.nn.loops import scan
+from dreamer.nn.vectors import flatten, vector_size, within_bounds
 from dreamer.types import Action, Spaces
 from dreamer.world_models.base import Noise
 
@@ -84,7 +85,7 @@ class RSSM(nnx.Module):
         self.sample_size = sample
 
         self.activation = config.nets.activation
-        self._make_recurrence(config, action_size(action_spaces), rngs)
+        self._make_recurrence(config, vector_size(action_spaces), rngs)
         nets = config.nets
         self.prior_mlp = hidden_layers(nets, deter, sizes.prior_layers, units=hidden, rngs=rngs)
         self.prior_logits = output_layer(nets, self.prior_mlp.outputs, parameters, rngs=rngs)
@@ -242,20 +243,7 @@ class RSSM(nnx.Module):
 
         Classes may be given as one-hot vectors of floats, which pass gradients on.
         """
-        parts = []
-        for key, space in self.action_spaces:
-            value = action[key]
-            onehot = space.kind == "discrete" and jnp.issubdtype(value.dtype, jnp.floating)
-            batch = value.shape[: value.ndim - len(space.shape) - onehot]
-            if space.kind == "discrete" and not onehot:
-                value = jax.nn.one_hot(value, space.classes, dtype=self.dtype)
-            parts.append(jnp.reshape(value, (*batch, -1)).astype(self.dtype))
-        return jnp.concatenate(parts, -1)
-
-
-def within_bounds(action: Float[Array, "*batch A"]) -> Float[Array, "*batch A"]:
-    """``a / max(1, |a|)``: actions beyond [-1, 1] are possible, since the environment clips and not the policy."""
-    return action / jax.lax.stop_gradient(jnp.maximum(1, jnp.abs(action)))
+        return flatten(action, dict(self.action_spaces), self.dtype)
 
 
 def gate(previous: Float[Array, "*batch k"], gates: Float[Array, "*batch 3*k"]) -> Float[Array, "*batch k"]:
@@ -282,8 +270,3 @@ def spread_gates(units: int, blocks: int, longest: float) -> Float32[Array, "gat
     steps = jnp.geomspace(1 + math.e, longest, units)
     update = 1 - jnp.log(steps - 1)
     return jnp.tile(jnp.concatenate([jnp.zeros(2 * units), update]), blocks).astype(jnp.float32)
-
-
-def action_size(spaces: Spaces) -> int:
-    """Size A of a flat action: one-hot classes and continuous values of all keys."""
-    return sum(max(1, space.classes) * math.prod(space.shape) for space in spaces.values())

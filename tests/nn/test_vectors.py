@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from dreamer.config import ConfigError
-from dreamer.nn.observations import flat_size
-from dreamer.nn.vectors import flatten, refuse_images, unflatten
+from dreamer.nn.vectors import flatten, refuse_images, unflatten, vector_size
 from dreamer.types import Space
 
 SPACES = {"cards": Space("discrete", (2,), 3), "joints": Space("vector", (2,))}
@@ -15,12 +14,18 @@ SPACES = {"cards": Space("discrete", (2,), 3), "joints": Space("vector", (2,))}
 def test_classes_are_one_hot_and_numbers_as_they_are():
     vector = flatten({"joints": np.array([[100.0, -0.5]]), "cards": np.array([[2, 0]])}, SPACES)
     np.testing.assert_array_equal(vector, [[0, 0, 1, 1, 0, 0, 100.0, -0.5]])
-    assert vector.shape[-1] == flat_size(SPACES)
+    assert vector.shape[-1] == vector_size(SPACES)
 
 
 def test_no_class_is_all_zeros():
     vector = flatten({"joints": np.zeros((1, 2)), "cards": np.array([[-1, 1]])}, SPACES)
     np.testing.assert_array_equal(vector[0, :6], [0, 0, 0, 0, 1, 0])
+
+
+def test_classes_may_be_given_one_hot():
+    cards = np.array([[[0, 0, 1], [0.5, 0.5, 0]]], np.float32)
+    vector = flatten({"joints": np.zeros((1, 2)), "cards": cards}, SPACES)
+    np.testing.assert_array_equal(vector[0, :6], [0, 0, 1, 0.5, 0.5, 0])
 
 
 def test_numbers_come_back():
