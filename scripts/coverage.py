@@ -19,7 +19,7 @@ from dreamer.evaluate import evaluate_logdir, make_env
 from dreamer.replay import read_contents
 
 WALKS = 10
-"""Random walks for each run, with seeds of their own."""
+"""Random walks for each run, each with another seed."""
 
 
 def distinct(obs: Mapping[str, Any]) -> int:

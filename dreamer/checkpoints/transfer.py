@@ -51,7 +51,7 @@ class Taken(NamedTuple):
     source: pathlib.Path
     """The checkpoint they are from."""
     arrays: dict[str, np.ndarray]
-    """By path in the networks, each of its own shape."""
+    """By path in the networks, without an axis of members."""
     fresh: dict[str, str]
     """Reasons by path."""
     damaged: tuple[checkpoints.Damaged, ...]

@@ -29,7 +29,7 @@ Propagation = Literal["e", "ds", "ts1", "tsinf"]
 
 * ``e``, expectation: the average of all members, and no chance: its noise is 0.
 * ``ds``, distribution sampling: a draw from the normal distribution that has mean and variance of their mixture.
-* ``ts1``, trajectory sampling with one step: each row draws from one member, dealt anew at each step.
+* ``ts1``, trajectory sampling with one step: each row draws from one member, dealt again at each step.
 * ``tsinf``, trajectory sampling: each row draws from one member, the same for the whole rollout. Its rows spread with
   the horizon where members disagree; those of ``ts1`` with its root, as errors of different members cancel.
 """
@@ -177,7 +177,7 @@ class EnsembleState(NamedTuple):
 
     obs: Float32[Array, "N V"]
     member: Int32[Array, "N"]
-    """Whom ``tsinf`` asks."""
+    """The one that ``tsinf`` asks."""
     reward: Float32[Array, "N"]
     """On arriving here."""
     is_terminal: Bool[Array, "N"]
@@ -188,7 +188,7 @@ class EnsembleNoise(NamedTuple):
 
     normal: Float32[Array, "N D"]
     member: Int32[Array, "N"]
-    """Whom ``ts1`` asks."""
+    """The one that ``ts1`` asks."""
 
 
 class EnsembleDynamics(NamedTuple):

@@ -226,7 +226,7 @@ class Cue(_Probe):
 
 
 class Bandit(_Probe):
-    """Two arms pay 1, one with probability 0.7 and one with 0.3; which is the better is drawn anew in every episode.
+    """Two arms pay 1, one with probability 0.7 and one with 0.3; which is the better is drawn in every episode.
 
     Observation ``[2]``: the latest reward, at the index of the arm pulled; zeros at first. Ends truncated after 40
     steps: nothing shows the time, and the arms would go on paying. Always the better arm earns 28 on average; 26.8 is
