@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from dreamer import exploration
 from dreamer.agent.learning import LossOutput, begin, gradient_step
-from dreamer.algorithms.base import Algorithm
+from dreamer.algorithms.base import Algorithm, no_metrics
 from dreamer.algorithms.dreamer import PolicyMemory, dreamer
 from dreamer.config import Config, ConfigError, PlannerConfig
 from dreamer.types import Action, Batch, Mode, Observation, Parts, Spaces, Stored, TrainState
@@ -116,7 +116,13 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
             bonus=explorer._replace(behavior=followed),
         )
 
-    return task._replace(init=init, policy=policy, update=gradient_step(loss, after_update), loss=loss)
+    return task._replace(
+        init=init,
+        policy=policy,
+        update=gradient_step(loss, after_update),
+        loss=loss,
+        acting=no_metrics,  # These say how training acts, and no planner does.
+    )
 
 
 def of_explorer(values: dict[str, Any]) -> dict[str, Any]:
