@@ -17,7 +17,7 @@ ACTIONS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
 """Rows and columns that up, down, left and right move by."""
 
 
-class Maze(NamedTuple):
+class Gridworld(NamedTuple):
     """A grid of cells, some of which are walls; a step into one, or off the grid, leads nowhere."""
 
     walls: Bool[np.ndarray, "R C"]
@@ -26,7 +26,7 @@ class Maze(NamedTuple):
     """Arriving here earns 1, and the next step begins at the start."""
 
     @classmethod
-    def of(cls, drawing: str) -> "Maze":
+    def of(cls, drawing: str) -> "Gridworld":
         """The maze of a drawing: ``#`` is a wall, ``S`` the start and ``G`` the goal."""
         cells = np.array([list(line.strip()) for line in drawing.split()])
         start, goal = (tuple(np.argwhere(cells == letter)[0].tolist()) for letter in "SG")
@@ -46,14 +46,14 @@ class Maze(NamedTuple):
         return int(np.ravel_multi_index(place, self.walls.shape))
 
 
-DYNA = Maze.of(".......#G ..#....#. S.#....#. ..#...... .....#... .........")
+DYNA = Gridworld.of(".......#G ..#....#. S.#....#. ..#...... .....#... .........")
 """Figure 8.2; the goal is 14 steps away."""
 BLOCKING = (
-    Maze.of("........G ......... ......... ########. ......... ...S....."),
-    Maze.of("........G ......... ......... .######## ......... ...S....."),
+    Gridworld.of("........G ......... ......... ########. ......... ...S....."),
+    Gridworld.of("........G ......... ......... .######## ......... ...S....."),
 )
 """Figure 8.4: the short way is blocked, and a longer one opens."""
-SHORTCUT = BLOCKING[1], Maze.of("........G ......... ......... .#######. ......... ...S.....")
+SHORTCUT = BLOCKING[1], Gridworld.of("........G ......... ......... .#######. ......... ...S.....")
 """Figure 8.5: a shorter way opens beside the one that is known."""
 
 
@@ -71,7 +71,7 @@ class DynaState(NamedTuple):
 
 
 def learn(
-    mazes: tuple[Maze, ...],
+    mazes: tuple[Gridworld, ...],
     steps: tuple[int, ...],
     key: Array,
     *,
@@ -151,4 +151,4 @@ def episode_lengths(rewards: Float32[np.ndarray, "T"]) -> Int32[np.ndarray, "n"]
     return np.diff(np.flatnonzero(rewards), prepend=-1).astype(np.int32)
 
 
-__all__ = ["BLOCKING", "DYNA", "SHORTCUT", "DynaState", "Maze", "episode_lengths", "learn"]
+__all__ = ["BLOCKING", "DYNA", "SHORTCUT", "DynaState", "Gridworld", "episode_lengths", "learn"]
