@@ -317,17 +317,18 @@ class Maze(gymnasium.Env):
 
     Observation: row and column of the cell, two class indices of 10 from the top left; walls do not show.
     Actions: 0 up, 1 right, 2 down, 3 left; a step into a wall or out of the grid leads nowhere.
-    Episodes begin at the top left and end terminated at the goal, at the bottom right, or truncated after ``length``
-    steps. The maze is one winding corridor of 55 cells, so that the way to the goal takes 54 steps. Best return 1;
+    Episodes begin at the top left and end terminated at the goal, at the bottom right, or truncated after 100 steps.
+    The maze is one winding corridor of 55 cells, so that the way to the goal takes 54 steps. Best return 1;
     random actions see some 20 cells in 5,000 steps, and never the goal. Success is reported.
     """
 
-    def __init__(self, length: int = 100, render_mode: str | None = None) -> None:
+    length = 100
+
+    def __init__(self, render_mode: str | None = None) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
         self.observation_space = spaces.MultiDiscrete(np.array(MAZE.shape))
         self.action_space = spaces.Discrete(len(MOVES))
         self.render_mode = render_mode
-        self._length = length
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -341,7 +342,7 @@ class Maze(gymnasium.Env):
         if MAZE[tuple(ahead)]:
             self._cell = ahead
         found = tuple(self._cell) == GOAL
-        return self._cell, float(found), found, not found and self._time == self._length, {"is_success": found}
+        return self._cell, float(found), found, not found and self._time == self.length, {"is_success": found}
 
     def render(self) -> np.ndarray:
         """The maze as RGB, 16 pixels per cell: walls black, the goal green, the agent red."""
