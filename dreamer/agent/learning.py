@@ -41,8 +41,13 @@ Update = Callable[[TrainState, Batch, Array, Config], tuple[TrainState, Stored, 
 
 def begin(config: Config, nets: Parts, memory: Parts) -> TrainState:
     """The state before the first update."""
+    return _unmoved(nets, memory, make_optimizer(config.optimizer).init(nets))
+
+
+def _unmoved(nets: Parts, memory: Parts, opt_state: Any) -> TrainState:
+    """The state with its counters at 0."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, nets, memory, jnp.copy(zero), make_optimizer(config.optimizer).init(nets))
+    return TrainState(zero, nets, memory, jnp.copy(zero), opt_state)
 
 
 def gradient_step(loss: Loss, after_update: AfterUpdate = lambda nets, memory, config: memory) -> Update:
@@ -84,11 +89,9 @@ class Stage(NamedTuple):
 
 
 def begin_stages(config: Config, nets: Parts, memory: Parts, stages: Sequence[Stage]) -> TrainState:
-    """As `begin`, for `gradient_steps`; each stage has an optimizer."""
+    """As `begin`, for `gradient_steps`: the optimizer has a state for each stage."""
     optimizer = make_optimizer(config.optimizer)
-    return begin(config, nets, memory)._replace(
-        opt_state=tuple(optimizer.init(_chosen(nets, stage)) for stage in stages)
-    )
+    return _unmoved(nets, memory, tuple(optimizer.init(_chosen(nets, stage)) for stage in stages))
 
 
 def gradient_steps(stages: Sequence[Stage], after_update: AfterUpdate) -> Update:
