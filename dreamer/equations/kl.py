@@ -1,7 +1,7 @@
 """The KL losses that tie what a model expects to what it sees."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,12 @@ from dreamer.devices import batch_axis
 
 
 def kl_balance(
-    distribution: Callable[[Any], Any], posterior: Any, prior: Any, free_nats: float, *, over: str = "step"
+    distribution: Callable[[Any], Any],
+    posterior: Any,
+    prior: Any,
+    free_nats: float,
+    *,
+    over: Literal["step", "mean"] = "step",
 ) -> tuple[Float32[Array, "*batch"], Float32[Array, "*batch"]]:
     """KL from posterior to prior, once to train the prior (``dyn``) and once to train the posterior (``rep``).
 
@@ -39,13 +44,17 @@ def kl_balance(
     p = distribution(prior)
     q_fixed = distribution(stop(posterior))
     p_fixed = distribution(stop(prior))
-    both = q_fixed.kl_to(p), q.kl_to(p_fixed)
+    dyn = q_fixed.kl_to(p)
+    rep = q.kl_to(p_fixed)
     if over == "step":
-        return jnp.maximum(both[0], free_nats), jnp.maximum(both[1], free_nats)
-    # Where the mean counts, it decides for every step at once, and the mean of what is returned is the maximum.
-    means = [batch_axis.mean(stop(kl.mean())) for kl in both]
-    dyn, rep = (jnp.where(mean > free_nats, kl, free_nats) for kl, mean in zip(both, means, strict=True))
-    return dyn, rep
+        return jnp.maximum(dyn, free_nats), jnp.maximum(rep, free_nats)
+    return _at_least_on_average(dyn, free_nats), _at_least_on_average(rep, free_nats)
+
+
+def _at_least_on_average(kl: Float32[Array, "*batch"], free_nats: float) -> Float32[Array, "*batch"]:
+    """The KL if its mean over the batch, on all devices, is above ``free_nats``; that number everywhere if not."""
+    mean = batch_axis.mean(jax.lax.stop_gradient(kl.mean()))
+    return jnp.where(mean > free_nats, kl, free_nats)
 
 
 __all__ = ["kl_balance"]
