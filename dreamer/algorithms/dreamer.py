@@ -74,9 +74,9 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
             for key, space in action_spaces.items()
         }
         memory = PolicyMemory(model_shapes.initial(batch), none)
-        return (
-            memory._replace(plan=planner.init(batch), search=planners.search_metrics({}, batch)) if planner else memory
-        )
+        if planner is None:
+            return memory
+        return memory._replace(plan=planner.init(batch), search=planners.search_metrics({}, batch))
 
     def policy(
         nets: Parts, memory: PolicyMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
@@ -105,9 +105,10 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
                 masks=masks,
             )
             search = planners.search_metrics(metrics, len(is_first))
-        noise = config.behavior.exploration_noise
-        if noise and mode == "sample":
-            action = add_noise(action, noise, action_spaces, masks, jax.random.fold_in(key, 2))
+        exploration = config.behavior.exploration_noise
+        if exploration and mode == "sample":
+            # Number 2 of this key: `split` above took numbers 0 and 1, which stay what they are without exploration.
+            action = add_noise(action, exploration, action_spaces, masks, jax.random.fold_in(key, 2))
         return action, PolicyMemory(state, action, plan, search), model.pack(state)
 
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
