@@ -279,10 +279,11 @@ def _check(config: Config, behavior: BehaviorConfig) -> None:
             f"behavior.horizon={behavior.horizon} cannot be used with behavior.returns={behavior.returns}: the first "
             "action is judged by what follows the state after it. Use 2 or more."
         )
-    if config.world_model.cont == "none" and behavior.cont_discount:
+    if config.world_model.cont != "probability" and behavior.cont_discount:
+        why = "there is none" if config.world_model.cont == "none" else "its mode, 0 or 1, has lost it"
         raise ConfigError(
-            "world_model.cont=none cannot be used with behavior.cont_discount=true: the discount is then part of what "
-            "the continue head predicts, and there is none. Use behavior.cont_discount=false."
+            f"world_model.cont={config.world_model.cont} cannot be used with behavior.cont_discount=true: the discount "
+            f"is then part of what the continue head predicts, and {why}. Use behavior.cont_discount=false."
         )
 
 
