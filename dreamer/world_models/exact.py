@@ -75,8 +75,10 @@ class ExactDynamics:
             chosen = jnp.where(flag, old, new)
             return chosen if chosen.dtype == old.dtype else chosen.astype(old.dtype)
 
-        env, obs = jax.tree.map(stay, (state.env, dict(state.obs)), (env, dict(obs)))
-        return ExactState(env, obs, jnp.where(state.is_over, 0.0, reward), state.is_over | terminated)
+        # Only what the agent sees: `env.keys` and `env.ignore` may hide some.
+        seen = {key: obs[key] for key in state.obs}
+        env, seen = jax.tree.map(stay, (state.env, dict(state.obs)), (env, seen))
+        return ExactState(env, seen, jnp.where(state.is_over, 0.0, reward), state.is_over | terminated)
 
     def features(self, state: ExactState) -> Float32[Array, "*batch F"]:
         """All observations as one vector."""
