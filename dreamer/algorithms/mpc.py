@@ -112,6 +112,11 @@ def _dynamics(config: Config, obs_spaces: Spaces) -> ExactDynamics:
             f"algorithm=mpc found no observation '{STATE}' to begin its plans with: use env.observe_state=true, and "
             "leave it among env.keys."
         )
+    if config.env.repeat != 1:
+        raise ConfigError(
+            f"env.repeat={config.env.repeat} cannot be used with algorithm=mpc, whose model takes one step for each "
+            "action: expected 1."
+        )
     return ExactDynamics(observe_state(native.build(name, suite)))
 
 

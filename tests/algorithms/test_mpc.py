@@ -70,6 +70,7 @@ def test_what_the_policy_remembers_does_not_change_its_shape():
     ("override", "message"),
     [
         ("planner.kind=none", "planner.kind=none cannot be used with algorithm=mpc: expected a planner"),
+        ("env.repeat=2", "env.repeat=2 cannot be used with algorithm=mpc, whose model takes one step"),
         (
             "task=gym_Pendulum-v1",
             "those of task=gym_Pendulum-v1 are hidden behind its observations: use an environment",
