@@ -72,20 +72,21 @@ def adam_in_groups(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def adam_group(params: optax.Params) -> Any:
-    """The group of each parameter, by the names on its path.
+    """The group of each parameter, by its field of `Parts` and the first name on its path in there that is a group's.
 
     ``actor`` or ``critic``, of an explorer with that word before it; ``bonus`` for what else an explorer learns;
-    ``model`` for everything else.
+    ``model`` for everything else. All of a world model is ``model``, whatever its observations are called.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
 
     def group(path: tuple[Any, ...]) -> str:
-        names = {str(getattr(entry, "name", getattr(entry, "key", ""))) for entry in path}
-        explores = "bonus" in names
-        acts = next((name for name in ("actor", "critic") if name in names), "")
-        if acts:
-            return f"explorer {acts}" if explores else acts
-        return "bonus" if explores else "model"
+        part, *inside = (str(getattr(entry, "name", getattr(entry, "key", ""))) for entry in path)
+        if part == "world_model":
+            return "model"
+        acts = next((name for name in inside if name in ("actor", "critic")), "")
+        if part == "bonus":
+            return f"explorer {acts}" if acts else "bonus"
+        return acts or "model"
 
     return jax.tree.unflatten(treedef, [group(path) for path, _ in paths])
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dreamer.agent.optimizer import clip_by_tensor_norm, learning_rate, make_optimizer, matrix_axes
+from dreamer.agent.optimizer import adam_group, clip_by_tensor_norm, learning_rate, make_optimizer, matrix_axes
 from dreamer.config import AdamConfig, OptimizerConfig
 from dreamer.types import Parts
 from tests.family_golden import load
@@ -226,6 +226,19 @@ def test_groups_have_their_own_rates_and_norms():
     np.testing.assert_allclose(after.behavior["critic"], 1.01, rtol=1e-5)
     np.testing.assert_allclose(after.bonus["bonus"], 0.5, rtol=1e-5)
     np.testing.assert_allclose(after.bonus["behavior"]["actor"], 0.9, rtol=1e-5)
+
+
+def test_names_of_observations_and_actions_choose_no_group():
+    nets = Parts(
+        world_model={"decoder": {"critic": 0, "bonus": 0}},
+        behavior={"actor": {"heads": {"critic": 0, "bonus": 0}}},
+        bonus={"behavior": {"critic": {"actor": 0}}, "bonus": 0},
+    )
+    assert adam_group(nets) == Parts(
+        world_model={"decoder": {"critic": "model", "bonus": "model"}},
+        behavior={"actor": {"heads": {"critic": "actor", "bonus": "actor"}}},
+        bonus={"behavior": {"critic": {"actor": "explorer critic"}}, "bonus": "bonus"},
+    )
 
 
 def test_adam_is_that_of_optax_with_the_epsilon_of_optax():
