@@ -48,7 +48,11 @@ class Dynamics(Protocol):
         """All randomness of one step for ``batch`` rows."""
 
     def step(self, state: State, action: Action, noise: Noise) -> State:
-        """One step without an observation: states ``[N, ...]``, and actions ``[N, ...]`` by key, taken in them."""
+        """One step without an observation: states ``[N, ...]``, and actions ``[N, ...]`` by key, taken in them.
+
+        Discrete actions are classes, or one-hot vectors of floats ``[N, ..., C]`` from behaviours whose gradient may
+        pass through actions.
+        """
 
     def features(self, state: State) -> Float[Array, "*batch F"]:
         """What heads and policies read."""
