@@ -373,8 +373,8 @@ class PlannerConfig:
     kind: str = option(
         "none",
         "none: the policy acts; random: random shooting; cem: cross-entropy method; icem: the same with correlated "
-        "noise and kept elites; mppi: elites weighted by their returns, and the policy's candidates; or "
-        "package.module:function for your own",
+        "noise and kept elites; mppi: elites weighted by their returns, and the policy's candidates; ilqr: along the "
+        "gradient and curvature of one continuous action; or package.module:function for your own",
     )
     horizon: int = option(9, "steps that a plan looks ahead", "agent steps", at_most=10**6)
     candidates: int = option(256, "action sequences in each iteration", "sequences", at_least=2)
@@ -390,7 +390,7 @@ class PlannerConfig:
     )
     init_std: float = option(1.0, "standard deviation of continuous actions before the first iteration", above=0)
     min_std: float = option(0.05, "smallest standard deviation of continuous actions")
-    epsilon: float = option(0.0, "cem: the search ends once no variance of an action is above this; 0: never")
+    epsilon: float = option(0.0, "cem and mppi: the search ends once no variance of an action is above this; 0: never")
     noise_beta: float = option(2.0, "icem: the power of the noise falls with frequency to this power; 0: white")
     keep: float = option(0.3, "icem: share of the elites that are candidates of the next iteration", at_most=1)
     decay: float = option(1.25, "icem: each iteration draws fewer candidates than the last by this factor", at_least=1)
