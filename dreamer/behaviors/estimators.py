@@ -20,7 +20,8 @@ to s[t+1]. With reward r[t] and discount d[t] of arriving in s[t], value v[t] an
     v1        the same without s[0]: v[t] learns R[t] from t = 1 on, and w[t] = d[1] ... d[t-1] there; a[t] has w[t+1];
               if the end of episodes is learned, rollouts start from all steps of a sequence but the last
 
-So in V1 and V2 the value of a state includes the reward of arriving there, and in V3 it does not.
+The real d[0] is 0 where the replayed step was terminal, and the discount elsewhere; in v3, it is predicted like the
+others. So in V1 and V2 the value of a state includes the reward of arriving there, and in V3 it does not.
 
 Sources: Hafner et al. 2020, "Dream to control", equations 7 and 8; Hafner et al. 2021, "Mastering Atari with discrete
 world models", equations 5 and 6; Hafner et al. 2023, arXiv 2301.04104v1; and where they differ, the released code.
@@ -278,6 +279,12 @@ def _check(config: Config, behavior: BehaviorConfig) -> None:
         raise ConfigError(
             f"behavior.horizon={behavior.horizon} cannot be used with behavior.returns={behavior.returns}: the first "
             "action is judged by what follows the state after it. Use 2 or more."
+        )
+    if behavior.returns == "v1" and config.world_model.cont != "none" and behavior.starts == 1:
+        raise ConfigError(
+            "behavior.starts=1 cannot be used with behavior.returns=v1 where the end of episodes is learned "
+            f"(world_model.cont={config.world_model.cont}): nothing starts from the last state of a sequence, so there "
+            "would be no start. Use 0 for all states, or 2 or more."
         )
     if config.world_model.cont != "probability" and behavior.cont_discount:
         why = "there is none" if config.world_model.cont == "none" else "its mode, 0 or 1, has lost it"
