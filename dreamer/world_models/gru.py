@@ -72,7 +72,7 @@ class GRUCell(nnx.Module):
 
 
 class GRURSSM(RSSM):
-    """Dense GRU with categorical latents; ``rssm.blocks`` means nothing here."""
+    """Dense GRU with categorical latents; ``rssm.blocks`` and ``rssm.longest_memory`` mean nothing here."""
 
     def _make_recurrence(self, config: Config, actions: int, rngs: nnx.Rngs) -> None:
         sizes = config.rssm
@@ -90,7 +90,7 @@ class GRURSSM(RSSM):
         )
 
     def recurrence(self, latent: Any, action: Float[Array, "batch A"]) -> Float[Array, "batch D"]:
-        """Next deterministic state from the latent ``[N, ...]`` and the flat action ``[N, A]`` taken in it."""
+        """See `RSSM.recurrence`, and the equations above."""
         deter, stoch = self.parts(latent)
         return self.cell(self.input(jnp.concatenate([stoch, within_bounds(action)], -1)), deter)
 

@@ -169,7 +169,7 @@ class RSSM(nnx.Module):
     def recurrence(self, latent: Any, action: Float[Array, "batch A"]) -> Float[Array, "batch D"]:
         """Next deterministic state from the latent ``[N, ...]`` and the flat action ``[N, A]`` taken in it.
 
-        ``mixed = silu(norm(block(deter; shared=inputs)))``, and per block ``deter' = gate(deter, block(mixed))``.
+        ``mixed = act(norm(block(deter; shared=inputs)))``, and per block ``deter' = gate(deter, block(mixed))``.
         """
         deter, stoch = self.parts(latent)
         action = within_bounds(action)
