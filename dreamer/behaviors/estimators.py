@@ -136,7 +136,7 @@ class Estimators(ActorCritic):
             # The policy reads states without a gradient: what it learns from is where its actions lead.
             outputs = nets.actor.outputs(stop(fixed.features(state)))
             masks = fixed.masks(stop(state))
-            action = nets.actor.distribution(outputs, masks, onehot=True).sample(seed=key)
+            action = nets.actor.distribution(outputs, masks, onehot=through).sample(seed=key)
             return action if through else stop(action), (outputs, masks)
 
         starting = last_states(seen, starts)
@@ -162,7 +162,7 @@ class Estimators(ActorCritic):
 
         count = judged.actions
         action, outputs, masks = jax.tree.map(lambda x: x[:count], (trajectory.action, outputs, masks))
-        distribution = nets.actor.distribution(outputs, masks, onehot=True)
+        distribution = nets.actor.distribution(outputs, masks, onehot=through)
         advantage = (judged.action_return - value[:count]) / divisor
         ascends_advantage = behavior.returns == "v3_2023"
         objective = {

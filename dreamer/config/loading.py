@@ -220,8 +220,9 @@ def _expand(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
         return key, value
     if not dot:
         return "population.seeds", value
-    # Members share how they plan, so keys of the planner do not make a name ambiguous.
-    candidates = [leaf for leaf in leaves() if not leaf.startswith("planner.")]
+    # Members share how they plan, and Adam's groups, so keys of these do not make a name ambiguous.
+    shared = re.compile(r"planner\.|optimizer\.\w+\.")
+    candidates = [leaf for leaf in leaves() if not shared.match(leaf)]
     meant = [leaf for leaf in candidates if leaf == name or leaf.endswith(f".{name}")]
     if len(meant) != 1:
         near = difflib.get_close_matches(name, {leaf.rpartition(".")[2] for leaf in leaves()}, n=1)

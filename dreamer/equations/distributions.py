@@ -187,10 +187,6 @@ class OneHot(Categorical):
         """
         return self._straight_through(invert_cdf(uniform, self.probs))
 
-    def straight_mode(self) -> Float32[Array, "*shape C"]:
-        """The most probable one-hot vectors, with the same gradient."""
-        return self._straight_through(self.mode())
-
     def _straight_through(self, classes: Int[Array, "*shape"]) -> Float32[Array, "*shape C"]:
         onehot = jax.nn.one_hot(classes, self.log_probs.shape[-1], dtype=jnp.float32)
         return straight_through(onehot, jnp.broadcast_to(self.probs, onehot.shape))

@@ -7,6 +7,7 @@ regularisation and line search; Tassa et al. 2014, "Control-limited differential
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -202,7 +203,7 @@ class Problem:
             return -weight[-1] * self._value(_with_numbers(last, point))
 
         expansions = jax.vmap(self._expand)(jax.tree.map(lambda x: x[:-1], states), action, weight[:-1], self.noise)
-        value = jax.grad(leaf_cost)(point), _convex(jax.hessian(leaf_cost)(point))
+        value = jax.grad(leaf_cost)(point), _convex(_hessian(leaf_cost)(point))
 
         def step(value: tuple[Array, Array], inputs: tuple[Expansion, Array]) -> tuple[tuple, tuple]:
             slope, curvature = value
@@ -235,8 +236,9 @@ class Problem:
         def cost(point: Array) -> Array:
             return -weight * self._reward(follow(point))
 
-        dynamics = jax.jacfwd(lambda point: _numbers(follow(point)))(point)
-        return Expansion(dynamics, jax.grad(cost)(point), _convex(jax.hessian(cost)(point)))
+        # Backward, as layers may have a gradient of their own, through which JAX does not go forward.
+        dynamics = jax.jacrev(lambda point: _numbers(follow(point)))(point)
+        return Expansion(dynamics, jax.grad(cost)(point), _convex(_hessian(cost)(point)))
 
     # The model, asked about one row
 
@@ -250,6 +252,11 @@ class Problem:
 
     def _value(self, state: State) -> Float32[Array, ""]:
         return self.leaf(_one_row(state))[0] if self.planner.config.leaf else jnp.zeros(())
+
+
+def _hessian(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Second derivatives, backward twice."""
+    return jax.jacrev(jax.grad(function))
 
 
 def _convex(matrix: Float32[Array, "Z Z"]) -> Float32[Array, "Z Z"]:

@@ -161,7 +161,10 @@ class RSSM(nnx.Module):
     def _state(self, deter: Float[Array, "batch D"], parameters: Any, noise: Noise | None) -> Any:
         """The state whose variables are drawn with the given noise; None: those that are most probable."""
         variables = self.distribution(parameters)
-        stoch = variables.straight_mode() if noise is None else variables.invert(noise)
+        if noise is None:
+            # As in the released code, a mode has no gradient.
+            return Latent(deter, jax.nn.one_hot(variables.mode(), self.config.classes, dtype=self.dtype))
+        stoch = variables.invert(noise)
         return Latent(deter, stoch.astype(self.dtype))
 
     # What is the same whatever they are

@@ -38,7 +38,7 @@ def test_a_wall_and_the_edge_lead_nowhere():
 
 
 def test_episodes_end_where_a_reward_was_earned():
-    assert episode_lengths(np.array([0, 0, 1, 1, 0, 1, 0.0])).tolist() == [3, 1, 2]
+    assert episode_lengths(np.array([0, 0, 1, 1, 0, 1, 0], np.float32)).tolist() == [3, 1, 2]
 
 
 @pytest.mark.slow

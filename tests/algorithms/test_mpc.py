@@ -12,7 +12,7 @@ from dreamer import config as configs
 from dreamer import train as training
 from dreamer.config import ConfigError
 from dreamer.logs.logger import read_metrics
-from dreamer.types import Space
+from dreamer.types import Parts, Space
 from tests.small import run_config
 
 
@@ -59,7 +59,7 @@ def test_what_the_policy_remembers_does_not_change_its_shape():
     numbers = jnp.concatenate([jnp.zeros((3, 2)), state["x"]], 1)
     obs = {"vector": state["x"], "simulator_state": numbers}
     memory = algorithm.initial(3)
-    step = jax.jit(lambda memory, key: algorithm.policy((), memory, obs, jnp.ones(3, bool), key, "mode"))
+    step = jax.jit(lambda memory, key: algorithm.policy(Parts(), memory, obs, jnp.ones(3, bool), key, "mode"))
     _, after, _ = step(memory, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, memory)
     assert set(algorithm.acting(after)) == {"planner/return", "planner/spread"}

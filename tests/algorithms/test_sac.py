@@ -146,7 +146,8 @@ def test_parameters(data, updates, number):
 def test_slow_critics_start_as_copies_of_those_of_another_run():
     algorithm = sac(configs.load(["sac"], ["nets.units=8"]), OBS_SPACES, ACTION_SPACES)
     other = algorithm.init(jax.random.key(1))
-    taken = transfer.Taken(pathlib.Path(), checkpoints.named_arrays(other.nets), {}, ())
+    arrays = jax.device_get(checkpoints.named_arrays(other.nets))
+    taken = transfer.Taken(pathlib.Path(), arrays, {}, ())
     state = transfer.begin_with(algorithm.init(jax.random.key(0)), taken)
     assert same_tree(state.nets.behavior.critics, other.nets.behavior.critics)
     assert same_tree(state.memory.behavior.slow_critics, other.nets.behavior.critics)
