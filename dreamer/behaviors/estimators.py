@@ -286,6 +286,18 @@ def _check(config: Config, behavior: BehaviorConfig) -> None:
             f"(world_model.cont={config.world_model.cont}): nothing starts from the last state of a sequence, so there "
             "would be no start. Use 0 for all states, or 2 or more."
         )
+    if config.optimizer.order == "model_first" and config.loss.replay_critic and behavior.replay_gradient:
+        raise ConfigError(
+            "behavior.replay_gradient=true cannot be used with optimizer.order=model_first: the model has moved before "
+            "the critic learns, so no gradient of the critic's loss on replayed rewards reaches it. Use "
+            "behavior.replay_gradient=false, loss.replay_critic=0, or optimizer.order=together."
+        )
+    check_discount(config)
+
+
+def check_discount(config: Config) -> None:
+    """Raise `ConfigError` if the continue head is to give the discount, and cannot."""
+    behavior = config.behavior
     if config.world_model.cont != "probability" and behavior.cont_discount:
         why = "there is none" if config.world_model.cont == "none" else "its mode, 0 or 1, has lost it"
         raise ConfigError(
@@ -294,4 +306,4 @@ def _check(config: Config, behavior: BehaviorConfig) -> None:
         )
 
 
-__all__ = ["Estimators", "Judged", "actor_critic", "dynamics_backprop", "judge"]
+__all__ = ["Estimators", "Judged", "actor_critic", "check_discount", "dynamics_backprop", "judge"]

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from dreamer.behaviors.base import Reward
+from dreamer.behaviors.estimators import check_discount
 from dreamer.behaviors.noise import random_action
 from dreamer.config import Config, ConfigError
 from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces
@@ -59,8 +60,9 @@ def none(config: Config, action_spaces: Spaces, feature_size: int) -> NoBehavior
     """No behaviour.
 
     Raises:
-        ConfigError: no planner acts, either.
+        ConfigError: no planner acts, either; or there would be no discount.
     """
+    check_discount(config)
     if config.planner.kind == "none":
         raise ConfigError(
             "behavior.kind=none cannot be used with planner.kind=none: nothing would choose actions. Use "

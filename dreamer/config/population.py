@@ -138,6 +138,16 @@ def _parse(entry: str, kind: str) -> tuple[str, tuple[int | float, ...]]:
             f"population.sweep has '{entry}', but nothing reads {key} with optimizer.kind={kind}: all members would be "
             f"equal. Set optimizer.kind=muon."
         )
+    if kind in ("adam", "keras_adam") and key in (
+        "optimizer.lr",
+        "optimizer.eps",
+        "optimizer.clip",
+        "optimizer.clip_min",
+    ):
+        raise ConfigError(
+            f"population.sweep has '{entry}', but nothing reads {key} with optimizer.kind={kind}: all members would be "
+            "equal. Train one run for each value of optimizer.model, actor and critic, as python -m dreamer.sweep does."
+        )
     if key not in SWEEPABLE:
         why = (
             "is part of the networks"

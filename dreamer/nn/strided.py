@@ -17,7 +17,7 @@ from dreamer.config import NetsConfig, halvings, smallest_image
 from dreamer.devices.phases import phase
 from dreamer.nn.activations import activate, make_norm
 from dreamer.nn.convolutions import map_parts
-from dreamer.nn.layers import Linear, add_bias, fan_in_init
+from dreamer.nn.layers import add_bias, fan_in_init, output_layer
 
 KERNEL = 4
 """Side of the kernels of encoders, and of the decoder with padding."""
@@ -141,7 +141,7 @@ class StridedDecoder(nnx.Module):
             self.start = (*small, depths[-1])
             kernels = (KERNEL,) * len(depths)
         sizes = [self.start[-1], *depths[-2::-1]]
-        self.from_features = Linear(features, math.prod(self.start), dtype=config.dtype, rngs=rngs)
+        self.from_features = output_layer(config, features, math.prod(self.start), rngs=rngs)
         self.layers = nnx.List(
             [
                 StridedLayer(i, o, kernel, config, transpose=True, rngs=rngs)

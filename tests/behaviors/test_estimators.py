@@ -34,10 +34,11 @@ def test_it_is_a_behaviour():
         (["behavior.returns=v2"], r"behavior\.returns=v2 cannot be used with loss\.replay_critic=0\.3"),
         (["behavior={returns: v1, horizon: 1}", "loss.replay_critic=0"], r"behavior\.horizon=1 cannot be used"),
         (["behavior={returns: v1, starts: 1}", "loss.replay_critic=0"], r"behavior\.starts=1 cannot be used"),
+        (["optimizer.order=model_first"], r"behavior\.replay_gradient=true cannot be used with optimizer\.order=m"),
         (["world_model.cont=none"], r"cont=none cannot be used with behavior\.cont_discount=true: .* there is none"),
         (["world_model.cont=mode"], r"cont=mode cannot be used with behavior\.cont_discount=true: .* has lost it"),
     ],
-    ids=["replay", "horizon", "starts", "discount", "mode"],
+    ids=["replay", "horizon", "starts", "stages", "discount", "mode"],
 )
 def test_parts_that_exclude_one_another_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
