@@ -85,6 +85,9 @@ class Actor(nnx.Module):
 class Critic(nnx.Module):
     """Value function: latent features to a distribution of the return."""
 
+    kind = "symexp_twohot"
+    """See ``nets.critic_head``."""
+
     def __init__(self, config: Config, inputs: int, *, rngs: nnx.Rngs):
         nets = config.nets
         head = KINDS[nets.critic_head]

@@ -51,8 +51,16 @@ def check_gradients(gradient, data, names, prefixes):
         )
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "mix"])
-@pytest.mark.parametrize("name", ["v2_categorical", "v2_gaussian"])
+@pytest.mark.parametrize(
+    ("name", "gradient"),
+    [
+        ("v2_categorical", "reinforce"),
+        ("v2_categorical", "dynamics"),
+        ("v2_gaussian", "reinforce"),
+        ("v2_gaussian", "dynamics"),
+        ("v2_gaussian", "mix"),
+    ],
+)
 def test_dreamer_v2(name, gradient):
     data, agent, batch = golden.v2_agent(name, f"behavior.gradient={gradient}")
     output, found = value_and_grad(agent, batch)

@@ -53,6 +53,9 @@ PLUGINS = {
     **MODEL_FREE,
     **{name: (*of_preset(name), *added) for name, added in FAMILY.items()},
 }
+ROUNDED = ("gaussian", "sac", "exploring", "dreamer_v1", "dreamer_v3_2023", "planet")
+"""Normal draws are a polynomial, and sums over heads or within a layer norm are vectorised along members: XLA may round
+them otherwise in another program."""
 IN_JAX = dict.fromkeys(("sac", "dreamer_v1", "planet"), "task=jax_Pendulum-v1")
 
 each = pytest.mark.parametrize("name", [name for name in PLUGINS if name not in FAMILY])
@@ -156,11 +159,14 @@ def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, 
     loop = (IN_JAX.get(name, "task=jax_action"), "run.loop=device", "seed=3")
     together = train(tmp_path / "both", name, 60, *loop, "population=2")
     assert [member.agent.config.seed for member in together.members] == [3, 4]
-    # Normal draws are a polynomial, which XLA may round otherwise in another program.
-    if name not in ("gaussian", "sac", "dreamer_v1", "planet"):
-        alone = train(tmp_path / "alone", name, 60, *loop)
-        state, fields = everything(together.members[0].logdir)
-        state_, fields_ = everything(alone.logdir)
+    alone = train(tmp_path / "alone", name, 60, *loop)
+    state, fields = everything(together.members[0].logdir)
+    state_, fields_ = everything(alone.logdir)
+    if name in ROUNDED:
+        for key, value in state.items():
+            if key.startswith("nets."):
+                np.testing.assert_allclose(value, state_[key], rtol=0, atol=1e-3 * np.abs(value).max(), err_msg=key)
+    else:
         assert same_tree(state, state_)
         assert same_tree(fields, fields_)
     for env_steps in (30, 60):
@@ -179,7 +185,7 @@ def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, 
         ("behavior.kind=no_such_module:make", "importing no_such_module failed with ModuleNotFoundError"),
         ("behavior.kind=tests.small:nothing", "'tests.small' has no function 'nothing'"),
         ("planner.kind=cme", r"Did you mean 'cem'\?"),
-        ("behavior.kind=dynamics_backprop", "the actions action are discrete"),
+        ("behavior.kind=none", r"behavior\.kind=none cannot be used with planner\.kind=none"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(override, message, tmp_path):
