@@ -209,11 +209,22 @@ def test_members_that_devices_cannot_share_evenly_are_what_they_would_be_alone(m
     close(member(state_2.members, 3), member(state_2.members, 2), rtol=0, atol=0)
 
 
+OF_OTHER_METHODS = {
+    *(f"loss.{name}" for name in ("barlow", "infonce", "next_embedding", "redundancy")),
+    "behavior.mix",
+    "sac.target_entropy",
+    "dqn.epsilon",
+    "dqn.epsilon_updates",
+}
+"""Numbers that nothing reads in the agent of this test."""
+
+
 @pytest.mark.slow
 def test_every_number_that_may_be_swept_can_be_an_argument():
     """Updates with all of them traced equal those with all of them written into the program; each one does something.
 
-    Changed alone, it makes others of the parameters, or of what the behaviour remembers, within four updates.
+    Changed alone, it makes others of the parameters, or of what the behaviour remembers, within four updates, except
+    for numbers of methods that this agent does not have.
     """
     chosen = small_config("optimizer.warmup=2", "rssm.free_nats=0", "optimizer.kind=muon")
     values = {key: value for key, value in configs.flatten(chosen) if key in SWEEPABLE}
@@ -241,7 +252,8 @@ def test_every_number_that_may_be_swept_can_be_an_argument():
     others = {name: 0.7 * value + 0.05 for name, value in values.items()}
     # These two matter only above the range of the returns and the norm of a parameter.
     others |= {"behavior.return_limit": 1e12, "optimizer.clip_min": 1e3}
-    assert [name for name in SWEEPABLE if same_tree(base, learned(values | {name: others[name]}))] == []
+    idle = [name for name in SWEEPABLE if same_tree(base, learned(values | {name: others[name]}))]
+    assert set(idle) == OF_OTHER_METHODS
 
 
 def test_what_a_skipped_update_returned_does_not_reach_replay():
