@@ -166,6 +166,11 @@ class TrainState(NamedTuple):
     """What the optimizer remembers: moments, with the shapes of ``nets``, and a counter."""
 
 
+def is_off(weight: Number) -> bool:
+    """Whether a weight is 0 in all members of a population, so that what it weighs need not be computed."""
+    return isinstance(weight, (int, float)) and weight == 0
+
+
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by their path, for example ``world_model.rssm.mix.kernel``."""
     paths_and_leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -198,6 +203,7 @@ __all__ = [
     "TrainState",
     "Trajectory",
     "is_mask",
+    "is_off",
     "mask_keys",
     "named_leaves",
 ]

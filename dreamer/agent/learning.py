@@ -69,13 +69,26 @@ def gradient_step(loss: Loss, after_update: AfterUpdate = lambda nets, memory, c
             updates, opt_state = make_optimizer(config.optimizer).update(gradient, state.opt_state, state.nets)
             nets = optax.apply_updates(state.nets, updates)
             proposed = state._replace(nets=nets, memory=after_update(nets, memory, config), opt_state=opt_state)
-            losses = guard.loss_values(metrics | {guard.TOTAL: total})
-            rate = learning_rate(config.optimizer, state.step)
-            state, accepted = guard.accept(state, proposed, losses, gradient, updates)
-        metrics |= {"optimizer/learning_rate": rate} | accepted
+            state, metrics = _accept(state, proposed, metrics, total, gradient, updates, config)
         return state, stored, metrics
 
     return update
+
+
+def _accept(
+    state: TrainState,
+    proposed: TrainState,
+    metrics: Metrics,
+    total: Array,
+    gradients: Parts,
+    updates: Parts,
+    config: Config,
+) -> tuple[TrainState, Metrics]:
+    """The state that an update ends in, and all of its metrics; see `guard.accept`."""
+    losses = guard.loss_values(metrics | {guard.TOTAL: total})
+    rate = learning_rate(config.optimizer, state.step)
+    after, accepted = guard.accept(state, proposed, losses, gradients, updates)
+    return after, metrics | {"optimizer/learning_rate": rate} | accepted
 
 
 class Stage(NamedTuple):
@@ -126,10 +139,8 @@ def gradient_steps(stages: Sequence[Stage], after_update: AfterUpdate) -> Update
             stored = stored if jax.tree.leaves(stored) else own_stored
         with phase("optimizer"):
             proposed = state._replace(nets=nets, memory=after_update(nets, memory, config), opt_state=tuple(opt_states))
-            losses = guard.loss_values(metrics | {guard.TOTAL: total})
-            rate = learning_rate(config.optimizer, state.step)
-            state, accepted = guard.accept(state, proposed, losses, gradients, updates)
-        return state, stored, metrics | {"optimizer/learning_rate": rate} | accepted
+            state, metrics = _accept(state, proposed, metrics, total, gradients, updates, config)
+        return state, stored, metrics
 
     return update
 
@@ -149,15 +160,9 @@ def _stage_gradient(stage: Stage, config: Config) -> Callable[..., Any]:
 
     def gradient(nets: Parts, memory: Parts, batch: Batch, key: Array, before: Any) -> tuple[Any, Parts, Stored, Any]:
         def total(chosen: dict[str, Any]) -> tuple[Array, tuple[LossOutput, Any]]:
-            left: list[Any] = []
-
-            def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
-                output, after = stage.loss(nets, memory, batch, key, config, before)
-                left.append(after)
-                return output
-
-            value, output = weighted_total(loss)(nets._replace(**chosen), memory, batch, key, config)
-            return value, (output, left[0])
+            output, after = stage.loss(nets._replace(**chosen), memory, batch, key, config, before)
+            value, output = _total(output)
+            return value, (output, after)
 
         (value, (output, after)), found = jax.value_and_grad(total, has_aux=True)(_chosen(nets, stage))
         averaged = batch_axis.mean((value, found, output.metrics))
@@ -171,13 +176,17 @@ def weighted_total(loss: Loss) -> Callable[..., tuple[Array, LossOutput]]:
     """The scalar that is minimised, as a function of the loss's arguments; its output has the means as metrics."""
 
     def total(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> tuple[Array, LossOutput]:
-        output = loss(nets, memory, batch, key, config)
-        means = {name: value.mean() for name, (_, value) in output.losses.items()}
-        weighted = (weight * means[name] for name, (weight, _) in output.losses.items())
-        metrics = {f"{guard.LOSS}{name}": mean for name, mean in means.items()}
-        return sum(weighted, start=jnp.zeros(())), output._replace(metrics=metrics | output.metrics)
+        return _total(loss(nets, memory, batch, key, config))
 
     return total
+
+
+def _total(output: LossOutput) -> tuple[Array, LossOutput]:
+    """The sum of the weighted means, and the output with these means among its metrics."""
+    means = {name: value.mean() for name, (_, value) in output.losses.items()}
+    weighted = (weight * means[name] for name, (weight, _) in output.losses.items())
+    metrics = {f"{guard.LOSS}{name}": mean for name, mean in means.items()}
+    return sum(weighted, start=jnp.zeros(())), output._replace(metrics=metrics | output.metrics)
 
 
 def _gradient(loss: Loss, config: Config) -> Callable[..., tuple[tuple[Array, Parts, Metrics], Parts, Stored]]:

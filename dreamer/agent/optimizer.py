@@ -66,7 +66,7 @@ def adam_in_groups(config: OptimizerConfig) -> optax.GradientTransformation:
         )
 
     groups = {"model": config.model, "bonus": config.bonus, "actor": config.actor, "critic": config.critic}
-    # An explorer's actor and critic have the same numbers, and norms of their own.
+    # An explorer's actor and critic share the settings of the task's, but are clipped separately.
     groups |= {"explorer actor": config.actor, "explorer critic": config.critic}
     return optax.partition({name: chain(group) for name, group in groups.items()}, adam_group)
 

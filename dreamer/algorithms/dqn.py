@@ -166,7 +166,7 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
 
 
 def exploration(step: Int[Array, ""] | int, config: Config) -> Number:
-    """Share of random actions after so many updates: falls linearly from 1, then stays."""
+    """Share of random actions at an update: falls linearly from 1, then stays."""
     fallen = jnp.clip(step / config.dqn.epsilon_updates, 0, 1)
     return 1 - fallen * (1 - config.dqn.epsilon)
 

@@ -22,7 +22,7 @@ from dreamer.equations.returns import ReturnRange
 from dreamer.nn import reuse
 from dreamer.nn.layers import prepare
 from dreamer.nn.loops import Loops, reuse_pays
-from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State, Trajectory
+from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State, Trajectory, is_off
 from dreamer.world_models.base import Dynamics, Losses, Seen
 from dreamer.world_models.imagine import imagine
 
@@ -289,7 +289,7 @@ def all_losses(
         "critic": (config.loss.critic, critic_losses.mean(0).reshape(rows_starts)),
     }
     weight = config.loss.replay_critic
-    if isinstance(weight, (int, float)) and weight == 0:
+    if is_off(weight):
         return learned
     # The critic also learns from real rewards, falling back on the imagined return of each state.
     replayed = replay_critic_loss(

@@ -49,7 +49,7 @@ from dreamer.behaviors.actor_critic import (
 from dreamer.behaviors.base import Reward
 from dreamer.config import BehaviorConfig, Config, ConfigError
 from dreamer.equations import returns
-from dreamer.types import Action, Batch, Metrics, Spaces, State
+from dreamer.types import Action, Batch, Metrics, Spaces, State, is_off
 from dreamer.world_models.base import Dynamics, Losses, Seen
 from dreamer.world_models.imagine import imagine
 
@@ -181,7 +181,7 @@ class Estimators(ActorCritic):
         learning = slice(judged.first, judged.first + len(imagined.returns))
         prediction = nets.critic.distribution(visits.value_logits[learning])
         critic_losses = -prediction.log_prob(imagined.returns)
-        if _may_count(behavior.slow_regularizer):
+        if not is_off(behavior.slow_regularizer):
             critic_losses -= behavior.slow_regularizer * prediction.log_prob(visits.slow_value[learning])
         losses = all_losses(
             nets.critic,
@@ -232,11 +232,6 @@ class Estimators(ActorCritic):
         stop = jax.lax.stop_gradient
         discrete = {key for key, space in self.action_spaces.items() if space.kind == "discrete"}
         return distribution.log_prob({key: stop(x) if key in discrete else x for key, x in action.items()})
-
-
-def _may_count(weight: Any) -> bool:
-    """Whether a weight is not known to be 0; a traced one never is."""
-    return not isinstance(weight, (int, float)) or weight != 0
 
 
 def actor_critic(config: Config, action_spaces: Spaces, feature_size: int) -> ActorCritic:

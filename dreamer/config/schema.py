@@ -342,7 +342,7 @@ class QConfig:
         "lower confidence bound",
     )
     quantile: float = option(0.25, "the quantile of q.target=quantile; 0: the lowest value", at_most=1)
-    beta: float = option(1.0, "the bound of q.target=lcb is so many standard deviations below the mean")
+    beta: float = option(1.0, "standard deviations between the mean and the bound of q.target=lcb")
 
 
 @dataclass(frozen=True)

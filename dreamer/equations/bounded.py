@@ -24,13 +24,8 @@ _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-class TanhNormal(distrax.Distribution):
-    """``tanh`` of a normal variable; each element is one event of its own.
-
-    Args:
-        mean: of the variable before tanh.
-        std: its standard deviation.
-    """
+class _Bounded(distrax.Distribution):
+    """What is made of a normal variable of this mean and standard deviation, element by element."""
 
     def __init__(self, mean: Float32[Array, "*shape"], std: Float32[Array, "*shape"]):
         super().__init__()
@@ -46,6 +41,15 @@ class TanhNormal(distrax.Distribution):
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of `log_prob` and `entropy`."""
         return self.loc.shape
+
+
+class TanhNormal(_Bounded):
+    """``tanh`` of a normal variable; each element is a separate event.
+
+    Args:
+        mean: of the variable before tanh.
+        std: its standard deviation.
+    """
 
     def _sample_n(self, key: Array, n: int) -> Array:
         return jax.vmap(self.transform)(batch_axis.draw(jax.random.normal, key, (n, *self.batch_shape), axis=1))
@@ -79,8 +83,8 @@ def _log_slope(x: Array) -> Array:
     return 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))
 
 
-class TruncatedNormal(distrax.Distribution):
-    """Normal that is cut off at -1 and 1; each element is one event of its own.
+class TruncatedNormal(_Bounded):
+    """Normal that is cut off at -1 and 1; each element is a separate event.
 
     The gradient of a draw x is that of ``mean + std noise`` with ``noise = (x - mean) / std`` fixed: 1 for the mean and
     ``noise`` for the standard deviation, as if nothing were cut off. That is what Dreamer V2 learned with; how the
@@ -90,21 +94,6 @@ class TruncatedNormal(distrax.Distribution):
         mean: of the normal that is cut off.
         std: its standard deviation.
     """
-
-    def __init__(self, mean: Float32[Array, "*shape"], std: Float32[Array, "*shape"]):
-        super().__init__()
-        self.loc = mean
-        self.scale = std
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: a scalar."""
-        return ()
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """Shape of `log_prob` and `entropy`."""
-        return self.loc.shape
 
     def _bounds(self) -> tuple[Array, Array]:
         """-1 and 1 in standard deviations from the mean."""

@@ -23,7 +23,7 @@ class Encoder(nnx.Module):
 
     Vectors are squashed by symlog, unless ``nets.symlog`` is false, classes become one-hot vectors, images are scaled
     to [-0.5, 0.5]. Keys are joined in sorted order; images of equal height and width share one network, stacked along
-    channels. Grids of many classes have networks of their own, see `dreamer.nn.grids`.
+    channels. Grids of many classes have separate networks, see `dreamer.nn.grids`.
     """
 
     def __init__(self, config: NetsConfig, spaces: Spaces, *, rngs: nnx.Rngs):

@@ -236,7 +236,7 @@ class Problem:
         def cost(point: Array) -> Array:
             return -weight * self._reward(follow(point))
 
-        # Backward, as layers may have a gradient of their own, through which JAX does not go forward.
+        # Reverse mode: some layers define a custom gradient, which forward mode cannot pass through.
         dynamics = jax.jacrev(lambda point: _numbers(follow(point)))(point)
         return Expansion(dynamics, jax.grad(cost)(point), _convex(_hessian(cost)(point)))
 
@@ -280,7 +280,7 @@ def _numbers(state: State) -> Float32[Array, "X"]:
 
 
 def _with_numbers(state: State, numbers: Float32[Array, "X"]) -> State:
-    """The state with these numbers in place of its own; classes, counters and flags stay."""
+    """The state with its floats replaced by these numbers; classes, counters and flags stay."""
     leaves, tree = jax.tree.flatten(state)
     found = []
     for leaf in leaves:

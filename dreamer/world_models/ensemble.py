@@ -100,7 +100,7 @@ class Ensemble(nnx.Module):
         self.max_log_var = nnx.Param(jnp.full(outputs, 0.5))
 
     def __call__(self, x: Float32[Array, "K N I"]) -> GaussianPrediction:
-        """Predictions ``[K, N, D]``, each member's of its own rows."""
+        """Predictions ``[K, N, D]``, of each member for the rows that it is given."""
         mean, raw = map_members(lambda member, x: member(x), self.members, x)
         low, high = self.min_log_var[...][None, None], self.max_log_var[...][None, None]
         # Soft bounds: without them, a variance where there are no data could be anything.

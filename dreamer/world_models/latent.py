@@ -24,7 +24,7 @@ from dreamer.nn.fork import fork
 from dreamer.nn.layers import hidden_layers, output_layer
 from dreamer.nn.observations import Decoder, Encoder
 from dreamer.nn.vectors import vector_size
-from dreamer.types import Action, Batch, Masks, Metrics, Number, Observation, Spaces, State, Stored, mask_keys
+from dreamer.types import Action, Batch, Masks, Metrics, Observation, Spaces, State, Stored, is_off, mask_keys
 from dreamer.world_models.base import Losses, Noise
 from dreamer.world_models.gaussian_rssm import GaussianRSSM
 from dreamer.world_models.gru import GRURSSM, GaussianGRURSSM
@@ -261,7 +261,7 @@ class LatentWorldModel(nnx.Module):
             if self.representation is not None:
                 prev_action = self.rssm.flatten_action(batch.prev_action)
                 losses |= self.representation.loss(feature, seen.embed, prev_action, is_first, weights)
-            if not _is_off(weights.straighten):
+            if not is_off(weights.straighten):
                 losses["straighten"] = (weights.straighten, curvature(self.recurrent(states), is_first))
         metrics = {
             "model/prior_entropy": self.belief(prior).entropy().mean(),
@@ -277,7 +277,7 @@ class LatentWorldModel(nnx.Module):
         say, and falls to 0 in proportion to what is left below that. See `dreamer.nn.fork`.
         """
         lift = weights.reward_lift
-        if _is_off(lift):
+        if is_off(lift):
             return states, states
         # Only what a state could still say is to be heard. A reward that never varies, or is known, has a gradient
         # that is next to nothing and all noise: the power has to fall, as no factor could keep up with the ratio.
@@ -285,11 +285,6 @@ class LatentWorldModel(nnx.Module):
         excess, blind_excess = unexplained_reward(guess, reward)
         left = batch_axis.mean(excess) / (KNOWN_SHARE * blind_excess + KNOWN_NATS)
         return fork(states, lift * jax.lax.stop_gradient(jnp.clip(left, 0, 1)))
-
-
-def _is_off(weight: Number) -> bool:
-    """Whether a weight is 0 in all members of a population, so that what it weighs need not be computed."""
-    return isinstance(weight, (int, float)) and weight == 0
 
 
 def rssm(config: Config, obs_spaces: Spaces, action_spaces: Spaces, rngs: nnx.Rngs) -> LatentWorldModel:
