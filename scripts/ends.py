@@ -61,15 +61,15 @@ def gradient_norms(agent: Agent, batch: Batch) -> dict[str, float]:
         raise SystemExit(f"The algorithm '{agent.config.algorithm}' descends no loss.")
 
     @jax.jit
-    def gradients(nets: Parts) -> dict[str, Any]:
+    def gradients(nets: Parts, memory: Any) -> dict[str, Any]:
         def losses(nets: Parts) -> dict[str, jax.Array]:
-            out = loss(nets, state.memory, batch, jax.random.key(0), agent.config)
+            out = loss(nets, memory, batch, jax.random.key(0), agent.config)
             return {name: weight * values.mean() for name, (weight, values) in out.losses.items()}
 
         return jax.jacrev(losses)(nets)
 
     norms = {}
-    for name, gradient in gradients(state.nets).items():
+    for name, gradient in gradients(state.nets, state.memory).items():
         model = gradient.world_model
         norms[name] = float(optax.global_norm((model.encoder, model.rssm)))
     return {name: norm for name, norm in sorted(norms.items(), key=lambda item: -item[1]) if norm}

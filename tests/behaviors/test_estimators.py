@@ -90,15 +90,15 @@ def test_the_actor_learns_through_the_model_and_moves_only_itself(model):
     nets = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), agent.state.nets)
 
     @jax.jit
-    def gradient(nets, name):
+    def gradient(nets, memory):
         def chosen(nets):
-            _, out = total_loss(agent)(nets, agent.state.memory, stored, key, config)
+            _, out = total_loss(agent)(nets, memory, stored, key, config)
             return out.losses["actor"][1].mean()
 
         return jax.grad(chosen)(nets)
 
     stored = batch()._replace(stored=jax.tree.map(lambda x: jnp.zeros((2, *x.shape), x.dtype), agent.algorithm.stored))
-    found = gradient(nets, 0)
+    found = gradient(nets, agent.state.memory)
     size = {
         part: float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(tree)))
         for part, tree in (
