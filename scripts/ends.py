@@ -97,7 +97,7 @@ def main() -> None:
         model = nets.world_model
         states = model.observe(batch, jax.random.key(0)).states
         going_on = np.asarray(model.cont(states))
-        value = np.asarray(agent.algorithm.behavior.value(nets.behavior, model.features(states)))
+        value = np.asarray(agent.algorithm.behavior.value(nets.behavior, model, states))
         print(f"{name}: {going_on.shape[0]} episodes; median over them, from {STEPS} steps before the end")
         for ago in (STEPS - 1, 15, 7, 3, 1, 0):
             step = STEPS - 1 - ago

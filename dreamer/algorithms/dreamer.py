@@ -94,7 +94,7 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
         else:
             action, plan, metrics = planner.plan(
                 model,
-                leaf=lambda state: behavior.value(nets.behavior, model.features(state)),
+                leaf=lambda state: behavior.value(nets.behavior, model, state),
                 prior=lambda state, key: behavior.act(
                     nets.behavior, model.features(state), model.masks(state), key, "sample"
                 ),
@@ -160,7 +160,7 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
 
     def view(nets: Parts, memory: PolicyMemory) -> View:
         model = nets.world_model
-        return View(model.decode(memory.state) or {}, behavior.value(nets.behavior, model.features(memory.state)))
+        return View(model.decode(memory.state) or {}, behavior.value(nets.behavior, model, memory.state))
 
     def acting(memory: PolicyMemory) -> Metrics:
         return {name: value.mean() for name, value in memory.search.items()}

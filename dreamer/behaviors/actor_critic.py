@@ -348,9 +348,9 @@ class ActorCritic:
         distribution = nets.actor(feature, masks)
         return distribution.sample(seed=key) if mode == "sample" else distribution.mode()
 
-    def value(self, nets: ActorCriticNets, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
+    def value(self, nets: ActorCriticNets, model: Dynamics, state: State) -> Float32[Array, "*batch"]:
         """The critic's expected return."""
-        return nets.critic(feature).mean()
+        return nets.critic(model.features(state)).mean()
 
     def loss(
         self,

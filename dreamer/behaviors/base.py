@@ -24,8 +24,11 @@ class Behavior(Protocol):
     def act(self, nets: Any, feature: Float[Array, "*batch F"], masks: Masks, key: Array, mode: Mode) -> Action:
         """Actions ``[*batch, ...]`` in states with these features, drawn or most probable, among those allowed."""
 
-    def value(self, nets: Any, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
-        """Expected return from states with these features; also the leaf value of planners."""
+    def value(self, nets: Any, model: Dynamics, state: State) -> Float32[Array, "*batch"]:
+        """Expected return after states of the model, ``[*batch, ...]``, without the reward of arriving there.
+
+        It is also the value of the states in which the plans of planners end.
+        """
 
     def loss(
         self,

@@ -114,6 +114,14 @@ class Estimators(ActorCritic):
 
     gradient: str = "dynamics"
 
+    def value(self, nets: ActorCriticNets, model: Dynamics, state: State) -> Float32[Array, "*batch"]:
+        """The critic's expected return; in V1 and V2, what is left of it once a state has been arrived in."""
+        value = super().value(nets, model, state)
+        behavior = self.config.behavior
+        if behavior.returns in ("v1", "v2"):
+            return (value - model.reward(state).mean()) / (1 - 1 / behavior.return_horizon)
+        return value
+
     def loss(
         self,
         nets: ActorCriticNets,

@@ -11,7 +11,7 @@ from dreamer.behaviors.base import Reward
 from dreamer.behaviors.estimators import check_discount
 from dreamer.behaviors.noise import random_action
 from dreamer.config import Config, ConfigError
-from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces
+from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State
 from dreamer.world_models.base import Dynamics, Losses, Seen
 
 
@@ -33,9 +33,9 @@ class NoBehavior:
         """Uniformly random actions among those allowed, whatever the mode."""
         return random_action(self.action_spaces, feature.shape[:-1], masks, key)
 
-    def value(self, nets: Any, feature: Float[Array, "*batch F"]) -> Float32[Array, "*batch"]:
+    def value(self, nets: Any, model: Dynamics, state: State) -> Float32[Array, "*batch"]:
         """Zeros: plans are judged by their rewards alone."""
-        return jnp.zeros(feature.shape[:-1], jnp.float32)
+        return jnp.zeros(model.features(state).shape[:-1], jnp.float32)
 
     def loss(
         self,

@@ -77,7 +77,7 @@ def filter_states(behavior: Behavior, nets: Parts, batch: Batch, key: Array) -> 
     model = nets.world_model
     seen = model.observe(batch, key)
     posterior = seen.posterior if isinstance(model, LatentVariableModel) else ()
-    value = behavior.value(nets.behavior, model.features(seen.states))
+    value = behavior.value(nets.behavior, model, seen.states)
     posterior = jax.tree.map(lambda x: x.astype(jnp.float32), posterior)
     reward: Any = model.reward(seen.states)
     # A reward that is not a distribution over bins has an empty last axis instead.

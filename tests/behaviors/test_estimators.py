@@ -1,5 +1,8 @@
 """Gradients of returns through a model that is known."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 from dreamer.agent import Agent
 from dreamer.behaviors import Behavior
-from dreamer.behaviors.actor_critic import ActorCritic
+from dreamer.behaviors.actor_critic import ActorCritic, ActorCriticNets
 from dreamer.behaviors.estimators import Estimators, actor_critic, dynamics_backprop, judge
 from dreamer.config import ConfigError
 from dreamer.types import Space
@@ -59,6 +62,39 @@ def test_parts_that_exclude_one_another_are_refused(overrides, message):
 def test_the_gradient_that_is_chosen(gradient, spaces, expected):
     behavior = actor_critic(small_config(f"behavior.gradient={gradient}"), spaces, 28)
     assert expected is type(behavior) or expected == getattr(behavior, "gradient", None)
+
+
+REWARDS = np.array([2.0, 3.0, 5.0, 7.0] + [1.0] * 200)
+
+
+def unused(*args: Any) -> Any:
+    """A function of a model that nothing here asks for."""
+    raise AssertionError
+
+
+class Path:
+    """A model with one path: a state is its number on it, and its own features."""
+
+    noise = step = cont = masks = unused
+
+    def features(self, state):
+        return state[..., None]
+
+    def reward(self, state):
+        return SimpleNamespace(mean=lambda: jnp.asarray(REWARDS)[state])
+
+
+@pytest.mark.parametrize("member", ["v1", "v2", "v3_2023", "v3"])
+def test_a_value_is_without_the_reward_of_arriving(member):
+    """With a critic that is exact, as each member defines it."""
+    discounts = 0.9 ** np.arange(len(REWARDS))
+    to_go = np.array([(REWARDS[t:] * discounts[: len(REWARDS) - t]).sum() for t in range(5)])
+    learned = jnp.asarray(to_go[:4] if member in ("v1", "v2") else to_go[1:], jnp.float32)
+    critic: Any = lambda feature: SimpleNamespace(mean=lambda: learned[feature[..., 0]])  # noqa: E731
+    nets = ActorCriticNets(actor=critic, critic=critic)
+    overrides = [f"behavior={{returns: {member}, return_horizon: 10}}", "loss.replay_critic=0"]
+    behavior = actor_critic(small_config(*overrides), PUSH, 28)
+    np.testing.assert_allclose(behavior.value(nets, Path(), jnp.arange(4)), to_go[1:], rtol=1e-5)
 
 
 def test_returns_by_hand():

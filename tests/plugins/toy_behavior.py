@@ -29,8 +29,8 @@ class ToyBehavior:
             return {name: x.argmax(-1).astype(jnp.int32) for name, x in logits.items()}
         return {name: jax.random.categorical(key, x).astype(jnp.int32) for name, x in logits.items()}
 
-    def value(self, nets, feature):
-        return jnp.zeros(feature.shape[:-1])
+    def value(self, nets, model, state):
+        return jnp.zeros(model.features(state).shape[:-1])
 
     def loss(self, nets, memory, model, seen, batch, key, config, reward=None):
         stop = jax.lax.stop_gradient
