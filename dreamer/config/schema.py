@@ -406,7 +406,14 @@ class ExplorationConfig:
     kind: str = option(
         "disagreement", "disagreement: of heads that predict a step; or package.module:function for your own bonus"
     )
-    intrinsic: float = option(1.0, "weight of the bonus in the explorer's reward; 1 is typical of replayed steps")
+    target: Literal["embedding", "latent"] = option(
+        "embedding",
+        "what the heads predict of the next step: the embedding of its observation, as in the paper, or the sample of "
+        "its latent state",
+    )
+    intrinsic: float = option(
+        1.0, "weight of the bonus in the explorer's reward, which is 0 for steps like those in replay, 1 for twice that"
+    )
     extrinsic: float = option(0.0, "weight of the task's reward in it")
     heads: int = option(10, "heads of the ensemble; one alone has none to disagree with", "members", at_least=2)
     units: int = option(400, "width of each", "units")

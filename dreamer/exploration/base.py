@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Float32
 
 from dreamer.config import Config, Registry
 from dreamer.types import Action, Batch, Metrics, Spaces, State
-from dreamer.world_models.base import Dynamics, Losses, WorldModel
+from dreamer.world_models.base import Losses, WorldModel
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class Bonus(Protocol):
         """Initial ``nets`` and ``memory``."""
 
     def loss(
-        self, nets: Any, memory: Any, model: Dynamics, states: State, batch: Batch, config: Config
+        self, nets: Any, memory: Any, model: WorldModel, states: State, batch: Batch, config: Config
     ) -> tuple[Losses, Any, Metrics]:
         """Losses with their weights, the next memory, and metrics.
 

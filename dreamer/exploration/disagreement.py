@@ -4,7 +4,9 @@ Each head predicts the mean of what follows. So they come to agree on a coin, to
 what is random draws an explorer only as long as it is new.
 
 Source: Sekar et al. 2020, "Planning to explore via self-supervised world models", equations 2 to 4, with the deviation
-in place of the variance, as in the official code of Dreamer (V2).
+in place of the variance, as in the official code of Dreamer (V2). That code predicts the sample of the latent state by
+default, and the paper the embedding of the observation. A latent state may hold noise up to its free nats, here 1; in
+a small world that is more than what is left to learn, and an explorer that predicts samples follows the noise.
 """
 
 import dataclasses
@@ -15,14 +17,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from dreamer.config import Config
+from dreamer.config import Config, ConfigError
 from dreamer.devices import batch_axis
 from dreamer.devices.phases import phase
 from dreamer.nn.layers import MLP, Linear
 from dreamer.nn.members import make_members
 from dreamer.nn.vectors import flatten, vector_size, within_bounds
 from dreamer.types import Action, Batch, Metrics, Space, Spaces, State
-from dreamer.world_models.base import Dynamics, Losses, RecurrentModel, WorldModel
+from dreamer.world_models.base import EmbeddingModel, Losses, RecurrentModel, WorldModel
 
 
 class Head(nnx.Module):
@@ -55,13 +57,13 @@ class DisagreementMemory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """How much an ensemble disagrees, as a multiple of its disagreement on replayed steps. See `Bonus`.
+    """How much more an ensemble disagrees than on replayed steps, as a share of that. See `Bonus`.
 
     Attributes:
         config: the run's config.
         action_spaces: spaces of the action keys, sorted.
         inputs: size of features and flat action.
-        outputs: size of what is predicted, see `surprise`.
+        outputs: size of what is predicted.
     """
 
     config: Config
@@ -78,10 +80,15 @@ class Disagreement:
 
     @phase("bonus")
     def loss(
-        self, nets: Head, memory: DisagreementMemory, model: Dynamics, states: State, batch: Batch, config: Config
+        self, nets: Head, memory: DisagreementMemory, model: WorldModel, states: State, batch: Batch, config: Config
     ) -> tuple[Losses, DisagreementMemory, Metrics]:
         """Squared errors at every step but the first of a sequence, summed over heads, so that each learns alone."""
-        feature, target = jax.lax.stop_gradient((model.features(states), surprise(model, states)))
+        if self.config.exploration.target == "embedding":
+            assert isinstance(model, EmbeddingModel)  # Seen to by `disagreement`.
+            target = model.embed(batch.obs)
+        else:
+            target = latent(model, states)
+        feature, target = jax.lax.stop_gradient((model.features(states), target.astype(jnp.float32)))
         action: Action = jax.tree.map(lambda x: x[:, 1:], batch.prev_action)
         predicted = self._predict(nets, feature[:, :-1], action)
         error = jnp.square(predicted - target[None, :, 1:]).sum((0, -1))
@@ -98,10 +105,11 @@ class Disagreement:
     def reward(
         self, nets: Head, memory: DisagreementMemory, feature: Float[Array, "*batch F"], action: Action
     ) -> Float32[Array, "*batch"]:
-        """Deviation over heads, averaged over what they predict, and divided by what is typical of replayed steps."""
+        """Deviation over heads, mean over what they predict, relative to what is typical of replayed steps, less 1."""
         # Deviations fall by orders of magnitude as heads learn. Returns are never scaled up, see `return_scale`, and
-        # the bins of a critic are coarse near 0: without a unit, the entropy would soon be all that counts.
-        return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-8)
+        # the bins of a critic are coarse near 0: without a unit, the entropy would soon be all that counts. And they
+        # are coarser still far from 0, where the sum of an average bonus over all steps would hide what one step adds.
+        return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-8) - 1.0
 
     def _predict(self, nets: Head, feature: Float[Array, "*batch F"], action: Action) -> Float32[Array, "K *batch Z"]:
         flat = within_bounds(flatten(action, dict(self.action_spaces)))
@@ -115,10 +123,10 @@ def spread(predicted: Float32[Array, "K *batch Z"]) -> Float32[Array, "*batch"]:
     return jnp.sqrt(predicted.var(0) + 1e-12).mean(-1)
 
 
-def surprise(model: Dynamics, states: State) -> Float[Array, "*batch Z"]:
-    """What is predicted of a state: the features that do not follow from the step alone.
+def latent(model: WorldModel, states: State) -> Float[Array, "*batch Z"]:
+    """Samples of latent states: the features that do not follow from a step alone.
 
-    Of a recurrent model, those behind the recurrent state, with which its features begin: a sample of what was seen.
+    Of a recurrent model, those behind the recurrent state, with which its features begin.
     """
     features = model.features(states)
     known = model.recurrent(states).shape[-1] if isinstance(model, RecurrentModel) else 0
@@ -126,10 +134,22 @@ def surprise(model: Dynamics, states: State) -> Float[Array, "*batch Z"]:
 
 
 def disagreement(config: Config, action_spaces: Spaces, model: WorldModel) -> Disagreement:
-    """The bonus of Plan2Explore for a model."""
+    """The bonus of Plan2Explore for a model.
+
+    Raises:
+        ConfigError: the model embeds no observations, and embeddings are to be predicted.
+    """
     spaces = tuple(sorted(action_spaces.items()))
-    outputs = jax.eval_shape(lambda model: surprise(model, model.initial(1)), model).shape[-1]
+    if config.exploration.target == "latent":
+        outputs = jax.eval_shape(lambda model: latent(model, model.initial(1)), model).shape[-1]
+    elif isinstance(model, EmbeddingModel):
+        outputs = model.embedding_size
+    else:
+        raise ConfigError(
+            f"exploration.target=embedding cannot be used with world_model.kind={config.world_model.kind}: this model "
+            "does not embed observations by themselves. Use exploration.target=latent."
+        )
     return Disagreement(config, spaces, model.feature_size + vector_size(action_spaces), outputs)
 
 
-__all__ = ["Disagreement", "DisagreementMemory", "Head", "disagreement", "spread", "surprise"]
+__all__ = ["Disagreement", "DisagreementMemory", "Head", "disagreement", "latent", "spread"]

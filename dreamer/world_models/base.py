@@ -131,6 +131,17 @@ class RecurrentModel(Protocol):
         """The recurrent part of a state, which all that is remembered for more than a step must pass through."""
 
 
+@runtime_checkable
+class EmbeddingModel(Protocol):
+    """What a model can also answer that embeds each observation before it filters: what the embeddings are."""
+
+    embedding_size: int
+    """Size E of an embedding."""
+
+    def embed(self, obs: Observation) -> Float[Array, "B T E"]:
+        """Embeddings of observations ``[B, T, ...]``, each by itself."""
+
+
 WORLD_MODELS = Registry(
     "world_model.kind",
     {
@@ -163,6 +174,7 @@ __all__ = [
     "WORLD_MODELS",
     "Distribution",
     "Dynamics",
+    "EmbeddingModel",
     "LatentVariableModel",
     "Losses",
     "Noise",

@@ -86,6 +86,7 @@ class LatentWorldModel(nnx.Module):
             )
         nets = config.nets
         self.encoder = Encoder(nets, obs_spaces, rngs=rngs)
+        self.embedding_size = self.encoder.outputs
         self.rssm = core(config, self.encoder.outputs, action_spaces, rngs=rngs)
         recurrent = config.rssm.deter
         sample = self.rssm.sample_size
@@ -126,12 +127,16 @@ class LatentWorldModel(nnx.Module):
         action = self.rssm.flatten_action(prev_action)
         return self.rssm.observe_step(state, action, self.encoder(obs), is_first, noise).latent
 
+    @phase("encoder")
+    def embed(self, obs: Observation) -> Float[Array, "B T E"]:
+        """Embeddings of observations ``[B, T, ...]``, each by itself."""
+        rows, steps = jax.tree.leaves(obs)[0].shape[:2]
+        flat = self.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), obs))
+        return flat.reshape(rows, steps, -1)
+
     def observe(self, batch: Batch, key: Array) -> Filtered:
         """Embed and filter the sequences of a batch, which continue from ``batch.stored``."""
-        rows, steps = batch.reward.shape
-        with phase("encoder"):
-            embed = self.encoder(jax.tree.map(lambda x: jnp.reshape(x, (rows * steps, *x.shape[2:])), batch.obs))
-        embed = embed.reshape(rows, steps, -1)
+        embed = self.embed(batch.obs)
         actions = self.rssm.flatten_action({k: jnp.swapaxes(v, 0, 1) for k, v in batch.prev_action.items()})
         start = self.rssm.unpack(batch.stored)
         is_first = jnp.swapaxes(batch.is_first, 0, 1)

@@ -11,12 +11,12 @@ from flax import nnx
 
 from dreamer import exploration
 from dreamer.config import ConfigError
-from dreamer.exploration.disagreement import DisagreementMemory, spread, surprise
+from dreamer.exploration.disagreement import DisagreementMemory, latent, spread
 from dreamer.types import Batch, Space
 from tests.small import small_config
 
 SPACES = {"move": Space("discrete", (), 3), "push": Space("continuous", (2,))}
-SIZES = "exploration={heads: 5, units: 32, layers: 1}"
+SIZES = "exploration={heads: 5, units: 32, layers: 1, target: latent}"
 ROWS, STEPS = 8, 6
 
 
@@ -101,7 +101,7 @@ def test_disagreement_falls_on_repeated_data_and_stays_high_elsewhere():
     assert found[-1] < 0.25 * found[0]
     unit = DisagreementMemory(jnp.ones(()))
     known, new = (
-        bonus.reward(nets, unit, factor * x[:, :-1], jax.tree.map(lambda a: a[:, 1:], b.prev_action)).mean()
+        1 + bonus.reward(nets, unit, factor * x[:, :-1], jax.tree.map(lambda a: a[:, 1:], b.prev_action)).mean()
         for factor, x, b in ((1, states, batch), (3, *random_steps(9)))
     )
     assert new > 4 * known
@@ -147,13 +147,15 @@ def test_each_head_learns_as_if_it_were_alone():
     assert len({kernel.tobytes() for kernel in np.asarray(kernels)}) == 5
 
 
-def test_the_bonus_is_in_units_of_what_is_typical():
+def test_the_bonus_is_0_for_what_is_typical_and_in_units_of_it():
     bonus, nets, memory = make("behavior.return_rate=0.5")
     states, batch = random_steps(0)
     _, first, metrics = bonus.loss(nets, memory, PLAIN, states, batch, bonus.config)
     assert first.typical == metrics["bonus/disagreement"] > 0
     action = jax.tree.map(lambda x: x[:, 1:], batch.prev_action)
-    np.testing.assert_allclose(bonus.reward(nets, first, states[:, :-1], action).mean(), 1, rtol=1e-5)
+    np.testing.assert_allclose(bonus.reward(nets, first, states[:, :-1], action).mean(), 0, atol=1e-5)
+    half = DisagreementMemory(first.typical / 2)
+    np.testing.assert_allclose(bonus.reward(nets, half, states[:, :-1], action).mean(), 1, rtol=1e-5)
     far = bonus.loss(nets, first, PLAIN, 5 * states, batch, bonus.config)
     np.testing.assert_allclose(far[1].typical, (first.typical + far[2]["bonus/disagreement"]) / 2, rtol=1e-5)
 
@@ -175,10 +177,41 @@ def test_actions_count_and_continuous_ones_are_clipped():
 
 def test_of_a_recurrent_model_the_sample_is_predicted():
     states = jnp.arange(8.0).reshape(2, 4)
-    np.testing.assert_array_equal(surprise(PLAIN, states), states)
-    np.testing.assert_array_equal(surprise(RECURRENT, states), states[:, 3:])
+    np.testing.assert_array_equal(latent(PLAIN, states), states)
+    np.testing.assert_array_equal(latent(RECURRENT, states), states[:, 3:])
     bonus: Any = exploration.make(small_config(SIZES), SPACES, RECURRENT)
     assert bonus.outputs == 1
+
+
+def test_embeddings_are_predicted_of_observations_alone():
+    class Embedding(Plain):
+        """A model that embeds an observation as its triple."""
+
+        embedding_size = 2
+
+        def embed(self, obs):
+            return 3 * obs["position"]
+
+    model: Any = Embedding()
+    bonus: Any = exploration.make(small_config(SIZES, "exploration.target=embedding"), SPACES, model)
+    assert bonus.outputs == 2
+    nets, memory = bonus.init(nnx.Rngs(params=1))
+    states, batch = random_steps(0)
+    position = jnp.ones((ROWS, STEPS, 2))
+
+    def error(states, position):
+        seen = batch._replace(obs={"position": position})
+        return bonus.loss(nets, memory, model, states, seen, bonus.config)[0]["bonus"][1][:, 0]
+
+    # Heads that say 0: five of them, two entries, and the square of what was to be predicted.
+    nets = jax.tree.map(jnp.zeros_like, nets)
+    np.testing.assert_allclose(error(states, position), 5 * 2 * 9, rtol=1e-6)
+    np.testing.assert_allclose(error(2 * states, 2 * position), 5 * 2 * 36, rtol=1e-6)
+
+
+def test_a_model_without_embeddings_is_refused_where_they_are_predicted():
+    with pytest.raises(ConfigError, match=r"target=embedding cannot be used with world_model\.kind=rssm: .*=latent\."):
+        exploration.make(small_config(SIZES, "exploration.target=embedding"), SPACES, PLAIN)
 
 
 @pytest.mark.parametrize(

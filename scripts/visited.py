@@ -1,4 +1,4 @@
-"""How much of an environment runs have seen, next to random actions: ``python scripts/coverage.py RUN ...``.
+"""How much of an environment runs have seen, next to random actions: ``python scripts/visited.py RUN ...``.
 
 Counts the distinct observations in the replay of each run, and in walks of as many steps with random actions. That
 means something where observations are few and exact, as in ``probe_maze``. Then plays episodes with the policy's mode,
@@ -78,7 +78,7 @@ def measure(logdir: pathlib.Path, episodes: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Distinct observations of runs and of random actions.")
+    parser = argparse.ArgumentParser(description="Distinct observations in runs, and with random actions.")
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="log directory of a run")
     parser.add_argument("--episodes", type=int, default=20, help="episodes to play (default 20)")
     args = parser.parse_args()
