@@ -22,6 +22,7 @@ from dreamer.agent.learning import LossOutput, begin, gradient_step
 from dreamer.algorithms.base import Algorithm, no_metrics
 from dreamer.algorithms.dreamer import PolicyMemory, dreamer
 from dreamer.config import Config, ConfigError, PlannerConfig
+from dreamer.config.population import with_numbers
 from dreamer.types import Action, Batch, Mode, Observation, Parts, Spaces, Stored, TrainState
 
 
@@ -95,11 +96,24 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
         states = jax.lax.stop_gradient(model.unpack(output.stored))
         losses, bonus_memory, metrics = bonus.loss(nets.bonus.bonus, memory.bonus.bonus, model, states, batch, config)
         bonus_of = Partial(bonus.reward, jax.lax.stop_gradient(nets.bonus.bonus), bonus_memory)
+        own = config.exploration
+        explorers = with_numbers(
+            config, {"behavior.entropy": own.entropy, "behavior.return_horizon": own.return_horizon}
+        )
+        further = (1 - 1 / own.return_horizon) / (1 - 1 / config.behavior.return_horizon)
+        if not config.behavior.cont_discount:
+            further = 1.0
         # What an explorer is rewarded for: a world model, for all that a behaviour asks of one.
-        curious: Any = exploration.Curious(model, bonus_of, config.exploration.intrinsic, config.exploration.extrinsic)
+        curious: Any = exploration.Curious(model, bonus_of, own.intrinsic, own.extrinsic, further)
         seen, relived = curious.relive(states, batch)
         explorer_losses, explorer_memory, explorer_metrics = behavior.loss(
-            nets.bonus.behavior, memory.bonus.behavior, curious, seen, relived, key=explorer_key, config=config
+            nets.bonus.behavior,
+            memory.bonus.behavior,
+            curious,
+            seen,
+            relived,
+            key=explorer_key,
+            config=explorers,
         )
         return output._replace(
             losses=output.losses | losses | of_explorer(explorer_losses),

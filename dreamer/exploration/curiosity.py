@@ -38,6 +38,8 @@ class Curious(NamedTuple):
     """``(features [*, F], action [*, ...]) -> bonus [*]``; a pytree, such as `jax.tree_util.Partial`."""
     intrinsic: Number
     extrinsic: Number
+    further: Number = 1.0
+    """Factor on the model's ``cont``, where that holds the discount of the task, and the explorer has another."""
 
     def noise(self, key: Array, batch: int) -> Noise:
         """That of the model."""
@@ -57,8 +59,8 @@ class Curious(NamedTuple):
         return distrax.Deterministic(self.weigh(state.bonus, self.model.reward(state.state).mean()))
 
     def cont(self, state: CuriousState) -> Float32[Array, "*batch"]:
-        """That of the model."""
-        return self.model.cont(state.state)
+        """That of the model, with the explorer's discount in place of the task's."""
+        return self.further * self.model.cont(state.state)
 
     def masks(self, state: CuriousState) -> Masks:
         """Those of the model."""

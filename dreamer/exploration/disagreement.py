@@ -3,10 +3,10 @@
 Each head predicts the mean of what follows. So they come to agree on a coin, too, once they have seen it often enough:
 what is random draws an explorer only as long as it is new.
 
-Source: Sekar et al. 2020, "Planning to explore via self-supervised world models", equations 2 to 4, with the deviation
-in place of the variance, as in the official code of Dreamer (V2). That code predicts the sample of the latent state by
-default, and the paper the embedding of the observation. A latent state may hold noise up to its free nats, here 1; in
-a small world that is more than what is left to learn, and an explorer that predicts samples follows the noise.
+Source: Sekar et al. 2020, "Planning to explore via self-supervised world models", equations 2 to 4. The official code
+of Dreamer (V2) has the deviation in place of the variance, and by default predicts the sample of the latent state; the
+paper predicts the embedding of the observation. A latent state may hold noise up to its free nats, here 1. In a small
+world that is more than what is left to learn, and an explorer that predicts samples follows the noise.
 """
 
 import dataclasses
@@ -105,11 +105,11 @@ class Disagreement:
     def reward(
         self, nets: Head, memory: DisagreementMemory, feature: Float[Array, "*batch F"], action: Action
     ) -> Float32[Array, "*batch"]:
-        """Deviation over heads, mean over what they predict, relative to what is typical of replayed steps, less 1."""
-        # Deviations fall by orders of magnitude as heads learn. Returns are never scaled up, see `return_scale`, and
+        """Variance over heads, mean over what they predict, relative to what is typical of replayed steps, less 1."""
+        # Variances fall by orders of magnitude as heads learn. Returns are never scaled up, see `return_scale`, and
         # the bins of a critic are coarse near 0: without a unit, the entropy would soon be all that counts. And they
         # are coarser still far from 0, where the sum of an average bonus over all steps would hide what one step adds.
-        return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-8) - 1.0
+        return spread(self._predict(nets, feature, action)) / jnp.maximum(memory.typical, 1e-12) - 1.0
 
     def _predict(self, nets: Head, feature: Float[Array, "*batch F"], action: Action) -> Float32[Array, "K *batch Z"]:
         flat = within_bounds(flatten(action, dict(self.action_spaces)))
@@ -118,9 +118,8 @@ class Disagreement:
 
 
 def spread(predicted: Float32[Array, "K *batch Z"]) -> Float32[Array, "*batch"]:
-    """Standard deviation over K members, mean over what they predict."""
-    # The root has no gradient at 0, where rounded predictions may be equal.
-    return jnp.sqrt(predicted.var(0) + 1e-12).mean(-1)
+    """Variance over K members, mean over what they predict."""
+    return predicted.var(0).mean(-1)
 
 
 def latent(model: WorldModel, states: State) -> Float[Array, "*batch Z"]:

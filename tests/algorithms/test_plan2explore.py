@@ -77,6 +77,20 @@ def test_the_explorer_does_not_see_rewards_unless_it_is_told_to(agent):
         assert same_tree(one["explorer/replay_critic"], two["explorer/replay_critic"]) == (extrinsic == 0)
 
 
+def test_each_policy_has_its_own_weight_of_the_entropy(agent):
+    @jax.jit
+    def losses(entropy, explorers):
+        config = with_numbers(agent.config, {"behavior.entropy": entropy, "exploration.entropy": explorers})
+        key = jax.random.key(0)
+        found = agent.algorithm.loss(agent.state.nets, agent.state.memory, small_batch(), key, config).losses
+        return {name: values for name, (_, values) in found.items()}
+
+    before = losses(0.0, 0.0)
+    for values, changed in (((1.0, 0.0), {"actor"}), ((0.0, 1.0), {"explorer/actor"})):
+        after = losses(*values)
+        assert {name for name in after if not same_tree(after[name], before[name])} == changed
+
+
 @pytest.mark.parametrize("acts", ["task", "explorer"])
 def test_the_explorer_acts_in_training_and_the_task_in_evaluation(agent, acts):
     nets, memory = agent.state.nets, agent.initial(4)

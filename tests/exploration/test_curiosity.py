@@ -56,6 +56,8 @@ def test_the_bonus_is_that_of_the_step_that_led_there():
     assert states.bonus[1:, 0].tolist() == [12, 32]
     assert curious.reward(states).mean()[1:, 0].tolist() == [2 * 12 + 0.5 * 3, 2 * 32 + 0.5 * 5]
     assert curious.features(states).shape == (3, 1, 1)
+    np.testing.assert_allclose(curious.cont(states), 0.9 * np.ones((3, 1)))
+    np.testing.assert_allclose(curious._replace(further=0.5).cont(states), 0.45 * np.ones((3, 1)))
 
 
 def test_real_steps_are_relived_with_the_same_rewards():
