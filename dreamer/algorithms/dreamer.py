@@ -17,7 +17,7 @@ from dreamer.agent.diagnosis import gradients_by_loss
 from dreamer.agent.learning import LossOutput, Stage, begin, begin_stages, gradient_step, gradient_steps
 from dreamer.algorithms.base import Algorithm, View, no_metrics
 from dreamer.behaviors.noise import add_noise
-from dreamer.config import Config
+from dreamer.config import Config, ConfigError
 from dreamer.types import Action, Batch, Metrics, Mode, Observation, Parts, Spaces, State, Stored, TrainState, mask_keys
 from dreamer.world_models.base import Losses, RecurrentModel, Seen, observed_masks
 
@@ -95,8 +95,11 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
             action, plan, metrics = planner.plan(
                 model,
                 leaf=lambda state: behavior.value(nets.behavior, model, state),
-                prior=lambda state, key: behavior.act(
-                    nets.behavior, model.features(state), model.masks(state), key, "sample"
+                prior=planners.Prior(
+                    lambda state, key: behavior.act(
+                        nets.behavior, model.features(state), model.masks(state), key, "sample"
+                    ),
+                    lambda state: log_probs(nets, state),
                 ),
                 start=state,
                 plan=memory.plan,
@@ -110,6 +113,16 @@ def dreamer(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algori
             # Number 2 of this key: `split` above took numbers 0 and 1, which stay what they are without exploration.
             action = add_noise(action, exploration, action_spaces, masks, jax.random.fold_in(key, 2))
         return action, PolicyMemory(state, action, plan, search), model.pack(state)
+
+    def log_probs(nets: Parts, state: State) -> dict[str, Array]:
+        """How probable the policy makes each class, for tree search."""
+        if not isinstance(behavior, behaviors.ClassProbabilities):
+            raise ConfigError(
+                f"planner.kind={config.planner.kind} cannot be used with behavior.kind={config.behavior.kind}, which "
+                "does not say how probable actions are: add its function log_probs, or use planner.kind=cem."
+            )
+        model = nets.world_model
+        return behavior.log_probs(nets.behavior, model.features(state), model.masks(state))
 
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
         """Learn the model from what happened, and the behaviour from what is imagined."""

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from dreamer import planners
 from dreamer.agent.learning import begin
 from dreamer.algorithms.base import Algorithm
-from dreamer.behaviors.noise import random_action
+from dreamer.behaviors.noise import even_log_probs, random_action
 from dreamer.config import Config, ConfigError
 from dreamer.envs import native
 from dreamer.envs.names import split
@@ -76,7 +76,7 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         action, plan, metrics = planner.plan(
             model,
             leaf=lambda state: jnp.zeros_like(state.reward),
-            prior=draw_evenly,
+            prior=planners.Prior(draw_evenly, even),
             start=model.start(obs),
             plan=memory.plan,
             is_first=jnp.asarray(is_first),
@@ -87,6 +87,9 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
 
     def draw_evenly(state: State, key: Array) -> Action:
         return random_action(action_spaces, (len(state.reward),), model.masks(state), key)
+
+    def even(state: State) -> dict[str, Array]:
+        return even_log_probs(action_spaces, (len(state.reward),), model.masks(state))
 
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, Stored, Metrics]:
         """Nothing is learned."""

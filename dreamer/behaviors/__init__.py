@@ -1,5 +1,5 @@
 """How to act from a state of a model, and how that is learned from imagined experience."""
 
-from dreamer.behaviors.base import BEHAVIORS, Behavior, make
+from dreamer.behaviors.base import BEHAVIORS, Behavior, ClassProbabilities, make
 
-__all__ = ["BEHAVIORS", "Behavior", "make"]
+__all__ = ["BEHAVIORS", "Behavior", "ClassProbabilities", "make"]

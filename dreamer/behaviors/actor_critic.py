@@ -18,6 +18,7 @@ from dreamer.config import BehaviorConfig, Config
 from dreamer.devices import backend, batch_axis
 from dreamer.devices.phases import phase
 from dreamer.equations import returns
+from dreamer.equations.distributions import Categorical
 from dreamer.equations.returns import ReturnRange
 from dreamer.nn import reuse
 from dreamer.nn.layers import prepare
@@ -347,6 +348,11 @@ class ActorCritic:
         """Draw actions from the policy, or take its mode."""
         distribution = nets.actor(feature, masks)
         return distribution.sample(seed=key) if mode == "sample" else distribution.mode()
+
+    def log_probs(self, nets: ActorCriticNets, feature: Float[Array, "*batch F"], masks: Masks) -> dict[str, Array]:
+        """Those of the policy, ``[*batch, ..., C]`` by key of discrete actions."""
+        distributions = nets.actor(feature, masks).distributions
+        return {key: one.log_probs for key, one in distributions.items() if isinstance(one, Categorical)}
 
     def value(self, nets: ActorCriticNets, model: Dynamics, state: State) -> Float32[Array, "*batch"]:
         """The critic's expected return."""

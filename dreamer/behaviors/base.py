@@ -58,6 +58,14 @@ class Behavior(Protocol):
         """The memory after the parameters have moved: targets that follow them."""
 
 
+@runtime_checkable
+class ClassProbabilities(Protocol):
+    """What a behaviour can also answer if it is to guide a tree search: how probable each class of an action is."""
+
+    def log_probs(self, nets: Any, feature: Float[Array, "*batch F"], masks: Masks) -> dict[str, Array]:
+        """Log-probabilities ``[*batch, ..., C]`` by key of discrete actions; very low where a class is forbidden."""
+
+
 BEHAVIORS = Registry(
     "behavior.kind",
     {
@@ -78,4 +86,4 @@ def make(config: Config, action_spaces: Spaces, feature_size: int) -> Behavior:
     return BEHAVIORS.load(config.behavior.kind)(config, action_spaces, feature_size)
 
 
-__all__ = ["BEHAVIORS", "Behavior", "Reward", "make"]
+__all__ = ["BEHAVIORS", "Behavior", "ClassProbabilities", "Reward", "make"]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dreamer.devices import batch_axis
+from dreamer.equations.distributions import unimix_log_probs
 from dreamer.types import Action, Masks, Spaces
 
 
@@ -21,6 +22,16 @@ def random_action(spaces: Spaces, batch: tuple[int, ...], masks: Masks, key: Arr
         else:
             action[name] = 2 * batch_axis.draw(jax.random.uniform, own, shape) - 1
     return action
+
+
+def even_log_probs(spaces: Spaces, batch: tuple[int, ...], masks: Masks) -> dict[str, Array]:
+    """Log-probabilities ``[*batch, ..., C]`` of the classes that `random_action` draws."""
+    log_probs = {}
+    for name, space in spaces.items():
+        if space.kind == "discrete":
+            equal = jnp.zeros((*batch, *space.shape, space.classes))
+            log_probs[name] = unimix_log_probs(equal, 0.0, masks.get(name))
+    return log_probs
 
 
 def add_noise(action: Action, noise: float, spaces: Spaces, masks: Masks, key: Array) -> Action:
@@ -44,4 +55,4 @@ def add_noise(action: Action, noise: float, spaces: Spaces, masks: Masks, key: A
     return noisy
 
 
-__all__ = ["add_noise", "random_action"]
+__all__ = ["add_noise", "even_log_probs", "random_action"]

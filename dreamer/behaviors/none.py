@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Float32
 
 from dreamer.behaviors.base import Reward
 from dreamer.behaviors.estimators import check_discount
-from dreamer.behaviors.noise import random_action
+from dreamer.behaviors.noise import even_log_probs, random_action
 from dreamer.config import Config, ConfigError
 from dreamer.types import Action, Batch, Masks, Metrics, Mode, Spaces, State
 from dreamer.world_models.base import Dynamics, Losses, Seen
@@ -32,6 +32,10 @@ class NoBehavior:
     def act(self, nets: Any, feature: Float[Array, "*batch F"], masks: Masks, key: Array, mode: Mode) -> Action:
         """Uniformly random actions among those allowed, whatever the mode."""
         return random_action(self.action_spaces, feature.shape[:-1], masks, key)
+
+    def log_probs(self, nets: Any, feature: Float[Array, "*batch F"], masks: Masks) -> dict[str, Array]:
+        """Equal for all classes that are allowed."""
+        return even_log_probs(self.action_spaces, feature.shape[:-1], masks)
 
     def value(self, nets: Any, model: Dynamics, state: State) -> Float32[Array, "*batch"]:
         """Zeros: plans are judged by their rewards alone."""

@@ -374,7 +374,8 @@ class PlannerConfig:
         "none",
         "none: the policy acts; random: random shooting; cem: cross-entropy method; icem: the same with correlated "
         "noise and kept elites; mppi: elites weighted by their returns, and the policy's candidates; ilqr: along the "
-        "gradient and curvature of one continuous action; or package.module:function for your own",
+        "gradient and curvature of one continuous action; muzero, gumbel_muzero: tree search for one discrete action; "
+        "or package.module:function for your own",
     )
     horizon: int = option(9, "steps that a plan looks ahead", "agent steps", at_most=10**6)
     candidates: int = option(256, "action sequences in each iteration", "sequences", at_least=2)
@@ -397,6 +398,8 @@ class PlannerConfig:
     temperature: float = option(0.5, "mppi: the weight of an elite is exp(temperature * return)", "per reward")
     prior: float = option(0.05, "mppi: share of the candidates that follow the policy", below=1)
     smoothing: float = option(0.0, "mppi: share of each action that is the action before it", below=1)
+    simulations: int = option(32, "muzero, gumbel_muzero: states that a tree is grown by", "states", at_most=10**5)
+    considered: int = option(16, "gumbel_muzero: most actions that a search begins with", "classes", at_most=10**4)
 
 
 @dataclass(frozen=True)

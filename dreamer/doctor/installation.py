@@ -23,6 +23,7 @@ EXTRAS = {
     "memory": (("memory-maze",), "Memory Maze"),
     "envpool": (("envpool",), "EnvPool, many environments in one object"),
     "playground": (("playground",), "MuJoCo Playground, in JAX"),
+    "search": (("mctx",), "tree search"),
     "sweep": (("optuna",), "sweeps with search: optuna"),
     "ray": (("ray",), "sweeps on a cluster"),
     "dev": (("pytest",), "working on the code"),

@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--planner",
         metavar="KIND",
-        help="act by planning in the world model (random, cem, icem, mppi, ilqr), or not (none); scored beside the run "
-        "as it was trained",
+        help="act by planning in the world model (random, cem, icem, mppi, ilqr, muzero, gumbel_muzero), or not "
+        "(none); scored beside the run as it was trained",
     )
     parser.add_argument(
         "--task", "--env", dest="env", metavar="TASK", default="", help="another task, or package.module:function"

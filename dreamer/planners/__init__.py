@@ -1,5 +1,5 @@
 """Acting by searching a model instead of asking a policy."""
 
-from dreamer.planners.base import PLANNERS, Planner, make, search_metrics
+from dreamer.planners.base import PLANNERS, Planner, Prior, make, search_metrics
 
-__all__ = ["PLANNERS", "Planner", "make", "search_metrics"]
+__all__ = ["PLANNERS", "Planner", "Prior", "make", "search_metrics"]

@@ -1,5 +1,6 @@
 """What a planner is: a search in a model for the best next action."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,8 +14,24 @@ from dreamer.world_models.base import Dynamics
 Leaf = Callable[[State], Float32[Array, "batch"]]
 """Value of the states ``[N, ...]`` in which a plan ends."""
 
-Prior = Callable[[State, Array], Action]
-"""``(states [N, ...], key) -> actions [N, ...]``: a policy that the search may begin with."""
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A policy that a search may begin with: ``prior(states [N, ...], key) -> actions [N, ...]``.
+
+    Attributes:
+        draw: what a call does.
+        log_probs: ``(states [N, ...]) -> {key: [N, ..., C]}``, of the classes of discrete actions; very low where a
+            class is not allowed.
+    """
+
+    draw: Callable[[State, Array], Action]
+    log_probs: Callable[[State], dict[str, Array]]
+
+    def __call__(self, state: State, key: Array) -> Action:
+        """Draw actions."""
+        return self.draw(state, key)
+
 
 Plan = Any
 """What a planner remembers for the next step, such as a warm start: a pytree of arrays ``[N, ...]``, or ``()``."""
@@ -73,6 +90,8 @@ PLANNERS = Registry(
         "icem": "dreamer.planners.shooting:icem",
         "mppi": "dreamer.planners.shooting:mppi",
         "ilqr": "dreamer.planners.ilqr:ilqr",
+        "muzero": "dreamer.planners.tree:muzero",
+        "gumbel_muzero": "dreamer.planners.tree:gumbel_muzero",
     },
     also=["none"],
 )
