@@ -1,5 +1,6 @@
 """What the documents name exists: files, config keys, tests and metrics."""
 
+import importlib.util
 import pathlib
 import re
 
@@ -11,6 +12,7 @@ from flax import nnx
 from dreamer import algorithms, world_models
 from dreamer import config as configs
 from dreamer import train as training
+from dreamer.algorithms.base import blank_stored
 from dreamer.envs.check import __main__ as check
 from dreamer.types import Batch, Space
 from tests.small import ACTION_SPACES, OBS_SPACES, small_agent, small_batch, small_config
@@ -61,12 +63,16 @@ def losses_of_latents(batch: Batch) -> set[str]:
 
 
 def metric_names(algorithm: str) -> set[str]:
-    """Metrics of an update of an algorithm without a world model."""
-    action = Space("discrete", (), 3) if algorithm == "dqn" else Space("continuous", (2,))
+    """Metrics of an update of an algorithm other than a Dreamer."""
+    action = Space("continuous", (2,)) if algorithm == "sac" else Space("discrete", (), 3)
     spaces = OBS_SPACES, {"action": action}
-    config = small_config(f"algorithm={algorithm}")
+    searches = ("planner.kind=gumbel_muzero", "muzero.unroll=2") if algorithm == "muzero" else ()
+    config = small_config(f"algorithm={algorithm}", *searches)
     made = algorithms.make(config, *spaces)
-    batch = small_batch()._replace(prev_action={"action": np.zeros((2, 4, *action.shape), action.dtype)}, stored=())
+    batch = small_batch()._replace(
+        prev_action={"action": np.zeros((2, 4, *action.shape), action.dtype)},
+        stored=blank_stored(made, 2, 5),
+    )
     _, _, metrics = jax.eval_shape(
         lambda batch, key: made.update(made.init(key), batch, key, config), batch, jax.random.key(0)
     )
@@ -88,7 +94,8 @@ def test_metrics_are_described_once_each() -> None:
     names |= {f"loss/{name}" for name in losses_of_latents(batch)}
     names = {re.sub(r"^(loss/explorer|explorer)/.+$", r"\1/NAME", name) for name in names}
     names |= {re.sub(r"^(diagnose/gradient)/.+/(encoder|rssm)$", r"\1/LOSS/PART", name) for name in diagnosed}
-    names |= {name for algorithm in ("sac", "dqn") for name in metric_names(algorithm)}
+    others = ["sac", "dqn", *(["muzero"] if importlib.util.find_spec("mctx") else [])]
+    names |= {name for algorithm in others for name in metric_names(algorithm)}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names
 

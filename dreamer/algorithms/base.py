@@ -85,6 +85,7 @@ ALGORITHMS = Registry(
         "mpc": "dreamer.algorithms.mpc:mpc",
         "sac": "dreamer.algorithms.sac:sac",
         "dqn": "dreamer.algorithms.dqn:dqn",
+        "muzero": "dreamer.algorithms.muzero:muzero",
         "plan2explore": "dreamer.algorithms.plan2explore:plan2explore",
     },
 )

@@ -255,12 +255,12 @@ class NetsConfig:
         "initial kernels: truncated normal by the inputs of a layer, or by the mean of inputs and outputs, as in V3 of "
         "2023; or uniform by that, as in V1, V2 and PlaNet",
     )
-    reward_head: Literal["symexp_twohot", "symlog_twohot", "normal"] = option(
+    reward_head: Literal["symexp_twohot", "symlog_twohot", "hyperbolic_twohot", "normal"] = option(
         "symexp_twohot",
-        "how rewards are predicted: over bins in raw units, over bins of their symlog, as in V3 of 2023, or by the "
-        "mean of a normal of unit variance",
+        "how rewards are predicted: over bins in raw units, over bins of their symlog, as in V3 of 2023, over whole "
+        "numbers that are about their square root, as in MuZero, or by the mean of a normal of unit variance",
     )
-    critic_head: Literal["symexp_twohot", "symlog_twohot", "normal"] = option(
+    critic_head: Literal["symexp_twohot", "symlog_twohot", "hyperbolic_twohot", "normal"] = option(
         "symexp_twohot", "how returns are predicted, likewise"
     )
     dtype: Literal["float32", "bfloat16"] = option(
@@ -364,6 +364,21 @@ class DQNConfig:
 
     epsilon: float = option(0.05, "share of random actions in training, in the end", "probability", at_most=1)
     epsilon_updates: int = option(5000, "updates over which it falls from 1", "updates")
+
+
+@dataclass(frozen=True)
+class MuZeroConfig:
+    """MuZero; ``planner`` says how it searches."""
+
+    latent: int = option(64, "width of a state of the model", "units")
+    layers: int = option(2, "hidden layers of the dynamics", "layers", at_least=0)
+    unroll: int = option(5, "steps that the model is unrolled by to learn (K), less than a sequence", "agent steps")
+    td_steps: int = option(
+        10,
+        "rewards in the target of a value, followed by the value that the search found there",
+        "agent steps",
+        at_most=1000,
+    )
 
 
 @dataclass(frozen=True)
@@ -614,8 +629,9 @@ class Config:
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     algorithm: str = option(
         "dreamer",
-        "dreamer; plan2explore: explores before there is a reward; sac and dqn: without a world model; mpc: plans on "
-        "the rules of a JAX environment and learns nothing; or package.module:function for your own",
+        "dreamer; plan2explore: explores before there is a reward; sac and dqn: without a world model; muzero: "
+        "searches a model of rewards and values alone; mpc: plans on the rules of a JAX environment and learns "
+        "nothing; or package.module:function for your own",
     )
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
@@ -636,6 +652,7 @@ class Config:
     q: QConfig = option(QConfig(), "critics of actions, of SAC and DQN")
     sac: SACConfig = option(SACConfig(), "soft actor-critic")
     dqn: DQNConfig = option(DQNConfig(), "deep Q network")
+    muzero: MuZeroConfig = option(MuZeroConfig(), "MuZero")
     planner: PlannerConfig = option(PlannerConfig(), "planner")
     exploration: ExplorationConfig = option(ExplorationConfig(), "exploration")
     loss: LossConfig = option(LossConfig(), "loss weights")

@@ -1,10 +1,10 @@
-"""Returns: the lambda-return, the weights of imagined states, and the running range of returns."""
+"""Returns: the lambda-return, the n-step return, the weights of imagined states, and the running range of returns."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Bool, Float32
 
 from dreamer.devices import backend
 from dreamer.types import Number
@@ -66,6 +66,37 @@ def _compose(later: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[Arra
     later_sum, later_factor = later
     now_sum, now_factor = now
     return now_sum + now_factor * later_sum, now_factor * later_factor
+
+
+def n_step_return(
+    reward: Float32[Array, "T *batch"],
+    discount: Float32[Array, "T *batch"],
+    is_last: Bool[Array, "T *batch"],
+    value: Float32[Array, "T *batch"],
+    steps: int,
+) -> Float32[Array, "T *batch"]:
+    """Rewards of the next n steps and the value of the state after them, time first.
+
+    ``R[n, t] = r[t+1] + d[t+1] R[n-1, t+1]`` with ``R[0, t] = v[t]``. A state from which nothing is known, the last of
+    an episode or of the sequence, keeps its value, so that sums end there.
+
+    All arguments are aligned with states, as in `lambda_return`: ``reward[t]`` is received on arriving in state t.
+
+    Args:
+        reward: reward received on arriving in each state.
+        discount: discount of each state, 0 where the task ends.
+        is_last: whether the next state, if there is one, belongs to another episode.
+        value: bootstrap value of each state.
+        steps: n.
+
+    Source: Sutton and Barto, "Reinforcement Learning", 2nd edition, section 7.1.
+    """
+
+    def look_further(_: Array, target: Array) -> Array:
+        longer = reward[1:] + discount[1:] * target[1:]
+        return jnp.concatenate([jnp.where(is_last[:-1], value[:-1], longer), value[-1:]])
+
+    return jax.lax.fori_loop(0, steps, look_further, value)
 
 
 def survival_weights(cont: Float32[Array, "time *batch"], discount: Number) -> Float32[Array, "time *batch"]:

@@ -1,6 +1,7 @@
 """Squashing of unbounded numbers: symlog, symexp, and the two-hot encoding over exponentially spaced bins.
 
-Source: Hafner et al., "Mastering diverse control tasks through world models", Nature 2025, section Methods.
+Source: Hafner et al., "Mastering diverse control tasks through world models", Nature 2025, section Methods; for
+`signed_hyperbolic`, Pohlen et al. 2018, "Observe and look further: achieving consistent performance on Atari".
 """
 
 import functools
@@ -19,6 +20,23 @@ def symlog(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def symexp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Inverse of `symlog`: ``sign(x) (exp(|x|) - 1)``."""
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+_SLOPE = 1e-3
+"""Slope that `signed_hyperbolic` keeps for large numbers, so that it has an inverse with a bounded derivative."""
+
+
+def signed_hyperbolic(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Compress large magnitudes less than `symlog` does: ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x``."""
+    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1) - 1) + _SLOPE * x
+
+
+def signed_parabolic(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Inverse of `signed_hyperbolic`: ``sign(x) (z^2 - 1)``, z the positive root of ``0.001 z^2 + z = |x| + 1.001``."""
+    right = jnp.abs(x) + 1 + _SLOPE
+    # The root is written so that nothing cancels: -1 + sqrt(1 + 4 e r) would leave four digits of float32.
+    root = 2 * right / (1 + jnp.sqrt(1 + 4 * _SLOPE * right))
+    return jnp.sign(x) * (jnp.square(root) - 1)
 
 
 @functools.cache

@@ -37,6 +37,12 @@ class Found(NamedTuple):
     tree: Any
     """The `mctx.Tree`."""
 
+    def metrics(self) -> Metrics:
+        """Value of the roots, and how much the values of the actions tried there vary."""
+        root = self.tree.summary()
+        spread = root.qvalues.std(-1, where=root.visit_counts > 0)
+        return {"planner/return": self.value.mean(), "planner/spread": spread.mean()}
+
 
 @dataclasses.dataclass(frozen=True)
 class TreeSearch:
@@ -74,9 +80,7 @@ class TreeSearch:
     ) -> tuple[Action, tuple[()], Metrics]:
         """See `dreamer.planners.base.Planner`."""
         found = self.search(model, leaf, prior, start, key, masks)
-        root = found.tree.summary()
-        spread = root.qvalues.std(-1, where=root.visit_counts > 0)
-        return {self.name: found.action}, (), {"planner/return": found.value.mean(), "planner/spread": spread.mean()}
+        return {self.name: found.action}, (), found.metrics()
 
     def search(
         self, model: Dynamics, leaf: Leaf, prior: Prior, start: State, key: Array, masks: Masks | None = None

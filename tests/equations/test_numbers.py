@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dreamer.equations.numbers import KINDS, SymlogTwoHot, UnitNormal
+from dreamer.equations.numbers import KINDS, HyperbolicTwoHot, SymlogTwoHot, UnitNormal
 from dreamer.equations.transforms import symexp, symlog
+from tests.golden_values import load
 
 
 def test_a_unit_normal_is_scipys():
@@ -32,6 +33,19 @@ def test_bins_of_the_symlog(value):
     np.testing.assert_allclose(found.mean(), expected, rtol=1e-4, atol=1e-5)
     entropy = -sum(w * np.log(w) for w in weights[below : below + 2])
     np.testing.assert_allclose(found.log_prob(jnp.float32(value)), -entropy, atol=1e-4)
+
+
+def test_bins_of_muzero_are_the_published_ones():
+    data = load("muzero")
+    np.testing.assert_allclose(
+        HyperbolicTwoHot(jnp.asarray(data["transform/logits"])).mean(), data["transform/scalar_from_logits"], rtol=1e-4
+    )
+    # The log-probability of a number is linear in the logits: with one logit at 0, it reads one weight.
+    logits = jnp.log(jnp.eye(41) * (1 - 1e-6) + 1e-6)
+    for value, two_hot in zip(data["transform/x"], data["transform/two_hot"], strict=True):
+        found = HyperbolicTwoHot(logits).log_prob(jnp.full(41, value))
+        expected = (np.asarray(jax.nn.log_softmax(logits)) * two_hot[None]).sum(-1)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

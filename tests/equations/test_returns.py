@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 
 from dreamer.equations import returns
 from dreamer.equations.returns import ReturnRange
+from tests.golden_values import load
 
 
 @pytest.fixture(params=["cpu", "gpu"])
@@ -100,3 +101,29 @@ def test_return_range_moves_towards_the_percentiles(rng):
 @pytest.mark.parametrize(("low", "high", "expected"), [(0.0, 0.0, 1.0), (-0.2, 0.3, 1.0), (-5.0, 15.0, 20.0)])
 def test_small_returns_are_never_scaled_up(low, high, expected):
     assert float(returns.return_scale(ReturnRange(jnp.float32(low), jnp.float32(high)), 1.0)) == expected
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_n_step_returns_are_the_published_ones(steps):
+    data = load("muzero")
+    # There, index i belongs to what follows state i; here, to the state that was arrived in.
+    reward, discount, value = (
+        jnp.asarray(np.insert(data[f"n_step/{name}"], 0, np.nan if name == "value" else 0))
+        for name in ("reward", "discount", "value")
+    )
+    found = returns.n_step_return(reward, discount, jnp.zeros(13, bool), value, steps)
+    np.testing.assert_allclose(found[:-1], data[f"n_step/target_n{steps}"], rtol=2e-6)
+
+
+def test_n_step_returns_end_with_their_episode():
+    # | t                   | 0                       | 1           | 2 (cut) | 3 (reset)   | 4 (end) |
+    # | reward, value       | -, 1                    | 1, 2        | 2, 10   | 0, 5        | 4, 7    |
+    # | two steps, half off | 1 + (2 + 10 / 2) / 2    | 2 + 10 / 2  | 10      | 4 + 0       | 7       |
+    found = returns.n_step_return(
+        reward=jnp.array([0.0, 1.0, 2.0, 0.0, 4.0]),
+        discount=jnp.array([0.5, 0.5, 0.5, 0.5, 0.0]),
+        is_last=jnp.array([False, False, True, False, True]),
+        value=jnp.array([1.0, 2.0, 10.0, 5.0, 7.0]),
+        steps=2,
+    )
+    np.testing.assert_array_equal(found, [4.5, 7, 10, 4, 7])

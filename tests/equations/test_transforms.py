@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer.equations import transforms
+from tests.golden_values import load
 
 
 def test_symlog_by_hand():
@@ -16,6 +17,22 @@ def test_symlog_by_hand():
 def test_symexp_inverts_symlog(rng):
     x = jnp.asarray(rng.normal(size=200) * 10 ** rng.uniform(-3, 4, 200), jnp.float32)
     np.testing.assert_allclose(transforms.symexp(transforms.symlog(x)), x, rtol=2e-5)
+
+
+def test_the_squashing_of_muzero_is_the_published_one():
+    data = load("muzero")
+    squashed = transforms.signed_hyperbolic(jnp.asarray(data["transform/x"]))
+    np.testing.assert_allclose(squashed, data["transform/h"], rtol=1e-5)
+    # The published inverse loses four digits to cancellation.
+    np.testing.assert_allclose(
+        transforms.signed_parabolic(squashed), data["transform/round_trip"], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_signed_parabolic_inverts_signed_hyperbolic(rng):
+    x = jnp.asarray(rng.normal(size=200) * 10 ** rng.uniform(-3, 4, 200), jnp.float32)
+    np.testing.assert_allclose(transforms.signed_parabolic(transforms.signed_hyperbolic(x)), x, rtol=1e-4, atol=1e-6)
+    assert transforms.signed_parabolic(jnp.float32(0)) == 0
 
 
 def test_bins_are_antisymmetric_with_an_exact_zero():

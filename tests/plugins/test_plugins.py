@@ -1,5 +1,6 @@
 """Parts and algorithms that nothing else in the package knows: every loop, file and command works with them."""
 
+import importlib.util
 import json
 import shutil
 
@@ -37,6 +38,9 @@ MODEL_FREE = {
     "dqn": ("algorithm=dqn", "q.target=quantile"),
     "sac": ("algorithm=sac", "task=gym_Pendulum-v1"),
 }
+if importlib.util.find_spec("mctx"):
+    planner = "planner={kind: gumbel_muzero, simulations: 3}"
+    MODEL_FREE["muzero"] = ("algorithm=muzero", "muzero={latent: 8, unroll: 2, td_steps: 2}", planner)
 FAMILY = {
     "dreamer_v1": ("task=gym_Pendulum-v1",),
     "dreamer_v2": ("world_model.cont=probability", "behavior.cont_discount=true"),
