@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32
 from dreamer.agent import guard
 from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import transitions
+from dreamer.algorithms.transitions import Transitions, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.squashed import SquashedNormal
 from dreamer.equations.targets import conservative
@@ -64,6 +64,25 @@ class SACNets(NamedTuple):
     log_temperature: Float32[Array, ""]
 
 
+class SACState(NamedTuple):
+    """What an update of SAC changes."""
+
+    nets: SACNets
+    slow_critics: ActionValue
+    moments: SACNets
+    """Of Adam."""
+
+
+class SACReport(NamedTuple):
+    """What an update of SAC says about itself."""
+
+    losses: dict[str, Array]
+    gradients: SACNets
+    updates: SACNets
+    """What was added to the parameters."""
+    metrics: Metrics
+
+
 class SACMemory(NamedTuple):
     """What follows from update to update."""
 
@@ -89,25 +108,17 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
             f"algorithm=sac cannot be used: the actions {', '.join(discrete)} are discrete, expected continuous ones. "
             "Use algorithm=dqn, or algorithm=dreamer."
         )
-    obs_size = vector_size(obs_spaces)
-    action_size = vector_size(action_spaces)
 
     def init(key: Array) -> TrainState:
-        rngs = nnx.Rngs(params=key)
-        nets = SACNets(
-            actor=SquashedActor(config.nets, obs_size, action_size, rngs=rngs),
-            critics=make_members(
-                lambda rngs: ActionValue(config.nets, obs_size + action_size, rngs=rngs), config.q.critics, rngs
-            ),
-            log_temperature=jnp.zeros(()),
+        nets, slow_critics, moments = begin_sac(
+            config, vector_size(obs_spaces), vector_size(action_spaces), nnx.Rngs(params=key)
         )
-        optimizer = adam(config.optimizer)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             nets=Parts(behavior=nets),
-            memory=Parts(behavior=SACMemory(jax.tree.map(jnp.copy, nets.critics))),
+            memory=Parts(behavior=SACMemory(slow_critics)),
             skipped_in_row=jnp.zeros((), jnp.int32),
-            opt_state=SACNets(*map(optimizer.init, nets)),
+            opt_state=moments,
         )
 
     def policy(
@@ -118,72 +129,113 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         return unflatten(action, action_spaces), memory, ()
 
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, tuple[()], Metrics]:
-        """One step of the critics, one of the actor against the new critics, one of the temperature."""
-        next_key, action_key = jax.random.split(jax.random.fold_in(key, state.step))
-        nets: SACNets = state.nets.behavior
-        slow_critics: ActionValue = state.memory.behavior.slow_critics
-        seen = transitions(batch)
-        obs, next_obs = flatten(seen.obs, obs_spaces), flatten(seen.next_obs, obs_spaces)
-        taken = flatten(seen.action, action_spaces)
-        temperature = jnp.exp(nets.log_temperature)
-
-        def values(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "K N"]:
-            return map_members(lambda critic: critic(obs, action), critics)
-
-        def value(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "N"]:
-            return conservative(values(critics, obs, action), config.q.target, config.q.quantile, config.q.beta)
-
-        next_action, next_log_prob = nets.actor(next_obs).sample_and_log_prob(next_key)
-        future = value(slow_critics, next_obs, next_action) - temperature * next_log_prob
-        discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
-        target = seen.reward + discount * future
-
-        def critic_loss(critics: ActionValue) -> tuple[Array, Array]:
-            predicted = values(critics, obs, taken)
-            return seen.mean(jnp.square(predicted - target[None]).sum(0)), predicted
-
-        def actor_loss(actor: SquashedActor, critics: ActionValue) -> tuple[Array, Array]:
-            action, log_prob = actor(obs).sample_and_log_prob(action_key)
-            return seen.mean(temperature * log_prob - value(critics, obs, action)), log_prob
-
-        def temperature_loss(log_temperature: Array, log_prob: Array) -> Array:
-            return -seen.mean(log_temperature * (log_prob + config.sac.target_entropy * action_size))
-
-        optimizer = adam(config.optimizer)
-        moments: SACNets = state.opt_state
-
-        (of_critics, predicted), critic_gradient = jax.value_and_grad(critic_loss, has_aux=True)(nets.critics)
-        critic_step, critic_moments = optimizer.update(critic_gradient, moments.critics)
-        critics = optax.apply_updates(nets.critics, critic_step)
-
-        (of_actor, log_prob), actor_gradient = jax.value_and_grad(actor_loss, has_aux=True)(nets.actor, critics)
-        of_temperature, gradient = jax.value_and_grad(temperature_loss)(nets.log_temperature, log_prob)
-        actor_step, actor_moments = optimizer.update(actor_gradient, moments.actor)
-        temperature_step, temperature_moments = optimizer.update(gradient, moments.log_temperature)
-
-        gradients = SACNets(actor_gradient, critic_gradient, gradient)
-        steps = SACNets(actor_step, critic_step, temperature_step)
-        followed = optax.incremental_update(critics, slow_critics, config.behavior.slow_rate)
+        before = SACState(state.nets.behavior, state.memory.behavior.slow_critics, state.opt_state)
+        seen = as_vectors(transitions(batch), obs_spaces, action_spaces)
+        after, report = sac_step(before, seen, jax.random.fold_in(key, state.step), config)
         proposed = state._replace(
-            nets=Parts(behavior=optax.apply_updates(nets, steps)),
-            memory=Parts(behavior=SACMemory(followed)),
-            opt_state=SACNets(actor_moments, critic_moments, temperature_moments),
+            nets=Parts(behavior=after.nets),
+            memory=Parts(behavior=SACMemory(after.slow_critics)),
+            opt_state=after.moments,
         )
-        losses = {"critic": of_critics, "actor": of_actor, "temperature": of_temperature}
-        metrics = {
-            "optimizer/learning_rate": adam_rate(config.optimizer, state.step),
-            "q/value": predicted.mean(),
-            "q/spread": predicted.std(0).mean(),
-            "sac/entropy": -seen.mean(log_prob),
-            "sac/temperature": temperature,
-        }
-        losses |= {"total": sum(losses.values())}
+        losses = report.losses | {"total": sum(report.losses.values())}
+        rate = adam_rate(config.optimizer, state.step)
         state, accepted = guard.accept(
-            state, proposed, losses, gradients=Parts(behavior=gradients), updates=Parts(behavior=steps)
+            state, proposed, losses, gradients=Parts(behavior=report.gradients), updates=Parts(behavior=report.updates)
         )
-        return state, (), metrics | accepted
+        return state, (), {"optimizer/learning_rate": rate} | report.metrics | accepted
 
     return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
 
 
-__all__ = ["ActionValue", "SACMemory", "SACNets", "SquashedActor", "sac"]
+def begin_sac(config: Config, obs_size: int, action_size: int, rngs: nnx.Rngs) -> SACState:
+    """Everything before the first update, for vectors of these sizes."""
+    nets = SACNets(
+        actor=SquashedActor(config.nets, obs_size, action_size, rngs=rngs),
+        critics=make_members(
+            lambda rngs: ActionValue(config.nets, obs_size + action_size, rngs=rngs), config.q.critics, rngs
+        ),
+        log_temperature=jnp.zeros(()),
+    )
+    moments = SACNets(*map(adam(config.optimizer).init, nets))
+    return SACState(nets, jax.tree.map(jnp.copy, nets.critics), moments)
+
+
+def sac_step(state: SACState, seen: Transitions, key: Array, config: Config) -> tuple[SACState, SACReport]:
+    """One step of the critics, one of the actor against the new critics, one of the temperature.
+
+    Args:
+        state: before the update.
+        seen: N transitions as vectors.
+        key: random key.
+        config: the run's.
+    """
+    next_key, action_key = jax.random.split(key)
+    nets = state.nets
+    temperature = jnp.exp(nets.log_temperature)
+
+    def values(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "K N"]:
+        return map_members(lambda critic: critic(obs, action), critics)
+
+    def value(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "N"]:
+        return conservative(values(critics, obs, action), config.q.target, config.q.quantile, config.q.beta)
+
+    next_action, next_log_prob = nets.actor(seen.next_obs).sample_and_log_prob(next_key)
+    future = value(state.slow_critics, seen.next_obs, next_action) - temperature * next_log_prob
+    discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
+    target = seen.reward + discount * future
+
+    def critic_loss(critics: ActionValue) -> tuple[Array, Array]:
+        predicted = values(critics, seen.obs, seen.action)
+        return seen.mean(jnp.square(predicted - target[None]).sum(0)), predicted
+
+    def actor_loss(actor: SquashedActor, critics: ActionValue) -> tuple[Array, Array]:
+        action, log_prob = actor(seen.obs).sample_and_log_prob(action_key)
+        return seen.mean(temperature * log_prob - value(critics, seen.obs, action)), log_prob
+
+    def temperature_loss(log_temperature: Array, log_prob: Array) -> Array:
+        wanted = config.sac.target_entropy * seen.action.shape[-1]
+        return -seen.mean(log_temperature * (log_prob + wanted))
+
+    optimizer = adam(config.optimizer)
+    moments = state.moments
+
+    (of_critics, predicted), critic_gradient = jax.value_and_grad(critic_loss, has_aux=True)(nets.critics)
+    critic_step, critic_moments = optimizer.update(critic_gradient, moments.critics)
+    critics = optax.apply_updates(nets.critics, critic_step)
+
+    (of_actor, log_prob), actor_gradient = jax.value_and_grad(actor_loss, has_aux=True)(nets.actor, critics)
+    of_temperature, gradient = jax.value_and_grad(temperature_loss)(nets.log_temperature, log_prob)
+    actor_step, actor_moments = optimizer.update(actor_gradient, moments.actor)
+    temperature_step, temperature_moments = optimizer.update(gradient, moments.log_temperature)
+
+    updates = SACNets(actor_step, critic_step, temperature_step)
+    after = SACState(
+        nets=optax.apply_updates(nets, updates),
+        slow_critics=optax.incremental_update(critics, state.slow_critics, config.behavior.slow_rate),
+        moments=SACNets(actor_moments, critic_moments, temperature_moments),
+    )
+    report = SACReport(
+        losses={"critic": of_critics, "actor": of_actor, "temperature": of_temperature},
+        gradients=SACNets(actor_gradient, critic_gradient, gradient),
+        updates=updates,
+        metrics={
+            "q/value": predicted.mean(),
+            "q/spread": predicted.std(0).mean(),
+            "sac/entropy": -seen.mean(log_prob),
+            "sac/temperature": temperature,
+        },
+    )
+    return after, report
+
+
+__all__ = [
+    "ActionValue",
+    "SACMemory",
+    "SACNets",
+    "SACReport",
+    "SACState",
+    "SquashedActor",
+    "begin_sac",
+    "sac",
+    "sac_step",
+]

@@ -5,21 +5,23 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Bool, Float32
 
-from dreamer.types import Batch
+from dreamer.nn.vectors import flatten
+from dreamer.types import Batch, Spaces
 
 
 class Transitions(NamedTuple):
-    """N transitions ``(obs, action, reward, is_terminal, next_obs)``."""
+    """N transitions ``(obs, action, reward, is_terminal, next_obs)``.
 
-    obs: dict[str, Array]
-    """``[N, ...]`` by key."""
-    action: dict[str, Array]
-    """What was done there, ``[N, ...]`` by key."""
+    Observations and actions are arrays ``[N, ...]`` by key, or vectors ``[N, V]`` and ``[N, A]``, see `as_vectors`.
+    """
+
+    obs: Any
+    action: Any
+    """What was done there."""
     reward: Float32[Array, "N"]
     is_terminal: Bool[Array, "N"]
     """Whether the task ended. A time limit does not end it: what would have followed still counts."""
-    next_obs: dict[str, Array]
-    """``[N, ...]`` by key."""
+    next_obs: Any
     happened: Bool[Array, "N"]
     """False where the next observation is that of a reset: nothing led to it."""
 
@@ -47,4 +49,13 @@ def transitions(batch: Batch) -> Transitions:
     )
 
 
-__all__ = ["Transitions", "transitions"]
+def as_vectors(seen: Transitions, obs_spaces: Spaces, action_spaces: Spaces) -> Transitions:
+    """Transitions by key with each observation and each action as one vector, see `dreamer.nn.vectors.flatten`."""
+    return seen._replace(
+        obs=flatten(seen.obs, obs_spaces),
+        action=flatten(seen.action, action_spaces),
+        next_obs=flatten(seen.next_obs, obs_spaces),
+    )
+
+
+__all__ = ["Transitions", "as_vectors", "transitions"]
