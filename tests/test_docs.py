@@ -63,11 +63,13 @@ def losses_of_latents(batch: Batch) -> set[str]:
 
 
 def metric_names(algorithm: str) -> set[str]:
-    """Metrics of an update of an algorithm other than a Dreamer."""
-    action = Space("continuous", (2,)) if algorithm == "sac" else Space("discrete", (), 3)
+    """Metrics of an update of an algorithm without a recurrent world model."""
+    action = Space("discrete", (), 3) if algorithm in ("dqn", "dyna_q", "muzero") else Space("continuous", (2,))
     spaces = OBS_SPACES, {"action": action}
-    searches = ("planner.kind=gumbel_muzero", "muzero.unroll=2") if algorithm == "muzero" else ()
-    config = small_config(f"algorithm={algorithm}", *searches)
+    planner = "gumbel_muzero" if algorithm == "muzero" else "cem"
+    config = small_config(
+        f"algorithm={algorithm}", "ensemble={members: 2, elites: 2}", f"planner.kind={planner}", "muzero.unroll=2"
+    )
     made = algorithms.make(config, *spaces)
     batch = small_batch()._replace(
         prev_action={"action": np.zeros((2, 4, *action.shape), action.dtype)},
@@ -94,7 +96,7 @@ def test_metrics_are_described_once_each() -> None:
     names |= {f"loss/{name}" for name in losses_of_latents(batch)}
     names = {re.sub(r"^(loss/explorer|explorer)/.+$", r"\1/NAME", name) for name in names}
     names |= {re.sub(r"^(diagnose/gradient)/.+/(encoder|rssm)$", r"\1/LOSS/PART", name) for name in diagnosed}
-    others = ["sac", "dqn", *(["muzero"] if importlib.util.find_spec("mctx") else [])]
+    others = ["sac", "dqn", "mbpo", "dyna_q", "pets", *(["muzero"] if importlib.util.find_spec("mctx") else [])]
     names |= {name for algorithm in others for name in metric_names(algorithm)}
     groups = {name.split("/")[0] for name in names}
     assert {name for name in described if name.split("/")[0] in groups} == names

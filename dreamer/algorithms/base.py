@@ -85,7 +85,11 @@ ALGORITHMS = Registry(
         "mpc": "dreamer.algorithms.mpc:mpc",
         "sac": "dreamer.algorithms.sac:sac",
         "dqn": "dreamer.algorithms.dqn:dqn",
+        "dyna_q": "dreamer.algorithms.dyna_q:dyna_q",
+        "dyna_tabular": "dreamer.algorithms.dyna_tabular:dyna_tabular",
+        "mbpo": "dreamer.algorithms.mbpo:mbpo",
         "muzero": "dreamer.algorithms.muzero:muzero",
+        "pets": "dreamer.algorithms.pets:pets",
         "plan2explore": "dreamer.algorithms.plan2explore:plan2explore",
     },
 )

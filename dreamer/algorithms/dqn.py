@@ -18,13 +18,13 @@ from jaxtyping import Array, Bool, Float32, Int
 from dreamer.agent import guard
 from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import transitions
+from dreamer.algorithms.transitions import Learned, Report, Transitions, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.targets import conservative
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP, make_members, map_members
 from dreamer.nn.vectors import flatten, refuse_images, vector_size
-from dreamer.types import Action, Batch, Metrics, Mode, Number, Observation, Parts, Spaces, TrainState, mask_keys
+from dreamer.types import Action, Batch, Metrics, Mode, Number, Observation, Parts, Space, Spaces, TrainState, mask_keys
 from dreamer.world_models.base import observed_masks
 
 _FORBIDDEN = -1e9
@@ -71,25 +71,12 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     Raises:
         ConfigError: an observation is an image, or the action is another.
     """
-    refuse_images(obs_spaces, "algorithm=dqn")
-    name, space = next(iter(action_spaces.items()))
-    if len(action_spaces) > 1 or space.kind != "discrete" or space.shape:
-        found = ", ".join(f"{key} ({space.kind}, shape {list(space.shape)})" for key, space in action_spaces.items())
-        raise ConfigError(
-            f"algorithm=dqn cannot be used: the actions are {found}, expected one discrete action of one number. "
-            "Use algorithm=sac for continuous actions, or algorithm=dreamer for any."
-        )
+    refuse_images(obs_spaces, f"algorithm={config.algorithm}")
+    name, space = only_action(config, action_spaces, continuous="sac")
     masked = mask_keys(obs_spaces, action_spaces)
 
-    def best(critics: ActionValues, obs: Observation) -> Int[Array, "N"]:
-        """The allowed action of the highest value."""
-        x = flatten(obs, obs_spaces)
-        values = map_members(lambda critic: critic(x), critics)
-        value = conservative(values, config.q.target, config.q.quantile, config.q.beta)
-        return jnp.where(allowed(obs, value.shape), value, _FORBIDDEN).argmax(-1)
-
-    def allowed(obs: Observation, shape: tuple[int, ...]) -> Bool[Array, "N C"]:
-        return observed_masks(obs, masked).get(name, jnp.ones(shape, bool))
+    def allowed(obs: Observation) -> Bool[Array, "N C"] | None:
+        return observed_masks(obs, masked).get(name)
 
     def init(key: Array) -> TrainState:
         rngs = nnx.Rngs(params=key)
@@ -110,59 +97,103 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     def policy(
         nets: Parts, memory: tuple[()], obs: Observation, is_first: Array, key: Array, mode: Mode
     ) -> tuple[Action, tuple[()], tuple[()]]:
-        action = best(nets.behavior.critics, obs)
+        x = flatten(obs, obs_spaces)
         if mode == "sample":
-            explore_key, action_key = jax.random.split(key)
-            allowed_logits = jnp.where(allowed(obs, (len(is_first), space.classes)), 0.0, _FORBIDDEN)
-            explores = jax.random.uniform(explore_key, action.shape) < nets.behavior.epsilon
-            action = jnp.where(explores, jax.random.categorical(action_key, allowed_logits), action)
+            action = explore(nets.behavior, x, allowed(obs), key, config)
+        else:
+            action = best_action(nets.behavior.critics, x, allowed(obs), config)
         return {name: action.astype(jnp.int32)}, memory, ()
 
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, tuple[()], Metrics]:
-        """One step of all critics; nothing is drawn."""
-        nets: DQNNets = state.nets.behavior
-        slow_critics: ActionValues = state.memory.behavior.slow_critics
-        seen = transitions(batch)
-        obs, next_obs = flatten(seen.obs, obs_spaces), flatten(seen.next_obs, obs_spaces)
-
-        def values(critics: ActionValues, obs: Array, action: Array) -> Float32[Array, "K N"]:
-            return map_members(lambda critic: jnp.take_along_axis(critic(obs), action[:, None], -1)[:, 0], critics)
-
-        next_values = values(slow_critics, next_obs, best(nets.critics, seen.next_obs))
-        future = conservative(next_values, config.q.target, config.q.quantile, config.q.beta)
-        discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
-        target = seen.reward + discount * future
-
-        def loss(nets: DQNNets) -> tuple[Array, Array]:
-            predicted = values(nets.critics, obs, seen.action[name])
-            # An error counts squared up to 1 and linearly from there on.
-            return seen.mean(optax.huber_loss(predicted, target[None]).sum(0)), predicted
-
-        (total, predicted), gradient = jax.value_and_grad(loss, has_aux=True)(nets)
-        step, moments = adam(config.optimizer).update(gradient, state.opt_state)
-        moved = optax.apply_updates(nets, step)._replace(epsilon=exploration(state.step + 1, config))
-        followed = optax.incremental_update(moved.critics, slow_critics, config.behavior.slow_rate)
+        by_key = transitions(batch)
+        seen = as_vectors(by_key, obs_spaces, action_spaces)
+        before = Learned(state.nets.behavior, state.memory.behavior, state.opt_state)
+        after, report = dqn_step(before, seen, key, state.step, config, allowed(by_key.next_obs))
         proposed = state._replace(
-            nets=Parts(behavior=moved),
-            memory=Parts(behavior=DQNMemory(followed)),
-            opt_state=moments,
+            nets=Parts(behavior=after.nets), memory=Parts(behavior=after.memory), opt_state=after.moments
         )
-        metrics = {
-            "optimizer/learning_rate": adam_rate(config.optimizer, state.step),
-            "q/value": predicted.mean(),
-            "q/spread": predicted.std(0).mean(),
-            "dqn/epsilon": nets.epsilon,
-        }
+        losses = report.losses | {"total": sum(report.losses.values())}
+        rate = adam_rate(config.optimizer, state.step)
         state, accepted = guard.accept(
-            state,
-            proposed,
-            {"critic": total, "total": total},
-            gradients=Parts(behavior=gradient),
-            updates=Parts(behavior=step),
+            state, proposed, losses, gradients=Parts(behavior=report.gradients), updates=Parts(behavior=report.updates)
         )
-        return state, (), metrics | accepted
+        return state, (), {"optimizer/learning_rate": rate} | report.metrics | accepted
 
     return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
+
+
+def only_action(config: Config, action_spaces: Spaces, continuous: str) -> tuple[str, Space]:
+    """Key and space of the only action.
+
+    Raises:
+        ConfigError: there are others, or it is not discrete: then the algorithm named ``continuous`` is one to use.
+    """
+    name, space = next(iter(action_spaces.items()))
+    if len(action_spaces) > 1 or space.kind != "discrete" or space.shape:
+        found = ", ".join(f"{key} ({space.kind}, shape {list(space.shape)})" for key, space in action_spaces.items())
+        raise ConfigError(
+            f"algorithm={config.algorithm} cannot be used: the actions are {found}, expected one discrete action of "
+            f"one number. Use algorithm={continuous} for continuous actions, or algorithm=dreamer for any."
+        )
+    return name, space
+
+
+def best_action(
+    critics: ActionValues, obs: Float32[Array, "N V"], allowed: Bool[Array, "N C"] | None, config: Config
+) -> Int[Array, "N"]:
+    """The allowed action of the highest value; None: all are."""
+    values = map_members(lambda critic: critic(obs), critics)
+    value = conservative(values, config.q.target, config.q.quantile, config.q.beta)
+    return (value if allowed is None else jnp.where(allowed, value, _FORBIDDEN)).argmax(-1)
+
+
+def explore(
+    nets: DQNNets, obs: Float32[Array, "N V"], allowed: Bool[Array, "N C"] | None, key: Array, config: Config
+) -> Int[Array, "N"]:
+    """The best action, or with probability epsilon any that is allowed."""
+    action = best_action(nets.critics, obs, allowed, config)
+    explore_key, action_key = jax.random.split(key)
+    classes = nets.critics.head.bias[...].shape[-1]
+    logits = jnp.zeros((len(obs), classes)) if allowed is None else jnp.where(allowed, 0.0, _FORBIDDEN)
+    explores = jax.random.uniform(explore_key, action.shape) < nets.epsilon
+    return jnp.where(explores, jax.random.categorical(action_key, logits), action)
+
+
+def dqn_step(
+    before: Learned,
+    seen: Transitions,
+    key: Array,
+    number: Int[Array, ""],
+    config: Config,
+    allowed: Bool[Array, "N C"] | None = None,
+) -> tuple[Learned, Report]:
+    """One step of all critics; nothing is drawn. See `dreamer.algorithms.transitions.Step`.
+
+    Actions are one-hot vectors. ``allowed`` are those that may follow a transition; None: all.
+    """
+    nets: DQNNets = before.nets
+    slow_critics: ActionValues = before.memory.slow_critics
+
+    def values(critics: ActionValues, obs: Array, action: Array) -> Float32[Array, "K N"]:
+        return map_members(lambda critic: jnp.take_along_axis(critic(obs), action[:, None], -1)[:, 0], critics)
+
+    next_action = best_action(nets.critics, seen.next_obs, allowed, config)
+    next_values = values(slow_critics, seen.next_obs, next_action)
+    future = conservative(next_values, config.q.target, config.q.quantile, config.q.beta)
+    discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
+    target = seen.reward + discount * future
+
+    def loss(nets: DQNNets) -> tuple[Array, Array]:
+        predicted = values(nets.critics, seen.obs, seen.action.argmax(-1))
+        # An error counts squared up to 1 and linearly from there on.
+        return seen.mean(optax.huber_loss(predicted, target[None]).sum(0)), predicted
+
+    (total, predicted), gradient = jax.value_and_grad(loss, has_aux=True)(nets)
+    step, moments = adam(config.optimizer).update(gradient, before.moments)
+    moved = optax.apply_updates(nets, step)._replace(epsilon=exploration(number + 1, config))
+    followed = optax.incremental_update(moved.critics, slow_critics, config.behavior.slow_rate)
+    metrics = {"q/value": predicted.mean(), "q/spread": predicted.std(0).mean(), "dqn/epsilon": nets.epsilon}
+    return Learned(moved, DQNMemory(followed), moments), Report({"critic": total}, gradient, step, metrics)
 
 
 def exploration(step: Int[Array, ""] | int, config: Config) -> Number:
@@ -171,4 +202,14 @@ def exploration(step: Int[Array, ""] | int, config: Config) -> Number:
     return 1 - fallen * (1 - config.dqn.epsilon)
 
 
-__all__ = ["ActionValues", "DQNMemory", "DQNNets", "dqn", "exploration"]
+__all__ = [
+    "ActionValues",
+    "DQNMemory",
+    "DQNNets",
+    "best_action",
+    "dqn",
+    "dqn_step",
+    "exploration",
+    "explore",
+    "only_action",
+]

@@ -5,7 +5,8 @@ The environment is its own model (`dreamer.world_models.exact`), which must be w
 planner asks for a policy, actions are drawn evenly.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -34,6 +35,7 @@ from dreamer.types import (
 )
 from dreamer.world_models.base import observed_masks
 from dreamer.world_models.exact import ExactDynamics
+from dreamer.world_models.imagine import row_count
 
 
 class MPCMemory(NamedTuple):
@@ -57,10 +59,33 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         ConfigError: there is no planner, the planner cannot act in this task, or the rules of the task are not known.
     """
     model = _dynamics(config, obs_spaces)
+    return plan_on(lambda nets: model, ExactDynamics.start, config, obs_spaces, action_spaces)
+
+
+def plan_on(
+    model_of: Callable[[Parts], Any],
+    start: Callable[[Any, Observation], State],
+    config: Config,
+    obs_spaces: Spaces,
+    action_spaces: Spaces,
+) -> Algorithm:
+    """An algorithm that plans every action on a model, and learns nothing.
+
+    Args:
+        model_of: the `Dynamics` that are planned on, from ``nets``.
+        start: ``(model, observations [N, ...]) -> states [N, ...]``.
+        config: the run's config.
+        obs_spaces: observation spaces.
+        action_spaces: action spaces.
+
+    Raises:
+        ConfigError: there is no planner, or it cannot act in this task.
+    """
     planner = planners.make(config, action_spaces)
     if planner is None:
         raise ConfigError(
-            "planner.kind=none cannot be used with algorithm=mpc: expected a planner, for example planner.kind=cem."
+            f"planner.kind=none cannot be used with algorithm={config.algorithm}: expected a planner, for example "
+            "planner.kind=cem."
         )
     masked = mask_keys(obs_spaces, action_spaces)
 
@@ -73,23 +98,25 @@ def mpc(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     def policy(
         nets: Parts, memory: MPCMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
     ) -> tuple[Action, MPCMemory, Stored]:
+        model = model_of(nets)
+
+        def draw_evenly(state: State, key: Array) -> Action:
+            return random_action(action_spaces, (row_count(state),), model.masks(state), key)
+
+        def even(state: State) -> dict[str, Array]:
+            return even_log_probs(action_spaces, (row_count(state),), model.masks(state))
+
         action, plan, metrics = planner.plan(
             model,
-            leaf=lambda state: jnp.zeros_like(state.reward),
+            leaf=lambda state: jnp.zeros(row_count(state)),
             prior=planners.Prior(draw_evenly, even),
-            start=model.start(obs),
+            start=start(model, obs),
             plan=memory.plan,
             is_first=jnp.asarray(is_first),
             key=key,
             masks=observed_masks(obs, masked),
         )
         return action, MPCMemory(plan, planners.search_metrics(metrics, len(is_first))), ()
-
-    def draw_evenly(state: State, key: Array) -> Action:
-        return random_action(action_spaces, (len(state.reward),), model.masks(state), key)
-
-    def even(state: State) -> dict[str, Array]:
-        return even_log_probs(action_spaces, (len(state.reward),), model.masks(state))
 
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, Stored, Metrics]:
         """Nothing is learned."""
@@ -123,4 +150,4 @@ def _dynamics(config: Config, obs_spaces: Spaces) -> ExactDynamics:
     return ExactDynamics(observe_state(native.build(name, suite)))
 
 
-__all__ = ["MPCMemory", "mpc"]
+__all__ = ["MPCMemory", "mpc", "plan_on"]

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Int
 
 from dreamer.agent import guard
 from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import Transitions, as_vectors, transitions
+from dreamer.algorithms.transitions import Learned, Report, Transitions, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.squashed import SquashedNormal
 from dreamer.equations.targets import conservative
@@ -64,25 +64,6 @@ class SACNets(NamedTuple):
     log_temperature: Float32[Array, ""]
 
 
-class SACState(NamedTuple):
-    """What an update of SAC changes."""
-
-    nets: SACNets
-    slow_critics: ActionValue
-    moments: SACNets
-    """Of Adam."""
-
-
-class SACReport(NamedTuple):
-    """What an update of SAC says about itself."""
-
-    losses: dict[str, Array]
-    gradients: SACNets
-    updates: SACNets
-    """What was added to the parameters."""
-    metrics: Metrics
-
-
 class SACMemory(NamedTuple):
     """What follows from update to update."""
 
@@ -101,7 +82,7 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     Raises:
         ConfigError: an observation is an image, or an action is discrete.
     """
-    refuse_images(obs_spaces, "algorithm=sac")
+    refuse_images(obs_spaces, f"algorithm={config.algorithm}")
     discrete = sorted(key for key, space in action_spaces.items() if space.kind == "discrete")
     if discrete:
         raise ConfigError(
@@ -110,15 +91,22 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         )
 
     def init(key: Array) -> TrainState:
-        nets, slow_critics, moments = begin_sac(
-            config, vector_size(obs_spaces), vector_size(action_spaces), nnx.Rngs(params=key)
+        obs_size = vector_size(obs_spaces)
+        action_size = vector_size(action_spaces)
+        rngs = nnx.Rngs(params=key)
+        nets = SACNets(
+            actor=SquashedActor(config.nets, obs_size, action_size, rngs=rngs),
+            critics=make_members(
+                lambda rngs: ActionValue(config.nets, obs_size + action_size, rngs=rngs), config.q.critics, rngs
+            ),
+            log_temperature=jnp.zeros(()),
         )
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             nets=Parts(behavior=nets),
-            memory=Parts(behavior=SACMemory(slow_critics)),
+            memory=Parts(behavior=SACMemory(jax.tree.map(jnp.copy, nets.critics))),
             skipped_in_row=jnp.zeros((), jnp.int32),
-            opt_state=moments,
+            opt_state=SACNets(*map(adam(config.optimizer).init, nets)),
         )
 
     def policy(
@@ -129,13 +117,11 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         return unflatten(action, action_spaces), memory, ()
 
     def update(state: TrainState, batch: Batch, key: Array, config: Config) -> tuple[TrainState, tuple[()], Metrics]:
-        before = SACState(state.nets.behavior, state.memory.behavior.slow_critics, state.opt_state)
+        before = Learned(state.nets.behavior, state.memory.behavior, state.opt_state)
         seen = as_vectors(transitions(batch), obs_spaces, action_spaces)
-        after, report = sac_step(before, seen, jax.random.fold_in(key, state.step), config)
+        after, report = sac_step(before, seen, key, state.step, config)
         proposed = state._replace(
-            nets=Parts(behavior=after.nets),
-            memory=Parts(behavior=SACMemory(after.slow_critics)),
-            opt_state=after.moments,
+            nets=Parts(behavior=after.nets), memory=Parts(behavior=after.memory), opt_state=after.moments
         )
         losses = report.losses | {"total": sum(report.losses.values())}
         rate = adam_rate(config.optimizer, state.step)
@@ -147,30 +133,16 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
     return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
 
 
-def begin_sac(config: Config, obs_size: int, action_size: int, rngs: nnx.Rngs) -> SACState:
-    """Everything before the first update, for vectors of these sizes."""
-    nets = SACNets(
-        actor=SquashedActor(config.nets, obs_size, action_size, rngs=rngs),
-        critics=make_members(
-            lambda rngs: ActionValue(config.nets, obs_size + action_size, rngs=rngs), config.q.critics, rngs
-        ),
-        log_temperature=jnp.zeros(()),
-    )
-    moments = SACNets(*map(adam(config.optimizer).init, nets))
-    return SACState(nets, jax.tree.map(jnp.copy, nets.critics), moments)
-
-
-def sac_step(state: SACState, seen: Transitions, key: Array, config: Config) -> tuple[SACState, SACReport]:
+def sac_step(
+    before: Learned, seen: Transitions, key: Array, number: Int[Array, ""], config: Config
+) -> tuple[Learned, Report]:
     """One step of the critics, one of the actor against the new critics, one of the temperature.
 
-    Args:
-        state: before the update.
-        seen: N transitions as vectors.
-        key: random key.
-        config: the run's.
+    See `dreamer.algorithms.transitions.Step`.
     """
-    next_key, action_key = jax.random.split(key)
-    nets = state.nets
+    next_key, action_key = jax.random.split(jax.random.fold_in(key, number))
+    nets: SACNets = before.nets
+    slow_critics: ActionValue = before.memory.slow_critics
     temperature = jnp.exp(nets.log_temperature)
 
     def values(critics: ActionValue, obs: Array, action: Array) -> Float32[Array, "K N"]:
@@ -180,7 +152,7 @@ def sac_step(state: SACState, seen: Transitions, key: Array, config: Config) -> 
         return conservative(values(critics, obs, action), config.q.target, config.q.quantile, config.q.beta)
 
     next_action, next_log_prob = nets.actor(seen.next_obs).sample_and_log_prob(next_key)
-    future = value(state.slow_critics, seen.next_obs, next_action) - temperature * next_log_prob
+    future = value(slow_critics, seen.next_obs, next_action) - temperature * next_log_prob
     discount = (1 - seen.is_terminal) * (1 - 1 / config.behavior.return_horizon)
     target = seen.reward + discount * future
 
@@ -197,7 +169,7 @@ def sac_step(state: SACState, seen: Transitions, key: Array, config: Config) -> 
         return -seen.mean(log_temperature * (log_prob + wanted))
 
     optimizer = adam(config.optimizer)
-    moments = state.moments
+    moments: SACNets = before.moments
 
     (of_critics, predicted), critic_gradient = jax.value_and_grad(critic_loss, has_aux=True)(nets.critics)
     critic_step, critic_moments = optimizer.update(critic_gradient, moments.critics)
@@ -209,12 +181,13 @@ def sac_step(state: SACState, seen: Transitions, key: Array, config: Config) -> 
     temperature_step, temperature_moments = optimizer.update(gradient, moments.log_temperature)
 
     updates = SACNets(actor_step, critic_step, temperature_step)
-    after = SACState(
+    followed = optax.incremental_update(critics, slow_critics, config.behavior.slow_rate)
+    after = Learned(
         nets=optax.apply_updates(nets, updates),
-        slow_critics=optax.incremental_update(critics, state.slow_critics, config.behavior.slow_rate),
+        memory=SACMemory(followed),
         moments=SACNets(actor_moments, critic_moments, temperature_moments),
     )
-    report = SACReport(
+    report = Report(
         losses={"critic": of_critics, "actor": of_actor, "temperature": of_temperature},
         gradients=SACNets(actor_gradient, critic_gradient, gradient),
         updates=updates,
@@ -228,14 +201,4 @@ def sac_step(state: SACState, seen: Transitions, key: Array, config: Config) -> 
     return after, report
 
 
-__all__ = [
-    "ActionValue",
-    "SACMemory",
-    "SACNets",
-    "SACReport",
-    "SACState",
-    "SquashedActor",
-    "begin_sac",
-    "sac",
-    "sac_step",
-]
+__all__ = ["ActionValue", "SACMemory", "SACNets", "SquashedActor", "sac", "sac_step"]

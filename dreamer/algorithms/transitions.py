@@ -1,12 +1,14 @@
 """Sequences from replay as single transitions, for algorithms that look one step ahead."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Bool, Float32
 
+from dreamer.config import Config
 from dreamer.nn.vectors import flatten
-from dreamer.types import Batch, Spaces
+from dreamer.types import Batch, Metrics, Spaces
 
 
 class Transitions(NamedTuple):
@@ -28,6 +30,32 @@ class Transitions(NamedTuple):
     def mean(self, values: Float32[Array, "N"]) -> Float32[Array, ""]:
         """Mean over the transitions that happened."""
         return (self.happened * values).sum() / self.happened.sum().clip(1)
+
+
+class Learned(NamedTuple):
+    """What an algorithm that learns from transitions changes in an update."""
+
+    nets: Any
+    """Parameters."""
+    memory: Any
+    """What follows them."""
+    moments: Any
+    """What the optimizer remembers."""
+
+
+class Report(NamedTuple):
+    """What an update says about itself."""
+
+    losses: dict[str, Array]
+    gradients: Any
+    """By parameter."""
+    updates: Any
+    """What was added to the parameters."""
+    metrics: Metrics
+
+
+Step = Callable[[Learned, Transitions, Array, Array, Config], tuple[Learned, Report]]
+"""``(before, transitions as vectors, key, number, config) -> (after, report)``: one update, ``number`` from 0."""
 
 
 def transitions(batch: Batch) -> Transitions:
@@ -58,4 +86,4 @@ def as_vectors(seen: Transitions, obs_spaces: Spaces, action_spaces: Spaces) -> 
     )
 
 
-__all__ = ["Transitions", "as_vectors", "transitions"]
+__all__ = ["Learned", "Report", "Step", "Transitions", "as_vectors", "transitions"]

@@ -220,8 +220,8 @@ def _expand(key: str, value: str, sweep: Sequence[str]) -> tuple[str, str]:
         return key, value
     if not dot:
         return "population.seeds", value
-    # Members share how they plan, and Adam's groups, so keys of these do not make a name ambiguous.
-    shared = re.compile(r"planner\.|optimizer\.\w+\.")
+    # Members share how they plan, ensembles, and Adam's groups, so keys of these do not make a name ambiguous.
+    shared = re.compile(r"planner\.|ensemble\.|optimizer\.\w+\.")
     candidates = [leaf for leaf in leaves() if not shared.match(leaf)]
     meant = [leaf for leaf in candidates if leaf == name or leaf.endswith(f".{name}")]
     if len(meant) != 1:
@@ -255,7 +255,8 @@ def nearest_keys(name: str) -> list[str]:
     """
     name = name.lstrip("-+").replace("-", "_").lower()
     section, _, last = name.rpartition(".")
-    keys = [key for key in leaves() if not key.startswith("planner.")] if section != "planner" else [*leaves()]
+    rare = tuple(f"{other}." for other in ("planner", "ensemble") if other != section)
+    keys = [key for key in leaves() if not key.startswith(rare)]
     exact = [key for key in keys if key == name] or [key for key in keys if key.rpartition(".")[2] == last]
     if meant := _SYNONYMS.get(name) or _SYNONYMS.get(last):
         return [meant]

@@ -382,6 +382,69 @@ class MuZeroConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """Probabilistic networks that predict the next observation and the reward, for algorithms that imagine in them."""
+
+    members: int = option(7, "networks (K)", "members", at_most=100)
+    elites: int = option(5, "of these, those that imagine: the best on held-out transitions", "members", at_most=100)
+    layers: int = option(4, "hidden layers of each", "layers", at_least=0)
+    units: int = option(200, "width of each", "units")
+    lr: float = option(1e-3, "learning rate of Adam", above=0, at_most=1e29)
+    weight_decay: float = option(5e-5, "share of every parameter that is added to its gradient", below=1)
+    holdout: float = option(
+        0.2, "share of the transitions that no member learns from; where few different ones exist, 0", below=1
+    )
+    propagation: Literal["e", "ds", "ts1", "tsinf"] = option(
+        "ts1",
+        "how members make one prediction: e: their average; ds: a draw from a normal with the moments of their "
+        "mixture; ts1: a draw of one, another at each step; tsinf: a draw of one, the same along a rollout",
+    )
+    ends: str = option(
+        "learned",
+        "where the task ends: learned, by a network of the observation that follows; never; or "
+        "package.module:function, from flat observations [N, V], keys in order, to booleans [N]",
+    )
+
+
+@dataclass(frozen=True)
+class DynaConfig:
+    """Learning from real and imagined transitions, as ``algorithm=mbpo`` and ``dyna_q`` do."""
+
+    updates: int = option(20, "updates of the behaviour for each update of the ensemble", "updates", at_most=10_000)
+    real_ratio: float = option(0.05, "share of real transitions among those that the behaviour learns from", at_most=1)
+    rollout: tuple[int, ...] = option(
+        (20_000, 150_000, 1, 1),
+        "steps of a rollout, as [first, last, low, high]: low until env step first, then rising evenly to high, which "
+        "it reaches at env step last",
+        at_least=0,
+    )
+    buffer: int = option(100_000, "imagined transitions that are kept on the device: the newest", "transitions")
+
+
+@dataclass(frozen=True)
+class TabularConfig:
+    """Tables of values, as ``algorithm=dyna_tabular`` learns them."""
+
+    planning: int = option(50, "remembered steps that are learned from in each update (n)", at_least=0, at_most=10**6)
+    bonus: float = option(
+        0.0,
+        "a remembered step earns this times the root of the updates since it was tried in addition (kappa of Dyna-Q+); "
+        "0: Dyna-Q",
+    )
+    alpha: float = option(0.1, "share of its error by which a value moves", above=0, at_most=1)
+    epsilon: float = option(0.1, "share of random actions in training", at_most=1)
+
+
+@dataclass(frozen=True)
+class PETSConfig:
+    """Planning in an ensemble, as ``algorithm=pets`` does."""
+
+    particles: int = option(
+        20, "rollouts of each action sequence, over which returns are averaged; a multiple of ensemble.elites"
+    )
+
+
+@dataclass(frozen=True)
 class PlannerConfig:
     """Acting by searching the world model; the behaviour gives the value of the last state."""
 
@@ -629,9 +692,10 @@ class Config:
     task: str = option("gym_CartPole-v1", "environment: gym_ID for any Gymnasium id, or one of the built-in tasks")
     algorithm: str = option(
         "dreamer",
-        "dreamer; plan2explore: explores before there is a reward; sac and dqn: without a world model; muzero: "
-        "searches a model of rewards and values alone; mpc: plans on the rules of a JAX environment and learns "
-        "nothing; or package.module:function for your own",
+        "dreamer; plan2explore: explores before there is a reward; muzero: searches a model of rewards and values "
+        "alone; mbpo and dyna_q: SAC and DQN on what an ensemble imagines; pets: plans in an ensemble; dyna_tabular: "
+        "tables for small mazes; sac and dqn: without a world model; mpc: plans on the rules of a JAX environment and "
+        "learns nothing; or package.module:function for your own",
     )
     seed: int = option(0, "one seed from which all randomness is derived", at_least=0, below=2**31)
     logdir: str = option("", "directory of the run; empty: runs/TIME-TASK-SEED")
@@ -653,6 +717,10 @@ class Config:
     sac: SACConfig = option(SACConfig(), "soft actor-critic")
     dqn: DQNConfig = option(DQNConfig(), "deep Q network")
     muzero: MuZeroConfig = option(MuZeroConfig(), "MuZero")
+    ensemble: EnsembleConfig = option(EnsembleConfig(), "ensemble of probabilistic networks, of MBPO, PETS and Dyna-Q")
+    dyna: DynaConfig = option(DynaConfig(), "learning from what an ensemble imagines")
+    tabular: TabularConfig = option(TabularConfig(), "tables of values")
+    pets: PETSConfig = option(PETSConfig(), "planning in an ensemble")
     planner: PlannerConfig = option(PlannerConfig(), "planner")
     exploration: ExplorationConfig = option(ExplorationConfig(), "exploration")
     loss: LossConfig = option(LossConfig(), "loss weights")
@@ -699,6 +767,15 @@ class Config:
         elites = self.planner.elites
         candidates = self.planner.candidates
         require(elites <= candidates, "planner.elites", elites, f"at most planner.candidates={candidates}")
+        best = self.ensemble.elites
+        members = self.ensemble.members
+        require(best <= members, "ensemble.elites", best, f"at most ensemble.members={members}")
+        rollout = self.dyna.rollout
+        require(len(rollout) == 4, "dyna.rollout", rollout, "four numbers, first, last, low and high")
+        first, last, low, high = rollout
+        forward = first <= last and 1 <= low <= high
+        why = "first, last, low and high with first <= last and 1 <= low <= high: rollouts never become shorter"
+        require(forward, "dyna.rollout", rollout, why)
         epsilon = self.planner.epsilon
         widest = self.planner.init_std**2
         require(epsilon < widest, "planner.epsilon", epsilon, f"less than planner.init_std^2={widest:g}")

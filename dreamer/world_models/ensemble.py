@@ -8,21 +8,23 @@ Source: Chua et al. 2018, "Deep reinforcement learning in a handful of trials us
 (PETS); Janner et al. 2019, "When to trust your model: model-based policy optimization" (MBPO).
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32
 
-from dreamer.config import NetsConfig
+from dreamer.config import EnsembleConfig
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP, make_members, map_members
 from dreamer.nn.vectors import flatten
-from dreamer.types import Action, Masks, Spaces
+from dreamer.types import Action, Masks, Number, Spaces
 
 Propagation = Literal["e", "ds", "ts1", "tsinf"]
 """How members make one prediction of the next step, by the names of PETS.
@@ -73,9 +75,9 @@ def mixture(members: GaussianPrediction) -> GaussianPrediction:
 class GaussianMLP(nnx.Module):
     """One member: an input to the mean and the unbounded log-variance of D numbers."""
 
-    def __init__(self, config: NetsConfig, inputs: int, outputs: int, layers: int, *, rngs: nnx.Rngs):
-        self.mlp = PlainMLP(inputs, config.units, layers, "silu", dtype=config.dtype, rngs=rngs)
-        self.head = Linear(self.mlp.outputs, 2 * outputs, dtype=config.dtype, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, *, units: int, layers: int, dtype: str, rngs: nnx.Rngs):
+        self.mlp = PlainMLP(inputs, units, layers, "silu", dtype=dtype, rngs=rngs)
+        self.head = Linear(self.mlp.outputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float32[Array, "N I"]) -> GaussianPrediction:
         """Predictions ``[N, D]``."""
@@ -86,18 +88,21 @@ class Ensemble(nnx.Module):
     """K members, parameters ``[K, ...]``, and the bounds of log-variances, which they share and which are learned.
 
     Args:
-        config: width and dtype of the networks.
+        config: number, width and depth of the networks.
         inputs: size I of their input.
         outputs: how many numbers D they predict.
-        members: K.
-        layers: hidden layers of each.
+        dtype: dtype of the computation.
         rngs: source of the initial parameters.
     """
 
-    def __init__(self, config: NetsConfig, inputs: int, outputs: int, *, members: int, layers: int, rngs: nnx.Rngs):
-        self.members = make_members(lambda rngs: GaussianMLP(config, inputs, outputs, layers, rngs=rngs), members, rngs)
-        self.min_log_var = nnx.Param(jnp.full(outputs, -10.0))
-        self.max_log_var = nnx.Param(jnp.full(outputs, 0.5))
+    def __init__(self, config: EnsembleConfig, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
+        self.members = make_members(
+            lambda rngs: GaussianMLP(inputs, outputs, units=config.units, layers=config.layers, dtype=dtype, rngs=rngs),
+            config.members,
+            rngs,
+        )
+        self.min_log_var = nnx.Param(jnp.full(outputs, -10.0, jnp.float32))
+        self.max_log_var = nnx.Param(jnp.full(outputs, 0.5, jnp.float32))
 
     def __call__(self, x: Float32[Array, "K N I"]) -> GaussianPrediction:
         """Predictions ``[K, N, D]``, of each member for the rows that it is given."""
@@ -122,17 +127,33 @@ class Ensemble(nnx.Module):
         state["members"] = jax.tree.map(lambda x: x[members], state["members"])
         return nnx.merge(graph, state)
 
+    def replace(self, chosen: Bool[Array, "K"], other: "Ensemble") -> "Ensemble":
+        """The ensemble with some members of another, and with its bounds."""
+        graph, state = nnx.split(self)
+        _, new = nnx.split(other)
+
+        def choose(old: Array, new: Array) -> Array:
+            return jnp.where(chosen.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        members = jax.tree.map(choose, state["members"], new["members"])
+        new["members"] = members
+        return nnx.merge(graph, new)
+
 
 def ensemble_loss(
-    ensemble: Ensemble, x: Float32[Array, "K N I"], target: Float32[Array, "K N D"]
+    ensemble: Ensemble,
+    x: Float32[Array, "K N I"],
+    target: Float32[Array, "K N D"],
+    weight: Float32[Array, "K N"] | None = None,
 ) -> Float32[Array, ""]:
     """Negative log-likelihood of each member's rows, without its constants, and a pull on the bounds.
 
-    ``sum_k mean((m - y)^2 exp(-l) + l) + 0.01 sum(max - min)``
+    ``sum_k mean((m - y)^2 exp(-l) + l) + 0.01 sum(max - min)``, where rows count by their weight, or all the same.
     """
     mean, log_var = ensemble(x)
-    likelihood = (jnp.square(mean - target) * jnp.exp(-log_var) + log_var).mean((1, 2)).sum()
-    return likelihood + 0.01 * (ensemble.max_log_var[...].sum() - ensemble.min_log_var[...].sum())
+    rows = (jnp.square(mean - target) * jnp.exp(-log_var) + log_var).mean(2)
+    likelihood = rows.mean(1) if weight is None else (weight * rows).sum(1) / weight.sum(1).clip(1)
+    return likelihood.sum() + 0.01 * (ensemble.max_log_var[...].sum() - ensemble.min_log_var[...].sum())
 
 
 def ensemble_optimizer(lr: float, weight_decay: float) -> optax.GradientTransformation:
@@ -140,9 +161,15 @@ def ensemble_optimizer(lr: float, weight_decay: float) -> optax.GradientTransfor
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(lr))
 
 
-def holdout_scores(ensemble: Ensemble, x: Float32[Array, "N I"], target: Float32[Array, "N D"]) -> Float32[Array, "K"]:
-    """Mean squared error of each member on data that none has learned from."""
-    return jnp.square(ensemble.of_shared(x).mean - target[None]).mean((1, 2))
+def holdout_scores(
+    ensemble: Ensemble,
+    x: Float32[Array, "N I"],
+    target: Float32[Array, "N D"],
+    weight: Float32[Array, "N"] | None = None,
+) -> Float32[Array, "K"]:
+    """Mean squared error of each member on data that none has learned from; rows count by their weight."""
+    rows = jnp.square(ensemble.of_shared(x).mean - target[None]).mean(2)
+    return rows.mean(1) if weight is None else (weight[None] * rows).sum(1) / weight.sum().clip(1)
 
 
 def best_members(scores: Float32[Array, "K"], count: int) -> Int32[Array, "E"]:
@@ -150,9 +177,36 @@ def best_members(scores: Float32[Array, "K"], count: int) -> Int32[Array, "E"]:
     return jnp.argsort(scores)[:count]
 
 
-def bootstrap(key: Array, members: int, rows: int) -> Int32[Array, "K N"]:
-    """Rows that each member learns from, as many as there are, drawn with replacement."""
-    return jax.random.randint(key, (members, rows), 0, rows)
+class Shares(NamedTuple):
+    """What becomes of N transitions."""
+
+    counts: Float32[Array, "K N"]
+    """How many times each is in the data of each member: 0 of those that are held out."""
+    is_held_out: Bool[Array, "N"]
+
+
+def bootstrap(x: Float32[Array, "N I"], members: int, holdout: Number) -> Shares:
+    """Which rows each member learns from, of data that are seen a batch at a time, again and again.
+
+    What becomes of a row follows from its numbers alone: so a member has a bootstrap sample of all data without a list
+    of them, and none ever learns from what is held out. In a large sample drawn with replacement, each row is found
+    Poisson(1) times (Oza and Russell 2001, "Online bagging and boosting").
+
+    Args:
+        x: the rows; equal ones share their fate.
+        members: K.
+        holdout: share that is held out.
+    """
+    # A sum of the bits of all numbers, each times a random odd one, is a key for each row.
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    factors = jax.random.bits(jax.random.key(0), (x.shape[1],), jnp.uint32) | 1
+    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(1), number))((bits * factors[None]).sum(1))
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (1 + members,)))(keys)
+    is_held_out = draws[:, 0] < holdout
+    # The distribution function at 0 to 6: a draw has passed it as many times as the row is found.
+    passed = np.exp(-1) * np.cumsum([1 / math.factorial(n) for n in range(7)])
+    counts = (draws[:, 1:, None] >= passed[None, None]).sum(-1)
+    return Shares(jnp.where(is_held_out, 0.0, counts.T), is_held_out)
 
 
 class Normalizer(NamedTuple):
@@ -270,14 +324,15 @@ def ask(ensemble: Ensemble, x: Float32[Array, "N I"], member: Int32[Array, "N"])
     return jax.tree.map(lambda values: values.reshape(len(x), -1)[back], predictions)
 
 
-def rollout_length(schedule: tuple[int, int, int, int], epoch: int) -> int:
-    """Steps of a branched rollout in an epoch: rises linearly over ``(first, last, low, high)``, rounded down.
+def rollout_length(schedule: tuple[int, ...], steps: Float32[Array, ""] | int) -> Int32[Array, ""]:
+    """Steps of a branched rollout: rises evenly over ``(first, last, low, high)``, rounded down.
 
-    Source: Janner et al. 2019; its code counts epochs from 0.
+    Source: Janner et al. 2019; its code counts epochs of 1,000 env steps, from 0.
     """
     first, last, low, high = schedule
-    share = min(max((epoch - first) / (last - first), 0), 1)
-    return int(low + share * (high - low))
+    # Where it grows by one. Compared as whole numbers, it is never rounded down to one step too few.
+    growth = [first - (low - length) * (last - first) // (high - low) for length in range(low + 1, high + 1)]
+    return low + (steps >= np.asarray(growth, np.float32)).sum(dtype=jnp.int32)
 
 
 __all__ = [
@@ -289,6 +344,7 @@ __all__ = [
     "GaussianPrediction",
     "Normalizer",
     "Propagation",
+    "Shares",
     "Spread",
     "ask",
     "average",

@@ -41,6 +41,18 @@ MODEL_FREE = {
 if importlib.util.find_spec("mctx"):
     planner = "planner={kind: gumbel_muzero, simulations: 3}"
     MODEL_FREE["muzero"] = ("algorithm=muzero", "muzero={latent: 8, unroll: 2, td_steps: 2}", planner)
+ENSEMBLE = "ensemble={members: 2, elites: 2, layers: 1, units: 8}"
+DYNA = "dyna={updates: 2, buffer: 24, rollout: [20, 40, 1, 2]}"
+ENSEMBLES = {
+    "dyna_q": ("algorithm=dyna_q", ENSEMBLE, DYNA),
+    "mbpo": ("algorithm=mbpo", "task=gym_Pendulum-v1", ENSEMBLE, DYNA),
+    "pets": (
+        "algorithm=pets",
+        ENSEMBLE,
+        "pets.particles=2",
+        "planner={kind: cem, horizon: 2, candidates: 8, elites: 2, iterations: 2}",
+    ),
+}
 FAMILY = {
     "dreamer_v1": ("task=gym_Pendulum-v1",),
     "dreamer_v2": ("world_model.cont=probability", "behavior.cont_discount=true"),
@@ -55,12 +67,13 @@ PLUGINS = {
     "algorithm": TOY_ALGORITHM,
     **SHIPPED,
     **MODEL_FREE,
+    **ENSEMBLES,
     **{name: (*of_preset(name), *added) for name, added in FAMILY.items()},
 }
-ROUNDED = ("gaussian", "sac", "exploring", "dreamer_v1", "dreamer_v3_2023", "planet")
+ROUNDED = ("gaussian", "sac", *ENSEMBLES, "exploring", "dreamer_v1", "dreamer_v3_2023", "planet")
 """Normal draws are a polynomial, and sums over heads or within a layer norm are vectorised along members: XLA may round
 them otherwise in another program."""
-IN_JAX = dict.fromkeys(("sac", "dreamer_v1", "planet"), "task=jax_Pendulum-v1")
+IN_JAX = dict.fromkeys(("sac", "mbpo", "dreamer_v1", "planet"), "task=jax_Pendulum-v1")
 
 each = pytest.mark.parametrize("name", [name for name in PLUGINS if name not in FAMILY])
 
@@ -158,7 +171,7 @@ def test_a_report_without_a_world_model_is_refused_in_one_sentence(finished, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE, *FAMILY])
+@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE, *ENSEMBLES, *FAMILY])
 def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, tmp_path):
     loop = (IN_JAX.get(name, "task=jax_action"), "run.loop=device", "seed=3")
     together = train(tmp_path / "both", name, 60, *loop, "population=2")

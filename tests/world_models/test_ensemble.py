@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from dreamer import config as configs
+from dreamer.config import EnsembleConfig
 from dreamer.types import Action, Space
 from dreamer.world_models import Dynamics, follow
 from dreamer.world_models import ensemble as module
@@ -26,8 +26,8 @@ ACTION_SPACES = {"push": Space("continuous", (1,))}
 
 
 def make_ensemble(inputs=4, outputs=4, members=3, units=8, layers=2):
-    nets = configs.load([], [f"nets.units={units}", "nets.dtype=float32"]).nets
-    return Ensemble(nets, inputs, outputs, members=members, layers=layers, rngs=nnx.Rngs(params=0))
+    config = EnsembleConfig(members=members, elites=1, units=units, layers=layers)
+    return Ensemble(config, inputs, outputs, dtype="float32", rngs=nnx.Rngs(params=0))
 
 
 @pytest.fixture(scope="module")
@@ -206,15 +206,48 @@ def test_what_never_varies_is_not_scaled():
     np.testing.assert_allclose(normalizer(jnp.array([[3.0, 6.0]])), [[1.0, 1.0]])
 
 
-def test_each_member_draws_its_own_rows():
-    rows = module.bootstrap(jax.random.key(0), 3, 50)
-    assert rows.shape == (3, 50)
-    assert rows.min() >= 0 and rows.max() < 50
-    assert len({tuple(row.tolist()) for row in rows}) == 3
+def test_rows_count_by_their_weight(data, ensemble):
+    """Weights of a whole number are rows that are there as many times, and of 0, rows that are not there."""
+    x, target = data["ensemble/input"], data["ensemble/target"]
+    weight = jnp.tile(jnp.array([[2.0, 1.0, 0.0]]), (3, 1))
+    repeated = ensemble_loss(ensemble, x[:, jnp.array([0, 0, 1])], target[:, jnp.array([0, 0, 1])])
+    np.testing.assert_allclose(ensemble_loss(ensemble, x[:, :3], target[:, :3], weight), repeated, rtol=1e-6)
+    scores = module.holdout_scores(ensemble, x[0, jnp.array([0, 0, 1])], target[0, jnp.array([0, 0, 1])])
+    weighted = module.holdout_scores(ensemble, x[0, :3], target[0, :3], weight[0])
+    np.testing.assert_allclose(weighted, scores, rtol=1e-6)
+
+
+def test_a_member_has_a_bootstrap_sample_of_what_is_not_held_out():
+    rows = jax.random.normal(jax.random.key(0), (20_000, 3))
+    counts, is_held_out = module.bootstrap(rows, 3, 0.2)
+    np.testing.assert_allclose(is_held_out.mean(), 0.2, atol=0.01)
+    assert (counts[:, is_held_out] == 0).all()
+    # Poisson with a mean of 1, for each member apart from the others.
+    kept = np.asarray(counts[:, ~is_held_out])
+    np.testing.assert_allclose(kept.mean(1), 1, atol=0.03)
+    np.testing.assert_allclose(kept.var(1), 1, atol=0.05)
+    np.testing.assert_allclose(np.corrcoef(kept), np.eye(3), atol=0.03)
+
+
+def test_what_becomes_of_a_row_does_not_depend_on_its_batch():
+    rows = jax.random.normal(jax.random.key(0), (50, 3))
+    counts, is_held_out = module.bootstrap(rows, 2, 0.3)
+    order = jnp.array([7, 3, 7, 40])
+    again, again_held_out = module.bootstrap(rows[order], 2, 0.3)
+    np.testing.assert_array_equal(again, counts[:, order])
+    np.testing.assert_array_equal(again_held_out, is_held_out[order])
+
+
+def test_some_members_are_replaced(ensemble):
+    other = jax.tree.map(lambda x: x + 1, ensemble)
+    mixed = ensemble.replace(jnp.array([False, True, False]), other)
+    for old, new, found in zip(*(jax.tree.leaves(e.members) for e in (ensemble, other, mixed)), strict=True):
+        np.testing.assert_array_equal(found, jnp.stack([old[0], new[1], old[2]]))
+    np.testing.assert_array_equal(mixed.max_log_var[...], other.max_log_var[...])
 
 
 @pytest.mark.parametrize("name", ["hopper", "ant", "humanoid", "walker", "inverted_pendulum"])
 def test_the_length_of_rollouts(data, name):
     schedule = tuple(data[f"rollout_length/{name}/schedule"].tolist())
-    found = [module.rollout_length(schedule, epoch) for epoch in range(321)]
-    assert found == data[f"rollout_length/{name}/length"].tolist()
+    found = jax.vmap(lambda epoch: module.rollout_length(schedule, epoch))(jnp.arange(321))
+    assert found.tolist() == data[f"rollout_length/{name}/length"].tolist()
