@@ -10,6 +10,7 @@ import argparse
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -24,7 +25,7 @@ CHANGING = {"planning": 10, "alpha": 0.5}
 BONUS = 1e-3
 
 
-def run(mazes: Sequence[Gridworld], steps: Sequence[int], **options: float) -> np.ndarray:
+def run(mazes: Sequence[Gridworld], steps: Sequence[int], **options: Any) -> np.ndarray:
     """Rewards ``[SEEDS, T]``."""
     alone = functools.partial(learn, tuple(mazes), tuple(steps), **options)
     return np.asarray(jax.jit(jax.vmap(alone))(jax.random.split(jax.random.key(0), SEEDS)))

@@ -180,7 +180,7 @@ def dyna(config: Config, obs_spaces: Spaces, action_spaces: Spaces, behavior: Mo
         state, accepted = guard.accept(
             state,
             proposed,
-            losses | {"total": sum(losses.values())},
+            losses | {"total": sum(losses.values(), start=jnp.zeros(()))},
             gradients=Parts(world_model=of_model.gradients, behavior=of_behavior.gradients),
             updates=Parts(world_model=of_model.updates, behavior=of_behavior.updates),
         )

@@ -23,12 +23,12 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
-from dreamer.algorithms.transitions import Transitions
+from dreamer.algorithms.transitions import Report, Transitions
 from dreamer.config import Config, ConfigError, Registry
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP
 from dreamer.nn.vectors import refuse_images, vector_size
-from dreamer.types import Metrics, Spaces, mask_keys
+from dreamer.types import Spaces, mask_keys
 from dreamer.world_models.ensemble import (
     Ensemble,
     EnsembleDynamics,
@@ -95,16 +95,6 @@ class LearnedEnsemble(NamedTuple):
     """Of observation and action, side by side."""
 
 
-class EnsembleReport(NamedTuple):
-    """What an update says about itself."""
-
-    losses: dict[str, Array]
-    gradients: LearnedEnsemble
-    updates: LearnedEnsemble
-    """What was added."""
-    metrics: Metrics
-
-
 class EnsembleLearner(NamedTuple):
     """How an ensemble for one task begins, is updated, and is used.
 
@@ -140,7 +130,7 @@ class EnsembleLearner(NamedTuple):
 
     def step(
         self, model: LearnedEnsemble, moments: optax.OptState, seen: Transitions, number: Array
-    ) -> tuple[LearnedEnsemble, optax.OptState, EnsembleReport]:
+    ) -> tuple[LearnedEnsemble, optax.OptState, Report]:
         """One update.
 
         Args:
@@ -148,6 +138,9 @@ class EnsembleLearner(NamedTuple):
             moments: of the optimizer.
             seen: N transitions as vectors.
             number: of the update, from 0.
+
+        Returns:
+            Model and moments after it, and a report with gradients and updates of the whole model.
         """
         raw = jnp.concatenate([seen.obs, seen.action], -1)
         target = jnp.concatenate([seen.next_obs - seen.obs, seen.reward[:, None]], -1)
@@ -157,8 +150,8 @@ class EnsembleLearner(NamedTuple):
         counts = shares.counts * seen.happened[None]
 
         def loss(learning: Learning) -> tuple[Array, dict[str, Array]]:
-            shared = jax.tree.map(lambda rows: jnp.broadcast_to(rows, (len(counts), *rows.shape)), (x, target))
-            losses = {"model": ensemble_loss(learning.ensemble, *shared, counts)}
+            inputs_of_all, targets_of_all = (jnp.broadcast_to(rows, (len(counts), *rows.shape)) for rows in (x, target))
+            losses = {"model": ensemble_loss(learning.ensemble, inputs_of_all, targets_of_all, counts)}
             if isinstance(learning.ends, EndNetwork):
                 logits = learning.ends(self._normalized(inputs, seen.next_obs))
                 is_terminal = seen.is_terminal.astype(jnp.float32)
@@ -186,7 +179,7 @@ class EnsembleLearner(NamedTuple):
             inputs=inputs,
         )
         unknown = spread(after.kept.of_shared(x))
-        report = EnsembleReport(
+        report = Report(
             losses,
             gradients=jax.tree.map(jnp.zeros_like, model)._replace(learning=gradient),
             updates=jax.tree.map(jnp.subtract, after, model)._replace(learning=added),
@@ -263,7 +256,6 @@ __all__ = [
     "ENDS",
     "EndNetwork",
     "EnsembleLearner",
-    "EnsembleReport",
     "LearnedEnsemble",
     "Learning",
     "ensemble_learner",

@@ -123,7 +123,7 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         proposed = state._replace(
             nets=Parts(behavior=after.nets), memory=Parts(behavior=after.memory), opt_state=after.moments
         )
-        losses = report.losses | {"total": sum(report.losses.values())}
+        losses = report.losses | {"total": sum(report.losses.values(), start=jnp.zeros(()))}
         rate = adam_rate(config.optimizer, state.step)
         state, accepted = guard.accept(
             state, proposed, losses, gradients=Parts(behavior=report.gradients), updates=Parts(behavior=report.updates)

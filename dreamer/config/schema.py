@@ -772,8 +772,8 @@ class Config:
         require(best <= members, "ensemble.elites", best, f"at most ensemble.members={members}")
         rollout = self.dyna.rollout
         require(len(rollout) == 4, "dyna.rollout", rollout, "four numbers, first, last, low and high")
-        first, last, low, high = rollout
-        forward = first <= last and 1 <= low <= high
+        first, last, shortest, longest = rollout
+        forward = first <= last and 1 <= shortest <= longest
         why = "first, last, low and high with first <= last and 1 <= low <= high: rollouts never become shorter"
         require(forward, "dyna.rollout", rollout, why)
         epsilon = self.planner.epsilon

@@ -324,7 +324,7 @@ def ask(ensemble: Ensemble, x: Float32[Array, "N I"], member: Int32[Array, "N"])
     return jax.tree.map(lambda values: values.reshape(len(x), -1)[back], predictions)
 
 
-def rollout_length(schedule: tuple[int, ...], steps: Float32[Array, ""] | int) -> Int32[Array, ""]:
+def rollout_length(schedule: tuple[int, ...], steps: Number) -> Int32[Array, ""]:
     """Steps of a branched rollout: rises evenly over ``(first, last, low, high)``, rounded down.
 
     Source: Janner et al. 2019; its code counts epochs of 1,000 env steps, from 0.

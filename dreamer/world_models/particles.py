@@ -33,12 +33,12 @@ class Particles(NamedTuple):
     """
 
     model: EnsembleDynamics
-    count: int
+    particles: int
     """P, a multiple of the number of members."""
 
     def start(self, obs: Float32[Array, "N V"]) -> ParticleState:
         """All particles at the observations."""
-        lead = len(obs), self.count
+        lead = len(obs), self.particles
         each = EnsembleState(
             obs=jnp.broadcast_to(obs[:, None], (*lead, obs.shape[1])),
             member=jnp.broadcast_to(self._shares(), lead),
@@ -50,18 +50,19 @@ class Particles(NamedTuple):
     def noise(self, key: Array, batch: int) -> EnsembleNoise:
         """All randomness of one step, ``[batch, P, ...]``."""
         normal_key, member_key = jax.random.split(key)
-        normal = self.model.noise(normal_key, batch * self.count).normal
-        member = jnp.broadcast_to(self._shares(), (batch, self.count))
+        normal = self.model.noise(normal_key, batch * self.particles).normal
+        member = jnp.broadcast_to(self._shares(), (batch, self.particles))
         return EnsembleNoise(
-            normal.reshape(batch, self.count, -1), jax.random.permutation(member_key, member, axis=1, independent=True)
+            normal.reshape(batch, self.particles, -1),
+            jax.random.permutation(member_key, member, axis=1, independent=True),
         )
 
     def step(self, state: ParticleState, action: Action, noise: EnsembleNoise) -> ParticleState:
         """One step of all particles of a row with the action of the row."""
         each, noise = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (state.each, noise))
-        repeated: Action = {key: jnp.repeat(jnp.asarray(x), self.count, axis=0) for key, x in action.items()}
+        repeated: Action = {key: jnp.repeat(jnp.asarray(x), self.particles, axis=0) for key, x in action.items()}
         after = self.model.step(each, repeated, noise)
-        after = jax.tree.map(lambda x: x.reshape(-1, self.count, *x.shape[1:]), after)
+        after = jax.tree.map(lambda x: x.reshape(-1, self.particles, *x.shape[1:]), after)
         return ParticleState(after, state.counts & ~state.each.is_terminal)
 
     def features(self, state: ParticleState) -> Float32[Array, "*batch V"]:
@@ -82,7 +83,7 @@ class Particles(NamedTuple):
 
     def _shares(self) -> Array:
         """The member of each particle of a row."""
-        return jnp.arange(self.count) // (self.count // self.model.ensemble.size)
+        return jnp.arange(self.particles) // (self.particles // self.model.ensemble.size)
 
 
 __all__ = ["ParticleState", "Particles"]

@@ -65,7 +65,8 @@ def test_a_plan_in_an_exact_ensemble_is_worth_the_real_return():
     actions = np.random.default_rng(0).uniform(-1, 1, (2, 4, 7, 1)).astype(np.float32)
     obs = np.random.default_rng(1).normal(size=(2, 1, 2))
     planner = CEM(PlannerConfig(horizon=7, leaf=False), ACTION_SPACES, discount=1.0)
-    objective = planner._objective(model, lambda state: 0.0, model.start(jnp.float32(obs[:, 0])), jax.random.key(0), 2)
+    start = model.start(jnp.float32(obs[:, 0]))
+    objective = planner._objective(model, lambda state: jnp.zeros(()), start, jax.random.key(0), rows=2)
     real = 0.0
     for action in np.moveaxis(actions[..., 0], 2, 0):
         real = real + obs[..., 0] - 0.5 * action
