@@ -38,7 +38,7 @@ class PredictionNets(NamedTuple):
     critic: Critic
 
 
-class Searched(NamedTuple):
+class SearchRecord(NamedTuple):
     """What a search found in a step, for replay."""
 
     value: Float32[Array, "*batch"]
@@ -110,7 +110,7 @@ def muzero(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorit
 
     def policy(
         nets: Parts, memory: MuZeroMemory, obs: Observation, is_first: Array, key: Array, mode: Mode
-    ) -> tuple[Action, MuZeroMemory, Searched]:
+    ) -> tuple[Action, MuZeroMemory, SearchRecord]:
         """Search from an observation."""
         model: ValueEquivalentModel = nets.world_model
         predict: PredictionNets = nets.behavior
@@ -127,7 +127,7 @@ def muzero(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorit
             masks=observed_masks(obs, masked),
         )
         search = planners.search_metrics(found.metrics(), len(is_first))
-        return {name: found.action}, MuZeroMemory(found.value, search), Searched(found.value, found.policy)
+        return {name: found.action}, MuZeroMemory(found.value, search), SearchRecord(found.value, found.policy)
 
     def loss(nets: Parts, memory: Parts, batch: Batch, key: Array, config: Config) -> LossOutput:
         """Unroll the model from every step that enough others follow; nothing is drawn."""
@@ -172,7 +172,7 @@ def muzero(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorit
     def acting(memory: MuZeroMemory) -> Metrics:
         return {key: value.mean() for key, value in memory.search.items()}
 
-    stored = Searched(
+    stored = SearchRecord(
         jax.ShapeDtypeStruct((), jnp.float32),
         jax.ShapeDtypeStruct((space.classes,), jnp.float32),
     )
@@ -216,7 +216,7 @@ def make_targets(batch: Batch, unroll: int, td_steps: int, discount: Number) -> 
     """What every ``unroll`` steps of a batch teach.
 
     Args:
-        batch: B sequences of T steps, with `Searched` ``[B, 1 + T, ...]``.
+        batch: B sequences of T steps, with `SearchRecord` ``[B, 1 + T, ...]``.
         unroll: steps K after each first one; N = B (T - K).
         td_steps: rewards in a value's target.
         discount: factor per step.
@@ -224,7 +224,7 @@ def make_targets(batch: Batch, unroll: int, td_steps: int, discount: Number) -> 
     reward, is_first, is_last, is_terminal = (
         jnp.asarray(x) for x in (batch.reward, batch.is_first, batch.is_last, batch.is_terminal)
     )
-    searched: Searched = jax.tree.map(lambda x: jnp.asarray(x)[:, 1:], batch.stored)
+    searched: SearchRecord = jax.tree.map(lambda x: jnp.asarray(x)[:, 1:], batch.stored)
     goes_on = 1.0 - is_terminal
     value = n_step_return(reward.T, discount * goes_on.T, is_last.T, (goes_on * searched.value).T, td_steps).T
     first, last, terminal = (windows(x, unroll) for x in (is_first, is_last, is_terminal))
@@ -241,4 +241,4 @@ def make_targets(batch: Batch, unroll: int, td_steps: int, discount: Number) -> 
     )
 
 
-__all__ = ["MuZeroMemory", "PredictionNets", "Searched", "Targets", "follow", "make_targets", "muzero", "windows"]
+__all__ = ["MuZeroMemory", "PredictionNets", "SearchRecord", "Targets", "follow", "make_targets", "muzero", "windows"]

@@ -26,7 +26,7 @@ from dreamer.types import Action, Masks, Metrics, Spaces, State
 from dreamer.world_models.base import Dynamics
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search found in N states."""
 
     action: Int32[Array, "N"]
@@ -84,7 +84,7 @@ class TreeSearch:
 
     def search(
         self, model: Dynamics, leaf: Leaf, prior: Prior, start: State, key: Array, masks: Masks | None = None
-    ) -> Found:
+    ) -> SearchResult:
         """The tree that grows from each of N states; arguments are those of `plan`."""
         mctx = _mctx()
 
@@ -108,7 +108,9 @@ class TreeSearch:
         root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=_without_keys(start))
         allowed = (masks or {}).get(self.name)
         output = self._run(mctx, root, expand, key, None if allowed is None else ~allowed)
-        return Found(output.action, output.action_weights, output.search_tree.summary().value, output.search_tree)
+        return SearchResult(
+            output.action, output.action_weights, output.search_tree.summary().value, output.search_tree
+        )
 
     def _run(self, mctx: ModuleType, root: Any, expand: Any, key: Array, forbidden: Bool[Array, "N C"] | None) -> Any:
         """The search of the library."""
@@ -206,4 +208,4 @@ def gumbel_muzero(config: Config, action_spaces: Spaces) -> TreeSearch:
     return _make(GumbelSearch, config, action_spaces)
 
 
-__all__ = ["Found", "GumbelSearch", "MuZeroSearch", "TreeSearch", "gumbel_muzero", "muzero"]
+__all__ = ["GumbelSearch", "MuZeroSearch", "SearchResult", "TreeSearch", "gumbel_muzero", "muzero"]

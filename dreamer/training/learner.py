@@ -82,9 +82,12 @@ class Learner:
         """What is not yet written back, by path, and where it belongs; empty if there is nothing, or it was skipped."""
         if self._pending is None or self._pending.skips_in_row():
             return {}
+        leaves = named_leaves(self.agent.placement.fetch_rows(self._pending.stored))
+        if not leaves:  # The update leaves replay as it is.
+            return {}
         ticket = self._pending.ticket
         found = {"pending/env": ticket.env, "pending/row": ticket.row}
-        for name, leaf in named_leaves(self.agent.placement.fetch_rows(self._pending.stored)).items():
+        for name, leaf in leaves.items():
             array = np.asarray(leaf)
             # bfloat16 travels as its bits, like what is stored in replay itself.
             found[f"pending/{name}"] = array.view(portable(array.dtype))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from dreamer import config as configs
-from dreamer.algorithms.muzero import Searched, follow, make_targets, muzero
+from dreamer.algorithms.muzero import SearchRecord, follow, make_targets, muzero
 from dreamer.config import ConfigError
 from dreamer.types import Batch, Space
 from dreamer.world_models.base import Dynamics
@@ -26,7 +26,7 @@ def make_batch(rows=1, steps=5, **fields):
     return Batch(
         obs={"vector": np.ones((rows, steps, 2), np.float32)},
         prev_action={"move": np.zeros((rows, steps), np.int32)},
-        stored=Searched(
+        stored=SearchRecord(
             np.array(fields.get("value", np.zeros((rows, 1 + steps))), np.float32),
             np.full((rows, 1 + steps, 3), 1 / 3, np.float32),
         ),

@@ -86,6 +86,14 @@ def test_latents_of_a_skipped_update_are_not_saved():
     assert learner.replay_state()["fields"] == {}
 
 
+def test_an_update_that_leaves_replay_alone_has_nothing_to_save():
+    learner, script = scripted(0)
+    update = script.update
+    script.update = lambda batch: ((), update(batch)[1])
+    list(learner.learn(1))
+    assert learner.replay_state()["fields"] == {}
+
+
 def refuse(learner, most, monkeypatch):
     """Ask a run whether it ends; if so, the save under way must be complete before the report looks for checkpoints."""
     saved: list[dict[str, bool]] = []
