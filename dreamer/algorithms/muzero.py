@@ -172,10 +172,7 @@ def muzero(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorit
     def acting(memory: MuZeroMemory) -> Metrics:
         return {key: value.mean() for key, value in memory.search.items()}
 
-    stored = SearchRecord(
-        jax.ShapeDtypeStruct((), jnp.float32),
-        jax.ShapeDtypeStruct((space.classes,), jnp.float32),
-    )
+    stored = jax.eval_shape(lambda: SearchRecord(jnp.zeros(()), jnp.zeros(space.classes)))
     return Algorithm(
         init,
         initial,

@@ -1,5 +1,7 @@
 """MuZero: its targets by hand, what its gradient passes through, how it acts, and what it refuses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax import nnx
 from dreamer import config as configs
 from dreamer.algorithms.muzero import SearchRecord, follow, make_targets, muzero
 from dreamer.config import ConfigError
-from dreamer.types import Batch, Space
+from dreamer.types import Action, Batch, Space
 from dreamer.world_models.base import Dynamics
 from dreamer.world_models.value_equivalent import ValueEquivalentModel
 
@@ -27,8 +29,8 @@ def make_batch(rows=1, steps=5, **fields):
         obs={"vector": np.ones((rows, steps, 2), np.float32)},
         prev_action={"move": np.zeros((rows, steps), np.int32)},
         stored=SearchRecord(
-            np.array(fields.get("value", np.zeros((rows, 1 + steps))), np.float32),
-            np.full((rows, 1 + steps, 3), 1 / 3, np.float32),
+            jnp.array(fields.get("value", np.zeros((rows, 1 + steps))), jnp.float32),
+            jnp.full((rows, 1 + steps, 3), 1 / 3),
         ),
         **values,
     )
@@ -80,7 +82,8 @@ def model():
 
 
 def test_states_are_within_bounds_and_begin_from_what_is_seen(model):
-    assert isinstance(model, Dynamics)
+    dynamics: Any = model
+    assert isinstance(dynamics, Dynamics)
     state = model.represent({"vector": jnp.array([[0.0, 1.0], [3.0, -2.0]])})
     np.testing.assert_allclose(state.latent.min(-1), 0)
     np.testing.assert_allclose(state.latent.max(-1), 1)
@@ -93,7 +96,7 @@ def test_states_are_within_bounds_and_begin_from_what_is_seen(model):
 def test_every_step_halves_the_gradient(model):
     """The value is that of the model alone, and the gradient through k steps 1 / 2^k of its own."""
     first = model.represent({"vector": jnp.array([[0.3, -1.0]])})
-    actions = {"move": jnp.array([[0], [2]])}
+    actions: Action = {"move": jnp.array([[0], [2]])}
     weights = jnp.arange(6.0)[None]
 
     def last(latent, unrolled):

@@ -248,6 +248,7 @@ def test_a_behavior_without_probabilities_cannot_guide_a_tree():
 def test_the_prior_is_the_policy_among_the_classes_that_are_allowed():
     config = small_config("behavior.actor_unimix=0.1", "behavior.actor_scale=1.0")
     behavior = behaviors.make(config, SPACES, 8)
+    assert isinstance(behavior, behaviors.ClassProbabilities)
     nets, _ = behavior.init(nnx.Rngs(params=0))
     mask = jnp.array([[True, True, False, True]])
     feature = jnp.arange(8.0)[None] / 8

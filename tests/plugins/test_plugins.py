@@ -34,7 +34,7 @@ SHIPPED = {
     "exploring": ("algorithm=plan2explore", "exploration={heads: 2, units: 8, layers: 1}"),
     "planned": ("planner={kind: cem, horizon: 2, candidates: 8, elites: 2, iterations: 2}",),
 }
-MODEL_FREE = {
+MODEL_FREE: dict[str, tuple[str, ...]] = {
     "dqn": ("algorithm=dqn", "q.target=quantile"),
     "sac": ("algorithm=sac", "task=gym_Pendulum-v1"),
 }
