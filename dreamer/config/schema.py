@@ -389,7 +389,7 @@ class EnsembleConfig:
     elites: int = option(5, "of these, those that imagine: the best on held-out transitions", "members", at_most=100)
     layers: int = option(4, "hidden layers of each", "layers", at_least=0)
     units: int = option(200, "width of each", "units")
-    lr: float = option(1e-3, "learning rate of Adam", above=0, at_most=1e29)
+    lr: float = option(1e-3, "learning rate of Adam", above=0)
     weight_decay: float = option(5e-5, "share of every parameter that is added to its gradient", below=1)
     holdout: float = option(
         0.2, "share of the transitions that no member learns from; where few different ones exist, 0", below=1

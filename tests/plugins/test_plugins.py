@@ -53,6 +53,7 @@ ENSEMBLES = {
         "planner={kind: cem, horizon: 2, candidates: 8, elites: 2, iterations: 2}",
     ),
 }
+TABULAR = {"dyna_tabular": ("algorithm=dyna_tabular", "task=probe_maze", "tabular.planning=3")}
 FAMILY = {
     "dreamer_v1": ("task=gym_Pendulum-v1",),
     "dreamer_v2": ("world_model.cont=probability", "behavior.cont_discount=true"),
@@ -68,14 +69,18 @@ PLUGINS = {
     **SHIPPED,
     **MODEL_FREE,
     **ENSEMBLES,
+    **TABULAR,
     **{name: (*of_preset(name), *added) for name, added in FAMILY.items()},
 }
 ROUNDED = ("gaussian", "sac", *ENSEMBLES, "exploring", "dreamer_v1", "dreamer_v3_2023", "planet")
 """Normal draws are a polynomial, and sums over heads or within a layer norm are vectorised along members: XLA may round
 them otherwise in another program."""
-IN_JAX = dict.fromkeys(("sac", "mbpo", "dreamer_v1", "planet"), "task=jax_Pendulum-v1")
+IN_JAX = {
+    **dict.fromkeys(("sac", "mbpo", "dreamer_v1", "planet"), "task=jax_Pendulum-v1"),
+    "dyna_tabular": "task=jax_maze",
+}
 
-each = pytest.mark.parametrize("name", [name for name in PLUGINS if name not in FAMILY])
+each = pytest.mark.parametrize("name", [name for name in PLUGINS if name not in FAMILY | TABULAR])
 
 
 def train(logdir, name, env_steps=60, *overrides):
@@ -171,7 +176,9 @@ def test_a_report_without_a_world_model_is_refused_in_one_sentence(finished, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE, *ENSEMBLES, *FAMILY])
+@pytest.mark.parametrize(
+    "name", ["parts", "algorithm", "gaussian", "exploring", *MODEL_FREE, *ENSEMBLES, *TABULAR, *FAMILY]
+)
 def test_a_population_in_the_device_loop_is_its_members_alone_and_resumes(name, tmp_path):
     loop = (IN_JAX.get(name, "task=jax_action"), "run.loop=device", "seed=3")
     together = train(tmp_path / "both", name, 60, *loop, "population=2")

@@ -67,6 +67,7 @@ def test_a_plan_in_an_exact_ensemble_is_worth_the_real_return():
     planner = CEM(PlannerConfig(horizon=7, leaf=False), ACTION_SPACES, discount=1.0)
     start = model.start(jnp.float32(obs[:, 0]))
     objective = planner._objective(model, lambda state: jnp.zeros(()), start, jax.random.key(0), rows=2)
+    obs = np.repeat(obs, 4, axis=1)
     real = 0.0
     for action in np.moveaxis(actions[..., 0], 2, 0):
         real = real + obs[..., 0] - 0.5 * action
