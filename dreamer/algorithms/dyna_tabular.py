@@ -1,7 +1,8 @@
 """Dyna-Q and Dyna-Q+: learn a table of values from real steps, and from remembered ones.
 
 `dyna_tabular` is the algorithm for any task whose observations and actions are classes. It differs from the textbook in
-that steps come from replay: the newest, and others again.
+that steps come from replay: the newest, and others again. What is replayed counts as tried again, with this outcome; so
+where a task changes, a small `replay.capacity` forgets what was true before.
 
 `learn` is a whole run on a maze of the textbook as one program, without networks and without replay; `jax.vmap` over
 keys makes many of them.
