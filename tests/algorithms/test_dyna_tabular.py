@@ -81,7 +81,7 @@ def learned(planning, *batches, bonus=0.0):
 def test_a_step_is_learned_from_and_remembered():
     tables = learned(0, step(2, 1, 1.0, 3, ends=True), step(1, 1, 0.0, 2), step(0, 1, 5.0, 3, resets=True))
     # Half of a reward of 1; then half of 0.9 times that. Nothing led to the reset.
-    np.testing.assert_allclose(tables.value, [[0, 0], [0, 0.225], [0, 0.5], [0, 0]])
+    np.testing.assert_allclose(tables.value, np.array([[0, 0], [0, 0.225], [0, 0.5], [0, 0]]))
     assert tables.tried.tolist() == [[-1, -1], [-1, 1], [-1, 0], [-1, -1]]
     assert int(tables.arrived[1, 1]) == 2
     assert bool(tables.ended[2, 1])
