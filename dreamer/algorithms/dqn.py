@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float32, Int
 from dreamer.agent import guard
 from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import Learned, Report, Transitions, as_vectors, transitions
+from dreamer.algorithms.transitions import Learned, StepReport, Transitions, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.targets import conservative
 from dreamer.nn.layers import Linear
@@ -166,7 +166,7 @@ def dqn_step(
     number: Int[Array, ""],
     config: Config,
     allowed: Bool[Array, "N C"] | None = None,
-) -> tuple[Learned, Report]:
+) -> tuple[Learned, StepReport]:
     """One step of all critics; nothing is drawn. See `dreamer.algorithms.transitions.Step`.
 
     Actions are one-hot vectors. ``allowed`` are those that may follow a transition; None: all.
@@ -193,7 +193,7 @@ def dqn_step(
     moved = optax.apply_updates(nets, step)._replace(epsilon=exploration(number + 1, config))
     followed = optax.incremental_update(moved.critics, slow_critics, config.behavior.slow_rate)
     metrics = {"q/value": predicted.mean(), "q/spread": predicted.std(0).mean(), "dqn/epsilon": nets.epsilon}
-    return Learned(moved, DQNMemory(followed), moments), Report({"critic": total}, gradient, step, metrics)
+    return Learned(moved, DQNMemory(followed), moments), StepReport({"critic": total}, gradient, step, metrics)
 
 
 def exploration(step: Int[Array, ""] | int, config: Config) -> Number:

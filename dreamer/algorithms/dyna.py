@@ -23,7 +23,7 @@ from dreamer.agent import guard
 from dreamer.algorithms.adam import adam_rate
 from dreamer.algorithms.base import Algorithm
 from dreamer.algorithms.ensemble import ensemble_learner
-from dreamer.algorithms.transitions import Learned, Report, Step, Transitions, as_vectors, transitions
+from dreamer.algorithms.transitions import Learned, Step, StepReport, Transitions, as_vectors, transitions
 from dreamer.config import Config, ConfigError
 from dreamer.nn.vectors import flatten, vector_size
 from dreamer.types import Action, Batch, Metrics, Parts, Spaces, TrainState
@@ -154,7 +154,7 @@ def dyna(config: Config, obs_spaces: Spaces, action_spaces: Spaces, behavior: Mo
         dynamics = learner.dynamics(model, config.ensemble.propagation)
         buffer, reward = branch(dynamics, before.nets, state.memory.world_model, seen, branch_key, length)
 
-        def learn(carry: tuple[Learned, Report], number: Array) -> tuple[tuple[Learned, Report], None]:
+        def learn(carry: tuple[Learned, StepReport], number: Array) -> tuple[tuple[Learned, StepReport], None]:
             real_key, imagined_key, key = jax.random.split(jax.random.fold_in(learn_key, number), 3)
             of_real = take(seen, jax.random.randint(real_key, (real,), 0, drawn))
             of_imagined = buffer.draw(imagined_key, drawn - real)

@@ -23,7 +23,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
-from dreamer.algorithms.transitions import Report, Transitions
+from dreamer.algorithms.transitions import StepReport, Transitions
 from dreamer.config import Config, ConfigError, Registry
 from dreamer.nn.layers import Linear
 from dreamer.nn.members import PlainMLP
@@ -130,7 +130,7 @@ class EnsembleLearner(NamedTuple):
 
     def step(
         self, model: LearnedEnsemble, moments: optax.OptState, seen: Transitions, number: Array
-    ) -> tuple[LearnedEnsemble, optax.OptState, Report]:
+    ) -> tuple[LearnedEnsemble, optax.OptState, StepReport]:
         """One update.
 
         Args:
@@ -179,7 +179,7 @@ class EnsembleLearner(NamedTuple):
             inputs=inputs,
         )
         unknown = spread(after.kept.of_shared(x))
-        report = Report(
+        report = StepReport(
             losses,
             gradients=jax.tree.map(jnp.zeros_like, model)._replace(learning=gradient),
             updates=jax.tree.map(jnp.subtract, after, model)._replace(learning=added),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Int
 from dreamer.agent import guard
 from dreamer.algorithms.adam import adam, adam_rate
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import Learned, Report, Transitions, as_vectors, transitions
+from dreamer.algorithms.transitions import Learned, StepReport, Transitions, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.squashed import SquashedNormal
 from dreamer.equations.targets import conservative
@@ -135,7 +135,7 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
 
 def sac_step(
     before: Learned, seen: Transitions, key: Array, number: Int[Array, ""], config: Config
-) -> tuple[Learned, Report]:
+) -> tuple[Learned, StepReport]:
     """One step of the critics, one of the actor against the new critics, one of the temperature.
 
     See `dreamer.algorithms.transitions.Step`.
@@ -187,7 +187,7 @@ def sac_step(
         memory=SACMemory(followed),
         moments=SACNets(actor_moments, critic_moments, temperature_moments),
     )
-    report = Report(
+    report = StepReport(
         losses={"critic": of_critics, "actor": of_actor, "temperature": of_temperature},
         gradients=SACNets(actor_gradient, critic_gradient, gradient),
         updates=updates,

@@ -43,7 +43,7 @@ class Learned(NamedTuple):
     """What the optimizer remembers."""
 
 
-class Report(NamedTuple):
+class StepReport(NamedTuple):
     """What an update says about itself."""
 
     losses: dict[str, Array]
@@ -54,7 +54,7 @@ class Report(NamedTuple):
     metrics: Metrics
 
 
-Step = Callable[[Learned, Transitions, Array, Array, Config], tuple[Learned, Report]]
+Step = Callable[[Learned, Transitions, Array, Array, Config], tuple[Learned, StepReport]]
 """``(before, transitions as vectors, key, number, config) -> (after, report)``: one update, ``number`` from 0."""
 
 
@@ -86,4 +86,4 @@ def as_vectors(seen: Transitions, obs_spaces: Spaces, action_spaces: Spaces) -> 
     )
 
 
-__all__ = ["Learned", "Report", "Step", "Transitions", "as_vectors", "transitions"]
+__all__ = ["Learned", "Step", "StepReport", "Transitions", "as_vectors", "transitions"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer.planners import Planner, shooting
+from dreamer.planners import Planner, Prior, shooting
 from dreamer.planners.shooting import CEM, cem, colored_noise
 from dreamer.types import Space
 from tests.planners.worlds import Target, no_prior, no_value
@@ -129,11 +129,12 @@ def test_mppi_takes_candidates_of_the_policy():
     planner = make("mppi", "planner={prior: 0.5, elites: 1, momentum: 0}")
     push = jnp.array([[0.5, -0.25]])
 
-    def prior(state, key):
+    def draw(state, key):
         rows = len(state["reward"])
         return {"move": jnp.full(rows, 2, jnp.int32), "push": jnp.broadcast_to(push, (rows, 2))}
 
     is_first = jnp.ones(2, bool)
+    prior = Prior(draw, no_prior.log_probs)
     action, _, metrics = planner.plan(
         Target(), no_value, prior, start(2), planner.init(2), is_first, jax.random.key(0), None
     )
