@@ -40,7 +40,13 @@ MODEL_FREE: dict[str, tuple[str, ...]] = {
 }
 if importlib.util.find_spec("mctx"):
     planner = "planner={kind: gumbel_muzero, simulations: 3}"
-    MODEL_FREE["muzero"] = ("algorithm=muzero", "muzero={latent: 8, unroll: 2, td_steps: 2}", planner)
+    # The first searches find next to nothing. Where a policy's gradient is rounding alone, epsilon keeps it so.
+    MODEL_FREE["muzero"] = (
+        "algorithm=muzero",
+        "muzero={latent: 8, unroll: 2, td_steps: 2}",
+        "optimizer.eps=1e-2",
+        planner,
+    )
 ENSEMBLE = "ensemble={members: 2, elites: 2, layers: 1, units: 8}"
 DYNA = "dyna={updates: 2, buffer: 24, rollout: [20, 40, 1, 2]}"
 ENSEMBLES = {
@@ -72,7 +78,7 @@ PLUGINS = {
     **TABULAR,
     **{name: (*of_preset(name), *added) for name, added in FAMILY.items()},
 }
-ROUNDED = ("gaussian", "sac", *ENSEMBLES, "exploring", "dreamer_v1", "dreamer_v3_2023", "planet")
+ROUNDED = ("gaussian", "sac", "muzero", *ENSEMBLES, "exploring", "dreamer_v1", "dreamer_v3_2023", "planet")
 """Normal draws are a polynomial, and sums over heads or within a layer norm are vectorised along members: XLA may round
 them otherwise in another program."""
 IN_JAX = {
