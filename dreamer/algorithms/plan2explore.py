@@ -98,9 +98,9 @@ def plan2explore(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> A
         bonus_of = Partial(bonus.reward, jax.lax.stop_gradient(nets.bonus.bonus), bonus_memory)
         own = config.exploration
         explorers = with_numbers(
-            config, {"behavior.entropy": own.entropy, "behavior.return_horizon": own.return_horizon}
+            config, {"behavior.entropy": own.explorer_entropy, "behavior.return_horizon": own.explorer_horizon}
         )
-        further = (1 - 1 / own.return_horizon) / (1 - 1 / config.behavior.return_horizon)
+        further = (1 - 1 / own.explorer_horizon) / (1 - 1 / config.behavior.return_horizon)
         if not config.behavior.cont_discount:
             further = 1.0
         # What an explorer is rewarded for: a world model, for all that a behaviour asks of one.

@@ -496,13 +496,13 @@ class ExplorationConfig:
         1.0, "weight of the bonus in the explorer's reward, which is 0 for steps like those in replay, 1 for twice that"
     )
     extrinsic: float = option(0.0, "weight of the task's reward in it")
-    return_horizon: float = option(
+    explorer_horizon: float = option(
         333.0,
-        "discount = 1 - 1 / return_horizon of the explorer, in place of behavior.return_horizon",
+        "discount = 1 - 1 / explorer_horizon of the explorer, in place of behavior.return_horizon",
         "agent steps",
         above=1,
     )
-    entropy: float = option(
+    explorer_entropy: float = option(
         3e-4,
         "weight of the entropy of the explorer's policy, in place of behavior.entropy: what is new changes as it is "
         "found, and a policy that is sure of itself tries nothing else",

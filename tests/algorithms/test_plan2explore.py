@@ -80,7 +80,7 @@ def test_the_explorer_does_not_see_rewards_unless_it_is_told_to(agent):
 def test_each_policy_has_its_own_weight_of_the_entropy(agent):
     @jax.jit
     def losses(entropy, explorers):
-        config = with_numbers(agent.config, {"behavior.entropy": entropy, "exploration.entropy": explorers})
+        config = with_numbers(agent.config, {"behavior.entropy": entropy, "exploration.explorer_entropy": explorers})
         key = jax.random.key(0)
         found = agent.algorithm.loss(agent.state.nets, agent.state.memory, small_batch(), key, config).losses
         return {name: values for name, (_, values) in found.items()}
