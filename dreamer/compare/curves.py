@@ -86,6 +86,10 @@ class RunCurve:
         return next((frames for frames, point in points if point and point.score >= score), None)
 
 
+MOST_KEYS = 5
+"""Config keys that may name a setting. Where more differ, as in a family of agents, a directory is the better name."""
+
+
 class Group(NamedTuple):
     """Runs of one setting, which differ in their seed."""
 
@@ -174,8 +178,10 @@ def group(runs: Sequence[RunCurve]) -> list[Group]:
     for (task, own), members in by_setting.items():
         others = [dict(setting) for name, setting in by_setting if name == task and setting != own]
         differing = [f"{key}={_plain(value)}" for key, value in own if any(other[key] != value for other in others)]
+        if len(differing) > MOST_KEYS:
+            differing = [f"{members[0].directory.name}: {len(differing)} settings differ"]
         groups.append(Group(task, ", ".join(differing), tuple(members)))
     return groups
 
 
-__all__ = ["LEAST", "WINDOW", "CurveError", "Group", "Point", "RunCurve", "group", "read", "settings"]
+__all__ = ["LEAST", "MOST_KEYS", "WINDOW", "CurveError", "Group", "Point", "RunCurve", "group", "read", "settings"]

@@ -137,6 +137,14 @@ def test_runs_are_grouped_by_task_and_by_the_keys_that_affect_learning(tmp_path)
     ]
 
 
+def test_settings_that_differ_in_many_keys_are_named_by_a_directory(tmp_path):
+    many = ("rssm.deter=64", "rssm.hidden=32", "rssm.stoch=4", "nets.units=8", "nets.depth=4", "optimizer.lr=1e-3")
+    one, two = (curves.read(write(tmp_path / name, [(1, 1.0)], *keys)) for name, keys in (("v1", ()), ("v2", many)))
+    assert [group.label for group in curves.group(one + two)] == ["v1: 6 settings differ", "v2: 6 settings differ"]
+    few = curves.read(write(tmp_path / "v3", [(1, 1.0)], *many[1:]))
+    assert [group.label for group in curves.group(one + few)][1].count("=") == 5
+
+
 def test_a_score_is_the_mean_of_a_tenth_of_the_frames_or_of_eight_episodes():
     # Every frame from 1 on ends an episode that scores its number.
     dense = run([(n, float(n)) for n in range(1, 201)])
