@@ -15,10 +15,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int
 
-from dreamer.agent import guard
-from dreamer.algorithms.adam import adam, adam_rate
+from dreamer.algorithms.adam import adam
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import Learned, StepReport, Transitions, as_vectors, transitions
+from dreamer.algorithms.transitions import Learned, StepReport, Transitions, accept_step, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.targets import conservative
 from dreamer.nn.layers import Linear
@@ -109,15 +108,8 @@ def dqn(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         seen = as_vectors(by_key, obs_spaces, action_spaces)
         before = Learned(state.nets.behavior, state.memory.behavior, state.opt_state)
         after, report = dqn_step(before, seen, key, state.step, config, allowed(by_key.next_obs))
-        proposed = state._replace(
-            nets=Parts(behavior=after.nets), memory=Parts(behavior=after.memory), opt_state=after.moments
-        )
-        losses = report.losses | {"total": sum(report.losses.values(), start=jnp.zeros(()))}
-        rate = adam_rate(config.optimizer, state.step)
-        state, accepted = guard.accept(
-            state, proposed, losses, gradients=Parts(behavior=report.gradients), updates=Parts(behavior=report.updates)
-        )
-        return state, (), {"optimizer/learning_rate": rate} | report.metrics | accepted
+        state, metrics = accept_step(state, after, report, config)
+        return state, (), metrics
 
     return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
 

@@ -65,7 +65,7 @@ def pets(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm
         state, accepted = guard.accept(
             state,
             proposed,
-            report.losses | {"total": sum(report.losses.values(), start=jnp.zeros(()))},
+            report.losses | {"total": report.total},
             gradients=Parts(world_model=report.gradients),
             updates=Parts(world_model=report.updates),
         )

@@ -14,10 +14,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
-from dreamer.agent import guard
-from dreamer.algorithms.adam import adam, adam_rate
+from dreamer.algorithms.adam import adam
 from dreamer.algorithms.base import Algorithm
-from dreamer.algorithms.transitions import Learned, StepReport, Transitions, as_vectors, transitions
+from dreamer.algorithms.transitions import Learned, StepReport, Transitions, accept_step, as_vectors, transitions
 from dreamer.config import Config, ConfigError, NetsConfig
 from dreamer.equations.squashed import SquashedNormal
 from dreamer.equations.targets import conservative
@@ -120,15 +119,8 @@ def sac(config: Config, obs_spaces: Spaces, action_spaces: Spaces) -> Algorithm:
         before = Learned(state.nets.behavior, state.memory.behavior, state.opt_state)
         seen = as_vectors(transitions(batch), obs_spaces, action_spaces)
         after, report = sac_step(before, seen, key, state.step, config)
-        proposed = state._replace(
-            nets=Parts(behavior=after.nets), memory=Parts(behavior=after.memory), opt_state=after.moments
-        )
-        losses = report.losses | {"total": sum(report.losses.values(), start=jnp.zeros(()))}
-        rate = adam_rate(config.optimizer, state.step)
-        state, accepted = guard.accept(
-            state, proposed, losses, gradients=Parts(behavior=report.gradients), updates=Parts(behavior=report.updates)
-        )
-        return state, (), {"optimizer/learning_rate": rate} | report.metrics | accepted
+        state, metrics = accept_step(state, after, report, config)
+        return state, (), metrics
 
     return Algorithm(init, initial=lambda batch: (), policy=policy, update=update)
 

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
+from dreamer.agent import guard
+from dreamer.algorithms.adam import adam_rate
 from dreamer.config import Config
 from dreamer.nn.vectors import flatten
-from dreamer.types import Batch, Metrics, Spaces
+from dreamer.types import Batch, Metrics, Parts, Spaces, TrainState
 
 
 class Transitions(NamedTuple):
@@ -53,6 +56,11 @@ class StepReport(NamedTuple):
     """What was added to the parameters."""
     metrics: Metrics
 
+    @property
+    def total(self) -> Float32[Array, ""]:
+        """Sum of the losses."""
+        return sum(self.losses.values(), start=jnp.zeros(()))
+
 
 Step = Callable[[Learned, Transitions, Array, Array, Config], tuple[Learned, StepReport]]
 """``(before, transitions as vectors, key, number, config) -> (after, report)``: one update, ``number`` from 0."""
@@ -77,6 +85,22 @@ def transitions(batch: Batch) -> Transitions:
     )
 
 
+def accept_step(state: TrainState, after: Learned, report: StepReport, config: Config) -> tuple[TrainState, Metrics]:
+    """The state after an update of ``nets.behavior`` by Adam, and its metrics; what is not finite is skipped."""
+    proposed = state._replace(
+        nets=Parts(behavior=after.nets), memory=Parts(behavior=after.memory), opt_state=after.moments
+    )
+    accepted, metrics = guard.accept(
+        state,
+        proposed,
+        report.losses | {"total": report.total},
+        gradients=Parts(behavior=report.gradients),
+        updates=Parts(behavior=report.updates),
+    )
+    rate = adam_rate(config.optimizer, state.step)
+    return accepted, {"optimizer/learning_rate": rate} | report.metrics | metrics
+
+
 def as_vectors(seen: Transitions, obs_spaces: Spaces, action_spaces: Spaces) -> Transitions:
     """Transitions by key with each observation and each action as one vector, see `dreamer.nn.vectors.flatten`."""
     return seen._replace(
@@ -86,4 +110,4 @@ def as_vectors(seen: Transitions, obs_spaces: Spaces, action_spaces: Spaces) -> 
     )
 
 
-__all__ = ["Learned", "Step", "StepReport", "Transitions", "as_vectors", "transitions"]
+__all__ = ["Learned", "Step", "StepReport", "Transitions", "accept_step", "as_vectors", "transitions"]

@@ -12,6 +12,7 @@ Sources: Schrittwieser et al. 2020, "Mastering Atari, Go, chess and shogi by pla
 et al. 2022, "Policy improvement by planning with Gumbel".
 """
 
+import abc
 import dataclasses
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ class SearchResult(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TreeSearch:
+class TreeSearch(abc.ABC):
     """A search for the best class of one discrete action.
 
     An edge is worth ``r + discount c V``, where r and c are what the model says of the state that the action leads to,
@@ -112,9 +113,9 @@ class TreeSearch:
             output.action, output.action_weights, output.search_tree.summary().value, output.search_tree
         )
 
+    @abc.abstractmethod
     def _run(self, mctx: ModuleType, root: Any, expand: Any, key: Array, forbidden: Bool[Array, "N C"] | None) -> Any:
         """The search of the library."""
-        raise NotImplementedError
 
 
 class MuZeroSearch(TreeSearch):

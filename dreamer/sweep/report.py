@@ -19,7 +19,7 @@ from dreamer.sweep.plan import Setting, Trial
 from dreamer.sweep.scores import read_lines, running_means
 
 _COLORS = 10
-"""The best settings, as many as this, have their own colours in the plot of curves; others are gray."""
+"""The best settings of a task, as many as this, have colours in the plot of curves; others are gray."""
 
 
 class SettingResult(NamedTuple):
@@ -49,14 +49,23 @@ def half_interval(values: list[float]) -> float:
 
 
 def results(board: Board) -> list[SettingResult]:
-    """All settings, the best first, those without a score last."""
+    """All settings, by task, the best of each first, those without a score last."""
     unsorted = []
     for trials in board.setting_trials().values():
         records = {trial.seed: board.records[trial.name] for trial in trials}
         scores = {seed: record.score for seed, record in records.items() if record.score is not None}
         unsorted.append(SettingResult(trials[0].setting, trials, scores))
     sign = -1 if board.plan.direction == "maximize" else 1
-    return sorted(unsorted, key=lambda result: (not result.scores, sign * result.mean if result.scores else 0.0))
+    ranked = sorted(unsorted, key=lambda result: (not result.scores, sign * result.mean if result.scores else 0.0))
+    return [result for task in by_task(unsorted) for result in by_task(ranked)[task]]
+
+
+def by_task(results: list[SettingResult]) -> dict[str, list[SettingResult]]:
+    """Results of each task, as scores of different tasks cannot be compared; one key if there is one task."""
+    groups: dict[str, list[SettingResult]] = {}
+    for result in results:
+        groups.setdefault(result.setting.config.task, []).append(result)
+    return groups
 
 
 def table(board: Board, results: list[SettingResult]) -> Table:
@@ -107,7 +116,7 @@ def failures(board: Board) -> list[str]:
 
 
 def as_json(board: Board, results: list[SettingResult]) -> dict[str, Any]:
-    """The results for programs: settings, the best first, with all their trials."""
+    """The results for programs: settings, by task, the best of each first, with all their trials."""
     settings = []
     for result in results:
         half = result.half_width
@@ -153,30 +162,50 @@ def write(board: Board) -> list[pathlib.Path]:
     write_durably(json_path, json.dumps(as_json(board, ranking), indent=1))
     written = [table_path, json_path]
     for name, draw in (("curves.png", _draw_curves), ("scores.png", _draw_scores)):
-        figure, axes = _figure(f"{logdir.name}: {board.plan.score}" if name == "scores.png" else logdir.name)
-        if draw(board, ranking, figure, axes):
+        figure = _figure()
+        if draw(board, ranking, figure):
             with paths.replacing(logdir / name) as draft:
                 figure.savefig(draft)
             written.append(logdir / name)
     return written
 
 
-def _figure(title: str) -> Any:
+def _figure() -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow to import, and needed once.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def _add_axes(figure: Any, title: str, places: tuple[int, int, int] = (1, 1, 1)) -> Any:
+    axes = figure.add_subplot(*places)
     axes.set_title(as_label(title))
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
-def _draw_curves(board: Board, results: list[SettingResult], figure: Any, axes: Any) -> bool:
+def _draw_curves(board: Board, results: list[SettingResult], figure: Any) -> bool:
     """Draw the mean return of the last ten episodes over env steps: the mean over seeds, and their range."""
+    groups = by_task(results)
+    columns = min(2, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure.set_size_inches(7 * columns, 4 * rows)
+    name = board.plan.logdir.name
+    colors: dict[str, str] = {}  # Of each setting but for the task, the same in all panels.
+    panels = []
+    for number, (task, group) in enumerate(groups.items()):
+        axes = _add_axes(figure, f"{name}: {task}" if len(groups) > 1 else name, (rows, columns, number + 1))
+        panels.append(_draw_panel(board, group, axes, colors, alone=len(groups) == 1))
+    return any(panels)
+
+
+def _draw_panel(board: Board, results: list[SettingResult], axes: Any, colors: dict[str, str], *, alone: bool) -> bool:
+    """Draw the curves of one task; returns whether there are any."""
     drawn = False
-    for place, result in enumerate(results):
+    known = len(colors)
+    for result in results:
         curves = [running_means(read_lines(trial.logdir)) for trial in result.trials]
         curves = [(steps, means) for steps, means in curves if len(steps)]
         if not curves:
@@ -187,26 +216,30 @@ def _draw_curves(board: Board, results: list[SettingResult], figure: Any, axes: 
         end = min(steps[-1] for steps, _ in curves)
         grid = np.linspace(start, max(start, end), 200)
         values = np.stack([np.interp(grid, steps, means) for steps, means in curves])
-        colored = place < _COLORS
-        label = as_label(board.plan.label(result.setting.values)) if colored else None
+        shown = {key: value for key, value in result.setting.values.items() if alone or key != "task"}
+        label = as_label(board.plan.label(shown))
+        colored = label in colors or len(colors) < _COLORS
+        color = colors.setdefault(label, f"C{len(colors)}") if colored else "#c8c8c8"
         (line,) = axes.plot(
-            grid, values.mean(0), color=f"C{place}" if colored else "#c8c8c8", label=label, zorder=2 if colored else 1
+            grid, values.mean(0), color=color, label=label if label and colored else None, zorder=2 if colored else 1
         )
         if colored and len(curves) > 1:
             axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="env steps", ylabel="return, mean of 10 episodes")
-    if drawn:
+    # A panel before this one may have explained all colours.
+    if len(colors) > known and axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize="small")
     return drawn
 
 
-def _draw_scores(board: Board, results: list[SettingResult], figure: Any, axes: Any) -> bool:
+def _draw_scores(board: Board, results: list[SettingResult], figure: Any) -> bool:
     """Draw the score over the value of a numeric key, or as colour over the values of two."""
     keys = board.plan.keys
     results = [result for result in results if result.scores]
     columns = [[result.setting.values[key] for result in results] for key in keys]
     if not results or len(keys) > 2 or any(type(value) not in (int, float) for column in columns for value in column):
         return False
+    axes = _add_axes(figure, f"{board.plan.logdir.name}: {board.plan.score}")
     for key, column, axis in zip(keys, columns, ("x", "y"), strict=False):
         axes.set(**{f"{axis}label": key})
         if min(column) > 0 and max(column) / min(column) >= 10:

@@ -94,7 +94,7 @@ def test_states_are_within_bounds_and_begin_from_what_is_seen(model):
 
 
 def test_every_step_halves_the_gradient(model):
-    """The value is that of the model alone, and the gradient through k steps 1 / 2^k of its own."""
+    """Values are those of the model alone, and the gradient through k steps is theirs times 1 / 2^k."""
     first = model.represent({"vector": jnp.array([[0.3, -1.0]])})
     actions: Action = {"move": jnp.array([[0], [2]])}
     weights = jnp.arange(6.0)[None]
@@ -117,7 +117,7 @@ def test_every_step_halves_the_gradient(model):
 
 @pytest.mark.parametrize("kind", ["gumbel_muzero", "muzero"])
 def test_replay_keeps_what_the_search_saw_and_no_masked_action_is_taken(kind):
-    pytest.importorskip("mctx")
+    pytest.importorskip("mctx", reason="needs the extra search")
     config = configs.load(["muzero"], [*SMALL, f"planner.kind={kind}"])
     algorithm = muzero(config, MASKED_SPACES, ACTION_SPACES)
     nets = algorithm.init(jax.random.key(0)).nets
@@ -144,7 +144,7 @@ def test_replay_keeps_what_the_search_saw_and_no_masked_action_is_taken(kind):
 
 
 def test_an_update_learns_all_that_a_search_asks_for():
-    pytest.importorskip("mctx")
+    pytest.importorskip("mctx", reason="needs the extra search")
     config = configs.load(["muzero"], [*SMALL, "optimizer.lr=1e-2", "optimizer.warmup=0"])
     algorithm = muzero(config, OBS_SPACES, ACTION_SPACES)
     batch = jax.tree.map(jnp.asarray, make_batch(rows=2, reward=np.ones((2, 5)), value=np.full((2, 6), 10.0)))
@@ -171,7 +171,7 @@ def test_an_update_learns_all_that_a_search_asks_for():
     ],
 )
 def test_what_cannot_be_learned_is_refused(override, message):
-    pytest.importorskip("mctx")
+    pytest.importorskip("mctx", reason="needs the extra search")
     with pytest.raises(ConfigError, match=message):
         muzero(configs.load(["muzero"], [override]), OBS_SPACES, ACTION_SPACES)
 

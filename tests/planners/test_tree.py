@@ -21,7 +21,7 @@ SPACES = {"move": Space("discrete", (), 4)}
 TREE = ("node_visits", "parents", "action_from_parent", "children_index", "children_visits")
 NUMBERS = ("raw_values", "node_values", "children_prior_logits", "children_rewards", "children_discounts")
 
-mctx = pytest.importorskip("mctx")
+mctx = pytest.importorskip("mctx", reason="needs the extra search")
 
 
 class Table:

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import scipy.stats
+from matplotlib.figure import Figure
 
 from dreamer.config import ConfigError
 from dreamer.sweep import file, report, scores
@@ -45,6 +46,22 @@ def best_lr(board: Board) -> float:
 def test_a_grid_finds_the_planted_optimum(tmp_path):
     plan = read(tmp_path, "presets: [cartpole]\ngrid: {optimizer.lr: [1e-5, 1e-4, 1e-3, 1e-2]}\nseeds: [0, 2]")
     assert best_lr(play(plan)) == 1e-3
+
+
+def test_settings_are_compared_within_a_task(tmp_path):
+    grid = "{task: [gym_CartPole-v1, gym_Acrobot-v1], optimizer.lr: [1e-5, 1e-3, 1e-4]}"
+    board = play(read(tmp_path, f"presets: [cartpole]\ngrid: {grid}\nseeds: [0, 1]"))
+    ranking = report.results(board)
+    best_first = [1e-3, 1e-4, 1e-5]
+    assert [(result.setting.config.task, result.setting.values["optimizer.lr"]) for result in ranking] == [
+        (task, lr) for task in ("gym_CartPole-v1", "gym_Acrobot-v1") for lr in best_first
+    ]
+    figure = Figure()
+    assert report._draw_curves(board, ranking, figure)
+    assert [axes.get_title().split()[-1] for axes in figure.axes] == ["gym_CartPole-v1", "gym_Acrobot-v1"]
+    one, two = ([(line.get_label(), line.get_color()) for line in axes.lines] for axes in figure.axes)
+    assert one == two
+    assert [str(label).split("_")[-1] for label, _ in one] == ["0.001", "0.0001", "1e-05"]
 
 
 def test_random_search_comes_near_it(tmp_path):
